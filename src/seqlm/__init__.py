@@ -1,0 +1,57 @@
+"""seqlm: recurrent language models, trained, resumed, evaluated and sampled from Hydra configs.
+
+Names are loaded when first used, so that the command line answers before torch is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .assemble import LoadedRun, load_run
+    from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LSTMCell, detach
+    from .errors import ConfigError, SeqlmError
+    from .layers import Bidirectional, LockedDropout, Recurrent, Stack, scan
+    from .models import LanguageModel
+
+_HOME = {
+    "assemble": ("LoadedRun", "load_run"),
+    "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "detach"),
+    "errors": ("ConfigError", "SeqlmError"),
+    "layers": ("Bidirectional", "LockedDropout", "Recurrent", "Stack", "scan"),
+    "models": ("LanguageModel",),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Bidirectional",
+    "Cell",
+    "ConfigError",
+    "ElmanCell",
+    "GRUCell",
+    "GatedCell",
+    "JordanCell",
+    "LSTMCell",
+    "LanguageModel",
+    "LoadedRun",
+    "LockedDropout",
+    "Recurrent",
+    "SeqlmError",
+    "Stack",
+    "detach",
+    "load_run",
+    "scan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'seqlm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,129 @@
+"""From a configuration, or from a run's folder, to the objects it describes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .build import build, check
+from .config import Config, load_config
+from .data import Corpus, Encoded, Tokenizer, encode_split, fit_tokenizer, load_tokenizer
+from .errors import ConfigError
+from .run import RunFolder
+from .training import checkpoint
+
+# Keys of a data node that say how its text is read, whatever the text.
+READING = ("tokenizer", "vocab_from", "limit")
+
+
+@dataclass
+class Data:
+    """A corpus, its tokenizer, and its splits as tokens, encoded when first asked for."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    limit: int | None
+
+    def __post_init__(self) -> None:
+        self._encoded: dict[str, Encoded] = {}
+
+    def __getitem__(self, split: str) -> Encoded:
+        if split not in self._encoded:
+            encoded = encode_split(self.corpus, split, self.tokenizer)
+            self._encoded[split] = encoded.limited(self.limit, self.tokenizer)
+        return self._encoded[split]
+
+
+def check_parts(config: Config) -> None:
+    """Raise ConfigError that lists every mistake in every part, before anything is built or written."""
+    corpus, reading = _split_data(config.data)
+    parts: list[tuple[Any, str, tuple[str, ...]]] = [
+        (corpus, "data", ()),
+        (reading.get("tokenizer", {}), "data.tokenizer", ()),
+        (config.model, "model", ("vocab_size", "engine")),
+        (config.task, "task", ()),
+        (config.optim, "optim", ("params",)),
+        (config.schedule, "schedule", ()),
+    ]
+    problems = []
+    for node, where, runtime in parts:
+        if not isinstance(node, Mapping):
+            problems.append(f"{where}={node} is not a part; choose one of configs/{where}")
+        else:
+            problems += check(node, where, runtime=runtime, trust=config.trust)
+    limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
+    if vocab_from not in ("train", "all"):
+        problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
+    """The data of a config; the tokenizer is fitted unless the run already has one."""
+    corpus_node, reading = _split_data(config.data)
+    corpus: Corpus = build(corpus_node, "data", trust=config.trust)
+    if tokenizer is None:
+        unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
+        tokenizer = fit_tokenizer(corpus, unfitted, reading.get("vocab_from", "train"))
+    return Data(corpus, tokenizer, reading.get("limit"))
+
+
+def build_model(config: Config, tokenizer: Tokenizer) -> Any:
+    """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
+    return build(config.model, "model", trust=config.trust, vocab_size=len(tokenizer), engine=config.engine)
+
+
+def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(node, Mapping):
+        return node, {}
+    corpus = {key: value for key, value in node.items() if key not in READING}
+    return corpus, {key: node[key] for key in READING if key in node}
+
+
+class LoadedRun:
+    """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`."""
+
+    def __init__(self, folder: RunFolder, config: Config, which: str) -> None:
+        self.folder, self.config = folder, config
+        self.tokenizer = load_tokenizer(folder.tokenizer)
+        self.checkpoint = checkpoint.find(folder.checkpoints, which, lambda text: print(text, file=sys.stderr))
+        model = build_model(config, self.tokenizer)
+        self.checkpoint.load_weights(model)
+        self.model: nn.Module = model.eval()
+
+    @cached_property
+    def data(self) -> Data:
+        return build_data(self.config, self.tokenizer)
+
+    @cached_property
+    def task(self) -> Any:
+        return build(self.config.task, "task", trust=self.config.trust)
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    checkpoint: str = "best",
+    engine: str = "auto",
+    data: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+) -> LoadedRun:
+    """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
+
+    `checkpoint` is best, last or a step; `data` replaces keys of the run's data (`{"path": ...}`); `trust`
+    names packages of yours that its config may build from. Raises ConfigError if the folder is not a run.
+    """
+    run = RunFolder.open(folder)
+    config = load_config(run.config)
+    config.engine, config.trust = engine, list(trust)
+    config.data = {**config.data, **(data or {})}
+    check_parts(config)
+    return LoadedRun(run, config, checkpoint)

@@ -1,0 +1,163 @@
+"""One config node -> one object. The constructor is the schema.
+
+A node is a mapping with `_target_`, the dotted name of a class or function, and its keyword arguments.
+A node inside a node becomes a factory: the outer part calls it with what only it knows, such as sizes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import ConfigError
+
+# Code that a config may name. Only the command line can add to it (`trust=[mylab.]`), never a file.
+TRUSTED = ("seqlm.", "torch.optim.")
+
+
+def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **runtime: Any) -> Any:
+    """Build the object `node` describes, adding the `runtime` arguments that only the program knows.
+
+    `where` is the node's place in the config (`model.cell`), used in messages. Raises ConfigError that
+    lists every wrong, missing or mistyped argument at once.
+    """
+    problems = check(node, where, runtime=tuple(runtime), trust=trust)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    arguments = {key: _factories(value, f"{where}.{key}", trust) for key, value in _arguments(node).items()}
+    try:
+        return _target(node, where, trust)(**arguments, **runtime)
+    except ValueError as error:  # a constructor's message starts with the name of its argument
+        raise ConfigError(f"{where}.{error}") from error
+
+
+def check(
+    node: Mapping[str, Any], where: str, *, runtime: Sequence[str] | None = (), trust: Sequence[str] = ()
+) -> list[str]:
+    """Everything wrong with `node`, one line each, without building it.
+
+    `runtime` names the arguments the program will add; None means not known yet (a factory), so that
+    missing arguments cannot be told.
+    """
+    try:
+        target = _target(node, where, trust)
+    except ConfigError as error:
+        return [str(error)]
+    name, parameters, hints = target.__name__, _parameters(target), _hints(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    problems = []
+    for key, value in _arguments(node).items():
+        if runtime and key in runtime:
+            problems.append(f"{where}.{key} is set by the program, not by the config")
+        elif key not in parameters and not open_ended:
+            near = difflib.get_close_matches(key, parameters, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(parameters)}"
+            problems.append(f"{where}.{key} is not an argument of {name}; {hint}")
+        elif key in hints and not _matches(value, hints[key]):
+            problems.append(f"{where}.{key}={value} should be {_describe(hints[key])}")
+        problems += _check_inside(value, f"{where}.{key}", trust)
+    if runtime is not None:
+        for key, parameter in parameters.items():
+            needed = parameter.default is parameter.empty and parameter.kind not in (
+                parameter.VAR_POSITIONAL,
+                parameter.VAR_KEYWORD,
+            )
+            if needed and key not in node and key not in runtime:
+                problems.append(f"{where}.{key} is required by {name}")
+    return problems
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
+def _target(node: Mapping[str, Any], where: str, trust: Sequence[str]) -> Callable[..., Any]:
+    path = str(node.get("_target_", ""))
+    trusted = (*TRUSTED, *trust)
+    if not path.startswith(trusted):
+        raise ConfigError(
+            f"{where}._target_={path or '(missing)'} is outside the trusted code ({', '.join(trusted)}); "
+            "if it is yours, add trust=[yourpackage.] on the command line"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{where}._target_={path} does not exist: {error}") from error
+    if not callable(target):
+        raise ConfigError(f"{where}._target_={path} is not a class or a function")
+    # Defined there too, not only reachable from there: a module's own imports are its attributes.
+    if not str(getattr(target, "__module__", "")).startswith(tuple(prefix.rstrip(".") for prefix in trusted)):
+        raise ConfigError(f"{where}._target_={path} is defined outside the trusted code ({', '.join(trusted)})")
+    return target  # type: ignore[no-any-return]
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(target).parameters)
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    except (NameError, TypeError):  # a third-party signature we cannot resolve: its constructor will check
+        return {}
+
+
+def _factories(value: Any, where: str, trust: Sequence[str]) -> Any:
+    """Replace every node inside `value` by a function that builds it."""
+    if _is_node(value):
+        return lambda **runtime: build(value, where, trust=trust, **runtime)
+    if isinstance(value, Mapping):
+        return {key: _factories(item, f"{where}.{key}", trust) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_factories(item, f"{where}.{index}", trust) for index, item in enumerate(value)]
+    return value
+
+
+def _check_inside(value: Any, where: str, trust: Sequence[str]) -> list[str]:
+    if _is_node(value):
+        return check(value, where, runtime=None, trust=trust)
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    return [problem for key, item in items for problem in _check_inside(item, f"{where}.{key}", trust)]
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    """Whether a plain YAML value fits a type hint; True for hints a YAML value cannot be judged by."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, option) for option in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if hint is type(None):
+        return value is None
+    if hint is bool or hint is str:
+        return isinstance(value, hint)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(_matches(item, get_args(hint)[0]) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
+    return True
+
+
+def _describe(hint: Any) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in get_args(hint))
+    if hint is type(None):
+        return "null"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return words.get(hint) or ("a list" if origin in (list, Sequence) else "a mapping" if origin else str(hint))

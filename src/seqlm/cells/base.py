@@ -1,0 +1,123 @@
+"""What a cell is: one pure step of a recurrence, and the carry that travels through time."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# A Tensor, or a NamedTuple / tuple of carries. Stacks nest them; `map_carry` walks them.
+Carry: TypeAlias = Any
+Step: TypeAlias = Callable[[Carry, Tensor], tuple[Carry, Tensor]]
+
+
+class Hidden(NamedTuple):
+    """Carry of a cell whose only memory is its hidden layer: h (B, H)."""
+
+    h: Tensor
+
+
+def map_carry(function: Callable[[Tensor], Tensor], carry: Carry) -> Carry:
+    """Apply `function` to every tensor of a carry, keeping its structure."""
+    if isinstance(carry, Tensor):
+        return function(carry)
+    parts = [map_carry(function, part) for part in carry]
+    return type(carry)(*parts) if hasattr(carry, "_fields") else tuple(parts)
+
+
+def carry_tensors(carry: Carry) -> list[Tensor]:
+    """The tensors of a carry in a fixed order: what a checkpoint stores."""
+    if isinstance(carry, Tensor):
+        return [carry]
+    return [tensor for part in carry for tensor in carry_tensors(part)]
+
+
+def detach(carry: Carry) -> Carry:
+    """Cut the gradient here, keep the values: the boundary of truncated backpropagation."""
+    return map_carry(Tensor.detach, carry)
+
+
+def require_positive(**sizes: int) -> None:
+    """Raise ValueError, naming the argument, unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
+
+
+class Cell(nn.Module, ABC):
+    """One time step of a recurrence: (carry_{t-1}, x_t) -> (carry_t, y_t).
+
+    Pure: everything that changes over time is in the carry, nothing is stored on the module.
+    Time-major: a sequence is (T, B, input_size), its outputs are (T, B, output_size).
+    """
+
+    input_size: int
+    output_size: int  # declared, never guessed: a Jordan cell's output is not its hidden layer
+
+    @abstractmethod
+    def init_carry(self, batch_size: int) -> Carry:
+        """The carry before the first step: zeros, on the parameters' device and dtype."""
+
+    def project(self, xs: Tensor) -> Tensor:
+        """All that does not depend on the carry, for any number of steps at once: (..., I) -> (..., G)."""
+        return xs
+
+    @abstractmethod
+    def step(self, carry: Carry, z: Tensor) -> tuple[Carry, Tensor]:
+        """One step. z: the projected input of this step (B, G). Returns (carry, y), y (B, output_size)."""
+
+    def bind(self, carry: Carry) -> Step:
+        """The step of ONE window; a regularising wrapper overrides it to draw its masks once."""
+        return self.step
+
+    def reset_parameters(self, scale: float | None = None) -> None:
+        """Draw every parameter from U(-scale, scale); scale = 1/sqrt(output_size), torch's choice, unless given."""
+        if scale is None:
+            scale = 1 / math.sqrt(self.output_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -scale, scale)
+
+
+class GatedCell(Cell):
+    """A cell that is an affine map followed by elementwise arithmetic; authors write only `gates`.
+
+    z_t = W_ih x_t + b_ih,  r_t = W_hh h_{t-1} + b_hh,  carry_t = gates(z_t, r_t, carry_{t-1}),  y_t = h_t
+
+    The carry has a field `h` (B, H). Parameters bear torch's names and shapes, `num_gates` blocks
+    stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
+    """
+
+    num_gates: ClassVar[int]
+
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
+
+    def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
+        super().__init__()
+        require_positive(input_size=input_size, hidden_size=hidden_size)
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        rows = self.num_gates * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
+        self.bias_ih = nn.Parameter(torch.empty(rows)) if bias else None
+        self.bias_hh = nn.Parameter(torch.empty(rows)) if bias else None
+        self.reset_parameters()
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return Hidden(self.weight_hh.new_zeros(batch_size, self.hidden_size))
+
+    def project(self, xs: Tensor) -> Tensor:
+        return F.linear(xs, self.weight_ih, self.bias_ih)
+
+    @abstractmethod
+    def gates(self, z: Tensor, r: Tensor, carry: Carry) -> Carry:
+        """Elementwise: projected input z (B, G*H), recurrent projection r (B, G*H), carry -> carry."""
+
+    def step(self, carry: Carry, z: Tensor) -> tuple[Carry, Tensor]:
+        carry = self.gates(z, F.linear(carry.h, self.weight_hh, self.bias_hh), carry)
+        return carry, carry.h

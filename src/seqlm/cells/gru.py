@@ -1,0 +1,51 @@
+"""Gated recurrent unit, in both published forms."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import GatedCell, Hidden
+
+
+class GRUCell(GatedCell):
+    """GRU cell; with `reset="after"` the equations, names and weights of torch.nn.GRUCell.
+
+    r = sigmoid(W_ir x + b_ir + W_hr h + b_hr),  z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+    reset="after":   n = tanh(W_in x + b_in + r * (W_hn h + b_hn))      (arXiv 1406.1078v1; torch, cuDNN)
+    reset="before":  n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)      (arXiv 1406.1078v3)
+    h_t = (1 - z) * n + z * h_{t-1},  y_t = h_t
+
+    K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv 1406.1078 (2014).
+    """
+
+    num_gates = 3
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, reset: Literal["after", "before"] = "after"
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias=bias)
+        if reset not in ("after", "before"):
+            raise ValueError(f"reset={reset!r} is unknown; allowed: after, before")
+        self.reset = reset
+
+    def gates(self, z: Tensor, r: Tensor, carry: Hidden) -> Hidden:
+        zr, zz, zn = z.chunk(3, -1)
+        rr, rz, rn = r.chunk(3, -1)
+        update = (zz + rz).sigmoid()
+        candidate = (zn + (zr + rr).sigmoid() * rn).tanh()
+        return Hidden((1 - update) * candidate + update * carry.h)
+
+    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
+        if self.reset == "after":
+            return super().step(carry, z)
+        # Two matmuls in a row: the reset state must be known before the candidate's one can start.
+        gate_rows = 2 * self.hidden_size
+        z_gates, zn = z[:, :gate_rows], z[:, gate_rows:]
+        bias_gates, bias_n = (None, None) if self.bias_hh is None else (self.bias_hh[:gate_rows], self.bias_hh[gate_rows:])
+        reset, update = (z_gates + F.linear(carry.h, self.weight_hh[:gate_rows], bias_gates)).sigmoid().chunk(2, -1)
+        candidate = (zn + F.linear(reset * carry.h, self.weight_hh[gate_rows:], bias_n)).tanh()
+        h = (1 - update) * candidate + update * carry.h
+        return Hidden(h), h

@@ -1,0 +1,50 @@
+"""Long short-term memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .base import GatedCell
+
+
+class LSTMCarry(NamedTuple):
+    h: Tensor  # (B, H) hidden state, which is also the output
+    c: Tensor  # (B, H) memory cell
+
+
+class LSTMCell(GatedCell):
+    """LSTM cell with forget gate, no peepholes; conventions, names and equations of torch.nn.LSTMCell.
+
+    i, f, g, o = split(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
+    c_t = sigmoid(f) * c_{t-1} + sigmoid(i) * tanh(g),  h_t = sigmoid(o) * tanh(c_t),  y_t = h_t
+
+    `forget_bias` is added to the forget gate's bias at initialisation only: 1 keeps memory open at the
+    start of training. S. Hochreiter and J. Schmidhuber, Neural Computation 9 (1997); forget gate:
+    F. A. Gers et al., Neural Computation 12 (2000); bias of 1: R. Jozefowicz et al., ICML (2015).
+    """
+
+    num_gates = 4
+
+    def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True, forget_bias: float = 0.0) -> None:
+        if forget_bias and not bias:
+            raise ValueError(f"forget_bias={forget_bias} needs bias=true")
+        self.forget_bias = forget_bias
+        super().__init__(input_size, hidden_size, bias=bias)
+
+    def init_carry(self, batch_size: int) -> LSTMCarry:
+        zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
+        return LSTMCarry(zeros, zeros.clone())
+
+    def reset_parameters(self, scale: float | None = None) -> None:
+        super().reset_parameters(scale)
+        if self.bias_ih is not None:
+            with torch.no_grad():
+                self.bias_ih[self.hidden_size : 2 * self.hidden_size] += self.forget_bias
+
+    def gates(self, z: Tensor, r: Tensor, carry: LSTMCarry) -> LSTMCarry:
+        i, f, g, o = (z + r).chunk(4, -1)  # each (B, H)
+        c = f.sigmoid() * carry.c + i.sigmoid() * g.tanh()
+        return LSTMCarry(o.sigmoid() * c.tanh(), c)

@@ -1,0 +1,60 @@
+"""A corpus: text in named splits, read in blocks so that size does not matter."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+BLOCK = 1 << 20  # bytes or characters held at once while reading
+SPLITS = ("train", "valid", "test")
+
+
+class Corpus(ABC):
+    """Text in splits (`train`, `valid`, `test`); a source is one file in this folder and one YAML."""
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits there are, in the order train, valid, test."""
+
+    @abstractmethod
+    def read(self, split: str) -> Iterator[str]:
+        """The text of `split` in blocks of bounded size, cut anywhere."""
+
+    def fingerprint(self, split: str) -> str:
+        """A hash that changes whenever the text of `split` does."""
+        digest = hashlib.sha256()
+        for block in self.read(split):
+            digest.update(block.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def note(self) -> str:
+        """One line about this source for the header of a run, or nothing."""
+        return ""
+
+
+class TextCounts:
+    """Characters and words of a text that arrives in blocks cut anywhere.
+
+    A word is what stands between white space; the end of each line counts as one more, as `<eos>` does
+    in word-level language modelling.
+    """
+
+    def __init__(self) -> None:
+        self.characters = 0
+        self._words = 0
+        self._lines = 0
+        self._last = "\n"
+
+    def add(self, block: str) -> None:
+        if not block:
+            return
+        self.characters += len(block)
+        # A word cut in two by the block boundary was counted at its first half.
+        self._words += len(block.split()) - (not self._last.isspace() and not block[0].isspace())
+        self._lines += block.count("\n")
+        self._last = block[-1]
+
+    @property
+    def words(self) -> int:
+        return self._words + self._lines + (self._last != "\n")

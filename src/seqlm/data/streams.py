@@ -1,0 +1,95 @@
+"""Contiguous streams cut into windows: how truncated backpropagation through time reads a text.
+
+The text w0 w1 w2 ... is laid out in `batch_size` columns, each a contiguous piece, and read downwards
+in windows of `window` rows. A column goes on in the next window where it stopped in this one, so the
+model's carry does too. For 11 tokens, batch_size 2, window 4, `<eos>` standing before the first:
+
+              column 0        column 1
+              input  target   input  target
+    window 0  <eos>    w0       w5     w6
+                w0     w1       w6     w7
+                w1     w2       w7     w8
+                w2     w3       w8     w9
+    window 1    w3     w4       w9    w10
+                w4     w5        -      -      (no target: not scored)
+
+Every token is a target exactly once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import ConfigError
+
+IGNORE = -1  # target of the cells that fill up the last columns
+
+
+class Window(NamedTuple):
+    """inputs (T, B) and targets (T, B), int64; targets are IGNORE where there is nothing to predict."""
+
+    inputs: Tensor
+    targets: Tensor
+    tokens: int  # targets that count
+
+
+class Streams:
+    """The windows of a text of N tokens in `batch_size` columns of ceil(N / batch_size) rows.
+
+    `first` is the token that stands before the text. Raises ConfigError, naming the keys under `where`
+    (`train.`), if there are more columns than tokens or `window` is longer than a column
+    (unless `clip`: evaluation may use a shorter window, it changes no number).
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[np.unsignedinteger],
+        batch_size: int,
+        window: int,
+        *,
+        first: int,
+        where: str = "",
+        clip: bool = False,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("window", window)):
+            if value < 1:
+                raise ConfigError(f"{where}{name}={value} must be at least 1")
+        if batch_size > len(tokens):
+            raise ConfigError(
+                f"{where}batch_size={batch_size} is larger than the stream: there are {len(tokens):,} tokens; "
+                f"use {where}batch_size={max(1, len(tokens) // window)} or more text"
+            )
+        self.rows = -(-len(tokens) // batch_size)
+        if window > self.rows and not clip:
+            raise ConfigError(
+                f"{where}window={window} is longer than the text: {len(tokens):,} tokens in "
+                f"{where}batch_size={batch_size} columns are {self.rows} rows; use {where}window={self.rows} at most, "
+                "fewer columns or more text"
+            )
+        self.tokens, self.batch_size, self.window, self.first = tokens, batch_size, min(window, self.rows), first
+
+    def __len__(self) -> int:
+        """The number of windows."""
+        return -(-self.rows // self.window)
+
+    def __getitem__(self, index: int) -> Window:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        top = index * self.window
+        height = min(self.window, self.rows - top)
+        text = np.full((height + 1, self.batch_size), IGNORE, dtype=np.int64)  # row r + 1 holds the targets of row r
+        for column in range(self.batch_size):
+            start = column * self.rows + top
+            low, high = max(start - 1, 0), min(start + height, (column + 1) * self.rows, len(self.tokens))
+            if low < high:
+                text[low - (start - 1) : high - (start - 1), column] = self.tokens[low:high]
+        if top == 0:
+            text[0, 0] = self.first
+        targets = torch.from_numpy(text[1:])
+        inputs = torch.from_numpy(np.where(text[:-1] == IGNORE, self.first, text[:-1]))
+        return Window(inputs, targets, int((targets != IGNORE).sum()))

@@ -1,0 +1,47 @@
+"""torch's own fused LSTM, GRU and RNN (oneDNN on CPU, cuDNN on CUDA), reading the cell's own parameters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell
+
+
+def refusal(cell: Cell) -> str | None:
+    """Why this engine cannot serve `cell` exactly, or None when it can."""
+    # The exact class: a subclass or a wrapper may change the equations.
+    if type(cell) is LSTMCell:
+        return None
+    if type(cell) is GRUCell:
+        return None if cell.reset == "after" else "torch's GRU resets after the matmul, this cell before it"
+    if type(cell) is ElmanCell:
+        if cell.activation in ("tanh", "relu"):
+            return None
+        return f"torch's RNN knows tanh and relu, this cell uses {cell.activation}"
+    return f"torch has no {type(cell).__name__}"
+
+
+def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+    """`scan` by torch's kernels: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs."""
+    assert isinstance(cell, GatedCell)
+    weights = [cell.weight_ih, cell.weight_hh]
+    if cell.bias_ih is not None and cell.bias_hh is not None:
+        weights += [cell.bias_ih, cell.bias_hh]
+    # cuDNN keeps what backward needs only in train mode; with dropout 0 the mode changes nothing else.
+    layers, dropout, train, bidirectional, batch_first = 1, 0.0, torch.is_grad_enabled(), False, False
+    options = (len(weights) == 4, layers, dropout, train, bidirectional, batch_first)
+    if reverse:
+        xs = xs.flip(0)
+    h = carry.h.unsqueeze(0)
+    if isinstance(cell, LSTMCell):
+        ys, h, c = torch.lstm(xs, (h, carry.c.unsqueeze(0)), weights, *options)
+        last: Carry = LSTMCarry(h.squeeze(0), c.squeeze(0))
+    else:
+        if isinstance(cell, GRUCell):
+            kernel = torch.gru
+        else:
+            kernel = torch.rnn_tanh if getattr(cell, "activation", None) == "tanh" else torch.rnn_relu
+        ys, h = kernel(xs, h, weights, *options)
+        last = Hidden(h.squeeze(0))
+    return last, ys.flip(0) if reverse else ys

@@ -1,0 +1,101 @@
+"""seqlm eval: score a split, every target token exactly once."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .assemble import load_run
+from .config import EvalConfig, verb_config
+from .data import Streams, Window
+from .run import write_atomically
+from .tasks import Score, perplexity
+from .training.device import autocast, prepare
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    task: Any,
+    streams: Streams,
+    device: torch.device,
+    precision: str = "float32",
+    stopped: Callable[[], bool] = lambda: False,
+) -> Score:
+    """Sum the nats of every target of `streams`, the carry running through; `stopped` may end it early."""
+    was_training = model.training
+    model.eval()
+    score, carry = Score(), model.init_carry(streams.batch_size)
+    try:
+        for index in range(len(streams)):
+            if stopped():
+                break
+            window = to_device(streams[index], device)
+            with autocast(device, precision):
+                carry, nats = task.nats(model, window, carry)
+            score.nats += float(nats)
+            score.tokens += window.tokens
+    finally:
+        model.train(was_training)
+    return score
+
+
+def to_device(window: Window, device: torch.device) -> Window:
+    """The window on the device that computes."""
+    return Window(window.inputs.to(device), window.targets.to(device), window.tokens)
+
+
+def main(folder: str, words: Sequence[str], as_json: bool) -> None:
+    """`seqlm eval RUN [key=value ...] [--json]`: print and keep the scores of a split."""
+    how = verb_config("eval", EvalConfig, words)
+    device = prepare(how.device, how.precision, how.threads)
+    run = load_run(folder, checkpoint=how.checkpoint, engine=how.engine, data=how.data, trust=how.trust)
+    encoded, tokenizer = run.data[how.split], run.tokenizer
+    window = run.config.train.window if how.window is None else how.window
+    streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)
+    started = time.perf_counter()
+    score = evaluate(run.model.to(device), run.task, streams, device, how.precision)
+    seconds = time.perf_counter() - started
+    assert score.tokens == len(encoded.tokens), "every target once"
+
+    counts = encoded.counts
+    unknown = 0 if tokenizer.unk_id is None else int((encoded.tokens == tokenizer.unk_id).sum())
+    result = {
+        "run": run.folder.name,
+        "split": how.split,
+        "checkpoint": run.checkpoint.step,
+        "batch_size": how.batch_size,
+        "tokens": score.tokens,
+        "nats": score.nats,
+        "loss": score.loss,
+        "ppl": perplexity(score.nats, score.tokens),
+        "bpc": score.nats / math.log(2) / counts.characters,
+        "characters": counts.characters,
+        "ppl_word": perplexity(score.nats, counts.words),
+        "words": counts.words,
+        "oov_rate": unknown / score.tokens,
+        "seconds": round(seconds, 3),
+        "tokens_per_s": round(score.tokens / seconds, 1),
+    }
+    write_atomically(run.folder.path / f"eval-{how.split}.json", json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result) if as_json else _table(result))
+
+
+def _table(result: dict[str, Any]) -> str:
+    rows = [
+        ("run", f"{result['run']}, step {result['checkpoint']}"),
+        ("split", f"{result['split']}, batch_size {result['batch_size']}"),
+        ("tokens", f"{result['tokens']:,}"),
+        ("nats/token", f"{result['loss']:.4f}"),
+        ("perplexity", f"{result['ppl']:.2f}"),
+        ("bits per character", f"{result['bpc']:.4f}   ({result['characters']:,} characters)"),
+        ("perplexity per word", f"{result['ppl_word']:.2f}   ({result['words']:,} words, line ends included)"),
+        ("out of vocabulary", f"{100 * result['oov_rate']:.2f}%"),
+        ("tokens/s", f"{result['tokens_per_s']:,.0f}"),
+    ]
+    return "\n".join(f"{name:<20} {value}" for name, value in rows)

@@ -1,0 +1,18 @@
+"""Time, depth and dropout around cells."""
+
+from .dropout import DropoutKind, LockedDropout, WordEmbedding, make_dropout, require_probability
+from .recurrent import Bidirectional, Layer, Recurrent, Stack
+from .scan import scan
+
+__all__ = [
+    "Bidirectional",
+    "DropoutKind",
+    "Layer",
+    "LockedDropout",
+    "Recurrent",
+    "Stack",
+    "WordEmbedding",
+    "make_dropout",
+    "require_probability",
+    "scan",
+]

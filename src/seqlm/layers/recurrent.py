@@ -1,0 +1,107 @@
+"""Cells in time and in depth. All three share `init_carry(batch_size)` and `forward(xs, carry)`, so they nest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Carry, Cell
+from ..engines import Engine, pick
+from .scan import scan
+
+
+class Layer(nn.Module):
+    """A map of sequences with memory: forward(xs (T, B, I), carry) -> (carry, ys (T, B, O))."""
+
+    input_size: int
+    output_size: int
+    causal: bool  # y_t depends on x_0 .. x_t only
+
+    def init_carry(self, batch_size: int) -> Carry:
+        raise NotImplementedError
+
+
+class Recurrent(Layer):
+    """A cell run over time by an engine: `scan` (the reference), `native`, or the fastest exact one (`auto`).
+
+    `reverse` runs time backwards and returns the outputs in the order of the inputs. Raises
+    ValueError if a forced engine cannot serve the cell. `plan` says which engine was chosen and why.
+    """
+
+    def __init__(self, cell: Cell, reverse: bool = False, engine: Engine = "auto") -> None:
+        super().__init__()
+        self.cell, self.reverse, self.plan = cell, reverse, pick(cell, engine)
+        self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return self.cell.init_carry(batch_size)
+
+    def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        return (self.plan.run or scan)(self.cell, xs, carry, reverse=self.reverse)
+
+
+class Bidirectional(Layer):
+    """Two layers over the same input, one in each direction; outputs are concatenated.
+
+    y_t = [forward_t ; backward_t]. The two are separate modules with the same input size.
+    M. Schuster and K. K. Paliwal, IEEE Transactions on Signal Processing 45 (1997).
+    """
+
+    causal = False
+
+    def __init__(self, forward: Layer, backward: Layer) -> None:
+        super().__init__()
+        if forward is backward:
+            raise ValueError("backward must be a module of its own, not the forward one again")
+        if forward.input_size != backward.input_size:
+            raise ValueError(f"forward reads {forward.input_size} features, backward {backward.input_size}")
+        self.fwd, self.bwd = forward, backward
+        self.input_size, self.output_size = forward.input_size, forward.output_size + backward.output_size
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return (self.fwd.init_carry(batch_size), self.bwd.init_carry(batch_size))
+
+    def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        fwd_carry, fwd_ys = self.fwd(xs, carry[0])
+        bwd_carry, bwd_ys = self.bwd(xs, carry[1])
+        return (fwd_carry, bwd_carry), torch.cat([fwd_ys, bwd_ys], dim=-1)
+
+
+class Stack(Layer):
+    """Layers on top of each other, each reading the outputs of the one below.
+
+    `dropout` is applied between layers (not below the first, not above the last). With `residual`
+    every layer but the first adds its input to its output: y = layer(x) + x. Raises ValueError, naming
+    the layer, if sizes do not fit.
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, dropout: nn.Module | None = None, residual: bool = False) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError("layers is empty; a stack needs at least one layer")
+        for index, (below, above) in enumerate(zip(layers, layers[1:], strict=False), start=1):
+            if above.input_size != below.output_size:
+                raise ValueError(f"layers.{index} reads {above.input_size} features but {below.output_size} arrive")
+            if residual and above.output_size != above.input_size:
+                raise ValueError(
+                    f"residual=true adds input and output of layers.{index}, but their widths differ: "
+                    f"{above.input_size} and {above.output_size}; give all layers one width or set residual=false"
+                )
+        self.layers = nn.ModuleList(layers)
+        self.dropout, self.residual = dropout or nn.Identity(), residual
+        self.input_size, self.output_size = layers[0].input_size, layers[-1].output_size
+        self.causal = all(layer.causal for layer in layers)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return tuple(layer.init_carry(batch_size) for layer in self.layers)  # type: ignore[operator]
+
+    def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        new = []
+        for index, (layer, layer_carry) in enumerate(zip(self.layers, carry, strict=True)):
+            below = self.dropout(xs) if index else xs
+            layer_carry, ys = layer(below, layer_carry)
+            xs = ys + below if self.residual and index else ys
+            new.append(layer_carry)
+        return tuple(new), xs

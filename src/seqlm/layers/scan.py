@@ -1,0 +1,25 @@
+"""The only loop over time in the package."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cells import Carry, Cell
+
+
+def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+    """Run `cell` over a window: xs (T, B, I), carry -> (carry after the last step, ys (T, B, O)).
+
+    The reference that every engine is tested against. With `reverse` time runs from T-1 to 0 and ys
+    still comes back in the order of xs.
+    """
+    step = cell.bind(carry)
+    # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
+    # of T slices would be T full-size tensors.
+    zs = cell.project(xs).unbind(0)
+    ys = []
+    for z in reversed(zs) if reverse else zs:
+        carry, y = step(carry, z)
+        ys.append(y)
+    return carry, torch.stack(ys[::-1] if reverse else ys)

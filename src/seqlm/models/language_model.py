@@ -1,0 +1,194 @@
+"""The language model, and the stack of layers it is built on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..cells import Carry, Cell
+from ..engines import Engine
+from ..layers import (
+    Bidirectional,
+    DropoutKind,
+    Layer,
+    Recurrent,
+    Stack,
+    WordEmbedding,
+    make_dropout,
+    require_probability,
+)
+
+NO_DROPOUT: Mapping[str, Any] = {"embedding": 0.0, "input": 0.0, "hidden": 0.0, "output": 0.0, "kind": "locked"}
+
+
+class LanguageModel(nn.Module):
+    """Recurrent language model: embedding -> dropout -> stack -> dropout -> softmax over the vocabulary.
+
+    p(w_{t+1} | w_1..w_t) = softmax(W_o P y_t + b_o),  y = stack(dropout(E[w]))
+
+    tokens (T, B) int64 -> logits (T, B, V). With `tied`, W_o is E itself (one Parameter; O. Press and
+    L. Wolf, arXiv 1608.05859); P is the identity unless `projection` adds a linear map from the stack's
+    width to the embedding's. Dropout probabilities: `embedding_dropout` of word types, `input_dropout`
+    on the embedded input, `output_dropout` before the softmax. `init_range` w draws every parameter from
+    U(-w, w); by default cells use torch's own range and embedding and softmax U(-0.1, 0.1).
+    Raises ValueError if the stack is not causal or tied widths differ.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        stack: Layer,
+        *,
+        tied: bool = False,
+        projection: bool = False,
+        embedding_dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        dropout_kind: DropoutKind = "locked",
+        init_range: float | None = None,
+    ) -> None:
+        super().__init__()
+        embedding_size = stack.input_size
+        if not stack.causal:
+            raise ValueError(
+                "bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
+                "use bidirectional=false (layers that run forward only)"
+            )
+        if tied and not projection and stack.output_size != embedding_size:
+            raise ValueError(
+                f"tied=true needs equal widths, but the embedding has {embedding_size} and the last layer "
+                f"{stack.output_size}; set embedding_size={stack.output_size}, or projection=true to map one to the other"
+            )
+        self.vocab_size = vocab_size
+        self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=embedding_dropout)
+        self.input_dropout = make_dropout(dropout_kind, input_dropout)
+        self.stack = stack
+        self.output_dropout = make_dropout(dropout_kind, output_dropout)
+        self.projection = nn.Linear(stack.output_size, embedding_size, bias=False) if projection else None
+        self.decoder = nn.Linear(embedding_size if projection else stack.output_size, vocab_size)
+        self._reset_parameters(init_range)
+        if tied:
+            self.decoder.weight = self.embedding.weight
+
+    def _reset_parameters(self, init_range: float | None) -> None:
+        if init_range is not None and init_range <= 0:
+            raise ValueError(f"init_range={init_range} must be greater than 0")
+        scale = 0.1 if init_range is None else init_range
+        nn.init.uniform_(self.embedding.weight, -scale, scale)
+        nn.init.uniform_(self.decoder.weight, -scale, scale)
+        if init_range is None:
+            nn.init.zeros_(self.decoder.bias)
+            return
+        nn.init.uniform_(self.decoder.bias, -scale, scale)
+        if self.projection is not None:
+            nn.init.uniform_(self.projection.weight, -scale, scale)
+        for cell in cells_of(self):
+            cell.reset_parameters(init_range)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        """The state before the first token: zeros."""
+        return self.stack.init_carry(batch_size)
+
+    def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
+        xs = self.input_dropout(self.embedding(tokens))
+        carry, ys = self.stack(xs, carry)
+        ys = self.output_dropout(ys)
+        if self.projection is not None:
+            ys = self.projection(ys)
+        return carry, self.decoder(ys)
+
+
+def cells_of(model: nn.Module) -> list[Cell]:
+    """Every cell inside `model`, lowest layer first."""
+    return [module for module in model.modules() if isinstance(module, Cell)]
+
+
+def build_stack(
+    *,
+    input_size: int,
+    cell: Callable[..., Cell],
+    hidden_size: int,
+    num_layers: int,
+    layers: Sequence[Mapping[str, Any]] | None,
+    bidirectional: bool,
+    residual: bool,
+    dropout: nn.Module,
+    engine: Engine,
+) -> Stack:
+    """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
+
+    An entry may give `cell`, `hidden_size` and `engine`; what it leaves out comes from the arguments.
+    A bidirectional layer has two cells of `hidden_size` each.
+    """
+    if num_layers < 1:
+        raise ValueError(f"num_layers={num_layers} must be at least 1")
+    specs = [{} for _ in range(num_layers)] if layers is None else layers
+    built: list[Layer] = []
+    for index, spec in enumerate(specs):
+        unknown = set(spec) - {"cell", "hidden_size", "engine"}
+        if unknown:
+            raise ValueError(f"layers.{index}.{min(unknown)} is unknown; allowed: cell, hidden_size, engine")
+        make = spec.get("cell", cell)
+        sizes = {"input_size": input_size, "hidden_size": spec.get("hidden_size", hidden_size)}
+        try:
+            directions = [Recurrent(make(**sizes), reverse, spec.get("engine", engine)) for reverse in (False, True)[: 1 + bidirectional]]
+        except ValueError as error:
+            raise ValueError(f"layers.{index}: {error}" if str(error).startswith("engine=") else str(error)) from None
+        built.append(Bidirectional(*directions) if bidirectional else directions[0])
+        input_size = built[-1].output_size
+    return Stack(built, dropout=dropout, residual=residual)
+
+
+def build_language_model(
+    *,
+    vocab_size: int,
+    cell: Callable[..., Cell],
+    hidden_size: int,
+    num_layers: int = 1,
+    embedding_size: int | None = None,
+    layers: list[dict[str, Any]] | None = None,
+    bidirectional: bool = False,
+    residual: bool = False,
+    tied: bool = False,
+    projection: bool = False,
+    dropout: Mapping[str, Any] = NO_DROPOUT,
+    init_range: float | None = None,
+    engine: Engine = "auto",
+) -> LanguageModel:
+    """The language model a `model=` preset describes; `cell` is a class or factory called with its sizes.
+
+    `embedding_size` is `hidden_size` unless given. `dropout` has the places embedding, input, hidden
+    (between layers) and output, and `kind`: locked or standard.
+    """
+    unknown = set(dropout) - set(NO_DROPOUT)
+    if unknown:
+        raise ValueError(f"dropout.{min(unknown)} is unknown; allowed: {', '.join(NO_DROPOUT)}")
+    rates = {**NO_DROPOUT, **dropout}
+    kind = rates.pop("kind")
+    for place, p in rates.items():
+        require_probability(f"dropout.{place}", p)
+    stack = build_stack(
+        input_size=hidden_size if embedding_size is None else embedding_size,
+        cell=cell,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        layers=layers,
+        bidirectional=bidirectional,
+        residual=residual,
+        dropout=make_dropout(kind, rates["hidden"]),
+        engine=engine,
+    )
+    return LanguageModel(
+        vocab_size,
+        stack,
+        tied=tied,
+        projection=projection,
+        embedding_dropout=rates["embedding"],
+        input_dropout=rates["input"],
+        output_dropout=rates["output"],
+        dropout_kind=kind,
+        init_range=init_range,
+    )

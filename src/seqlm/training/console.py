@@ -1,0 +1,73 @@
+"""What a run shows on the terminal: header, progress, a line per evaluation, a closing table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from tqdm import tqdm
+
+QUIET_SECONDS = 5.0  # between two plain lines, where there is no terminal to draw a bar on
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values in two columns."""
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
+
+
+class Console:
+    """The progress of one run; a tqdm bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit  # ppl or bpc: what this task's users think in
+        self._terminal = sys.stdout.isatty()
+        self._bar: tqdm[None] | None = None
+        self._quiet_until = 0.0
+
+    def start(self, step: int, total_steps: int | None) -> None:
+        if self._terminal:
+            self._bar = tqdm(total=total_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True, smoothing=0.05)
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def say(self, text: str) -> None:
+        """Print, without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def training(self, step: int, epoch: float, values: Mapping[str, float], best: str) -> None:
+        """The numbers of the last log interval."""
+        shown = (
+            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  ppl {values['train/ppl']:.2f}  "
+            f"lr {values['train/lr']:.3g}  grad {values['train/grad_norm']:.2f}  {values['train/tokens_per_s']:,.0f} tok/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{shown}  {best}".rstrip(), refresh=False)
+        elif time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            print(f"step {step:>7,}  {shown}", flush=True)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float], improved: bool, seconds: float, text: str) -> None:
+        """One line for an evaluation, and one of sampled text."""
+        numbers = "  ".join(f"{name} {value:.4f}" if name != "ppl" else f"{name} {value:.2f}" for name, value in metrics.items())
+        self.say(f"step {step:>7,}  valid {numbers}  {'best so far' if improved else 'no better'}  [{clock(seconds)}]")
+        if text:
+            self.say("              | " + " ".join(text.split()))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,73 @@
+"""Where the numbers of a run go: metrics.jsonl and TensorBoard, in the run's own folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from torch.utils.tensorboard import SummaryWriter
+
+STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
+MAX_HPARAMS = 30
+
+
+class RunLogger:
+    """Scalars and texts of one run; opened again after `start_step`, later points of the session before vanish."""
+
+    def __init__(self, folder: Path, *, start_step: int = 0) -> None:
+        # purge_step hides what a killed session wrote beyond its last checkpoint. It works only if the
+        # first session marked its start too, hence 0 and not None.
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    def scalars(self, step: int, tokens: int, seconds: float, values: Mapping[str, float]) -> None:
+        """One record: a line of metrics.jsonl, and a TensorBoard point for each value."""
+        record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), **values}
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, step)
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Preformatted text under TensorBoard's TEXT tab."""
+        self._writer.add_text(tag, "\n".join("    " + line for line in text.splitlines()), step)
+
+    def hparams(self, config: Mapping[str, Any], name: str) -> None:
+        """A session of TensorBoard's HPARAMS tab, in this run's own event file: N runs show as N runs.
+
+        Only the start and end records of a session are written. An experiment record, which
+        SummaryWriter.add_hparams adds, would hide the keys that only later runs have.
+        """
+        start = plugin_data_pb2.SessionStartInfo(group_name=name)
+        for key, value in list(config.items())[:MAX_HPARAMS]:
+            if isinstance(value, bool):  # before int, which it is too
+                start.hparams[key].bool_value = value
+            elif isinstance(value, (int, float)):
+                start.hparams[key].number_value = value
+            else:
+                start.hparams[key].string_value = str(value)
+        self._session(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start))
+
+    def flush(self) -> None:
+        """Bring everything written so far to the disk."""
+        self._writer.flush()
+
+    def close(self, status: str) -> None:
+        """End the session: `finished` and `failed` as such, anything else leaves it open to be resumed."""
+        if status in STATUS:
+            end = plugin_data_pb2.SessionEndInfo(status=STATUS[status])
+            self._session(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        self._writer.close()
+        self._metrics.close()
+
+    def _session(self, tag: str, data: Any) -> None:
+        data.version = metadata.PLUGIN_DATA_VERSION
+        described = metadata.create_summary_metadata(data)
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)])
+        self._writer._get_file_writer().add_summary(summary, 0)
+
+

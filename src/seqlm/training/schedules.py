@@ -1,0 +1,101 @@
+"""Learning-rate schedules: a factor on the optimizer's own rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+
+class Moment(NamedTuple):
+    """Where a run stands: steps done, epochs completed, and the part of the whole run done (0 to 1)."""
+
+    step: int
+    epoch: int
+    fraction: float
+
+
+class Schedule:
+    """factor(moment) multiplies the configured learning rate; observe(loss) hears of each evaluation."""
+
+    def factor(self, at: Moment) -> float:
+        raise NotImplementedError
+
+    def observe(self, valid_loss: float) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next factor depends on beyond the moment: goes into the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Constant(Schedule):
+    """lr_t = lr."""
+
+    def factor(self, at: Moment) -> float:
+        return 1.0
+
+
+class HoldThenDecay(Schedule):
+    """lr_e = lr / decay^max(0, e - hold_epochs + 1) in epoch e = 0, 1, ...: full for `hold_epochs` epochs, then divided at each.
+
+    W. Zaremba et al., arXiv 1409.2329 (2014). Their Lua code tests `epoch > max_epoch` after an epoch has
+    ended, so its max_epoch = 4 holds the rate for 5 epochs.
+    """
+
+    def __init__(self, *, hold_epochs: int, decay: float) -> None:
+        if hold_epochs < 0:
+            raise ValueError(f"hold_epochs={hold_epochs} must be at least 0")
+        if decay < 1:
+            raise ValueError(f"decay={decay} must be at least 1")
+        self.hold_epochs, self.decay = hold_epochs, decay
+
+    def factor(self, at: Moment) -> float:
+        return float(self.decay) ** -max(0, at.epoch - self.hold_epochs + 1)
+
+
+class DivideOnPlateau(Schedule):
+    """lr / divisor^k, k the number of times that `patience` evaluations in a row brought no lower loss than the best."""
+
+    def __init__(self, *, divisor: float, patience: int = 1) -> None:
+        if divisor <= 1:
+            raise ValueError(f"divisor={divisor} must be greater than 1")
+        if patience < 1:
+            raise ValueError(f"patience={patience} must be at least 1")
+        self.divisor, self.patience = divisor, patience
+        self.scale, self.best, self.bad = 1.0, math.inf, 0
+
+    def factor(self, at: Moment) -> float:
+        return self.scale
+
+    def observe(self, valid_loss: float) -> None:
+        if valid_loss < self.best:
+            self.best, self.bad = valid_loss, 0
+            return
+        self.bad += 1
+        if self.bad == self.patience:
+            self.scale, self.bad = self.scale / self.divisor, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scale": self.scale, "best": self.best, "bad": self.bad}
+
+
+class WarmupCosine(Schedule):
+    """Linear warm-up over `warmup_steps`, times a cosine from 1 to `final` over the run.
+
+    factor = min(1, (step + 1) / warmup_steps) * (final + (1 - final) * (1 + cos(pi * fraction)) / 2).
+    I. Loshchilov and F. Hutter, arXiv 1608.03983 (2016).
+    """
+
+    def __init__(self, *, warmup_steps: int = 0, final: float = 0.0) -> None:
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps={warmup_steps} must be at least 0")
+        if not 0 <= final <= 1:
+            raise ValueError(f"final={final} must be from 0 to 1")
+        self.warmup_steps, self.final = warmup_steps, final
+
+    def factor(self, at: Moment) -> float:
+        warmup = min(1.0, (at.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * min(at.fraction, 1.0))) / 2)
