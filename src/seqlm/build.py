@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,6 +18,7 @@ from .errors import ConfigError
 
 # Code that a config may name. Only the command line can add to it (`trust=[mylab.]`), never a file.
 TRUSTED = ("seqlm.", "torch.optim.")
+YAML_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 
 
 def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **runtime: Any) -> Any:
@@ -31,8 +33,10 @@ def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **r
     arguments = {key: _factories(value, f"{where}.{key}", trust) for key, value in _arguments(node).items()}
     try:
         return _target(node, where, trust)(**arguments, **runtime)
-    except ValueError as error:  # a constructor's message starts with the name of its argument
-        raise ConfigError(f"{where}.{error}") from error
+    except ValueError as error:
+        # Our constructors start a message with the argument (`p=2 must be ...`), torch's with a sentence.
+        joint = "." if re.match(r"[a-z_.0-9]+=", str(error)) else ": "
+        raise ConfigError(f"{where}{joint}{error}") from error
 
 
 def check(
@@ -55,10 +59,11 @@ def check(
             problems.append(f"{where}.{key} is set by the program, not by the config")
         elif key not in parameters and not open_ended:
             near = difflib.get_close_matches(key, parameters, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(parameters)}"
+            settable = [name for name in parameters if name not in (runtime or ())]
+            hint = f"did you mean {where}.{near[0]}?" if near else f"it has: {', '.join(settable)}"
             problems.append(f"{where}.{key} is not an argument of {name}; {hint}")
-        elif key in hints and not _matches(value, hints[key]):
-            problems.append(f"{where}.{key}={value} should be {_describe(hints[key])}")
+        elif key in hints and not fits(value, hints[key]):
+            problems.append(f"{where}.{key}={value} should be {describe_type(hints[key])}")
         problems += _check_inside(value, f"{where}.{key}", trust)
     if runtime is not None:
         for key, parameter in parameters.items():
@@ -101,7 +106,10 @@ def _target(node: Mapping[str, Any], where: str, trust: Sequence[str]) -> Callab
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(target).parameters)
+    try:
+        return dict(inspect.signature(target).parameters)
+    except ValueError:  # written in C: it will check its arguments itself
+        return {"arguments": inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)}
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -129,35 +137,34 @@ def _check_inside(value: Any, where: str, trust: Sequence[str]) -> list[str]:
     return [problem for key, item in items for problem in _check_inside(item, f"{where}.{key}", trust)]
 
 
-def _matches(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Whether a plain YAML value fits a type hint; True for hints a YAML value cannot be judged by."""
     origin = get_origin(hint)
+    if hint is Any or _is_node(value):
+        return True
     if origin in (Union, types.UnionType):
-        return any(_matches(value, option) for option in get_args(hint))
+        return any(fits(value, option) for option in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
-    if hint is type(None):
-        return value is None
-    if hint is bool or hint is str:
-        return isinstance(value, hint)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if origin in (list, Sequence):
-        return isinstance(value, list) and all(_matches(item, get_args(hint)[0]) for item in value)
+        return isinstance(value, list) and all(fits(item, get_args(hint)[0]) for item in value)
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
-    return True
+    return not inspect.isclass(hint) or isinstance(value, hint)
 
 
-def _describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
+    """A type hint in words a user knows."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(option) for option in get_args(hint))
+        # Classes of libraries, such as a Tensor for lr, cannot be written in YAML.
+        return " or ".join(describe_type(option) for option in get_args(hint) if option in YAML_TYPES or get_origin(option))
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(hint))
-    if hint is type(None):
-        return "null"
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return words.get(hint) or ("a list" if origin in (list, Sequence) else "a mapping" if origin else str(hint))
+    if origin is tuple:
+        return "a list"
+    return YAML_TYPES.get(hint) or ("a list" if origin in (list, Sequence) else "a mapping" if origin else str(hint))

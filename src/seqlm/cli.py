@@ -6,12 +6,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import __version__
-from .config import Config, find_configs, plain_dict, resolve_layer_cells, typed, unknown_key
-from .errors import ConfigError, SeqlmError
-from .run import dotted
+from .config import Config, dotted, find_configs, resolve_layer_cells, typed, unknown_key
+from .errors import ConfigError, SeqlmError, Stopped
 
 Words = Sequence[str]
 
@@ -19,31 +18,38 @@ Words = Sequence[str]
 def train(words: Words) -> None:
     """compose a configuration from words and train it: seqlm train [group=option] [key=value] [-m]"""
     import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    exit_codes = []
 
-    def job(composed: DictConfig) -> float:
+    def job(composed: DictConfig) -> float | None:
         runtime = HydraConfig.get().runtime
         values: Any = OmegaConf.to_container(composed, resolve=True)
         folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-        resolve_layer_cells(values["model"], folders)
-        config = typed(Config, values)
+        try:
+            resolve_layer_cells(values["model"], folders)
+            config = typed(Config, values)
+            from .train import train as run
 
-        from .train import train as run
+            return run(config, runtime.choices)
+        except SeqlmError as error:
+            _tell(error)
+            exit_codes.append(error.exit_code)
+            if isinstance(error, Stopped):
+                sys.exit(error.exit_code)  # a signal ends a sweep, a failed run does not
+            return None
 
-        return run(config, runtime.choices)
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be told in a few lines
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
     sys.argv = ["seqlm train", *words]
     try:
         hydra.main(config_path=str(find_configs()), config_name="train", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained(words, error)) from error
+    if exit_codes:
+        sys.exit(exit_codes[0])
 
 
 def resume(words: Words) -> None:
@@ -103,13 +109,17 @@ def main() -> None:
         else:
             VERBS[words[0]](words[1:])
     except SeqlmError as error:
-        print(f"seqlm: {error}", file=sys.stderr)
+        _tell(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as in `seqlm runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _tell(error: SeqlmError) -> None:
+    print(f"seqlm: {error}", file=sys.stderr, flush=True)
 
 
 def _overview() -> str:
@@ -132,33 +142,34 @@ def _run_and_words(verb: str, words: Words) -> tuple[str, Words]:
 
 
 def _explained(words: Words, error: Exception) -> str:
-    """A composition error in our words: every key that does not exist, else what hydra said."""
+    """A composition error in our words: every key and choice that does not exist, else what hydra said."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf import OmegaConf
 
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
     try:
-        parsed = OverridesParser.create().parse_overrides([word for word in words if "=" in word and not word.startswith("-")])
-    except HydraException as parse_error:
-        return f"{str(parse_error).splitlines()[0]}; quote values with spaces or brackets, as in 'key=\"a b\"'"
-    groups = find_configs()
-    choices = [item for item in parsed if (groups / item.key_or_group.partition("@")[0]).is_dir()]
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return f"{' '.join(words)} cannot be read; write key=value without spaces around =, and quote values with spaces: 'key=\"a b\"'"
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - {'language_model'}))}"
+    groups = [item for item in parsed if (find_configs() / item.key_or_group.partition("@")[0]).is_dir()]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(groups), version_base="1.3"):
-            composed = compose("train", [item.input_line for item in choices if item.input_line])
-    except HydraException as choice_error:
-        return " ".join(line.strip() for line in str(choice_error).splitlines() if line.strip() and "Check that" not in line)
-    known = dotted(plain_dict(OmegaConf.to_container(composed)))
+        with initialize_config_dir(str(find_configs()), version_base="1.3"):
+            composed = compose("train", [str(item.input_line) for item in groups])
+    except HydraException:  # not a matter of keys
+        return " ".join(str(error).split())
+    known = dotted(cast("dict[str, Any]", OmegaConf.to_container(composed)))
+    sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     problems = [
         unknown_key(item.key_or_group, known)
         for item in parsed
-        if item not in choices
-        and not item.is_add()
-        and item.key_or_group not in known
-        and not any(key.startswith(f"{item.key_or_group}.") for key in known)
-        and not item.key_or_group.startswith("hydra")
-    ]
+        if item not in groups and not item.is_add() and item.key_or_group not in {*known, *sections, "hydra"}
+        and not item.key_or_group.startswith("hydra.")
+    ]  # fmt: skip
     return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())

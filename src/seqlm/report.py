@@ -17,10 +17,10 @@ from torch import nn
 
 from . import __version__
 from .assemble import Data
-from .config import Config, plain_dict
+from .config import Config, dotted, plain_dict
 from .layers import Recurrent
 from .models import cells_of
-from .run import RunFolder, dotted
+from .run import RunFolder
 from .training.console import clock, table
 from .training.device import describe
 

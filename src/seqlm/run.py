@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class RunFolder:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             path = root / (name or f"{stem}-{now}-{secrets.token_hex(2)}")
             try:
-                root.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir()  # fails if it exists: two runs never share a folder
                 return cls(path)
             except FileExistsError:
@@ -149,13 +149,3 @@ def find_runs(root: Path) -> list[RunFolder]:
     found = [RunFolder(path.parent) for path in root.rglob("run.json") if (path.parent / "config.yaml").is_file()]
     return sorted(found, key=lambda run: (str(run.info().get("started", "")), run.name))
 
-
-def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one flat mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -46,7 +46,6 @@ class Progress:
     nats: float = 0.0  # sum over the targets since the last log record
     nats_tokens: int = 0
     evaluated_at: int = 0
-    last_loss: float = math.inf  # of the last evaluation
     best_loss: float = math.inf
     best_step: int = 0
     bad_evaluations: int = 0  # in a row
@@ -201,14 +200,14 @@ def _fit(
     model.train()
     while True:
         progress.seconds = before + time.perf_counter() - began
-        ended, improved = _ended(session, progress), False
+        ended, valid_loss = _ended(session, progress), None
         if progress.step > progress.evaluated_at and not stop.number and (ended or _due(limits.eval_every, progress)):
-            improved = _evaluate(run, session, progress, logger, console, stop)
+            valid_loss = _evaluate(run, session, progress, logger, console, stop)
             ended = ended or _ended(session, progress)
-        save_due = ended or stop.number or progress.evaluated_at == progress.step
+        save_due = ended or stop.number or valid_loss is not None
         if save_due or (config.checkpoint.every and progress.step % config.checkpoint.every == 0):
             if saved_at != progress.step:
-                _save(run, session, progress, carry, improved)
+                _save(run, session, progress, carry, valid_loss)
                 logger.flush()
                 saved_at = progress.step
         if stop.number:
@@ -293,17 +292,17 @@ def _moment(session: Session, progress: Progress) -> Moment:
 
 def _evaluate(
     run: RunFolder, session: Session, progress: Progress, logger: RunLogger, console: Console, stop: StopSignal
-) -> bool:
-    """Score valid, tell everybody, and say whether it is the best so far. A stopped evaluation never was."""
+) -> float | None:
+    """Score valid, tell everybody, and return the loss; None if a signal cut it short: then it never was."""
     started = time.perf_counter()
     score = evaluate(
         session.model, session.task, session.valid, session.device, session.config.precision, lambda: bool(stop.number)
     )
     if stop.number:
-        return False
+        return None
     metrics = session.task.metrics(score, session.data["valid"].counts)
     improved = score.loss < progress.best_loss
-    progress.evaluated_at, progress.last_loss = progress.step, score.loss
+    progress.evaluated_at = progress.step
     progress.bad_evaluations = 0 if improved else progress.bad_evaluations + 1
     if improved:
         progress.best_loss, progress.best_step, progress.valid = score.loss, progress.step, metrics
@@ -316,7 +315,7 @@ def _evaluate(
         run.samples.mkdir(exist_ok=True)
         (run.samples / f"step-{progress.step:09d}.txt").write_text(text + "\n", encoding="utf-8")
     console.evaluation(progress.step, metrics, improved, progress.seconds, text)
-    return improved
+    return score.loss
 
 
 def _sample(session: Session) -> str:
@@ -326,7 +325,7 @@ def _sample(session: Session) -> str:
     return how.prompt + "".join(generate(session.model, session.data.tokenizer, how))
 
 
-def _save(run: RunFolder, session: Session, progress: Progress, carry: Carry, improved: bool) -> None:
+def _save(run: RunFolder, session: Session, progress: Progress, carry: Carry, valid_loss: float | None) -> None:
     """Everything that can change the next step, then what the retention rules no longer want goes."""
     state = {
         "progress": asdict(progress),
@@ -335,10 +334,9 @@ def _save(run: RunFolder, session: Session, progress: Progress, carry: Carry, im
         "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
         "random": random_state(session.device),
     }
-    just_evaluated = progress.step > 0 and progress.evaluated_at == progress.step
-    meta = {"step": progress.step, "valid_loss": progress.last_loss if just_evaluated else None, "seqlm": __version__}
+    meta = {"step": progress.step, "valid_loss": valid_loss, "seqlm": __version__}
     saved = checkpoint.save(run.checkpoints, session.model, state, meta)
-    if improved:
+    if valid_loss is not None and progress.best_step == progress.step:
         checkpoint.point_best(run.checkpoints, saved)
     keep = session.config.checkpoint
     checkpoint.prune(run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every)

@@ -1,6 +1,6 @@
 """Recurrent cells: one file each, all with the interface of `Cell`."""
 
-from .base import Carry, Cell, GatedCell, Hidden, carry_tensors, detach, map_carry
+from .base import Carry, Cell, GatedCell, Hidden, carry_tensors, detach, map_carry, require_positive
 from .elman import ElmanCell
 from .gru import GRUCell
 from .jordan import JordanCarry, JordanCell
@@ -20,4 +20,5 @@ __all__ = [
     "carry_tensors",
     "detach",
     "map_carry",
+    "require_positive",
 ]

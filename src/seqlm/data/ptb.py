@@ -26,16 +26,18 @@ class PennTreebank(Corpus):
             raise ConfigError(f"data.path={path} is not a folder; data=ptb wants the one with train.txt, valid.txt, test.txt")
         self._segments = {}
         for split in TOKENS:
-            plain, prefixed = root / f"{split}.txt", root / f"ptb.{split}.txt"
-            self._segments[split] = whole_file(prefixed if prefixed.is_file() else plain, "data.path")
+            names = (f"{split}.txt", f"ptb.{split}.txt")
+            found = [root / name for name in names if (root / name).is_file()]
+            if not found:
+                raise ConfigError(f"data.path={path} has no {names[0]} and no {names[1]} in it")
+            self._segments[split] = whole_file(found[0], "data.path")
         for split, expected in TOKENS.items():
             counts = TextCounts()
             for block in self.read(split):
                 counts.add(block)
-            found = counts.words
-            if found != expected:
+            if counts.words != expected:
                 raise ConfigError(
-                    f"data.path={path}: {self._segments[split].path.name} holds {found:,} tokens, the Penn Treebank "
+                    f"data.path={path}: {self._segments[split].path.name} holds {counts.words:,} tokens, the Penn Treebank "
                     f"of the literature {expected:,}; for another text use data=text"
                 )
 

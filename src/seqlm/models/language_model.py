@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..cells import Carry, Cell
+from ..cells import Carry, Cell, require_positive
 from ..engines import Engine
+from ..errors import ConfigError
 from ..layers import (
     Bidirectional,
     DropoutKind,
@@ -53,13 +54,13 @@ class LanguageModel(nn.Module):
         embedding_size = stack.input_size
         if not stack.causal:
             raise ValueError(
-                "bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
-                "use bidirectional=false (layers that run forward only)"
+                "the stack is not causal: a layer that runs backward sees the token to be predicted; "
+                "a language model needs layers that run forward only"
             )
         if tied and not projection and stack.output_size != embedding_size:
             raise ValueError(
                 f"tied=true needs equal widths, but the embedding has {embedding_size} and the last layer "
-                f"{stack.output_size}; set embedding_size={stack.output_size}, or projection=true to map one to the other"
+                f"{stack.output_size}; make them equal, or set projection=true to map one to the other"
             )
         self.vocab_size = vocab_size
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=embedding_dropout)
@@ -123,8 +124,6 @@ def build_stack(
     An entry may give `cell`, `hidden_size` and `engine`; what it leaves out comes from the arguments.
     A bidirectional layer has two cells of `hidden_size` each.
     """
-    if num_layers < 1:
-        raise ValueError(f"num_layers={num_layers} must be at least 1")
     specs = [{} for _ in range(num_layers)] if layers is None else layers
     built: list[Layer] = []
     for index, spec in enumerate(specs):
@@ -133,10 +132,14 @@ def build_stack(
             raise ValueError(f"layers.{index}.{min(unknown)} is unknown; allowed: cell, hidden_size, engine")
         make = spec.get("cell", cell)
         sizes = {"input_size": input_size, "hidden_size": spec.get("hidden_size", hidden_size)}
+        cells = [make(**sizes) for _ in range(1 + bidirectional)]
         try:
-            directions = [Recurrent(make(**sizes), reverse, spec.get("engine", engine)) for reverse in (False, True)[: 1 + bidirectional]]
+            directions = [
+                Recurrent(one, reverse, spec.get("engine", engine))
+                for one, reverse in zip(cells, (False, True), strict=False)
+            ]
         except ValueError as error:
-            raise ValueError(f"layers.{index}: {error}" if str(error).startswith("engine=") else str(error)) from None
+            raise ConfigError(f"layer {index}: {error}") from error
         built.append(Bidirectional(*directions) if bidirectional else directions[0])
         input_size = built[-1].output_size
     return Stack(built, dropout=dropout, residual=residual)
@@ -161,8 +164,15 @@ def build_language_model(
     """The language model a `model=` preset describes; `cell` is a class or factory called with its sizes.
 
     `embedding_size` is `hidden_size` unless given. `dropout` has the places embedding, input, hidden
-    (between layers) and output, and `kind`: locked or standard.
+    (between layers) and output, and `kind`: locked or standard. Messages speak of `model.` keys.
     """
+    embedding_size = hidden_size if embedding_size is None else embedding_size
+    require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
+    if bidirectional:
+        raise ConfigError(
+            "model.bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
+            "use model.bidirectional=false"
+        )
     unknown = set(dropout) - set(NO_DROPOUT)
     if unknown:
         raise ValueError(f"dropout.{min(unknown)} is unknown; allowed: {', '.join(NO_DROPOUT)}")
@@ -171,7 +181,7 @@ def build_language_model(
     for place, p in rates.items():
         require_probability(f"dropout.{place}", p)
     stack = build_stack(
-        input_size=hidden_size if embedding_size is None else embedding_size,
+        input_size=embedding_size,
         cell=cell,
         hidden_size=hidden_size,
         num_layers=num_layers,
@@ -181,6 +191,12 @@ def build_language_model(
         dropout=make_dropout(kind, rates["hidden"]),
         engine=engine,
     )
+    if tied and not projection and stack.output_size != embedding_size:
+        raise ConfigError(
+            f"model.tied=true needs equal widths, but model.embedding_size={embedding_size} and the last layer has "
+            f"{stack.output_size}; set model.embedding_size={stack.output_size}, or model.projection=true to map one "
+            "to the other"
+        )
     return LanguageModel(
         vocab_size,
         stack,

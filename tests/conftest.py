@@ -1,0 +1,71 @@
+"""What every test shares: small runs in a folder of their own, and few threads so that tests run side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PTB = REPOSITORY.parent / "shared" / "data" / "ptb"
+
+# A run of a second: the overrides that tests start from.
+TINY = [
+    "data=markov", "data.tokens=4000", "data.symbols=5", "model.hidden_size=12", "model.num_layers=2", "optim.lr=0.01",
+    "train.batch_size=4", "train.window=7", "train.eval_batch_size=3", "train.steps=40", "train.minutes=null",
+    "train.eval_every=15", "train.log_every=3", "checkpoint.every=4", "sample.tokens=10", "threads=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Encoded text goes to a folder of this session, not to the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["SEQLM_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests run side by side on few cores; a thread each is fastest."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def ptb():
+    if not (PTB / "train.txt").is_file():
+        pytest.skip("the Penn Treebank is not in ../shared/data/ptb")
+    return PTB
+
+
+def seqlm(*words: object, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
+    """Run the real command in a process of its own."""
+    command = [sys.executable, "-m", "seqlm", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def compose(*overrides: str):
+    """The typed config that `seqlm train` would train with these overrides."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from seqlm.config import Config, find_configs, resolve_layer_cells, typed
+
+    with initialize_config_dir(str(find_configs()), version_base="1.3"):
+        values = OmegaConf.to_container(hydra_compose("train", list(overrides)), resolve=True)
+    resolve_layer_cells(values["model"], [find_configs()])
+    return typed(Config, values)
+
+
+def tiny(folder: Path, *overrides: str, name: str = "run"):
+    """The config of a tiny run below `folder`."""
+    return compose(*TINY, f"run.root={folder}", f"run.name={name}", *overrides)

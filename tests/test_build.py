@@ -1,0 +1,68 @@
+"""One checked way from a config node to an object."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqlm.build import build, check, fits
+from seqlm.cells import LSTMCell
+from seqlm.errors import ConfigError
+
+LSTM = {"_target_": "seqlm.cells.LSTMCell"}
+SIZES = {"input_size": 3, "hidden_size": 4}
+
+
+def test_builds_with_runtime_arguments():
+    cell = build({**LSTM, "forget_bias": 1}, "model.cell", **SIZES)
+    assert isinstance(cell, LSTMCell) and cell.forget_bias == 1
+
+
+def test_every_mistake_at_once_with_the_key_as_typed():
+    node = {**LSTM, "forget_bais": 1.0, "bias": "yes", "input_size": 3}
+    with pytest.raises(ConfigError) as caught:
+        build(node, "model.cell", input_size=3)
+    assert str(caught.value).splitlines() == [
+        "model.cell.forget_bais is not an argument of LSTMCell; did you mean model.cell.forget_bias?",
+        "model.cell.bias=yes should be true or false",
+        "model.cell.input_size is set by the program, not by the config",
+        "model.cell.hidden_size is required by LSTMCell",
+    ]
+
+
+def test_a_constructor_refusal_names_the_key():
+    with pytest.raises(ConfigError, match=r"^model.cell.forget_bias=1.0 needs bias=true$"):
+        build({**LSTM, "forget_bias": 1.0, "bias": False}, "model.cell", **SIZES)
+
+
+def test_nodes_inside_become_factories():
+    node = {"_target_": "seqlm.models.build_language_model", "cell": LSTM, "hidden_size": 5}
+    model = build(node, "model", vocab_size=7)
+    assert isinstance(model.stack.layers[0].cell, LSTMCell)
+    wrong = {**node, "layers": [{"cell": {**LSTM, "bias": 3}}]}
+    assert check(wrong, "model", runtime=("vocab_size",)) == ["model.layers.0.cell.bias=3 should be true or false"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "builtins.eval", "torch.load", "torch.hub.load", "subprocess.run", "seqlm.build.importlib.import_module",
+     "seqlm.config.yaml", "seqlm.config.cast", "seqlmevil.thing", "torch.optimizer", "", "seqlm.", "seqlm.nope", "seqlm.cells.nope"],
+)  # fmt: skip
+def test_only_trusted_code_is_named(target):
+    with pytest.raises(ConfigError, match="outside the trusted code|does not exist|not a class"):
+        build({"_target_": target}, "model")
+
+
+def test_trust_is_extended_by_the_caller_only():
+    node = {"_target_": "collections.OrderedDict"}
+    with pytest.raises(ConfigError, match=r"add trust=\[yourpackage.\] on the command line"):
+        build(node, "model")
+    assert build(node, "model", trust=["collections."]) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [(1, int, True), (True, int, False), (1, float, True), ("1", float, False), (None, int | None, True), (3.5, int | None, False),
+     ([1, 2], list[int], True), ([1, "a"], list[int], False), ("a", str, True), (1, str, False), (True, bool, True), (1, bool, False)],
+)  # fmt: skip
+def test_fits(value, hint, expected):
+    assert fits(value, hint) is expected

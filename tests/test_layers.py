@@ -1,0 +1,112 @@
+"""Stacks, both directions, dropout by place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from seqlm import Bidirectional, ElmanCell, GRUCell, JordanCell, LSTMCell, LockedDropout, Recurrent, Stack
+from seqlm.layers import WordEmbedding, make_dropout
+
+
+def stack(**options):
+    cells = [LSTMCell(5, 6), JordanCell(6, 9, output_size=6), GRUCell(6, 6, reset="before"), ElmanCell(6, 6)]
+    return Stack([Recurrent(cell) for cell in cells], **options)
+
+
+def test_layers_may_have_different_cells_and_sizes():
+    model = stack()
+    carry, ys = model(torch.randn(4, 2, 5), model.init_carry(2))
+    assert ys.shape == (4, 2, 6) and len(carry) == 4 and model.causal
+    assert [layer.plan.engine for layer in model.layers] == ["native", "scan", "scan", "native"]
+
+
+def test_stacks_and_directions_nest():
+    pair = Bidirectional(Recurrent(ElmanCell(5, 3)), Recurrent(GRUCell(5, 4), reverse=True))
+    model = Stack([pair, Stack([Recurrent(LSTMCell(7, 2))])])
+    carry, ys = model(torch.randn(4, 2, 5), model.init_carry(2))
+    assert ys.shape == (4, 2, 2) and not model.causal
+    model(torch.randn(4, 2, 5), carry)
+
+
+def test_residual_adds_input_to_output():
+    torch.manual_seed(0)
+    plain, residual = stack(), stack(residual=True)
+    residual.load_state_dict(plain.state_dict())
+    xs = torch.randn(4, 2, 5)
+    carry, below = plain.init_carry(2), xs
+    for index, layer in enumerate(plain.layers):
+        _, ys = layer(below, carry[index])
+        below = ys + below if index else ys
+    torch.testing.assert_close(residual(xs, carry)[1], below)
+    assert not torch.allclose(plain(xs, carry)[1], below)
+
+
+def test_sizes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"layers.1 reads 7 features but 6 arrive"):
+        Stack([Recurrent(ElmanCell(5, 6)), Recurrent(ElmanCell(7, 6))])
+    with pytest.raises(ValueError, match=r"residual=true.*layers.1.*6 and 8"):
+        Stack([Recurrent(ElmanCell(5, 6)), Recurrent(ElmanCell(6, 8))], residual=True)
+    layer = Recurrent(ElmanCell(5, 6))
+    with pytest.raises(ValueError, match="module of its own"):
+        Bidirectional(layer, layer)
+
+
+def test_locked_dropout_has_one_mask_per_sequence():
+    torch.manual_seed(0)
+    dropped = LockedDropout(0.4)(torch.ones(50, 20, 30))
+    assert (dropped == dropped[:1]).all()
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert 0.5 < (dropped[0] != 0).float().mean() < 0.7
+    assert (dropped[0, 0] != dropped[0, 1]).any()  # rows have masks of their own
+
+
+def test_standard_dropout_has_a_mask_for_every_step():
+    torch.manual_seed(0)
+    dropped = make_dropout("standard", 0.4)(torch.ones(50, 20, 30))
+    assert (dropped != dropped[:1]).any()
+
+
+def test_word_dropout_drops_a_type_everywhere():
+    torch.manual_seed(0)
+    embedding = WordEmbedding(40, 6, dropout=0.5)
+    nn.init.ones_(embedding.weight)
+    tokens = torch.arange(40).repeat(5, 2)
+    vectors = embedding(tokens)
+    by_type = vectors.view(5, 2, 40, 6)
+    assert (by_type == by_type[:1, :1]).all()
+    assert set(vectors.unique().tolist()) == {0.0, 2.0}
+    vectors.sum().backward()
+    kept = by_type[0, 0, :, 0] != 0
+    assert (embedding.weight.grad[~kept] == 0).all() and (embedding.weight.grad[kept] == 20).all()
+
+
+@pytest.mark.parametrize("module", [LockedDropout(0.5), make_dropout("standard", 0.5), WordEmbedding(9, 3, dropout=0.5)])
+def test_dropout_is_the_identity_in_eval_mode(module):
+    module.eval()
+    xs = torch.arange(6).view(3, 2) if isinstance(module, WordEmbedding) else torch.randn(3, 2, 4)
+    expected = module.weight[xs] if isinstance(module, WordEmbedding) else xs
+    state = torch.get_rng_state()
+    torch.testing.assert_close(module(xs), expected, rtol=0, atol=0)
+    assert (torch.get_rng_state() == state).all()
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.3])
+def test_impossible_probabilities_are_refused(p):
+    with pytest.raises(ValueError, match=f"p={p} must be at least 0 and less than 1"):
+        LockedDropout(p)
+
+
+def test_dropout_stands_between_layers_only():
+    class Count(nn.Module):
+        calls = 0
+
+        def forward(self, xs):
+            self.calls += 1
+            return xs
+
+    counter = Count()
+    model = stack(dropout=counter)
+    model(torch.randn(4, 2, 5), model.init_carry(2))
+    assert counter.calls == 3

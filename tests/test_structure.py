@@ -1,0 +1,84 @@
+"""The shape of the package: imports point one way, only cli.py knows hydra, and start-up is quick."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import seqlm
+
+ROOT = Path(seqlm.__file__).parent
+# What each part may import from the package, besides itself.
+LEAVES = {"errors", "build", "config", "run", "__init__"}
+MAY = {
+    "errors": set(),
+    "build": {"errors"},
+    "config": {"build", "errors"},
+    "run": {"errors"},
+    "cells": set(),
+    "engines": {"cells"},
+    "layers": {"cells", "engines"},
+    "models": {"cells", "engines", "layers", "errors"},
+    "data": {"errors"},
+    "training": {"errors", "run"},
+    "tasks": {"cells", "data", "models"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute dotted names a file imports, relative ones resolved."""
+    package = ["seqlm", *path.relative_to(ROOT).parts[:-1]]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module} if node.module else {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_imports_point_one_way():
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if part not in MAY:
+            continue
+        for name in imports(path):
+            if name.startswith("seqlm.") and name.split(".")[1] not in ROOT.parts:
+                other = name.split(".")[1]
+                assert other == part or other in MAY[part] or other == "__version__", f"{path} imports {name}"
+
+
+def test_only_the_command_line_knows_hydra():
+    for path in ROOT.rglob("*.py"):
+        uses = {name for name in imports(path) if name.split(".")[0] == "hydra"}
+        assert not uses or path.name == "cli.py", f"{path} imports {uses}"
+        if path.name not in ("cli.py", "config.py"):
+            assert not any(name.split(".")[0] == "omegaconf" for name in imports(path)), path
+
+
+def test_checkpoints_are_never_unpickled_freely():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
+                flags = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert flags.get("weights_only") == "True", f"{path}:{node.lineno}"
+        assert not {"pickle", "joblib", "dill", "marshal"} & imports(path), path
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, seqlm, seqlm.cli; heavy = {'torch', 'hydra', 'tensorboard', 'numpy'} & set(sys.modules); "
+        "assert not heavy, heavy; seqlm.LSTMCell(2, 3); assert 'hydra' not in sys.modules; "
+        "assert 'tensorboard' not in sys.modules; assert set(seqlm.__all__) <= set(dir(seqlm)); "
+        "[getattr(seqlm, name) for name in seqlm.__all__]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_stay_short():
+    for path in ROOT.rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

@@ -1,0 +1,216 @@
+"""Schedules, the loop's own rules, and what a step computes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import seqlm.train
+from seqlm.assemble import load_run
+from seqlm.build import build
+from seqlm.data import IGNORE, Streams
+from seqlm.errors import ConfigError, NonFiniteError
+from seqlm.run import RunFolder
+from seqlm.train import train
+from seqlm.training import Constant, DivideOnPlateau, HoldThenDecay, Moment, WarmupCosine
+
+from .conftest import compose, tiny
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def of(tag, folder):
+    return {record["step"]: record[tag] for record in records(folder) if tag in record}
+
+
+# ---- schedules
+
+
+def test_hold_then_decay_is_zarembas():
+    small = HoldThenDecay(hold_epochs=5, decay=2)
+    assert [small.factor(Moment(0, epoch, 0)) for epoch in range(8)] == [1, 1, 1, 1, 1, 1 / 2, 1 / 4, 1 / 8]
+    assert Constant().factor(Moment(5, 5, 0.5)) == 1
+
+
+def test_plateau_divides_after_evaluations_without_gain():
+    schedule, factors = DivideOnPlateau(divisor=4, patience=2), []
+    for loss in (3.0, 2.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1):
+        schedule.observe(loss)
+        factors.append(schedule.factor(Moment(0, 0, 0)))
+    assert factors == [1, 1, 1, 1 / 4, 1 / 4, 1 / 4, 1 / 16, 1 / 16]
+    copy = DivideOnPlateau(divisor=4, patience=2)
+    copy.load_state_dict(schedule.state_dict())
+    copy.observe(1.05), schedule.observe(1.05)
+    assert copy.factor(Moment(0, 0, 0)) == schedule.factor(Moment(0, 0, 0)) == 1 / 64
+
+
+def test_cosine_warms_up_and_ends_at_final():
+    schedule = WarmupCosine(warmup_steps=10, final=0.1)
+    assert schedule.factor(Moment(0, 0, 0)) == pytest.approx(0.1)
+    assert schedule.factor(Moment(9, 0, 0)) == pytest.approx(1)
+    assert schedule.factor(Moment(50, 0, 0.5)) == pytest.approx(0.55)
+    assert schedule.factor(Moment(100, 0, 1.0)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [({"_target_": "seqlm.training.HoldThenDecay", "hold_epochs": -1, "decay": 2.0}, "schedule.hold_epochs=-1 must be"),
+     ({"_target_": "seqlm.training.DivideOnPlateau", "divisor": 1.0}, "schedule.divisor=1.0 must be greater than 1"),
+     ({"_target_": "seqlm.training.WarmupCosine", "final": 2.0}, "schedule.final=2.0 must be from 0 to 1")],
+)  # fmt: skip
+def test_impossible_schedules_are_refused(node, message):
+    with pytest.raises(ConfigError, match=message):
+        build(node, "schedule")
+
+
+# ---- what a run computes
+
+
+def by_hand(config, steps, clip, unit):
+    """The plain training loop of the textbooks, on the same model and data: logged losses by step."""
+    session = seqlm.train._assemble(config)
+    model, losses = session.model, {}
+    model.train()
+    carry, nats, tokens = None, 0.0, 0
+    for step in range(1, steps + 1):
+        index = (step - 1) % len(session.train)
+        if index == 0:
+            carry = model.init_carry(config.train.batch_size)
+        inputs, targets, count = session.train[index]
+        model.zero_grad()
+        carry, logits = model(inputs, carry)
+        carry = seqlm.train.detach(carry)
+        sums = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        (sums / (count if unit == "mean" else config.train.batch_size)).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= config.optim["lr"] * parameter.grad
+        nats, tokens = nats + sums.item(), tokens + count
+        if step % config.train.log_every == 0:
+            losses[step], nats, tokens = nats / tokens, 0.0, 0
+    return losses
+
+
+@pytest.mark.parametrize(("unit", "clip", "lr"), [("mean", 0.1, 2.0), ("sum", 1.0, 0.1), ("mean", None, 1.0)])
+def test_a_run_is_the_loop_of_the_textbooks(tmp_path, unit, clip, lr):
+    overrides = [
+        "data.tokens=500", "optim=sgd", f"optim.lr={lr}", "schedule=constant", f"train.loss_unit={unit}",
+        f"train.clip_norm={'null' if clip is None else clip}", "model.dropout.hidden=0.3", "train.eval_every=1000",
+    ]  # fmt: skip
+    expected = by_hand(tiny(tmp_path, *overrides), 40, clip, unit)
+    train(tiny(tmp_path, *overrides), {})
+    measured = of("train/loss", tmp_path / "run")
+    assert measured.keys() == expected.keys() and len(measured) == 13
+    for step, loss in expected.items():
+        assert measured[step] == pytest.approx(loss, rel=1e-5), step
+
+
+def test_sum_and_mean_are_one_recipe_in_two_units(tmp_path):
+    """Zaremba's lr 1, clip 5 at T = 20 are lr 20, clip 0.25 in mean units (every window full)."""
+    common = ["data.tokens=560", "optim=sgd", "schedule=constant", "train.steps=20", "train.eval_every=100"]
+    train(tiny(tmp_path, *common, "train.loss_unit=sum", "optim.lr=0.5", "train.clip_norm=1.4", name="sum"), {})
+    train(tiny(tmp_path, *common, "train.loss_unit=mean", "optim.lr=3.5", "train.clip_norm=0.2", name="mean"), {})
+    summed, mean = of("train/loss", tmp_path / "sum"), of("train/loss", tmp_path / "mean")
+    assert summed == pytest.approx(mean, rel=1e-4)
+
+
+def test_limits_end_a_run(tmp_path):
+    cases = {
+        "steps": (["train.steps=5"], 5),
+        "epochs": (["train.steps=null", "train.epochs=2", "data.tokens=300"], 22),
+        "tokens": (["train.steps=null", "train.tokens=100"], 4),
+        "first": (["train.steps=9", "train.tokens=50", "train.epochs=3"], 2),
+    }
+    for name, (overrides, steps) in cases.items():
+        train(tiny(tmp_path, *overrides, name=name), {})
+        info = RunFolder(tmp_path / name).info()
+        assert (info["steps"], info["status"]) == (steps, "finished"), name
+    train(tiny(tmp_path, "train.steps=null", "train.minutes=0.03", name="minutes"), {})
+    assert 1.5 < RunFolder(tmp_path / "minutes").info()["seconds"] < 10
+    with pytest.raises(ConfigError, match="the run would never end"):
+        train(tiny(tmp_path, "train.steps=null", name="never"), {})
+    assert not (tmp_path / "never").exists()
+
+
+def test_early_stopping_counts_evaluations_without_gain(tmp_path):
+    train(tiny(tmp_path, "optim.lr=0", "train.patience=3", "train.steps=400", "train.eval_every=5"), {})
+    losses = of("valid/loss", tmp_path / "run")
+    assert list(losses) == [5, 10, 15, 20] and len(set(losses.values())) == 1
+    assert RunFolder(tmp_path / "run").info()["best_step"] == 5
+
+
+def test_evaluation_at_the_end_of_each_epoch_by_default(tmp_path):
+    train(tiny(tmp_path, "train.eval_every=null", "data.tokens=300", "train.steps=25"), {})
+    assert list(of("valid/loss", tmp_path / "run")) == [11, 22, 25]
+
+
+def test_the_schedule_reaches_the_optimizer(tmp_path):
+    train(tiny(tmp_path, "optim.lr=0.01", "schedule.warmup_steps=0", "schedule.final=0", "train.log_every=1"), {})
+    rates = of("train/lr", tmp_path / "run")
+    for step, rate in rates.items():
+        assert rate == pytest.approx(0.01 * (1 + math.cos(math.pi * (step - 1) / 40)) / 2)
+
+
+@pytest.mark.parametrize("how", ["weight", "lr"])
+def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monkeypatch):
+    config = tiny(tmp_path, "train.steps=30", "optim=sgd", "optim.lr=0.1")
+    original, calls = seqlm.train.build_model, []
+
+    def poisoned(*arguments):
+        model = original(*arguments)
+
+        def poison(gradient):
+            calls.append(model.decoder.weight.detach().clone())
+            return gradient * float("nan") if len(calls) == 6 else gradient
+
+        model.stack.layers[0].cell.weight_hh.register_hook(poison)
+        return model
+
+    monkeypatch.setattr(seqlm.train, "build_model", poisoned)
+    with pytest.raises(NonFiniteError, match=r"the gradient of stack.layers.0.cell.weight_hh is not finite at step 5") as caught:
+        train(config, {})
+    assert caught.value.exit_code == 3 and "optim.lr" in str(caught.value)
+    assert RunFolder(tmp_path / "run").info()["status"] == "failed"
+    for tensor in load_run(tmp_path / "run", checkpoint="last").model.parameters():
+        assert tensor.isfinite().all()
+
+
+def test_training_windows_of_ptb_size_are_all_used():
+    streams = Streams(np.zeros(929_589, dtype=np.uint16), 20, 20, first=1)
+    assert len(streams) == 2324 and sum(streams[i].tokens for i in (0, 2323)) == 400 + 389
+
+
+def test_names_of_runs_never_collide(tmp_path):
+    names = {RunFolder.create(tmp_path, None, "markov-lstm").name for _ in range(50)}
+    assert len(names) == 50 and all(name.startswith("markov-lstm-2") for name in names)
+    with pytest.raises(ConfigError, match="run.name=x:.*exists; choose another name, or resume=auto"):
+        RunFolder.create(tmp_path, "x", ""), RunFolder.create(tmp_path, "x", "")
+
+
+def test_nothing_is_written_when_something_is_wrong(tmp_path):
+    for wrong in ("model.tied=true", "model.dropout.hidden=1.5", "optim.lr=-1", "device=nope", "train.window=2000"):
+        with pytest.raises(ConfigError):
+            train(tiny(tmp_path, wrong, "model.embedding_size=5"), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_mistake_is_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        compose("++train.stepz=3", "train.log_every=0", "precision=fp8", "train.clip_norm=-1", "++deterministic=1")
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "precision=fp8 is unknown; allowed: float32, tf32, bf16",
+        "deterministic=1 should be true or false",
+        "train.clip_norm=-1 must be greater than 0",
+        "train.log_every=0 must be at least 1",
+        "train.stepz is not a key of this configuration; did you mean train.steps?",
+    ]
