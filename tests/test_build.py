@@ -44,8 +44,9 @@ def test_nodes_inside_become_factories():
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "torch.load", "torch.hub.load", "subprocess.run", "seqlm.build.importlib.import_module",
-     "seqlm.config.yaml", "seqlm.config.cast", "seqlmevil.thing", "torch.optimizer", "", "seqlm.", "seqlm.nope", "seqlm.cells.nope"],
+    ["os.system", "builtins.eval", "torch.load", "torch.hub.load", "subprocess.run", "seqlmevil.thing",
+     "torch.optimizer", "seqlm.build.importlib.import_module", "seqlm.config.yaml", "seqlm.config.cast",
+     "seqlm.config.get_type_hints", "", "seqlm.", "seqlm.nope", "seqlm.cells.nope"],
 )  # fmt: skip
 def test_only_trusted_code_is_named(target):
     with pytest.raises(ConfigError, match="outside the trusted code|does not exist|not a class"):
@@ -61,8 +62,9 @@ def test_trust_is_extended_by_the_caller_only():
 
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
-    [(1, int, True), (True, int, False), (1, float, True), ("1", float, False), (None, int | None, True), (3.5, int | None, False),
-     ([1, 2], list[int], True), ([1, "a"], list[int], False), ("a", str, True), (1, str, False), (True, bool, True), (1, bool, False)],
+    [(1, int, True), (True, int, False), (1, float, True), ("1", float, False), (None, int | None, True),
+     (3.5, int | None, False), ([1, 2], list[int], True), ([1, "a"], list[int], False), ("a", str, True),
+     (1, str, False), (True, bool, True), (1, bool, False)],
 )  # fmt: skip
 def test_fits(value, hint, expected):
     assert fits(value, hint) is expected

@@ -12,7 +12,7 @@ from seqlm.engines import FAST
 
 from .conftest import compose
 
-T, B, I, H = 6, 3, 5, 7
+T, B, E, H = 6, 3, 5, 7
 CELLS = sorted(path.stem for path in (find_configs() / "model" / "cell").glob("*.yaml"))
 VARIANTS = [(name, ()) for name in CELLS] + [
     ("elman", ("model.cell.activation=relu",)),
@@ -33,7 +33,7 @@ def cell(request):
 
     name, extra = request.param
     torch.manual_seed(0)
-    made = build(compose(f"model/cell={name}", *extra).model["cell"], "model.cell", input_size=I, hidden_size=H)
+    made = build(compose(f"model/cell={name}", *extra).model["cell"], "model.cell", input_size=E, hidden_size=H)
     made = made.double()
     for parameter in made.parameters():  # larger than at initialisation, so that the recurrence matters
         torch.nn.init.uniform_(parameter, -0.7, 0.7)
@@ -65,7 +65,7 @@ def test_shapes_and_carry_structure(cell):
 def test_gradients_match_finite_differences(cell):
     names = [name for name, _ in cell.named_parameters()]
     carry = random_carry(cell, grad=True)
-    xs = torch.randn(3, B, I, dtype=torch.float64, requires_grad=True)
+    xs = torch.randn(3, B, E, dtype=torch.float64, requires_grad=True)
     leaves = [p.detach().clone().requires_grad_() for p in cell.parameters()]
 
     def run(xs, *tensors):

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from seqlm import Bidirectional, ElmanCell, GRUCell, JordanCell, LSTMCell, LockedDropout, Recurrent, Stack
+from seqlm import Bidirectional, ElmanCell, GRUCell, JordanCell, LockedDropout, LSTMCell, Recurrent, Stack
 from seqlm.layers import WordEmbedding, make_dropout
+from seqlm.layers.dropout import dropout_mask
 
 
 def stack(**options):
@@ -57,9 +58,24 @@ def test_locked_dropout_has_one_mask_per_sequence():
     torch.manual_seed(0)
     dropped = LockedDropout(0.4)(torch.ones(50, 20, 30))
     assert (dropped == dropped[:1]).all()
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.6], rel=1e-4)
     assert 0.5 < (dropped[0] != 0).float().mean() < 0.7
     assert (dropped[0, 0] != dropped[0, 1]).any()  # rows have masks of their own
+
+
+@pytest.mark.parametrize("p", [0.1, 0.35, 0.5, 0.9])
+def test_masks_are_fair_and_independent(p):
+    torch.manual_seed(0)
+    mask = dropout_mask((400, 1003), p, torch.ones(1))
+    kept = (mask > 0).double()
+    assert mask.unique().tolist() == pytest.approx([0, 1 / (1 - p)], rel=1e-4)
+    error = 5 * (p * (1 - p) / kept.numel()) ** 0.5
+    assert abs(kept.mean() - (1 - p)) < error + 2**-16
+    centred = (kept - kept.mean()).flatten()
+    for lag in (1, 2, 3, 4, 5, 8):  # four decisions share a draw: they must not know of each other
+        assert abs((centred[lag:] * centred[:-lag]).mean()) < 5 * p * (1 - p) / kept.numel() ** 0.5, lag
+    for place in range(4):
+        assert abs(kept.flatten()[place::4].mean() - (1 - p)) < 2 * error + 2**-16, place
 
 
 def test_standard_dropout_has_a_mask_for_every_step():
@@ -82,7 +98,9 @@ def test_word_dropout_drops_a_type_everywhere():
     assert (embedding.weight.grad[~kept] == 0).all() and (embedding.weight.grad[kept] == 20).all()
 
 
-@pytest.mark.parametrize("module", [LockedDropout(0.5), make_dropout("standard", 0.5), WordEmbedding(9, 3, dropout=0.5)])
+@pytest.mark.parametrize(
+    "module", [LockedDropout(0.5), make_dropout("standard", 0.5), WordEmbedding(9, 3, dropout=0.5)]
+)
 def test_dropout_is_the_identity_in_eval_mode(module):
     module.eval()
     xs = torch.arange(6).view(3, 2) if isinstance(module, WordEmbedding) else torch.randn(3, 2, 4)

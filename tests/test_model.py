@@ -66,7 +66,9 @@ def test_tied_is_one_parameter_with_both_gradients():
 
 
 def test_tied_widths_must_fit():
-    with pytest.raises(ConfigError, match=r"model.tied=true needs equal widths.*embedding_size=6.*last layer has 8.*projection=true"):
+    with pytest.raises(
+        ConfigError, match=r"model.tied=true needs equal widths.*embedding_size=6.*last layer has 8.*projection=true"
+    ):
         model_of("model.hidden_size=8", "model.embedding_size=6", "model.tied=true")
     model = model_of("model.hidden_size=8", "model.embedding_size=6", "model.tied=true", "model.projection=true")
     assert model.projection.weight.shape == (6, 8) and model.decoder.weight is model.embedding.weight
@@ -85,7 +87,10 @@ def test_a_model_that_sees_the_future_is_no_language_model():
 
 
 def test_layers_of_different_cells_from_the_command_line():
-    model = model_of("model.layers=[{cell: elman, hidden_size: 6}, {cell: gru}, {cell: jordan, hidden_size: 5}]", "model.hidden_size=8")
+    model = model_of(
+        "model.layers=[{cell: elman, hidden_size: 6}, {cell: gru}, {cell: jordan, hidden_size: 5}]",
+        "model.hidden_size=8",
+    )
     cells = [type(layer.cell).__name__ for layer in model.stack.layers]
     assert cells == ["ElmanCell", "GRUCell", "JordanCell"]
     assert [layer.output_size for layer in model.stack.layers] == [6, 8, 5]

@@ -8,12 +8,12 @@ from torch import nn
 from seqlm import Bidirectional, ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, Stack
 from seqlm.cells import carry_tensors, map_carry
 
-T, B, I, H = 7, 3, 5, 4
+T, B, E, H = 7, 3, 5, 4
 MODULES = {
-    "elman-tanh": (lambda i: ElmanCell(i, H), lambda **k: nn.RNN(I, H, nonlinearity="tanh", **k)),
-    "elman-relu": (lambda i: ElmanCell(i, H, activation="relu"), lambda **k: nn.RNN(I, H, nonlinearity="relu", **k)),
-    "lstm": (lambda i: LSTMCell(i, H), lambda **k: nn.LSTM(I, H, **k)),
-    "gru": (lambda i: GRUCell(i, H), lambda **k: nn.GRU(I, H, **k)),
+    "elman-tanh": (lambda i: ElmanCell(i, H), lambda **k: nn.RNN(E, H, nonlinearity="tanh", **k)),
+    "elman-relu": (lambda i: ElmanCell(i, H, activation="relu"), lambda **k: nn.RNN(E, H, nonlinearity="relu", **k)),
+    "lstm": (lambda i: LSTMCell(i, H), lambda **k: nn.LSTM(E, H, **k)),
+    "gru": (lambda i: GRUCell(i, H), lambda **k: nn.GRU(E, H, **k)),
 }
 
 
@@ -31,7 +31,7 @@ def test_two_layers_both_directions_equal_torch(name, engine):
     make_cell, make_torch = MODULES[name]
     reference = make_torch(num_layers=2, bidirectional=True)
     layers = []
-    for size in (I, 2 * H):
+    for size in (E, 2 * H):
         cells = [Recurrent(make_cell(size), reverse, engine) for reverse in (False, True)]
         layers.append(Bidirectional(*cells))
     ours = Stack(layers)
@@ -41,7 +41,7 @@ def test_two_layers_both_directions_equal_torch(name, engine):
                 source = getattr(reference, f"{parameter}_l{depth}{suffix}")
                 getattr(half.cell, parameter).data.copy_(source.data)
 
-    xs = torch.randn(T, B, I)
+    xs = torch.randn(T, B, E)
     ours_xs, torch_xs = xs.clone().requires_grad_(), xs.clone().requires_grad_()
     # The initial carry: random, with a gradient. torch orders it layer by layer, forward then backward.
     carry = map_carry(lambda tensor: torch.randn_like(tensor).requires_grad_(), ours.init_carry(B))
@@ -78,18 +78,18 @@ def test_two_layers_both_directions_equal_torch(name, engine):
 
 @pytest.mark.parametrize(("ours", "theirs"), [(ElmanCell, nn.RNNCell), (LSTMCell, nn.LSTMCell), (GRUCell, nn.GRUCell)])
 def test_weights_load_from_torch_cells(ours, theirs):
-    reference, cell = theirs(I, H), ours(I, H)
+    reference, cell = theirs(E, H), ours(E, H)
     cell.load_state_dict(reference.state_dict())
-    x, carry = torch.randn(B, I), cell.init_carry(B)
+    x, carry = torch.randn(B, E), cell.init_carry(B)
     _, y = cell.step(carry, cell.project(x))
     expected = reference(x)
     torch.testing.assert_close(y, expected[0] if isinstance(expected, tuple) else expected)
 
 
 def test_jordan_equals_a_numpy_loop():
-    cell = JordanCell(I, H, output_size=6, activation="sigmoid", output_activation="tanh")
+    cell = JordanCell(E, H, output_size=6, activation="sigmoid", output_activation="tanh")
     weights = {name: parameter.detach().numpy() for name, parameter in cell.named_parameters()}
-    xs = np.random.default_rng(0).normal(size=(T, B, I))
+    xs = np.random.default_rng(0).normal(size=(T, B, E))
     y = start = np.random.default_rng(1).normal(size=(B, 6))
     expected = []
     for x in xs:
@@ -103,10 +103,10 @@ def test_jordan_equals_a_numpy_loop():
 
 
 def test_gru_reset_before_the_matmul_equals_its_equations():
-    cell = GRUCell(I, H, reset="before")
+    cell = GRUCell(E, H, reset="before")
     w_ih, w_hh, b_ih, b_hh = (p.detach().numpy() for p in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh))
     rng = np.random.default_rng(0)
-    x, h = rng.normal(size=(B, I)), rng.normal(size=(B, H))
+    x, h = rng.normal(size=(B, E)), rng.normal(size=(B, H))
 
     def sigmoid(a):
         return 1 / (1 + np.exp(-a))

@@ -22,7 +22,8 @@ from seqlm.run import RunFolder
 from seqlm.train import resume, train
 from seqlm.training import checkpoint
 
-from .conftest import TINY, seqlm as command, tiny
+from .conftest import TINY, tiny
+from .conftest import seqlm as command
 
 DROPOUT = [f"model.dropout.{place}=0.2" for place in ("embedding", "input", "hidden", "output")]
 OPTIMIZERS = {"sgd": ["optim=sgd", "optim.lr=0.5", "optim.momentum=0.9"], "adamw": ["optim=adamw"]}
@@ -46,6 +47,7 @@ def weights(folder):
 
 def stop_at(monkeypatch, step):
     """Stop the next run after `step` steps, as Ctrl-C does."""
+
     class Stop(seqlm.train.StopSignal):
         def __enter__(self):
             original = seqlm.train.Console.step
@@ -115,8 +117,19 @@ MUTANTS = {
     "random numbers": lambda s: s.update(random={"cpu": torch.Generator().manual_seed(9).get_state()}),
     **{
         name: (lambda s, name=name: s["progress"].pop(name))
-        for name in ("step", "epoch", "window", "tokens", "nats", "nats_tokens", "evaluated_at", "best_loss",
-                     "best_step", "bad_evaluations", "valid")
+        for name in (
+            "step",
+            "epoch",
+            "window",
+            "tokens",
+            "nats",
+            "nats_tokens",
+            "evaluated_at",
+            "best_loss",
+            "best_step",
+            "bad_evaluations",
+            "valid",
+        )
     },  # fmt: skip
 }
 
@@ -207,9 +220,8 @@ def test_resume_auto_starts_or_goes_on(tmp_path):
 def test_two_processes_never_train_one_run(tmp_path):
     train(tiny(tmp_path, "train.steps=8"), {})
     run = RunFolder(tmp_path / "run")
-    with run.locked():
-        with pytest.raises(ConfigError, match="is being trained by another process"):
-            resume(run.path, ["train.steps=9"])
+    with run.locked(), pytest.raises(ConfigError, match="is being trained by another process"):
+        resume(run.path, ["train.steps=9"])
     resume(run.path, ["train.steps=9"])
 
 
@@ -270,7 +282,9 @@ def test_another_format_is_refused_with_both_versions(tmp_path):
     meta = folder / "step-000000020" / "meta.json"
     meta.write_text(meta.read_text().replace('"format": 1', '"format": 7'))
     manifest = folder / "step-000000020" / "MANIFEST.sha256"
-    lines = [f"{hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest()}  {name}\n" for name in checkpoint.FILES]
+    lines = [
+        f"{hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest()}  {name}\n" for name in checkpoint.FILES
+    ]
     manifest.write_text("".join(lines))
     failed = command("resume", tmp_path / "run", cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "format 7, this seqlm reads format 1" in failed.stderr
@@ -301,8 +315,16 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
         def save(where, model, state, meta, failing=failing, original=original):
             if meta["step"] == 8:
-                error = OSError(28, "No space left on device") if failing != "torch.save" else RuntimeError("[enforce fail] pos 640 vs 534")
-                target = {"save_file": (checkpoint, "save_file"), "torch.save": (torch, "save"), "fsync": (os, "fsync")}[failing]
+                error = (
+                    OSError(28, "No space left on device")
+                    if failing != "torch.save"
+                    else RuntimeError("[enforce fail] pos 640 vs 534")
+                )
+                target = {
+                    "save_file": (checkpoint, "save_file"),
+                    "torch.save": (torch, "save"),
+                    "fsync": (os, "fsync"),
+                }[failing]
 
                 def fail(*_, **__):
                     raise error
@@ -314,7 +336,9 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save", save)
-            with pytest.raises(SeqlmError, match="step-000000008 could not be written.*earlier checkpoints are untouched") as caught:
+            with pytest.raises(
+                SeqlmError, match="step-000000008 could not be written.*earlier checkpoints are untouched"
+            ) as caught:
                 train(tiny(folder, "checkpoint.every=4", *DROPOUT), {})
         assert caught.value.exit_code == 1
         assert names(folder / "run" / "checkpoints") == [0, 4]
@@ -337,7 +361,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         first = [sys.executable, "-m", "seqlm", "train", *words]
         again = [sys.executable, "-m", "seqlm", "resume", str(tmp_path / "run")]
         process = subprocess.Popen(
-            again if (tmp_path / "run").exists() else first, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            again if (tmp_path / "run").exists() else first,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:

@@ -176,7 +176,9 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
         return model
 
     monkeypatch.setattr(seqlm.train, "build_model", poisoned)
-    with pytest.raises(NonFiniteError, match=r"the gradient of stack.layers.0.cell.weight_hh is not finite at step 5") as caught:
+    with pytest.raises(
+        NonFiniteError, match=r"the gradient of stack.layers.0.cell.weight_hh is not finite at step 5"
+    ) as caught:
         train(config, {})
     assert caught.value.exit_code == 3 and "optim.lr" in str(caught.value)
     assert RunFolder(tmp_path / "run").info()["status"] == "failed"

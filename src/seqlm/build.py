@@ -12,7 +12,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -35,7 +35,7 @@ def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **r
         return _target(node, where, trust)(**arguments, **runtime)
     except ValueError as error:
         # Our constructors start a message with the argument (`p=2 must be ...`), torch's with a sentence.
-        joint = "." if re.match(r"[a-z_.0-9]+=", str(error)) else ": "
+        joint = "." if re.match(r"[a-z_]+[.=]", str(error)) else ": "
         raise ConfigError(f"{where}{joint}{error}") from error
 
 
@@ -102,7 +102,7 @@ def _target(node: Mapping[str, Any], where: str, trust: Sequence[str]) -> Callab
     # Defined there too, not only reachable from there: a module's own imports are its attributes.
     if not str(getattr(target, "__module__", "")).startswith(tuple(prefix.rstrip(".") for prefix in trusted)):
         raise ConfigError(f"{where}._target_={path} is defined outside the trusted code ({', '.join(trusted)})")
-    return target  # type: ignore[no-any-return]
+    return cast("Callable[..., Any]", target)
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -114,7 +114,7 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)
     except (NameError, TypeError):  # a third-party signature we cannot resolve: its constructor will check
         return {}
 
@@ -162,7 +162,9 @@ def describe_type(hint: Any) -> str:
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         # Classes of libraries, such as a Tensor for lr, cannot be written in YAML.
-        return " or ".join(describe_type(option) for option in get_args(hint) if option in YAML_TYPES or get_origin(option))
+        return " or ".join(
+            describe_type(option) for option in get_args(hint) if option in YAML_TYPES or get_origin(option)
+        )
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(hint))
     if origin is tuple:

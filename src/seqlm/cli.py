@@ -43,7 +43,9 @@ def train(words: Words) -> None:
             return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
-    sys.argv = ["seqlm train", *words]
+    # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
+    overrides = [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
+    sys.argv = ["seqlm train", *(word for word in words if word not in overrides), *overrides]
     try:
         hydra.main(config_path=str(find_configs()), config_name="train", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -153,7 +155,10 @@ def _explained(words: Words, error: Exception) -> str:
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
-        return f"{' '.join(words)} cannot be read; write key=value without spaces around =, and quote values with spaces: 'key=\"a b\"'"
+        return (
+            f"{' '.join(words)} cannot be read; write key=value without spaces around =, "
+            "and quote values with spaces: 'key=\"a b\"'"
+        )
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - {'language_model'}))}"

@@ -19,7 +19,7 @@ from .build import describe_type, fits
 from .errors import ConfigError
 
 # OmegaConf 2.3 reads the annotations at run time and knows Optional, not `X | None`.
-# ruff: noqa: UP007, UP045
+# ruff: noqa: UP045
 
 T = TypeVar("T")
 
@@ -134,10 +134,25 @@ class SampleConfig(SamplingConfig):
 
 # What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
 # where its data lies (the content is checked). Everything else would make it another experiment.
-RESUMABLE = (
-    "train.steps train.epochs train.tokens train.minutes train.patience train.eval_every train.log_every "
-    "checkpoint. sample. device engine threads trust data.path data.train data.valid data.test"
-).split()
+RESUMABLE = [
+    "train.steps",
+    "train.epochs",
+    "train.tokens",
+    "train.minutes",
+    "train.patience",
+    "train.eval_every",
+    "train.log_every",
+    "checkpoint.",
+    "sample.",
+    "device",
+    "engine",
+    "threads",
+    "trust",
+    "data.path",
+    "data.train",
+    "data.valid",
+    "data.test",
+]
 
 
 def find_configs() -> Path:
@@ -152,17 +167,24 @@ def find_configs() -> Path:
 def typed(schema: type[T], values: Mapping[str, Any]) -> T:
     """`values` as an instance of `schema`; raises ConfigError that lists every wrong key and value at once."""
     flat, known = _flatten(values, schema), _keys(schema)
+    for key, value in flat.items():  # run.name=2024 is a name
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and key in known and fits("", known[key][0]):
+            flat[key] = str(value)
+    sections = [key for key in flat if any(name.startswith(f"{key}.") for name in known)]  # train=3
     problems = [
         problem
         for key, value in flat.items()
+        if key not in sections
         for problem in [_problem(known[key], key, value) if key in known else unknown_key(key, known)]
         if problem
     ]
-    missing = [key for key in known if key not in flat] + [key for key, value in dotted(values).items() if value == MISSING]
+    problems += [f"{key}={flat[key]} replaces a whole section; set a key of it, {key}.<key>=..." for key in sections]
+    missing = [key for key in known if key not in flat and key.partition(".")[0] not in sections]
+    missing += [key for key, value in dotted(values).items() if value == MISSING]
     problems += [f"{key} is not set and has no default: give {key}=..." for key in missing]
     if problems:
         raise ConfigError("\n".join(problems))
-    return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values)))
+    return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), _nest(flat))))
 
 
 def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str]) -> T:
@@ -179,7 +201,10 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
         elif part is None:
             flat[key] = text if known[key][0] is str else _yaml_value(text)
         else:  # as text: data.path=2024 is a folder, not a number
-            flat[part] = {**(flat[part] or {}), key.removeprefix(f"{part}."): text if part == "data" else _yaml_value(text)}
+            flat[part] = {
+                **(flat[part] or {}),
+                key.removeprefix(f"{part}."): text if part == "data" else _yaml_value(text),
+            }
     if problems:
         raise ConfigError("\n".join(problems))
     return typed(schema, _nest(flat))
@@ -210,7 +235,7 @@ def load_config(path: Path) -> Config:
 
 
 def resumed(config: Config, words: Sequence[str]) -> Config:
-    """The config of a run to be resumed, changed by `words`; raises ConfigError with the difference if they go too far."""
+    """The config of a run to be resumed, changed by `words`; raises ConfigError with the diff if they go too far."""
     before = plain_dict(config)
     changed = with_words(Config, before, words)
     refused = [

@@ -72,7 +72,10 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
     rows = [
         ("run", str(run.path) + (f", resumed at step {progress.step:,}" if progress.step else "")),
         ("device", describe(session.device, config.precision)),
-        ("data", f"{type(data.corpus).__name__}, {data.tokenizer.kind} vocabulary {len(data.tokenizer):,}, tokens {sizes}"),
+        (
+            "data",
+            f"{type(data.corpus).__name__}, {data.tokenizer.kind} vocabulary {len(data.tokenizer):,}, tokens {sizes}",
+        ),
         ("", data.corpus.note()),
         ("parameters", f"{counts['total']:,} (embedding {counts['embedding']:,}, recurrent {counts['recurrent']:,})"),
     ]
@@ -82,7 +85,10 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         rows.append((f"layer {index}", f"{what}, engine {layer.plan.engine}: {layer.plan.reason}"))
     limits = config.train
     ends = [f"{limits.steps:,} steps" if limits.steps else "", f"{limits.epochs:,} epochs" if limits.epochs else ""]
-    ends += [f"{limits.tokens:,} tokens" if limits.tokens else "", f"{limits.minutes:g} minutes" if limits.minutes else ""]
+    ends += [
+        f"{limits.tokens:,} tokens" if limits.tokens else "",
+        f"{limits.minutes:g} minutes" if limits.minutes else "",
+    ]
     rows += [
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(end for end in ends if end)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
@@ -98,7 +104,10 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
         [
             ("best valid", f"{valid} at step {progress.best_step:,}"),
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
-            ("time", f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s all in all"),
+            (
+                "time",
+                f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s all in all",
+            ),
             ("next", f"seqlm eval {folder} split=test"),
             ("", f"seqlm sample {folder} tokens=400"),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
@@ -108,9 +117,21 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
 
 def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
     """The scalars that tell runs apart, for TensorBoard's table: choices first, then parts, then the trunk."""
-    chosen = {group: choice for group, choice in run.info().get("choices", {}).items() if group in ("data", "model", "optim", "schedule", "experiment")}
-    values = {key: config_part for key, config_part in plain_dict(config).items() if key in ("model", "optim", "schedule", "train")}
-    flat = {key: value for key, value in dotted(values).items() if isinstance(value, (bool, int, float)) and not isinstance(value, Mapping)}
+    chosen = {
+        group: choice
+        for group, choice in run.info().get("choices", {}).items()
+        if group in ("data", "model", "optim", "schedule", "experiment")
+    }
+    values = {
+        key: config_part
+        for key, config_part in plain_dict(config).items()
+        if key in ("model", "optim", "schedule", "train")
+    }
+    flat = {
+        key: value
+        for key, value in dotted(values).items()
+        if isinstance(value, (bool, int, float)) and not isinstance(value, Mapping)
+    }
     return {**chosen, "seed": config.seed, **flat}
 
 
@@ -120,8 +141,12 @@ def _git_commit() -> str | None:
     if not (where / ".git").exists():
         return None
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True, timeout=10)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, timeout=10)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True, timeout=10
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")

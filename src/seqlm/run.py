@@ -68,7 +68,9 @@ class RunFolder:
             raise ConfigError(f"{path} does not exist; `seqlm runs` lists the runs in outputs")
         missing = [file.name for file in (run.config, run.path / "run.json") if not file.is_file()]
         if missing:
-            raise ConfigError(f"{path} is not a run: it has no {' and no '.join(missing)}; `seqlm runs` lists the runs in outputs")
+            raise ConfigError(
+                f"{path} is not a run: it has no {' and no '.join(missing)}; `seqlm runs` lists the runs in outputs"
+            )
         return run
 
     @property
@@ -108,7 +110,9 @@ class RunFolder:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise ConfigError(f"{self.path} is being trained by another process (pid {self.info().get('pid')})") from None
+                raise ConfigError(
+                    f"{self.path} is being trained by another process (pid {self.info().get('pid')})"
+                ) from None
             yield
 
     def records(self) -> list[dict[str, Any]]:
@@ -148,4 +152,3 @@ def find_runs(root: Path) -> list[RunFolder]:
         raise ConfigError(f"{root} is not a folder; seqlm runs [DIR] wants the one that runs are in (default: outputs)")
     found = [RunFolder(path.parent) for path in root.rglob("run.json") if (path.parent / "config.yaml").is_file()]
     return sorted(found, key=lambda run: (str(run.info().get("started", "")), run.name))
-

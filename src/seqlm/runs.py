@@ -19,7 +19,10 @@ def main(folder: str = "outputs") -> None:
     cells = [COLUMNS, *(row[1] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
     for line in cells:
-        texts = [text.ljust(width) if column < 3 else text.rjust(width) for column, (text, width) in enumerate(zip(line, widths, strict=True))]
+        texts = [
+            text.ljust(width) if column < 3 else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ]
         print("  ".join(texts).rstrip())
 
 
@@ -51,4 +54,3 @@ def _row(run: RunFolder) -> tuple[float, tuple[str, ...]]:
 
 def _number(value: Any, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
-

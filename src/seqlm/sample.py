@@ -28,7 +28,9 @@ def generate(model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) ->
     missing = tokenizer.missing(how.prompt)
     if missing:
         shown = ", ".join(repr(item) for item in missing[:20])
-        raise ConfigError(f"prompt={how.prompt!r} has what the run's vocabulary lacks: {shown}; leave it out or replace it")
+        raise ConfigError(
+            f"prompt={how.prompt!r} has what the run's vocabulary lacks: {shown}; leave it out or replace it"
+        )
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(how.seed)
     decode, carry = tokenizer.decoder(), model.init_carry(1)

@@ -113,7 +113,9 @@ def resume(folder: str | Path, words: Sequence[str]) -> float:
                 "put the old text back, or start a new run"
             )
         save_config(config, run.config)
-        run.update(status="running", resumed=int(run.info().get("resumed", 0)) + 1, pid=os.getpid(), host=socket.gethostname())
+        run.update(
+            status="running", resumed=int(run.info().get("resumed", 0)) + 1, pid=os.getpid(), host=socket.gethostname()
+        )
         return _run(run, session, start)
 
 
@@ -204,15 +206,15 @@ def _fit(
         if progress.step > progress.evaluated_at and not stop.number and (ended or _due(limits.eval_every, progress)):
             valid_loss = _evaluate(run, session, progress, logger, console, stop)
             ended = ended or _ended(session, progress)
-        save_due = ended or stop.number or valid_loss is not None
-        if save_due or (config.checkpoint.every and progress.step % config.checkpoint.every == 0):
-            if saved_at != progress.step:
-                _save(run, session, progress, carry, valid_loss)
-                logger.flush()
-                saved_at = progress.step
+        regular = config.checkpoint.every and progress.step % config.checkpoint.every == 0
+        if (ended or stop.number or valid_loss is not None or regular) and saved_at != progress.step:
+            _save(run, session, progress, carry, valid_loss)
+            logger.flush()
+            saved_at = progress.step
         if stop.number:
             raise Stopped(
-                f"stopped at step {progress.step:,}, everything is saved; go on with: seqlm resume {shlex.quote(str(run.path))}",
+                f"stopped at step {progress.step:,}, everything is saved; "
+                f"go on with: seqlm resume {shlex.quote(str(run.path))}",
                 stop.number,
             )
         if ended:
@@ -283,10 +285,7 @@ def _due(every: int | None, progress: Progress) -> bool:
 def _moment(session: Session, progress: Progress) -> Moment:
     """Where the schedule stands; by the clock only if no other limit was given, so that runs repeat exactly."""
     planned, minutes = session.steps_planned, session.config.train.minutes
-    if planned is not None:
-        fraction = progress.step / planned
-    else:
-        fraction = progress.seconds / (60 * minutes) if minutes else 0.0
+    fraction = progress.step / planned if planned is not None else progress.seconds / (60 * minutes) if minutes else 0.0
     return Moment(progress.step, progress.epoch, fraction)
 
 
@@ -308,7 +307,9 @@ def _evaluate(
         progress.best_loss, progress.best_step, progress.valid = score.loss, progress.step, metrics
     session.schedule.observe(score.loss)
     progress.seconds += time.perf_counter() - started
-    logger.scalars(progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()})
+    logger.scalars(
+        progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}
+    )
     text = _sample(session)
     if text:
         logger.text("sample", text, progress.step)

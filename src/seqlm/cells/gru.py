@@ -44,7 +44,9 @@ class GRUCell(GatedCell):
         # Two matmuls in a row: the reset state must be known before the candidate's one can start.
         gate_rows = 2 * self.hidden_size
         z_gates, zn = z[:, :gate_rows], z[:, gate_rows:]
-        bias_gates, bias_n = (None, None) if self.bias_hh is None else (self.bias_hh[:gate_rows], self.bias_hh[gate_rows:])
+        bias_gates, bias_n = (
+            (None, None) if self.bias_hh is None else (self.bias_hh[:gate_rows], self.bias_hh[gate_rows:])
+        )
         reset, update = (z_gates + F.linear(carry.h, self.weight_hh[:gate_rows], bias_gates)).sigmoid().chunk(2, -1)
         candidate = (zn + F.linear(reset * carry.h, self.weight_hh[gate_rows:], bias_n)).tanh()
         h = (1 - update) * candidate + update * carry.h

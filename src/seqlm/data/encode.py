@@ -120,7 +120,9 @@ def _cached(key: str, write: Callable[[Path], None]) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
     except OSError as error:
-        raise ConfigError(f"the cache {folder.parent} cannot be written ({error}); set SEQLM_CACHE to another folder") from error
+        raise ConfigError(
+            f"the cache {folder.parent} cannot be written ({error}); set SEQLM_CACHE to another folder"
+        ) from error
     try:
         write(aside)
         try:
@@ -130,6 +132,8 @@ def _cached(key: str, write: Callable[[Path], None]) -> Path:
                 raise
         return folder
     except OSError as error:
-        raise ConfigError(f"encoding into the cache {folder.parent} failed ({error}); set SEQLM_CACHE to another folder") from error
+        raise ConfigError(
+            f"encoding into the cache {folder.parent} failed ({error}); set SEQLM_CACHE to another folder"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

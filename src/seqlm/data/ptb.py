@@ -23,7 +23,9 @@ class PennTreebank(Corpus):
     def __init__(self, *, path: str) -> None:
         root = Path(path)
         if not root.is_dir():
-            raise ConfigError(f"data.path={path} is not a folder; data=ptb wants the one with train.txt, valid.txt, test.txt")
+            raise ConfigError(
+                f"data.path={path} is not a folder; data=ptb wants the one with train.txt, valid.txt, test.txt"
+            )
         self._segments = {}
         for split in TOKENS:
             names = (f"{split}.txt", f"ptb.{split}.txt")
@@ -37,8 +39,8 @@ class PennTreebank(Corpus):
                 counts.add(block)
             if counts.words != expected:
                 raise ConfigError(
-                    f"data.path={path}: {self._segments[split].path.name} holds {counts.words:,} tokens, the Penn Treebank "
-                    f"of the literature {expected:,}; for another text use data=text"
+                    f"data.path={path}: {self._segments[split].path.name} holds {counts.words:,} tokens, "
+                    f"the Penn Treebank of the literature {expected:,}; for another text use data=text"
                 )
 
     def splits(self) -> tuple[str, ...]:

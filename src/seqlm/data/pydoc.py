@@ -14,7 +14,19 @@ from .corpus import SPLITS, Corpus
 
 # Not documentation, not part of Python, or not installed everywhere.
 SKIPPED_FOLDERS = frozenset(
-    "test tests idlelib lib2to3 site-packages dist-packages turtledemo _bundled pydoc_data encodings __pycache__".split()
+    [
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "site-packages",
+        "dist-packages",
+        "turtledemo",
+        "_bundled",
+        "pydoc_data",
+        "encodings",
+        "__pycache__",
+    ]
 )
 FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
 
@@ -65,7 +77,9 @@ class PydocCorpus(Corpus):
             else:
                 name = ".".join(file.relative_to(self._root).with_suffix("").parts).removesuffix(".__init__")
                 documents[name] = _docstrings(file, name)
-        names = sorted((name for name, text in documents.items() if text), key=lambda n: hashlib.sha256(n.encode()).digest())
+        names = sorted(
+            (name for name, text in documents.items() if text), key=lambda n: hashlib.sha256(n.encode()).digest()
+        )
         total = sum(len(documents[name]) for name in names)
         split_texts: dict[str, list[str]] = {split: [] for split in SPLITS}
         seen = 0
@@ -87,7 +101,9 @@ def _docstrings(file: Path, module: str) -> str:
     for name, node in _named(tree, module):
         text = ast.get_docstring(node)
         if text:
-            signature = f"({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ""
+            signature = (
+                f"({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ""
+            )
             parts.append(f"{name}{signature}\n\n{text}\n\n")
     return "".join(parts)
 

@@ -21,12 +21,12 @@ def _stationary(transitions: Floats) -> Floats:
     size = len(transitions)
     equations = np.vstack([transitions.T - np.eye(size), np.ones(size)])
     right = np.append(np.zeros(size), 1.0)
-    return np.linalg.lstsq(equations, right, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(equations, right, rcond=None)[0])
 
 
 def _entropy(p: Floats) -> Floats:
     """-sum p ln p over the last axis, in nats."""
-    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
+    return np.asarray(-np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1))
 
 
 class SymbolSource(Corpus):
@@ -113,7 +113,9 @@ class HiddenMarkov(SymbolSource):
     ) -> None:
         super().__init__(symbols=symbols, tokens=tokens, seed=seed)
         if states < 1 or concentration <= 0:
-            raise ConfigError(f"data.states={states} must be at least 1 and data.concentration={concentration} positive")
+            raise ConfigError(
+                f"data.states={states} must be at least 1 and data.concentration={concentration} positive"
+            )
         self.states, self.concentration = states, concentration
         rng = np.random.default_rng([seed, 0])
         self._move: Floats = 0.99 * rng.dirichlet([concentration] * states, size=states) + 0.01 / states

@@ -135,7 +135,7 @@ class TextCorpus(Corpus):
             return
         if not 2 <= len(fractions) <= 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
             raise ConfigError(
-                f"data.fractions={list(fractions)} must be two or three positive numbers (train, valid, test) with sum 1"
+                f"data.fractions={list(fractions)} must be 2 or 3 positive numbers of sum 1: train, valid, test"
             )
         segments = _files(root, "data.path")
         total = sum(end - start for _, start, end in segments)

@@ -93,6 +93,7 @@ class CharTokenizer(_Vocabulary, Tokenizer):
     kind = "char"
     unk_id = 0
     eos_id = 1
+    _table: Ids  # code point -> id; 0 is <unk>
 
     def fit(self, blocks: Iterable[str]) -> CharTokenizer:
         counts = np.zeros(0x110000, dtype=np.int64)
@@ -105,7 +106,7 @@ class CharTokenizer(_Vocabulary, Tokenizer):
         fitted = CharTokenizer(min_count=self.min_count, max_size=self.max_size)
         fitted.vocabulary = vocabulary
         fitted._ids = {item: index for index, item in enumerate(vocabulary)}
-        fitted._table = np.zeros(0x110000, dtype=np.int64)  # code point -> id; 0 is <unk>
+        fitted._table = np.zeros(0x110000, dtype=np.int64)
         for index, character in enumerate(vocabulary[1:], start=1):
             fitted._table[ord(character)] = index
         return fitted

@@ -25,7 +25,7 @@ def refusal(cell: Cell) -> str | None:
 def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
     """`scan` by torch's kernels: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs."""
     assert isinstance(cell, GatedCell)
-    weights = [cell.weight_ih, cell.weight_hh]
+    weights: list[Tensor] = [cell.weight_ih, cell.weight_hh]
     if cell.bias_ih is not None and cell.bias_hh is not None:
         weights += [cell.bias_ih, cell.bias_hh]
     # cuDNN keeps what backward needs only in train mode; with dropout 0 the mode changes nothing else.

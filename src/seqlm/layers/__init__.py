@@ -1,6 +1,6 @@
 """Time, depth and dropout around cells."""
 
-from .dropout import DropoutKind, LockedDropout, WordEmbedding, make_dropout, require_probability
+from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, require_probability
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
 from .scan import scan
 
@@ -11,6 +11,7 @@ __all__ = [
     "LockedDropout",
     "Recurrent",
     "Stack",
+    "StandardDropout",
     "WordEmbedding",
     "make_dropout",
     "require_probability",

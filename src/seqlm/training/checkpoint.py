@@ -1,10 +1,10 @@
 """Checkpoints: everything that can change the next step, written whole or not at all, verified before use.
 
-    checkpoints/step-000012000/model.safetensors   weights
-                               state.pt            optimizer, schedule, progress, carry, random numbers
-                               meta.json           format, step, valid loss: readable without torch
-                               MANIFEST.sha256     of the three; neither format notices flipped bits itself
-    checkpoints/last, best                         the name of a folder
+checkpoints/step-000012000/model.safetensors   weights
+                           state.pt            optimizer, schedule, progress, carry, random numbers
+                           meta.json           format, step, valid loss: readable without torch
+                           MANIFEST.sha256     of the three; neither format notices flipped bits itself
+checkpoints/last, best                         the name of a folder
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         for stale in folder.glob(".step-*"):  # of a process that was killed while saving
             shutil.rmtree(stale, ignore_errors=True)
         aside.mkdir()
-        save_file({name: tensor.contiguous() for name, tensor in weights_of(model).items()}, aside / "model.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in weights_of(model).items()}, aside / "model.safetensors"
+        )
         torch.save(state, aside / "state.pt")
         (aside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         lines = [f"{_sha256(aside / name)}  {name}\n" for name in FILES]
@@ -121,7 +123,9 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
             raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
         damage = verify(folder / name)
         if damage:
-            raise ConfigError(f"{folder / name} is damaged ({damage}); use checkpoint=last for the newest that is whole")
+            raise ConfigError(
+                f"{folder / name} is damaged ({damage}); use checkpoint=last for the newest that is whole"
+            )
         return _opened(folder / name)
     for step in reversed(_steps(folder)):
         damage = verify(folder / _name(step))
@@ -135,7 +139,7 @@ def verify(path: Path) -> str:
     """What is wrong with the files of a checkpoint, or an empty text."""
     try:
         lines = (path / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
-        listed = dict(reversed(line.split("  ", 1)) for line in lines)
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if sorted(listed) != sorted(FILES):
             return "its manifest is incomplete"
         for name, digest in listed.items():
@@ -213,4 +217,7 @@ def _save_failed(path: Path, error: Exception) -> SeqlmError:
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < 1 << 20
     cause = f"the disk is full: {free / 1e6:.1f} MB are free" if full else f"{type(error).__name__}: {error}"
-    return SeqlmError(f"the checkpoint {path} could not be written ({cause}); earlier checkpoints are untouched; make room and resume the run")
+    return SeqlmError(
+        f"the checkpoint {path} could not be written ({cause}); "
+        "earlier checkpoints are untouched; make room and resume the run"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -30,12 +31,14 @@ class Console:
     def __init__(self, unit: str) -> None:
         self._unit = unit  # ppl or bpc: what this task's users think in
         self._terminal = sys.stdout.isatty()
-        self._bar: tqdm[None] | None = None
+        self._bar: Any = None
         self._quiet_until = 0.0
 
     def start(self, step: int, total_steps: int | None) -> None:
         if self._terminal:
-            self._bar = tqdm(total=total_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True, smoothing=0.05)
+            self._bar = tqdm(
+                total=total_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True, smoothing=0.05
+            )
 
     def step(self) -> None:
         if self._bar is not None:
@@ -52,7 +55,8 @@ class Console:
         """The numbers of the last log interval."""
         shown = (
             f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  ppl {values['train/ppl']:.2f}  "
-            f"lr {values['train/lr']:.3g}  grad {values['train/grad_norm']:.2f}  {values['train/tokens_per_s']:,.0f} tok/s"
+            f"lr {values['train/lr']:.3g}  grad {values['train/grad_norm']:.2f}  "
+            f"{values['train/tokens_per_s']:,.0f} tok/s"
         )
         if self._bar is not None:
             self._bar.set_postfix_str(f"{shown}  {best}".rstrip(), refresh=False)
@@ -62,7 +66,9 @@ class Console:
 
     def evaluation(self, step: int, metrics: Mapping[str, float], improved: bool, seconds: float, text: str) -> None:
         """One line for an evaluation, and one of sampled text."""
-        numbers = "  ".join(f"{name} {value:.4f}" if name != "ppl" else f"{name} {value:.2f}" for name, value in metrics.items())
+        numbers = "  ".join(
+            f"{name} {value:.4f}" if name != "ppl" else f"{name} {value:.2f}" for name, value in metrics.items()
+        )
         self.say(f"step {step:>7,}  valid {numbers}  {'best so far' if improved else 'no better'}  [{clock(seconds)}]")
         if text:
             self.say("              | " + " ".join(text.split()))

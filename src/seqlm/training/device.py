@@ -10,7 +10,9 @@ import torch
 from ..errors import ConfigError
 
 
-def prepare(device: str, precision: str = "float32", threads: int | None = None, deterministic: bool = False) -> torch.device:
+def prepare(
+    device: str, precision: str = "float32", threads: int | None = None, deterministic: bool = False
+) -> torch.device:
     """Resolve `device` and set torch up for `precision`; raises ConfigError for what this machine cannot do."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,7 +23,9 @@ def prepare(device: str, precision: str = "float32", threads: int | None = None,
     if resolved.type not in ("cpu", "cuda"):
         raise ConfigError(f"device={device} is not supported; allowed: auto, cpu, cuda")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device={device} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu")
+        raise ConfigError(
+            f"device={device} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu"
+        )
     if resolved.type == "cpu" and precision != "float32":
         raise ConfigError(f"precision={precision} needs device=cuda; on the CPU use precision=float32")
     if threads is not None:

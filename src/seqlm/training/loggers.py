@@ -68,6 +68,5 @@ class RunLogger:
         data.version = metadata.PLUGIN_DATA_VERSION
         described = metadata.create_summary_metadata(data)
         summary = Summary(value=[Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)])
-        self._writer._get_file_writer().add_summary(summary, 0)
-
-
+        assert self._writer.file_writer is not None
+        self._writer.file_writer.add_summary(summary, 0)

@@ -39,8 +39,9 @@ class Constant(Schedule):
 
 
 class HoldThenDecay(Schedule):
-    """lr_e = lr / decay^max(0, e - hold_epochs + 1) in epoch e = 0, 1, ...: full for `hold_epochs` epochs, then divided at each.
+    """lr_e = lr / decay^max(0, e - hold_epochs + 1) in epoch e = 0, 1, ...
 
+    Full for `hold_epochs` epochs, then divided at each.
     W. Zaremba et al., arXiv 1409.2329 (2014). Their Lua code tests `epoch > max_epoch` after an epoch has
     ended, so its max_epoch = 4 holds the rate for 5 epochs.
     """
@@ -57,7 +58,7 @@ class HoldThenDecay(Schedule):
 
 
 class DivideOnPlateau(Schedule):
-    """lr / divisor^k, k the number of times that `patience` evaluations in a row brought no lower loss than the best."""
+    """lr / divisor^k, k the number of times that `patience` evaluations in a row did not beat the best loss."""
 
     def __init__(self, *, divisor: float, patience: int = 1) -> None:
         if divisor <= 1:

@@ -1,0 +1,116 @@
+"""Records of finished runs, and the README's table made from them.
+
+    python scripts/results.py record RUN      write results/<experiment>.json from a run that seqlm eval has scored
+    python scripts/results.py table           rewrite the table in README.md
+    python scripts/results.py table --check   fail if README.md does not show what results/ says
+
+A record holds no path and no text: what was measured, with which code, on which hardware.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from seqlm.config import dotted, plain_dict
+from seqlm.config import load_config as load
+from seqlm.errors import SeqlmError
+from seqlm.run import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
+START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
+
+
+def record(folder: str) -> Path:
+    """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=... batch_size=1`."""
+    run = RunFolder.open(folder)
+    info, config = run.info(), load(run.config)
+    name = info["choices"].get("experiment") or "default"
+    scores = {}
+    for split in ("valid", "test"):
+        scores[split] = run.eval_result(split)
+        if not scores[split]:
+            raise SeqlmError(f"{folder} has no score on {split}; run: seqlm eval {folder} split={split}")
+        scores[split].pop("run")
+    curve = [[r["step"], r["seconds"], r["valid/ppl"], r["valid/bpc"]] for r in run.records() if "valid/ppl" in r]
+    kept = ("seqlm", "torch", "python", "git", "device", "seed", "parameters", "steps", "tokens", "seconds", "resumed")
+    written = {
+        "experiment": name,
+        "status": info["status"],
+        **{key: info.get(key) for key in kept},
+        "scores": scores,
+        "curve_columns": ["step", "seconds", "valid_ppl", "valid_bpc"],
+        "curve": curve,
+        "config": {
+            k: v for k, v in dotted(plain_dict(config)).items() if not k.startswith(("run.", "data.path", "trust"))
+        },
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def published(experiment: Path) -> str:
+    """The test perplexity that the header of an experiment quotes."""
+    header = re.search(r"^# Published:.*?test (about )?([\d.]+)", experiment.read_text(encoding="utf-8"), re.M)
+    return f"{'about ' if header and header[1] else ''}{header[2]}" if header else ""
+
+
+def table() -> str:
+    """The results as a Markdown table: every experiment there is, run or not."""
+    lines = [
+        "| `seqlm train ...` | parameters | published test | measured test | valid | epochs | time | tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for experiment in [None, *sorted(EXPERIMENTS.glob("*.yaml"))]:
+        name = experiment.stem if experiment else "default"
+        words = f"`experiment={name}`" if experiment else "(no arguments)"
+        quoted = published(experiment) if experiment else ""
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            lines.append(f"| {words} | | {quoted} | not run yet | | | | |")
+            continue
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        unit = "ppl" if data["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
+        test, valid = (f"{data['scores'][split][unit]:.2f}" for split in ("test", "valid"))
+        suffix = " bits/char" if unit == "bpc" else ""
+        epochs = (
+            data["tokens"] / data["config"].get("tokens_per_epoch", 1) if "tokens_per_epoch" in data["config"] else None
+        )
+        shown = f"{epochs:.1f}" if epochs else str(data["config"].get("train.epochs") or "")
+        minutes = f"{data['seconds'] / 60:.0f} min"
+        speed = f"{data['tokens'] / data['seconds']:,.0f}"
+        total = f"{data['parameters']['total']:,}"
+        lines.append(f"| {words} | {total} | {quoted} | **{test}**{suffix} | {valid} | {shown} | {minutes} | {speed} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("record").add_argument("run")
+    verbs.add_parser("table").add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    if options.verb == "record":
+        try:
+            print(record(options.run))
+        except SeqlmError as error:
+            print(f"results: {error}", file=sys.stderr)
+            return error.exit_code
+        return 0
+    before = README.read_text(encoding="utf-8")
+    head, rest = before.split(START)
+    after = f"{head}{START}\n{table()}\n{END}{rest.split(END, 1)[1]}"
+    if options.check:
+        return int(after != before)
+    README.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Every YAML file composes, builds and trains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqlm.assemble import check_parts
+from seqlm.build import build
+from seqlm.config import EvalConfig, SampleConfig, find_configs, load_config, plain_dict, save_config, verb_config
+from seqlm.train import train
+
+from .conftest import TINY, compose, tiny
+
+CONFIGS = find_configs()
+
+
+def options(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiments_compose_check_and_name_their_source(experiment):
+    config = compose(f"experiment={experiment}", "data.path=x")
+    check_parts(config)
+    assert config.train.minutes is None and config.train.epochs
+    header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    assert "# @package _global_" in header and "Published:" in header and f"results/{experiment}.json" in header
+    assert f"seqlm train experiment={experiment} data.path=" in header
+
+
+@pytest.mark.parametrize("experiment", [name for name in options("experiment") if "large" not in name])
+def test_experiments_train(experiment, tmp_path):
+    """Two steps of each recipe on a small vocabulary: all its parts work together."""
+    (tmp_path / "train.txt").write_text("a b c d e f g\n" * 300)
+    (tmp_path / "valid.txt").write_text("a b c d e f g\n" * 20)
+    config = compose(f"experiment={experiment}", "data=text", "data/tokenizer=word", f"data.path={tmp_path}",
+                     f"run.root={tmp_path}", "run.name=run", "train.steps=2", "sample.tokens=3")  # fmt: skip
+    assert train(config, {}) < 6
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        f"{group}={name}"
+        for group in ("data", "model", "optim", "schedule", "data/tokenizer", "model/cell", "task")
+        for name in options(group)
+    ],
+)
+def test_every_choice_checks(choice):
+    check_parts(compose(choice, *(["data.path=x"] if choice in ("data=ptb", "data=text") else [])))
+
+
+@pytest.mark.parametrize(
+    "choice", [f"optim={name}" for name in options("optim")] + [f"schedule={name}" for name in options("schedule")]
+)
+def test_every_optimizer_and_schedule_trains(choice, tmp_path):
+    before = train(tiny(tmp_path, choice, "train.steps=1", name="short"), {})
+    rate = ["optim.lr=1.0"] if choice == "optim=sgd" else []
+    assert train(tiny(tmp_path, choice, "train.steps=60", *rate, name="long"), {}) < before
+
+
+@pytest.mark.parametrize("debug", options("debug"))
+def test_debug_settings_do_what_they_say(debug, tmp_path):
+    small = [
+        "data=markov",
+        "data.tokens=30000",
+        "model.hidden_size=32",
+        f"run.root={tmp_path}",
+        "run.name=run",
+        "threads=1",
+    ]
+    words = small if debug != "overfit" else [*small[:2], "model.hidden_size=200", *small[3:]]
+    train(compose(f"debug={debug}", *words), {})
+    from .test_training import of
+
+    losses = list(of("train/loss", tmp_path / "run").values())
+    assert losses[-1] < 0.1 if debug == "overfit" else losses
+
+
+def test_saved_configs_are_plain_and_come_back_equal(tmp_path):
+    config = compose(*TINY, "model.layers=[{cell: gru}]", "run.name=007", "sample.prompt='yes'")
+    save_config(config, tmp_path / "config.yaml")
+    assert plain_dict(load_config(tmp_path / "config.yaml")) == plain_dict(config)
+    assert "${" not in (tmp_path / "config.yaml").read_text() and "!!" not in (tmp_path / "config.yaml").read_text()
+
+
+def test_trust_in_a_saved_config_is_not_believed(tmp_path):
+    config = compose("trust=[os.]")
+    assert config.trust == ["os."]
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml").trust == []
+
+
+def test_the_verbs_yaml_files_hold_every_key():
+    verb_config("eval", EvalConfig, [])
+    verb_config("sample", SampleConfig, [])
+    assert verb_config("eval", EvalConfig, ["data.path=2024", "window=9"]).data == {"path": "2024"}
+
+
+def test_comments_explain_the_keys():
+    """Each key of the trunk that is not self-evident is explained where its value stands."""
+    text = (CONFIGS / "train.yaml").read_text()
+    for key in (
+        "window",
+        "loss_unit",
+        "clip_norm",
+        "patience",
+        "eval_every",
+        "keep_every",
+        "resume",
+        "engine",
+        "minutes",
+    ):
+        assert re.search(rf"^\s*{key}:.*#|^\s*{key}:", text, re.M), key
+
+
+def test_nodes_name_their_own_package():
+    for path in Path(CONFIGS).rglob("*.yaml"):
+        for target in re.findall(r"_target_: (\S+)", path.read_text()):
+            assert target.startswith(("seqlm.", "torch.optim.")), path
+
+
+def test_devices_that_are_not_there_are_refused():
+    from seqlm.errors import ConfigError
+    from seqlm.training.device import prepare
+
+    for device, precision, message in [
+        ("cpu", "bf16", "precision=bf16 needs device=cuda"),
+        ("tpu", "float32", "device=tpu is unknown"),
+        ("mps", "float32", "device=mps is not supported"),
+        ("cuda:99", "float32", "device=cuda:99 is not there"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            prepare(device, precision)
+    assert prepare("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_training_on_cuda(tmp_path, precision):
+    loss = train(
+        tiny(tmp_path, "device=cuda", f"precision={precision}", "model.dropout.hidden=0.2", "train.steps=200"), {}
+    )
+    assert loss < 1.5
+
+
+def test_build_of_every_cell_is_a_plain_constructor_call():
+    for name in options("model/cell"):
+        node = compose(f"model/cell={name}").model["cell"]
+        assert build(node, "model.cell", input_size=3, hidden_size=4).input_size == 3
