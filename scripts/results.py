@@ -64,7 +64,7 @@ def published(experiment: Path) -> str:
 def table() -> str:
     """The results as a Markdown table: every experiment there is, run or not."""
     lines = [
-        "| `seqlm train ...` | parameters | published test | measured test | valid | epochs | time | tokens/s |",
+        "| `seqlm train ...` | parameters | published test | measured test | valid | length | time | tokens/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for experiment in [None, *sorted(EXPERIMENTS.glob("*.yaml"))]:
@@ -79,14 +79,14 @@ def table() -> str:
         unit = "ppl" if data["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
         test, valid = (f"{data['scores'][split][unit]:.2f}" for split in ("test", "valid"))
         suffix = " bits/char" if unit == "bpc" else ""
-        epochs = (
-            data["tokens"] / data["config"].get("tokens_per_epoch", 1) if "tokens_per_epoch" in data["config"] else None
-        )
-        shown = f"{epochs:.1f}" if epochs else str(data["config"].get("train.epochs") or "")
+        epochs = data["config"].get("train.epochs")
+        length = f"{epochs} epochs" if epochs else f"{data['steps']:,} steps"
         minutes = f"{data['seconds'] / 60:.0f} min"
         speed = f"{data['tokens'] / data['seconds']:,.0f}"
         total = f"{data['parameters']['total']:,}"
-        lines.append(f"| {words} | {total} | {quoted} | **{test}**{suffix} | {valid} | {shown} | {minutes} | {speed} |")
+        lines.append(
+            f"| {words} | {total} | {quoted} | **{test}**{suffix} | {valid} | {length} | {minutes} | {speed} |"
+        )
     return "\n".join(lines)
 
 

@@ -195,7 +195,7 @@ def test_resume_refuses_what_would_be_another_run(tmp_path):
 def test_resume_refuses_changed_data(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {i} of it\n" for i in range(300)))
-    words = ["data=text", f"data.path={text}", "train.steps=8", "train.minutes=null", "model.hidden_size=8"]
+    words = ["data=text", f"data.path={text}", "train.steps=8", "model.hidden_size=8"]
     command("train", *words, f"run.root={tmp_path}", "run.name=run", cwd=tmp_path)
     moved = tmp_path / "moved.txt"
     text.rename(moved)
@@ -223,6 +223,15 @@ def test_two_processes_never_train_one_run(tmp_path):
     with run.locked(), pytest.raises(ConfigError, match="is being trained by another process"):
         resume(run.path, ["train.steps=9"])
     resume(run.path, ["train.steps=9"])
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
+    for name in ("whole", "parts"):
+        train(tiny(tmp_path, *DROPOUT, name=name), {})
+    shutil.rmtree(tmp_path / "parts" / "checkpoints")
+    train(tiny(tmp_path, *DROPOUT, "resume=auto", name="parts"), {})
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
 # ---- checkpoints on disk

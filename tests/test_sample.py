@@ -10,6 +10,9 @@ from seqlm.config import SampleConfig, verb_config
 from seqlm.data import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 from seqlm.sample import draw, generate
+from seqlm.train import train
+
+from .conftest import tiny
 
 TEXT = "to be or not to be\nthat is the question\n"
 
@@ -60,6 +63,12 @@ def test_prompts_the_vocabulary_lacks_are_refused():
     with pytest.raises(ConfigError, match="'bee'"):
         next(generate(model_for(words), words, how("prompt=to bee")))
     next(generate(model_for(ByteTokenizer()), ByteTokenizer(), how("prompt=ß😀")))
+
+
+def test_a_bad_prompt_is_refused_before_training_starts(tmp_path):
+    with pytest.raises(ConfigError, match="sample.prompt='xyz' has what the vocabulary lacks: 'x', 'y', 'z'"):
+        train(tiny(tmp_path, "sample.prompt=xyz"), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_words_follow_the_prompt_with_a_space():

@@ -136,9 +136,8 @@ def test_limits_end_a_run(tmp_path):
         assert (info["steps"], info["status"]) == (steps, "finished"), name
     train(tiny(tmp_path, "train.steps=null", "train.minutes=0.03", name="minutes"), {})
     assert 1.5 < RunFolder(tmp_path / "minutes").info()["seconds"] < 10
-    with pytest.raises(ConfigError, match="the run would never end"):
-        train(tiny(tmp_path, "train.steps=null", name="never"), {})
-    assert not (tmp_path / "never").exists()
+    train(tiny(tmp_path, "train.steps=null", "train.default_steps=7", name="default"), {})
+    assert RunFolder(tmp_path / "default").info()["steps"] == 7
 
 
 def test_early_stopping_counts_evaluations_without_gain(tmp_path):

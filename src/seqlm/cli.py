@@ -34,12 +34,13 @@ def train(words: Words) -> None:
             config = typed(Config, values)
             from .train import train as run
 
-            return run(config, runtime.choices)
-        except SeqlmError as error:
-            _tell(error)
-            exit_codes.append(error.exit_code)
+            return run(
+                config, {group: choice for group, choice in runtime.choices.items() if choice and "hydra" not in group}
+            )
+        except (SeqlmError, OSError) as error:
+            exit_codes.append(_tell(error))
             if isinstance(error, Stopped):
-                sys.exit(error.exit_code)  # a signal ends a sweep, a failed run does not
+                sys.exit(exit_codes[-1])  # a signal ends a sweep, a failed run does not
             return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
@@ -110,18 +111,19 @@ def main() -> None:
             print(_verb_help(words[0]))
         else:
             VERBS[words[0]](words[1:])
-    except SeqlmError as error:
-        _tell(error)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as in `seqlm runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except (SeqlmError, OSError) as error:
+        sys.exit(_tell(error))
 
 
-def _tell(error: SeqlmError) -> None:
+def _tell(error: SeqlmError | OSError) -> int:
+    """Print an error for the user; returns the exit code that belongs to it."""
     print(f"seqlm: {error}", file=sys.stderr, flush=True)
+    return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
 
 
 def _overview() -> str:

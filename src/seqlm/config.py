@@ -50,6 +50,7 @@ class TrainConfig:
     eval_batch_size: int = _key(least=1)
     loss_unit: str = _key(allowed=("mean", "sum"))
     clip_norm: Optional[float] = _key(above=0)
+    default_steps: int = _key(least=1)
     steps: Optional[int] = _key(least=1)
     epochs: Optional[int] = _key(least=1)
     tokens: Optional[int] = _key(least=1)
@@ -217,7 +218,11 @@ def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write plain YAML that `load_config` reads back to an equal object."""
+    """Write plain YAML that `load_config` reads back to an equal object; paths of data become absolute."""
+    if isinstance(config.data, dict):
+        for key in ("path", "train", "valid", "test"):
+            if isinstance(config.data.get(key), str):
+                config.data[key] = str(Path(config.data[key]).resolve())
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
 
 

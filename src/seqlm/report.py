@@ -84,13 +84,12 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         what = f"{type(layer.cell).__name__} {layer.cell.input_size} -> {layer.cell.output_size}"
         rows.append((f"layer {index}", f"{what}, engine {layer.plan.engine}: {layer.plan.reason}"))
     limits = config.train
-    ends = [f"{limits.steps:,} steps" if limits.steps else "", f"{limits.epochs:,} epochs" if limits.epochs else ""]
-    ends += [
-        f"{limits.tokens:,} tokens" if limits.tokens else "",
-        f"{limits.minutes:g} minutes" if limits.minutes else "",
-    ]
+    named = {"steps": limits.steps, "epochs": limits.epochs, "tokens": limits.tokens, "minutes": limits.minutes}
+    if not any(named.values()):
+        named["steps"] = limits.default_steps
+    ends = [f"{limit:,} {unit}" for unit, limit in named.items() if limit]
     rows += [
-        ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(end for end in ends if end)}"),
+        ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
     ]
     return table([row for row in rows if row[1]])

@@ -25,12 +25,7 @@ def generate(model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) ->
     most probable. Draws come from a generator of their own: the same seed gives the same text, and
     sampling during training changes nothing in it. Raises ConfigError for prompts the vocabulary lacks.
     """
-    missing = tokenizer.missing(how.prompt)
-    if missing:
-        shown = ", ".join(repr(item) for item in missing[:20])
-        raise ConfigError(
-            f"prompt={how.prompt!r} has what the run's vocabulary lacks: {shown}; leave it out or replace it"
-        )
+    check_prompt(tokenizer, how.prompt)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(how.seed)
     decode, carry = tokenizer.decoder(), model.init_carry(1)
@@ -50,6 +45,14 @@ def generate(model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) ->
             yield decode(tokens[0])
     finally:
         model.train(was_training)
+
+
+def check_prompt(tokenizer: Tokenizer, prompt: str, key: str = "prompt") -> None:
+    """Raise ConfigError, naming `key`, if the vocabulary lacks something of `prompt`."""
+    missing = tokenizer.missing(prompt)
+    if missing:
+        shown = ", ".join(repr(item) for item in missing[:20])
+        raise ConfigError(f"{key}={prompt!r} has what the vocabulary lacks: {shown}; leave it out or replace it")
 
 
 def draw(logits: Tensor, how: SamplingConfig, generator: torch.Generator) -> int:

@@ -8,6 +8,7 @@ import shlex
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from .evaluate import evaluate, to_device
 from .models import LanguageModel
 from .report import closing, describe_run, fingerprint, header, hparams, now
 from .run import RunFolder, file_stem
-from .sample import generate
+from .sample import check_prompt, generate
 from .training import Moment, Schedule, checkpoint
 from .training.console import Console
 from .training.device import autocast, prepare, random_state, set_random_state
@@ -74,6 +75,8 @@ class Session:
         steps = [limits.steps] if limits.steps else []
         steps += [limits.epochs * windows] if limits.epochs else []
         steps += [math.ceil(limits.tokens / len(self.train.tokens) * windows)] if limits.tokens else []
+        if not steps and limits.minutes is None:
+            return limits.default_steps
         return min(steps, default=None)
 
 
@@ -87,7 +90,7 @@ def train(config: Config, choices: Mapping[str, str]) -> float:
         if config.run.name is None:
             raise ConfigError("resume=auto needs run.name=...: the run to go on with")
         if (Path(config.run.root) / config.run.name / "run.json").is_file():
-            return resume(Path(config.run.root) / config.run.name, [])
+            return resume(Path(config.run.root) / config.run.name, [f"trust={config.trust}"])
     session = _assemble(config)
     stem = "-".join(file_stem(choices.get(group, group)) for group in ("data", "model"))
     run = RunFolder.create(Path(config.run.root), config.run.name, stem)
@@ -100,11 +103,14 @@ def train(config: Config, choices: Mapping[str, str]) -> float:
 
 
 def resume(folder: str | Path, words: Sequence[str]) -> float:
-    """Go on with the run in `folder` from its newest whole checkpoint; `words` may change resumable keys."""
+    """Go on with the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
+
+    A run that was killed before its first checkpoint starts anew, which gives the same numbers.
+    """
     run = RunFolder.open(folder)
     with run.locked():
         config = resumed(load_config(run.config), words)
-        start = checkpoint.find(run.checkpoints, "last", print)
+        start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
         session = _assemble(config, run)
         known = run.info().get("data_fingerprint")
         if known != (found := fingerprint(session.data)):
@@ -123,11 +129,10 @@ def _assemble(config: Config, run: RunFolder | None = None) -> Session:
     """Build everything a run needs; the tokenizer of an existing run is its own."""
     check_parts(config)
     limits = config.train
-    if not any((limits.steps, limits.epochs, limits.tokens, limits.minutes)):
-        raise ConfigError("the run would never end: set one of train.steps, train.epochs, train.tokens, train.minutes")
     device = prepare(config.device, config.precision, config.threads, config.deterministic)
     torch.manual_seed(config.seed)
     data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
+    check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
     model = build_model(config, data.tokenizer).to(device)
     optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
     first = data.tokenizer.eos_id
@@ -157,8 +162,8 @@ def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) 
     progress, carry = Progress(), session.model.init_carry(session.train.batch_size)
     if start is not None:
         progress, carry = _restore(start, session, carry)
-        run.forget_after(progress.step)
-    config, console = session.config, Console("ppl")
+    run.forget_after(progress.step)
+    config, console = session.config, Console(session.data.tokenizer.kind)
     logger = RunLogger(run.path, start_step=progress.step if start else 0)
     status = "failed"
     print(header(run, session, progress), flush=True)
@@ -175,10 +180,11 @@ def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) 
         raise
     finally:
         console.close()
-        logger.close(status)
         valid = {f"valid/{name}": value for name, value in progress.valid.items()}
         counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 1)}
-        run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
+        with suppress(OSError):  # on a full disk the error that brought us here is the one to tell
+            logger.close(status)
+            run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
     print(closing(run, session, progress), flush=True)
     return progress.best_loss
 
@@ -262,8 +268,7 @@ def _fit(
             }
             logger.scalars(progress.step, progress.tokens, before + time.perf_counter() - began, values)
             epoch = progress.epoch + progress.window / len(session.train)
-            best = f"best {progress.valid.get('ppl', math.inf):.2f} @ {progress.best_step}" if progress.valid else ""
-            console.training(progress.step, epoch, values, best)
+            console.training(progress.step, epoch, values, progress.best_loss, progress.best_step)
             progress.nats, progress.nats_tokens, logged_tokens, busy = 0.0, 0, progress.tokens, 0.0
 
 
@@ -361,5 +366,6 @@ def _non_finite(run: RunFolder, model: nn.Module, step: int, nats: float, lr: fl
     what = f"the gradient of {bad[0]}" if math.isfinite(nats) and bad else "the loss"
     return (
         f"{what} is not finite at step {step:,} (lr {lr:g}, loss sum {nats:g}); no step was taken with it.\n"
-        f"The last checkpoint is in {run.checkpoints}. Try a lower optim.lr or train.clip_norm in a new run."
+        f"The last checkpoint is {checkpoint.find(run.checkpoints, 'last', print).path}. "
+        "Try a lower optim.lr or train.clip_norm in a new run."
     )

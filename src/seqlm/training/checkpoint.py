@@ -119,7 +119,7 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     if which != "last":
         name = _name(int(which)) if which.isdigit() else _pointed(folder, which)
         if name is None or not (folder / name).is_dir():
-            there = ", ".join(["best", "last", *(str(step) for step in _steps(folder))])
+            there = ", ".join(["best", "last", *(str(step) for step in steps(folder))])
             raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
         damage = verify(folder / name)
         if damage:
@@ -127,7 +127,7 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
                 f"{folder / name} is damaged ({damage}); use checkpoint=last for the newest that is whole"
             )
         return _opened(folder / name)
-    for step in reversed(_steps(folder)):
+    for step in reversed(steps(folder)):
         damage = verify(folder / _name(step))
         if not damage:
             return _opened(folder / _name(step))
@@ -152,13 +152,13 @@ def verify(path: Path) -> str:
 
 def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:
     """Delete old checkpoints, never what `last` or `best` name."""
-    steps = _steps(folder)
-    losses = {step: _loss(folder / _name(step)) for step in steps}
-    ranked = sorted((step for step in steps if losses[step] is not None), key=lambda step: (losses[step], step))
-    kept = {*steps[-keep_last:], *ranked[:keep_best]}
-    kept |= {step for step in steps if keep_every and step and step % keep_every == 0}
+    saved = steps(folder)
+    losses = {step: _loss(folder / _name(step)) for step in saved}
+    ranked = sorted((step for step in saved if losses[step] is not None), key=lambda step: (losses[step], step))
+    kept = {*saved[-keep_last:], *ranked[:keep_best]}
+    kept |= {step for step in saved if keep_every and step and step % keep_every == 0}
     named = {_pointed(folder, pointer) for pointer in ("last", "best")}
-    for step in steps:
+    for step in saved:
         if step not in kept and _name(step) not in named:
             shutil.rmtree(folder / _name(step), ignore_errors=True)
 
@@ -177,7 +177,8 @@ def _name(step: int) -> str:
     return f"step-{step:09d}"
 
 
-def _steps(folder: Path) -> list[int]:
+def steps(folder: Path) -> list[int]:
+    """The steps there are checkpoints of, whole or not, in order."""
     names = (path.name.removeprefix("step-") for path in folder.glob("step-*") if path.is_dir())
     return sorted(int(name) for name in names if name.isdigit())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,8 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 class Console:
     """The progress of one run; a tqdm bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, unit: str) -> None:
-        self._unit = unit  # ppl or bpc: what this task's users think in
+    def __init__(self, tokenizer: str) -> None:
+        self._bits = {"char": "bpc", "byte": "bits/byte"}.get(tokenizer)  # words are told in perplexity
         self._terminal = sys.stdout.isatty()
         self._bar: Any = None
         self._quiet_until = 0.0
@@ -51,15 +52,22 @@ class Console:
         else:
             print(text, flush=True)
 
-    def training(self, step: int, epoch: float, values: Mapping[str, float], best: str) -> None:
-        """The numbers of the last log interval."""
+    def _headline(self, loss: float) -> str:
+        """Nats per token in the unit people think in."""
+        if self._bits:
+            return f"{self._bits} {loss / math.log(2):.3f}"
+        return f"ppl {math.exp(min(loss, 700)):.2f}"
+
+    def training(self, step: int, epoch: float, values: Mapping[str, float], best_loss: float, best_step: int) -> None:
+        """The numbers of the last log interval, and the best evaluation so far."""
         shown = (
-            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  ppl {values['train/ppl']:.2f}  "
+            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  {self._headline(values['train/loss'])}  "
             f"lr {values['train/lr']:.3g}  grad {values['train/grad_norm']:.2f}  "
             f"{values['train/tokens_per_s']:,.0f} tok/s"
         )
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{shown}  {best}".rstrip(), refresh=False)
+            best = f"  best {self._headline(best_loss)} @ {best_step:,}" if best_step else ""
+            self._bar.set_postfix_str(shown + best, refresh=False)
         elif time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             print(f"step {step:>7,}  {shown}", flush=True)
