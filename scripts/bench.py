@@ -25,6 +25,7 @@ from seqlm import LanguageModel, LSTMCell, Recurrent, Stack, detach
 from seqlm.data import Window
 from seqlm.layers import make_dropout
 from seqlm.tasks import LanguageModeling
+from seqlm.train import descend
 
 VOCABULARY, BATCH = 10_000, 20
 SHAPES = {
@@ -74,18 +75,14 @@ def seqlm_step(hidden: int, window: int, dropout: float, lr: float, clip: float,
     model = LanguageModel(
         VOCABULARY, stack, input_dropout=dropout, output_dropout=dropout, dropout_kind="standard", init_range=0.1
     )
-    task, optimizer, carry = LanguageModeling(), torch.optim.SGD(model.parameters(), lr=lr, fused=True), None
+    task, parameters, carry = LanguageModeling(), list(model.parameters()), None
+    optimizer = torch.optim.SGD(parameters, lr=lr, fused=True)
 
     def step(tokens: Tensor) -> float:
         nonlocal carry
         carry = model.init_carry(BATCH) if carry is None else detach(carry)
         carry, nats = task.nats(model, Window(tokens[:-1], tokens[1:], tokens[1:].numel()), carry)
-        optimizer.zero_grad(set_to_none=True)
-        (nats / BATCH).backward()
-        parameters = list(model.parameters())
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-        optimizer.step()
+        descend(nats / BATCH, optimizer, parameters, clip)
         return nats.item()
 
     return step

@@ -58,7 +58,8 @@ def compose(*overrides: str):
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    from seqlm.config import Config, find_configs, resolve_layer_cells, typed
+    from seqlm.config import find_configs, resolve_layer_cells, typed
+    from seqlm.schema import Config
 
     with initialize_config_dir(str(find_configs()), version_base="1.3"):
         values = OmegaConf.to_container(hydra_compose("train", list(overrides)), resolve=True)

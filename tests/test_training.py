@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import seqlm.session
 import seqlm.train
 from seqlm.assemble import load_run
 from seqlm.build import build
 from seqlm.data import IGNORE, Streams
 from seqlm.errors import ConfigError, NonFiniteError
 from seqlm.run import RunFolder
+from seqlm.session import assemble_session
 from seqlm.train import train
 from seqlm.training import Constant, DivideOnPlateau, HoldThenDecay, Moment, WarmupCosine
 
@@ -75,7 +77,7 @@ def test_impossible_schedules_are_refused(node, message):
 
 def by_hand(config, steps, clip, unit):
     """The plain training loop of the textbooks, on the same model and data: logged losses by step."""
-    session = seqlm.train._assemble(config)
+    session = assemble_session(config)
     model, losses = session.model, {}
     model.train()
     carry, nats, tokens = None, 0.0, 0
@@ -162,7 +164,7 @@ def test_the_schedule_reaches_the_optimizer(tmp_path):
 @pytest.mark.parametrize("how", ["weight", "lr"])
 def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monkeypatch):
     config = tiny(tmp_path, "train.steps=30", "optim=sgd", "optim.lr=0.1")
-    original, calls = seqlm.train.build_model, []
+    original, calls = seqlm.session.build_model, []
 
     def poisoned(*arguments):
         model = original(*arguments)
@@ -174,7 +176,7 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
         model.stack.layers[0].cell.weight_hh.register_hook(poison)
         return model
 
-    monkeypatch.setattr(seqlm.train, "build_model", poisoned)
+    monkeypatch.setattr(seqlm.session, "build_model", poisoned)
     with pytest.raises(
         NonFiniteError, match=r"the gradient of stack.layers.0.cell.weight_hh is not finite at step 5"
     ) as caught:
@@ -190,11 +192,23 @@ def test_training_windows_of_ptb_size_are_all_used():
     assert len(streams) == 2324 and sum(streams[i].tokens for i in (0, 2323)) == 400 + 389
 
 
+def made(root, name):
+    with RunFolder.create(root, name, "markov-lstm", lambda run: run.update(status="running")) as run:
+        assert run.status() == "running" and run.path.is_dir()
+        return run.name
+
+
 def test_names_of_runs_never_collide(tmp_path):
-    names = {RunFolder.create(tmp_path, None, "markov-lstm").name for _ in range(50)}
+    names = {made(tmp_path, None) for _ in range(50)}
     assert len(names) == 50 and all(name.startswith("markov-lstm-2") for name in names)
+    (tmp_path / "x").mkdir()
+    made(tmp_path, "x")  # an empty folder is nobody's
     with pytest.raises(ConfigError, match="run.name=x:.*exists; choose another name, or resume=auto"):
-        RunFolder.create(tmp_path, "x", ""), RunFolder.create(tmp_path, "x", "")
+        made(tmp_path, "x")
+    with pytest.raises(ConfigError, match=r"run.name=../y leaves run.root"):
+        made(tmp_path, "../y")
+    made(tmp_path, "group/y")
+    assert not list(tmp_path.rglob(".[!l]*")), "something hidden was left behind"
 
 
 def test_nothing_is_written_when_something_is_wrong(tmp_path):

@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from .build import build, check
-from .config import Config, load_config
+from .build import build, check, fits
+from .config import load_config
 from .data import Corpus, Encoded, Tokenizer, encode_split, fit_tokenizer, load_tokenizer
 from .errors import ConfigError
 from .run import RunFolder
+from .schema import Config
 from .training import checkpoint
 
 # Keys of a data node that say how its text is read, whatever the text.
@@ -32,6 +33,11 @@ class Data:
 
     def __post_init__(self) -> None:
         self._encoded: dict[str, Encoded] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever the tokens of train or valid do."""
+        return f"{self['train'].fingerprint}/{self['valid'].fingerprint}"
 
     def __getitem__(self, split: str) -> Encoded:
         if split not in self._encoded:
@@ -54,11 +60,11 @@ def check_parts(config: Config) -> None:
     problems = []
     for node, where, runtime in parts:
         if not isinstance(node, Mapping):
-            problems.append(f"{where}={node} is not a part; choose one of configs/{where}")
+            problems.append(f"{where}={node} is not a part; choose one with {where.replace('.', '/')}=...")
         else:
             problems += check(node, where, runtime=runtime, trust=config.trust)
     limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if not fits(limit, int | None) or (limit is not None and limit < 1):
         problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
     if vocab_from not in ("train", "all"):
         problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
@@ -124,6 +130,7 @@ def load_run(
     run = RunFolder.open(folder)
     config = load_config(run.config)
     config.engine, config.trust = engine, list(trust)
-    config.data = {**config.data, **(data or {})}
+    if data:
+        config.data = {**(config.data if isinstance(config.data, dict) else {}), **data}
     check_parts(config)
     return LoadedRun(run, config, checkpoint)

@@ -11,13 +11,14 @@ import importlib
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from .errors import ConfigError
 
-# Code that a config may name. Only the command line can add to it (`trust=[mylab.]`), never a file.
-TRUSTED = ("seqlm.", "torch.optim.")
+# What a config may name: the public names of these modules, nothing they import or call. Only the command
+# line can add to it (`trust=[mylab.]`), never a file.
+PARTS = ("seqlm.cells", "seqlm.data", "seqlm.models", "seqlm.tasks", "seqlm.training", "torch.optim")
 YAML_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 
 
@@ -58,13 +59,10 @@ def check(
         if runtime and key in runtime:
             problems.append(f"{where}.{key} is set by the program, not by the config")
         elif key not in parameters and not open_ended:
-            near = difflib.get_close_matches(key, parameters, 1)
             settable = [name for name in parameters if name not in (runtime or ())]
-            hint = f"did you mean {where}.{near[0]}?" if near else f"it has: {', '.join(settable)}"
-            problems.append(f"{where}.{key} is not an argument of {name}; {hint}")
-        elif key in hints and not fits(value, hints[key]):
-            problems.append(f"{where}.{key}={value} should be {describe_type(hints[key])}")
-        problems += _check_inside(value, f"{where}.{key}", trust)
+            problems.append(f"{where}.{key} is not an argument of {name}; {_nearest(key, settable, where)}")
+        else:
+            problems += _mismatches(value, hints.get(key, object), f"{where}.{key}", trust)
     if runtime is not None:
         for key, parameter in parameters.items():
             needed = parameter.default is parameter.empty and parameter.kind not in (
@@ -74,6 +72,78 @@ def check(
             if needed and key not in node and key not in runtime:
                 problems.append(f"{where}.{key} is required by {name}")
     return problems
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain YAML value fits a type hint; True for hints a YAML value cannot be judged by."""
+    return not _mismatches(value, hint, "", ())
+
+
+def describe_type(hint: Any) -> str:
+    """A type hint in words a user knows."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        # Classes of libraries, such as a Tensor for lr, cannot be written in YAML.
+        return " or ".join(
+            describe_type(option) for option in get_args(hint) if option in YAML_TYPES or get_origin(option)
+        )
+    if origin is Literal:
+        return "one of " + ", ".join(str(option) for option in get_args(hint))
+    if origin in (list, tuple, Sequence):
+        return "a list"
+    return YAML_TYPES.get(hint) or "a mapping"
+
+
+def _mismatches(value: Any, hint: Any, where: str, trust: Sequence[str]) -> list[str]:
+    """Every place in `value`, however deep, where it is not what `hint` says."""
+    if hint is Any:
+        return []
+    if isinstance(value, Mapping) and "_target_" in value:
+        return check(value, where, runtime=None, trust=trust)
+    origin, options = get_origin(hint), get_args(hint)
+    wrong = [f"{where}={value} should be {describe_type(hint)}"]
+    if origin in (Union, types.UnionType):
+        found = [_mismatches(value, option, where, trust) for option in options]
+        inside = [problems for problems in found if problems and not problems[0].startswith(f"{where}=")]
+        return [] if [] in found else inside[0] if inside else wrong
+    if origin is Callable:  # filled by a node, which a group choice brings
+        group = where.replace(".", "/")
+        return [f"{where}={value} is not a part; choose one with {group}={value}"]
+    if origin is Literal:
+        return [] if value in options else wrong
+    if is_typeddict(hint):
+        return _mapping_mismatches(value, hint, where, trust) if isinstance(value, Mapping) else wrong
+    if origin in (list, Sequence) and isinstance(value, list):
+        items = enumerate(value)
+        return [
+            problem for index, item in items for problem in _mismatches(item, options[0], f"{where}.{index}", trust)
+        ]
+    if origin is tuple and isinstance(value, list):
+        right = options[-1] is Ellipsis or (len(options) == len(value) and all(map(fits, value, options)))
+        return [] if right else [f"{where}={value} should be a list of {len(options)} numbers"]
+    if origin in (dict, Mapping):
+        return [] if isinstance(value, Mapping) else wrong
+    if hint is int or hint is float:
+        kinds = (int, float) if hint is float else (int,)
+        return [] if isinstance(value, kinds) and not isinstance(value, bool) else wrong
+    if origin is None and inspect.isclass(hint):
+        return [] if isinstance(value, hint) else wrong
+    return [] if origin is None else wrong
+
+
+def _mapping_mismatches(value: Mapping[str, Any], hint: Any, where: str, trust: Sequence[str]) -> list[str]:
+    known, problems = get_type_hints(hint), []
+    for key, item in value.items():
+        if key in known:
+            problems += _mismatches(item, known[key], f"{where}.{key}", trust)
+        else:
+            problems.append(f"{where}.{key} is unknown; {_nearest(key, known, where)}")
+    return problems
+
+
+def _nearest(key: str, known: Iterable[str], where: str) -> str:
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f"did you mean {where}.{near[0]}?" if near else f"there are: {', '.join(known)}"
 
 
 def _is_node(value: Any) -> bool:
@@ -86,22 +156,21 @@ def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def _target(node: Mapping[str, Any], where: str, trust: Sequence[str]) -> Callable[..., Any]:
     path = str(node.get("_target_", ""))
-    trusted = (*TRUSTED, *trust)
-    if not path.startswith(trusted):
+    module_name, _, name = path.rpartition(".")
+    if module_name not in PARTS and not path.startswith(tuple(trust)):
         raise ConfigError(
-            f"{where}._target_={path or '(missing)'} is outside the trusted code ({', '.join(trusted)}); "
+            f"{where}._target_={path or '(missing)'} is outside the trusted code ({', '.join((*PARTS, *trust))}); "
             "if it is yours, add trust=[yourpackage.] on the command line"
         )
-    module, _, name = path.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{where}._target_={path} does not exist: {error}") from error
+        module = importlib.import_module(module_name)
+        target = getattr(module, name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{where}._target_={path} does not exist: {error}; is its folder on PYTHONPATH?") from error
+    if module_name in PARTS and name not in module.__all__:
+        raise ConfigError(f"{where}._target_={path} is not a public part of {module_name}")
     if not callable(target):
         raise ConfigError(f"{where}._target_={path} is not a class or a function")
-    # Defined there too, not only reachable from there: a module's own imports are its attributes.
-    if not str(getattr(target, "__module__", "")).startswith(tuple(prefix.rstrip(".") for prefix in trusted)):
-        raise ConfigError(f"{where}._target_={path} is defined outside the trusted code ({', '.join(trusted)})")
     return cast("Callable[..., Any]", target)
 
 
@@ -128,45 +197,3 @@ def _factories(value: Any, where: str, trust: Sequence[str]) -> Any:
     if isinstance(value, list):
         return [_factories(item, f"{where}.{index}", trust) for index, item in enumerate(value)]
     return value
-
-
-def _check_inside(value: Any, where: str, trust: Sequence[str]) -> list[str]:
-    if _is_node(value):
-        return check(value, where, runtime=None, trust=trust)
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    return [problem for key, item in items for problem in _check_inside(item, f"{where}.{key}", trust)]
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain YAML value fits a type hint; True for hints a YAML value cannot be judged by."""
-    origin = get_origin(hint)
-    if hint is Any or _is_node(value):
-        return True
-    if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if origin in (list, Sequence):
-        return isinstance(value, list) and all(fits(item, get_args(hint)[0]) for item in value)
-    if origin in (dict, Mapping):
-        return isinstance(value, Mapping)
-    return not inspect.isclass(hint) or isinstance(value, hint)
-
-
-def describe_type(hint: Any) -> str:
-    """A type hint in words a user knows."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        # Classes of libraries, such as a Tensor for lr, cannot be written in YAML.
-        return " or ".join(
-            describe_type(option) for option in get_args(hint) if option in YAML_TYPES or get_origin(option)
-        )
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in get_args(hint))
-    if origin is tuple:
-        return "a list"
-    return YAML_TYPES.get(hint) or ("a list" if origin in (list, Sequence) else "a mapping" if origin else str(hint))

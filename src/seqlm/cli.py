@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import __version__
-from .config import Config, dotted, find_configs, resolve_layer_cells, typed, unknown_key
+from .config import dotted, find_configs, resolve_layer_cells, typed, unknown_key
 from .errors import ConfigError, SeqlmError, Stopped
+from .schema import Config
 
 Words = Sequence[str]
 
@@ -37,6 +38,8 @@ def train(words: Words) -> None:
             return run(
                 config, {group: choice for group, choice in runtime.choices.items() if choice and "hydra" not in group}
             )
+        except BrokenPipeError:
+            raise SystemExit(_reader_gone()) from None
         except (SeqlmError, OSError) as error:
             exit_codes.append(_tell(error))
             if isinstance(error, Stopped):
@@ -113,9 +116,8 @@ def main() -> None:
             VERBS[words[0]](words[1:])
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `seqlm runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except BrokenPipeError:
+        sys.exit(_reader_gone())
     except (SeqlmError, OSError) as error:
         sys.exit(_tell(error))
 
@@ -124,6 +126,12 @@ def _tell(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
     print(f"seqlm: {error}", file=sys.stderr, flush=True)
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
+
+
+def _reader_gone() -> int:
+    """Exit code for when nobody reads our output any more, as in `seqlm runs | head`; silences the rest of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _overview() -> str:
@@ -153,14 +161,16 @@ def _explained(words: Words, error: Exception) -> str:
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf import OmegaConf
 
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return (
-            f"{' '.join(words)} cannot be read; write key=value without spaces around =, "
-            "and quote values with spaces: 'key=\"a b\"'"
-        )
+    parsed = []
+    for word in words:
+        if "=" in word and not word.startswith("-"):
+            try:
+                parsed += OverridesParser.create().parse_overrides([word])
+            except HydraException:
+                return (
+                    f"{word} cannot be read; write key=value without spaces around =, and quote a value with "
+                    "spaces, commas, = or brackets: 'key=\"a, b\"'"
+                )
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - {'language_model'}))}"
@@ -168,7 +178,8 @@ def _explained(words: Words, error: Exception) -> str:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(find_configs()), version_base="1.3"):
-            composed = compose("train", [str(item.input_line) for item in groups])
+            folders = ",".join(f"file://{Path(folder).resolve()}" for folder in _values_of("--config-dir", words))
+            composed = compose("train", [*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"])
     except HydraException:  # not a matter of keys
         return " ".join(str(error).split())
     known = dotted(cast("dict[str, Any]", OmegaConf.to_container(composed)))
@@ -180,3 +191,9 @@ def _explained(words: Words, error: Exception) -> str:
         and not item.key_or_group.startswith("hydra.")
     ]  # fmt: skip
     return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
+
+
+def _values_of(flag: str, words: Words) -> list[str]:
+    """What follows `flag` on the command line, in either form: `--flag value` or `--flag=value`."""
+    after = [following for word, following in zip(words, words[1:], strict=False) if word == flag]
+    return after + [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]

@@ -1,137 +1,29 @@
-"""The typed trunk of a configuration, and what can be done with one: find, check, save, load, change.
-
-Values live in configs/*.yaml, types live here. Parts (model, data, optim, ...) are nodes with a
-`_target_` whose schema is the constructor they name; see build.py. Imports neither torch nor hydra.
-"""
+"""What can be done with a configuration: find, check, save, load, change. Imports neither torch nor hydra."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
-import yaml
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from .build import describe_type, fits
 from .errors import ConfigError
+from .run import write_atomically
+from .schema import Config
 
 # OmegaConf 2.3 reads the annotations at run time and knows Optional, not `X | None`.
-# ruff: noqa: UP045
 
 T = TypeVar("T")
 
 
-def _key(*, least: float | None = None, above: float | None = None, allowed: Sequence[Any] = ()) -> Any:
-    """A key whose value comes from YAML, with the values it may take beyond what its type says."""
-    return field(default=MISSING, metadata={"least": least, "above": above, "allowed": allowed})
-
-
-PRECISIONS = ("float32", "tf32", "bf16")
-ENGINES = ("auto", "scan", "native")
-
-
-@dataclass
-class RunConfig:
-    """Where the run lives: <root>/<name>."""
-
-    name: Optional[str] = _key()
-    root: str = _key()
-
-
-@dataclass
-class TrainConfig:
-    """The loop: what a step reads, when it evaluates, when it ends."""
-
-    batch_size: int = _key(least=1)
-    window: int = _key(least=1)
-    eval_batch_size: int = _key(least=1)
-    loss_unit: str = _key(allowed=("mean", "sum"))
-    clip_norm: Optional[float] = _key(above=0)
-    default_steps: int = _key(least=1)
-    steps: Optional[int] = _key(least=1)
-    epochs: Optional[int] = _key(least=1)
-    tokens: Optional[int] = _key(least=1)
-    minutes: Optional[float] = _key(above=0)
-    patience: Optional[int] = _key(least=1)
-    eval_every: Optional[int] = _key(least=1)
-    log_every: int = _key(least=1)
-
-
-@dataclass
-class CheckpointConfig:
-    """When to save and what to keep."""
-
-    every: Optional[int] = _key(least=1)
-    keep_last: int = _key(least=1)
-    keep_best: int = _key(least=0)
-    keep_every: Optional[int] = _key(least=1)
-
-
-@dataclass
-class SamplingConfig:
-    """How tokens are drawn; the same keys for `seqlm sample` and for the samples during training."""
-
-    prompt: str = _key()
-    tokens: int = _key(least=0)
-    temperature: float = _key(least=0)
-    top_k: Optional[int] = _key(least=1)
-    top_p: Optional[float] = _key(above=0)
-    seed: int = _key(least=0)
-    allow_unk: bool = _key()
-
-
-@dataclass
-class Config:
-    """Everything a training run is made from."""
-
-    run: RunConfig = field(default_factory=RunConfig)
-    seed: int = _key(least=0)
-    device: str = _key()
-    precision: str = _key(allowed=PRECISIONS)
-    engine: str = _key(allowed=ENGINES)
-    deterministic: bool = _key()
-    threads: Optional[int] = _key(least=1)
-    resume: Optional[str] = _key(allowed=(None, "auto"))
-    trust: list[str] = _key()
-    train: TrainConfig = field(default_factory=TrainConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    sample: SamplingConfig = field(default_factory=SamplingConfig)
-    data: Any = _key()
-    model: Any = _key()
-    task: Any = _key()
-    optim: Any = _key()
-    schedule: Any = _key()
-
-
-@dataclass
-class EvalConfig:
-    """Keys of `seqlm eval RUN`."""
-
-    split: str = _key()
-    checkpoint: str = _key()
-    batch_size: int = _key(least=1)
-    window: Optional[int] = _key(least=1)
-    device: str = _key()
-    precision: str = _key(allowed=PRECISIONS)
-    engine: str = _key(allowed=ENGINES)
-    threads: Optional[int] = _key(least=1)
-    trust: list[str] = _key()
-    data: Any = _key()
-
-
-@dataclass
-class SampleConfig(SamplingConfig):
-    """Keys of `seqlm sample RUN`."""
-
-    checkpoint: str = _key()
-    device: str = _key()
-    engine: str = _key(allowed=ENGINES)
-    threads: Optional[int] = _key(least=1)
-    trust: list[str] = _key()
-
+DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
 
 # What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
 # where its data lies (the content is checked). Everything else would make it another experiment.
@@ -181,11 +73,11 @@ def typed(schema: type[T], values: Mapping[str, Any]) -> T:
     ]
     problems += [f"{key}={flat[key]} replaces a whole section; set a key of it, {key}.<key>=..." for key in sections]
     missing = [key for key in known if key not in flat and key.partition(".")[0] not in sections]
-    missing += [key for key, value in dotted(values).items() if value == MISSING]
+    missing += [key for key, value in dotted(values).items() if value == "???" and key not in known]
     problems += [f"{key} is not set and has no default: give {key}=..." for key in missing]
     if problems:
         raise ConfigError("\n".join(problems))
-    return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), _nest(flat))))
+    return _constructed(schema, _nest(flat))
 
 
 def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str]) -> T:
@@ -201,11 +93,11 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
             problems.append(unknown_key(key, known))
         elif part is None:
             flat[key] = text if known[key][0] is str else _yaml_value(text)
-        else:  # as text: data.path=2024 is a folder, not a number
-            flat[part] = {
-                **(flat[part] or {}),
-                key.removeprefix(f"{part}."): text if part == "data" else _yaml_value(text),
-            }
+        else:
+            below = key.removeprefix(f"{part}.")
+            is_path = part == "data" and below in DATA_PATHS and text != "null"  # data.path=2024 is a folder
+            inner = flat[part] if isinstance(flat[part], dict) else {}
+            flat[part] = _with_leaf(inner, below.split("."), text if is_path else _yaml_value(text))
     if problems:
         raise ConfigError("\n".join(problems))
     return typed(schema, _nest(flat))
@@ -213,39 +105,40 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
 
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
     """The keys of a verb that works on a run: configs/<verb>.yaml changed by `words`."""
-    values = yaml.safe_load((find_configs() / f"{verb}.yaml").read_text(encoding="utf-8"))
-    return with_words(schema, values, words)
+    return with_words(schema, _read_yaml(find_configs() / f"{verb}.yaml"), words)
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write plain YAML that `load_config` reads back to an equal object; paths of data become absolute."""
-    if isinstance(config.data, dict):
-        for key in ("path", "train", "valid", "test"):
-            if isinstance(config.data.get(key), str):
-                config.data[key] = str(Path(config.data[key]).resolve())
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    """Write plain YAML that `load_config` reads back to an equal object."""
+    text = OmegaConf.to_yaml(OmegaConf.create(plain_dict(config)))
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same config with paths of data that hold in any working directory."""
+    if not isinstance(config.data, dict):
+        return config
+    absolute = {
+        key: str(Path(config.data[key]).resolve()) for key in DATA_PATHS if isinstance(config.data.get(key), str)
+    }
+    return replace(config, data={**config.data, **absolute})
 
 
 def load_config(path: Path) -> Config:
     """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} is not the config of a run")
+    values = _read_yaml(path)
     config = typed(Config, values)
     config.trust = []
     return config
 
 
-def resumed(config: Config, words: Sequence[str]) -> Config:
-    """The config of a run to be resumed, changed by `words`; raises ConfigError with the diff if they go too far."""
-    before = plain_dict(config)
-    changed = with_words(Config, before, words)
+def resumed(saved: Config, wanted: Config) -> Config:
+    """`wanted` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run."""
+    wanted = replace(with_absolute_paths(wanted), run=saved.run, resume=saved.resume)
     refused = [
         f"  {key}: {old} -> {new}"
-        for key, old, new in differences(before, plain_dict(changed))
+        for key, old, new in differences(plain_dict(saved), plain_dict(wanted))
         if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
     ]
     if refused:
@@ -255,12 +148,12 @@ def resumed(config: Config, words: Sequence[str]) -> Config:
             + "\nstart a new run with `seqlm train ...`, or change only: "
             + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
         )
-    return changed
+    return wanted
 
 
 def plain_dict(config: Any) -> dict[str, Any]:
     """A config object as nested plain dicts."""
-    return cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.structured(config)))
+    return asdict(config)
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -309,7 +202,7 @@ def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
         if path is None:
             names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
             raise ConfigError(f"model.layers.{index}.cell={name} is unknown; allowed: {', '.join(names)}")
-        layer["cell"] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        layer["cell"] = _read_yaml(path)
 
 
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:
@@ -336,6 +229,26 @@ def _flatten(values: Mapping[str, Any], schema: Any, prefix: str = "") -> dict[s
     return flat
 
 
+def _with_leaf(values: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of nested `values` with one leaf set."""
+    first, *rest = path
+    inner = values.get(first)
+    return {**values, first: _with_leaf(inner if isinstance(inner, Mapping) else {}, rest, value) if rest else value}
+
+
+def _constructed(schema: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from checked values, sections and all; whole numbers become floats where floats are meant."""
+    hints, arguments = get_type_hints(schema), {}
+    for name, hint in hints.items():
+        value = values[name]
+        if is_dataclass(hint):
+            value = _constructed(cast("type[Any]", hint), value)
+        elif type(value) is int and hint in (float, float | None):
+            value = float(value)
+        arguments[name] = value
+    return schema(**arguments)
+
+
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `_flatten`."""
     result: dict[str, Any] = {}
@@ -357,15 +270,30 @@ def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
     if limits["allowed"] and value not in limits["allowed"]:
         options = ", ".join("null" if option is None else str(option) for option in limits["allowed"])
         return f"{key}={shown} is unknown; allowed: {options}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{key}={shown} must be finite"
     if value is not None and limits["least"] is not None and not value >= limits["least"]:
         return f"{key}={shown} must be at least {limits['least']:g}"
+    if value is not None and limits["most"] is not None and not value <= limits["most"]:
+        return f"{key}={shown} must be at most {limits['most']}"
     if value is not None and limits["above"] is not None and not value > limits["above"]:
         return f"{key}={shown} must be greater than {limits['above']:g}"
     return None
 
 
-def _yaml_value(text: str) -> Any:
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold keys and values")
+    return cast("dict[str, Any]", values)
+
+
+def _yaml_value(text: str) -> Any:
+    """`text` as hydra would read it on a command line."""
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+    except (ValueError, OmegaConfBaseException, YAMLError):
         return text

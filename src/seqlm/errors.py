@@ -15,6 +15,10 @@ class ConfigError(SeqlmError):
     exit_code = 2
 
 
+class RunExists(ConfigError):
+    """A new run was given the name of one that is there."""
+
+
 class NonFiniteError(SeqlmError):
     """Loss or gradient became NaN or infinite; no step was taken with it."""
 

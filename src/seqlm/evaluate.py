@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from .assemble import load_run
-from .config import EvalConfig, verb_config
+from .config import verb_config
 from .data import Streams, Window
-from .run import write_atomically
+from .run import to_json, write_atomically
+from .schema import EvalConfig
 from .tasks import Score, perplexity
 from .training.device import autocast, prepare
 
@@ -82,8 +83,16 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "seconds": round(seconds, 3),
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
-    write_atomically(run.folder.path / f"eval-{how.split}.json", json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result) if as_json else _table(result))
+    print(to_json(result) if as_json else _table(result), flush=True)
+    if run.data.fingerprint != run.folder.info().get("data_fingerprint"):
+        print(
+            f"note: this is not the data {folder} was trained on; the score is not kept in its folder", file=sys.stderr
+        )
+        return
+    try:
+        write_atomically(run.folder.path / f"eval-{how.split}.json", to_json(result, indent=2) + "\n")
+    except OSError as error:
+        print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -92,9 +101,9 @@ def _table(result: dict[str, Any]) -> str:
         ("split", f"{result['split']}, batch_size {result['batch_size']}"),
         ("tokens", f"{result['tokens']:,}"),
         ("nats/token", f"{result['loss']:.4f}"),
-        ("perplexity", f"{result['ppl']:.2f}"),
+        ("perplexity", f"{result['ppl']:,.2f}"),
         ("bits per character", f"{result['bpc']:.4f}   ({result['characters']:,} characters)"),
-        ("perplexity per word", f"{result['ppl_word']:.2f}   ({result['words']:,} words, line ends included)"),
+        ("perplexity per word", f"{result['ppl_word']:,.2f}   ({result['words']:,} words, line ends included)"),
         ("out of vocabulary", f"{100 * result['oov_rate']:.2f}%"),
         ("tokens/s", f"{result['tokens_per_s']:,.0f}"),
     ]

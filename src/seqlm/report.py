@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +17,21 @@ import torch
 from torch import nn
 
 from . import __version__
-from .assemble import Data
-from .config import Config, dotted, plain_dict
+from .config import dotted, plain_dict
 from .layers import Recurrent
 from .models import cells_of
 from .run import RunFolder
+from .schema import Config
 from .training.console import clock, table
 from .training.device import describe
 
 if TYPE_CHECKING:
-    from .train import Progress, Session
+    from .session import Progress, Session
 
 
 def now() -> str:
     """The time, with its zone, to the second."""
     return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
-
-
-def fingerprint(data: Data) -> str:
-    """Changes whenever the training or validation tokens do."""
-    return f"{data['train'].fingerprint}/{data['valid'].fingerprint}"
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -58,9 +54,10 @@ def describe_run(session: Session) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "device": describe(session.device, session.config.precision),
+        "hardware": _processor(),
         "seed": session.config.seed,
         "parameters": count_parameters(session.model),
-        "data_fingerprint": fingerprint(session.data),
+        "data_fingerprint": session.data.fingerprint,
         "entropy_note": session.data.corpus.note() or None,
     }
 
@@ -132,6 +129,15 @@ def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
         if isinstance(value, (bool, int, float)) and not isinstance(value, Mapping)
     }
     return {**chosen, "seed": config.seed, **flat}
+
+
+def _processor() -> str:
+    """The CPU's model, as far as the system tells, and the number of cores."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores"
 
 
 def _git_commit() -> str | None:

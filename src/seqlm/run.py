@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, RunExists
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -30,6 +32,15 @@ def write_atomically(path: Path, text: str) -> None:
         aside.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class RunFolder:
     """config.yaml, run.json, metrics.jsonl, TensorBoard events, tokenizer.json, samples/, checkpoints/."""
 
@@ -42,28 +53,44 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def create(cls, root: Path, name: str | None, stem: str) -> RunFolder:
-        """A new, empty folder <root>/<name>; without a name <stem>-<time>-<4 hex>. Raises ConfigError if it exists."""
-        while True:
-            now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            path = root / (name or f"{stem}-{now}-{secrets.token_hex(2)}")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.mkdir()  # fails if it exists: two runs never share a folder
-                return cls(path)
-            except FileExistsError:
-                if name is None:
-                    continue
-                raise ConfigError(
-                    f"run.name={name}: {path} exists; choose another name, or resume=auto to go on with it"
-                ) from None
-            except OSError as error:
-                raise ConfigError(f"run.root={root}: {path} cannot be made ({error})") from error
+    @contextmanager
+    def create(cls, root: Path, name: str | None, stem: str, fill: Callable[[RunFolder], None]) -> Iterator[RunFolder]:
+        """Make <root>/<name> with what `fill` writes, and hold it; without a name <stem>-<time>-<4 hex>.
+
+        Filled and locked under a hidden name, then renamed: nobody sees half a run, and of two that start
+        under one name one gets it. Raises ConfigError if it exists.
+        """
+        if name is not None and ".." in Path(name).parts:
+            raise ConfigError(f"run.name={name} leaves run.root; set run.root to where the run should be")
+        with ExitStack() as held:
+            run = None
+            while run is None:
+                now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+                path = root / (name or f"{stem}-{now}-{secrets.token_hex(2)}")
+                aside = cls(path.with_name(f".{path.name}-{secrets.token_hex(4)}"))
+                try:
+                    aside.path.mkdir(parents=True)
+                    held.enter_context(aside.locked())
+                    fill(aside)
+                    if path.is_dir() and any(path.iterdir()):
+                        raise FileExistsError(path)
+                    aside.path.rename(path)  # over an empty folder at most
+                    run = cls(path)
+                except (FileExistsError, NotADirectoryError):
+                    if name is not None:
+                        raise RunExists(
+                            f"run.name={name}: {path} exists; choose another name, or resume=auto to go on with it"
+                        ) from None
+                except PermissionError as error:
+                    raise ConfigError(f"run.root={root}: {path} cannot be made ({error})") from error
+                finally:
+                    shutil.rmtree(aside.path, ignore_errors=True)
+            yield run
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """The run in an existing folder; raises ConfigError if there is none."""
-        run = cls(Path(path))
+        run = cls(Path(path) if Path(path).name else Path(path).resolve())  # `.` has a name too
         if not run.path.is_dir():
             raise ConfigError(f"{path} does not exist; `seqlm runs` lists the runs in outputs")
         missing = [file.name for file in (run.config, run.path / "run.json") if not file.is_file()]
@@ -90,7 +117,7 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
         known = self.info() if (self.path / "run.json").is_file() else {}
-        write_atomically(self.path / "run.json", json.dumps({**known, **changes}, indent=2) + "\n")
+        write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
 
     def status(self) -> str:
         """The status in run.json; `dead` for a run that says it is running while its process is gone."""
@@ -101,30 +128,34 @@ class RunFolder:
                     return "dead"
             except ConfigError:
                 return "running"
+            except OSError:  # a folder we may not write to
+                return "unknown"
         return str(info.get("status", "unknown"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9."""
-        with (self.path / ".lock").open("a") as handle:
+        with (self.path / ".lock").open("a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise ConfigError(
-                    f"{self.path} is being trained by another process (pid {self.info().get('pid')})"
-                ) from None
+                handle.seek(0)
+                raise ConfigError(f"{self.path} is being trained by another process (pid {handle.read()})") from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
             yield
 
     def records(self) -> list[dict[str, Any]]:
-        """metrics.jsonl; a last line that a kill cut short is left out."""
+        """metrics.jsonl; what a kill cut short is left out."""
         if not self.metrics.is_file():
             return []
         records = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    records.append(record)
         return records
 
     def eval_result(self, split: str) -> dict[str, Any]:
@@ -135,10 +166,27 @@ class RunFolder:
             return {}
         return result if isinstance(result, dict) else {}
 
-    def forget_after(self, step: int) -> None:
-        """Drop metrics of steps beyond `step`, which a resumed run is about to repeat."""
-        kept = [json.dumps(record) for record in self.records() if record.get("step", 0) <= step]
-        write_atomically(self.metrics, "".join(f"{line}\n" for line in kept))
+    def forget_after(self, step: int, evaluated_at: int) -> None:
+        """Drop metrics beyond `step` and evaluations beyond `evaluated_at`, which a resumed run will repeat."""
+
+        def known(record: dict[str, Any]) -> bool:
+            return bool(record["step"] <= (evaluated_at if "valid/loss" in record else step))
+
+        kept = [to_json(record) + "\n" for record in self.records() if known(record)]
+        write_atomically(self.metrics, "".join(kept))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: infinities and NaN, which JSON lacks, become null."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        if isinstance(item, dict):
+            return {key: plain(inner) for key, inner in item.items()}
+        return [plain(inner) for inner in item] if isinstance(item, (list, tuple)) else item
+
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 def file_stem(text: str) -> str:
@@ -147,8 +195,12 @@ def file_stem(text: str) -> str:
 
 
 def find_runs(root: Path) -> list[RunFolder]:
-    """Every run below `root`, oldest first."""
+    """Every run below `root`, by name."""
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder; seqlm runs [DIR] wants the one that runs are in (default: outputs)")
-    found = [RunFolder(path.parent) for path in root.rglob("run.json") if (path.parent / "config.yaml").is_file()]
-    return sorted(found, key=lambda run: (str(run.info().get("started", "")), run.name))
+    files = (
+        file
+        for file in root.rglob("run.json")
+        if not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+    return [RunFolder(file.parent) for file in sorted(files) if (file.parent / "config.yaml").is_file()]

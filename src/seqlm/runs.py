@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from .errors import ConfigError
 from .run import RunFolder, find_runs
 
 COLUMNS = ("name", "status", "model", "parameters", "steps", "valid ppl", "valid bpc", "test ppl", "tokens/s")
@@ -27,7 +29,14 @@ def main(folder: str = "outputs") -> None:
 
 
 def _row(run: RunFolder) -> tuple[float, tuple[str, ...]]:
-    """The sorting key (validation loss) and the texts of one line."""
+    """The sorting key (validation loss) and the texts of one line; a damaged run is a line too."""
+    try:
+        return _read_row(run)
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
+        return math.inf, (run.name, "damaged", *[""] * (len(COLUMNS) - 2))
+
+
+def _read_row(run: RunFolder) -> tuple[float, tuple[str, ...]]:
     info = run.info()
     metrics: dict[str, Any] = dict(info.get("metrics") or {})
     steps, tokens, seconds = info.get("steps"), info.get("tokens"), info.get("seconds")
@@ -38,8 +47,11 @@ def _row(run: RunFolder) -> tuple[float, tuple[str, ...]]:
         if records:
             steps, tokens, seconds = (records[-1].get(key) for key in ("step", "tokens", "seconds"))
     test = run.eval_result("test")
+    if test.get("checkpoint") != info.get("best_step"):  # of weights that are not the best any more
+        test = {}
     speed = f"{tokens / seconds:,.0f}" if tokens and seconds else ""
-    return float(metrics.get("valid/loss", float("inf"))), (
+    loss = metrics.get("valid/loss")
+    return math.inf if loss is None else float(loss), (
         run.name,
         run.status(),
         str(info.get("choices", {}).get("model", "")),

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .assemble import load_run
-from .config import SampleConfig, SamplingConfig, verb_config
+from .config import verb_config
 from .data import Tokenizer
 from .errors import ConfigError
 from .models import LanguageModel
+from .schema import SampleConfig, SamplingConfig
 from .training.device import prepare
 
 
@@ -59,7 +60,7 @@ def draw(logits: Tensor, how: SamplingConfig, generator: torch.Generator) -> int
     """One token from logits (V,)."""
     if how.temperature == 0:
         return int(logits.argmax())
-    logits = logits / how.temperature
+    logits = (logits.double() - logits.max()) / how.temperature  # at most 0: nothing overflows
     if how.top_k is not None and how.top_k < len(logits):
         logits = logits.masked_fill(logits < logits.topk(how.top_k).values[-1], -torch.inf)
     probabilities = logits.softmax(0)

@@ -6,18 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
+from ..run import flush
 from .corpus import Corpus, TextCounts
-from .tokenizers import Tokenizer, load_tokenizer
+from .tokenizers import KINDS, Tokenizer, load_tokenizer
 
+T = TypeVar("T")
 FORMAT = 1  # part of every key: raise it when what is stored changes
 
 
@@ -59,6 +62,8 @@ def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train"
     """`unfitted` with the vocabulary of the training split, or of all splits (`vocab_from="all"`)."""
     if vocab_from not in ("train", "all"):
         raise ConfigError(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
+    if KINDS.get(unfitted.kind) is not type(unfitted):
+        raise ConfigError(f"data.tokenizer is a {type(unfitted).__name__}; a run can save only: {', '.join(KINDS)}")
     splits = ("train",) if vocab_from == "train" else corpus.splits()
     prints = [corpus.fingerprint(split) for split in splits]
     key = _key("tokenizer", unfitted.kind, unfitted.settings(), prints)
@@ -67,16 +72,17 @@ def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train"
         blocks = (block for split in splits for block in corpus.read(split))
         unfitted.fit(blocks).save(folder / "tokenizer.json")
 
-    return load_tokenizer(_cached(key, write) / "tokenizer.json")
+    return _cached(key, write, lambda folder: load_tokenizer(folder / "tokenizer.json"))[1]
 
 
 def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
     """The tokens of `split`, encoded now or found in the cache. Raises ConfigError if there are none."""
     if split not in corpus.splits():
         raise ConfigError(f"split={split} does not exist in this data; it has: {', '.join(corpus.splits())}")
-    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     vocabulary = hashlib.sha256("\0".join(tokenizer.vocabulary).encode("utf-8", "surrogatepass")).hexdigest()
-    key = _key("tokens", tokenizer.kind, vocabulary, corpus.fingerprint(split))
+    fingerprint = corpus.fingerprint(split)
+    key = _key("tokens", tokenizer.kind, vocabulary, fingerprint)
 
     def write(folder: Path) -> None:
         count, tokens = TextCounts(), 0
@@ -86,15 +92,19 @@ def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
                 handle.write(ids.astype(dtype).tobytes())
         counts = Counts(tokens, count.characters, count.words)
         (folder / "counts.json").write_text(json.dumps(asdict(counts)))
+        if corpus.fingerprint(split) != fingerprint:
+            raise ConfigError(f"split={split} of this data changed while it was read; try again once it is written")
 
-    folder = _cached(key, write)
-    counts = Counts(**json.loads((folder / "counts.json").read_text()))
+    def read(folder: Path) -> Counts:
+        counts = Counts(**json.loads((folder / "counts.json").read_text()))
+        if (folder / "tokens.bin").stat().st_size != counts.tokens * dtype.itemsize:
+            raise ValueError("another size than written")
+        return counts
+
+    folder, counts = _cached(key, write, read)
     if counts.tokens == 0:
         raise ConfigError(f"split={split} of this data holds no tokens: the text is empty")
-    array: NDArray[np.unsignedinteger] = np.memmap(folder / "tokens.bin", dtype=dtype, mode="r")
-    if len(array) != counts.tokens:
-        raise ConfigError(f"{folder} is damaged: {len(array):,} tokens where {counts.tokens:,} were written; delete it")
-    return Encoded(array, counts, key)
+    return Encoded(np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"), counts, key)
 
 
 def _counted(blocks: Iterable[str], count: TextCounts) -> Iterator[str]:
@@ -107,33 +117,36 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
-def _cached(key: str, write: Callable[[Path], None]) -> Path:
-    """The folder `key` of the cache, made by `write` if it is not there.
+def _cached(key: str, write: Callable[[Path], None], read: Callable[[Path], T]) -> tuple[Path, T]:
+    """The folder `key` of the cache and what `read` finds in it; made by `write` if it is missing or damaged.
 
-    Written aside and renamed, so that nobody ever sees half of it: of two processes that encode at
-    once, the second to finish finds the folder there and throws its own copy away.
+    Written aside, flushed to disk and renamed, so that nobody ever sees half of it: of two processes that
+    encode at once, the second to finish finds the folder there and throws its own copy away.
     """
     folder = cache_folder() / key
-    if folder.is_dir():
-        return folder
+    try:
+        return folder, read(folder)
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        shutil.rmtree(folder, ignore_errors=True)
+    aside = folder.with_name(f".{key}-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=folder.parent))
-    except OSError as error:
-        raise ConfigError(
-            f"the cache {folder.parent} cannot be written ({error}); set SEQLM_CACHE to another folder"
-        ) from error
-    try:
+        for stale in folder.parent.glob(".*-*"):  # of a process that was killed while encoding
+            if time.time() - stale.stat().st_mtime > 86_400:
+                shutil.rmtree(stale, ignore_errors=True)
+        aside.mkdir()
         write(aside)
+        for path in (*aside.iterdir(), aside):
+            flush(path)
         try:
             aside.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
-        return folder
+        return folder, read(folder)
     except OSError as error:
         raise ConfigError(
-            f"encoding into the cache {folder.parent} failed ({error}); set SEQLM_CACHE to another folder"
+            f"the cache {folder.parent} cannot be used ({error}); set SEQLM_CACHE to another folder"
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import math
 import string
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +21,11 @@ Floats = NDArray[np.float64]
 
 def _stationary(transitions: Floats) -> Floats:
     """The distribution p with p P = p, for an irreducible P."""
-    size = len(transitions)
-    equations = np.vstack([transitions.T - np.eye(size), np.ones(size)])
-    right = np.append(np.zeros(size), 1.0)
-    return np.asarray(np.linalg.lstsq(equations, right, rcond=None)[0])
+    equations = transitions.T - np.eye(len(transitions))
+    equations[-1] = 1.0  # one equation follows from the others; the sum of p takes its place
+    right = np.zeros(len(transitions))
+    right[-1] = 1.0
+    return np.asarray(np.linalg.solve(equations, right), dtype=np.float64)
 
 
 def _entropy(p: Floats) -> Floats:
@@ -48,10 +52,11 @@ class SymbolSource(Corpus):
         yield "".join(ALPHABET[symbol] for symbol in self._draw(length, rng))
 
     def fingerprint(self, split: str) -> str:
-        return hashlib.sha256(repr((type(self).__name__, sorted(self._settings().items()), split)).encode()).hexdigest()
+        return hashlib.sha256(f"{type(self).__name__} {self._settings()} {split}".encode()).hexdigest()
 
-    def _settings(self) -> dict[str, object]:
-        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
+    def _settings(self) -> list[tuple[str, object]]:
+        """The arguments, which decide the text: vars() also holds what was computed from them."""
+        return sorted((name, vars(self)[name]) for name in inspect.signature(type(self)).parameters)
 
     def _draw(self, length: int, rng: np.random.Generator) -> list[int]:
         raise NotImplementedError
@@ -78,7 +83,7 @@ class MarkovChain(SymbolSource):
         # Every letter stays possible, so that the chain has one stationary distribution.
         self._next: Floats = 0.99 * rows + 0.01 / symbols
 
-    @property
+    @cached_property
     def entropy_rate(self) -> float:
         """Nats a symbol of the best possible model."""
         contexts = len(self._next)
@@ -121,8 +126,13 @@ class HiddenMarkov(SymbolSource):
         self._move: Floats = 0.99 * rng.dirichlet([concentration] * states, size=states) + 0.01 / states
         self._emit: Floats = 0.99 * rng.dirichlet([concentration] * symbols, size=states) + 0.01 / symbols
 
-    def entropy_bounds(self, length: int = 7) -> tuple[float, float]:
-        """Lower and upper bound of the entropy rate in nats a symbol, over all words of `length` letters."""
+    def entropy_bounds(self, length: int | None = None) -> tuple[float, float]:
+        """Lower and upper bound of the entropy rate in nats a symbol, over all words of `length` letters.
+
+        By default as long as a table of a million numbers allows; longer words give tighter bounds.
+        """
+        if length is None:
+            length = max(1, int(math.log(1e6 / self.states**2) / math.log(self.symbols)))
         start = _stationary(self._move)
         # joint[x1, words, x]: probability of first state x1, the letters so far, and the present state x.
         joint = np.diag(start)[:, None, :]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from ..errors import ConfigError
 from .corpus import BLOCK, SPLITS, Corpus
 
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8; it is no part of the text
+
 
 class Segment(NamedTuple):
     """Bytes `start` to `end` of a file."""
@@ -23,6 +25,11 @@ def read_utf8(segment: Segment) -> Iterator[str]:
     with segment.path.open("rb") as handle:
         handle.seek(segment.start)
         offset, left, tail = segment.start, segment.end - segment.start, b""
+        if offset == 0 and left >= 3:
+            if handle.read(3) == BYTE_ORDER_MARK:
+                offset, left = 3, left - 3
+            else:
+                handle.seek(0)
         while left > 0:
             chunk = handle.read(min(BLOCK, left))
             if not chunk:  # the file became shorter while we read it
@@ -156,5 +163,10 @@ class TextCorpus(Corpus):
         return tuple(self._segments)
 
     def read(self, split: str) -> Iterator[str]:
+        last = "\n"
         for segment in self._segments[split]:
-            yield from read_utf8(segment)
+            if segment.start == 0 and last != "\n":  # the file before ended without a line feed
+                yield "\n"
+            for block in read_utf8(segment):
+                last = block[-1:] or last
+                yield block

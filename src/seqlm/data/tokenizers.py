@@ -218,7 +218,7 @@ def _words(blocks: Iterable[str]) -> Iterator[list[str]]:
     tail, last = "", "\n"
     for block in blocks:
         text, last = tail + block, block[-1:] or last
-        cut = max(text.rfind(" "), text.rfind("\n")) + 1
+        cut = max(text.rfind(space) for space in " \n\t\r") + 1
         text, tail = text[:cut], text[cut:]
         if text:
             yield text.replace("\n", f" {EOS} ").split()

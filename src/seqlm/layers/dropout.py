@@ -26,7 +26,7 @@ def dropout_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
     """
     if like.device.type != "cpu":
         return torch.empty(shape, device=like.device, dtype=like.dtype).bernoulli_(1 - p).div_(1 - p)
-    dropped = round(p * 65536)
+    dropped = min(round(p * 65536), 65535)
     count = math.prod(shape)
     draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
     kept = draws.view(torch.int16)[:count].view(*shape) >= dropped - 32768

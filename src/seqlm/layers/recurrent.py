@@ -55,6 +55,8 @@ class Bidirectional(Layer):
         super().__init__()
         if forward is backward:
             raise ValueError("backward must be a module of its own, not the forward one again")
+        if backward.causal:
+            raise ValueError("backward must run backward: Recurrent(cell, reverse=True)")
         if forward.input_size != backward.input_size:
             raise ValueError(f"forward reads {forward.input_size} features, backward {backward.input_size}")
         self.fwd, self.bwd = forward, backward

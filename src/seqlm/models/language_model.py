@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -21,7 +21,23 @@ from ..layers import (
     require_probability,
 )
 
-NO_DROPOUT: Mapping[str, Any] = {"embedding": 0.0, "input": 0.0, "hidden": 0.0, "output": 0.0, "kind": "locked"}
+
+class Dropouts(TypedDict, total=False):
+    """Dropout probabilities by place, and their kind; what is left out is 0, and locked."""
+
+    kind: DropoutKind
+    embedding: float
+    input: float
+    hidden: float
+    output: float
+
+
+class LayerSpec(TypedDict, total=False):
+    """What one layer has of its own; what is left out is that of the model."""
+
+    cell: Callable[..., Cell]
+    hidden_size: int
+    engine: Engine
 
 
 class LanguageModel(nn.Module):
@@ -113,7 +129,7 @@ def build_stack(
     cell: Callable[..., Cell],
     hidden_size: int,
     num_layers: int,
-    layers: Sequence[Mapping[str, Any]] | None,
+    layers: Sequence[LayerSpec] | None,
     bidirectional: bool,
     residual: bool,
     dropout: nn.Module,
@@ -121,15 +137,11 @@ def build_stack(
 ) -> Stack:
     """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
 
-    An entry may give `cell`, `hidden_size` and `engine`; what it leaves out comes from the arguments.
     A bidirectional layer has two cells of `hidden_size` each.
     """
-    specs = [{} for _ in range(num_layers)] if layers is None else layers
+    specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers
     built: list[Layer] = []
     for index, spec in enumerate(specs):
-        unknown = set(spec) - {"cell", "hidden_size", "engine"}
-        if unknown:
-            raise ValueError(f"layers.{index}.{min(unknown)} is unknown; allowed: cell, hidden_size, engine")
         make = spec.get("cell", cell)
         sizes = {"input_size": input_size, "hidden_size": spec.get("hidden_size", hidden_size)}
         cells = [make(**sizes) for _ in range(1 + bidirectional)]
@@ -152,19 +164,18 @@ def build_language_model(
     hidden_size: int,
     num_layers: int = 1,
     embedding_size: int | None = None,
-    layers: list[dict[str, Any]] | None = None,
+    layers: list[LayerSpec] | None = None,
     bidirectional: bool = False,
     residual: bool = False,
     tied: bool = False,
     projection: bool = False,
-    dropout: Mapping[str, Any] = NO_DROPOUT,
+    dropout: Dropouts | None = None,
     init_range: float | None = None,
     engine: Engine = "auto",
 ) -> LanguageModel:
     """The language model a `model=` preset describes; `cell` is a class or factory called with its sizes.
 
-    `embedding_size` is `hidden_size` unless given. `dropout` has the places embedding, input, hidden
-    (between layers) and output, and `kind`: locked or standard. Messages speak of `model.` keys.
+    `embedding_size` is `hidden_size` unless given. Messages speak of `model.` keys.
     """
     embedding_size = hidden_size if embedding_size is None else embedding_size
     require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
@@ -173,13 +184,10 @@ def build_language_model(
             "model.bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
             "use model.bidirectional=false"
         )
-    unknown = set(dropout) - set(NO_DROPOUT)
-    if unknown:
-        raise ValueError(f"dropout.{min(unknown)} is unknown; allowed: {', '.join(NO_DROPOUT)}")
-    rates = {**NO_DROPOUT, **dropout}
-    kind = rates.pop("kind")
-    for place, p in rates.items():
-        require_probability(f"dropout.{place}", p)
+    drop: Dropouts = {"kind": "locked", "embedding": 0.0, "input": 0.0, "hidden": 0.0, "output": 0.0, **(dropout or {})}
+    kind = drop["kind"]
+    for place in ("embedding", "input", "hidden", "output"):
+        require_probability(f"dropout.{place}", drop[place])
     stack = build_stack(
         input_size=embedding_size,
         cell=cell,
@@ -188,7 +196,7 @@ def build_language_model(
         layers=layers,
         bidirectional=bidirectional,
         residual=residual,
-        dropout=make_dropout(kind, rates["hidden"]),
+        dropout=make_dropout(kind, drop["hidden"]),
         engine=engine,
     )
     if tied and not projection and stack.output_size != embedding_size:
@@ -202,9 +210,9 @@ def build_language_model(
         stack,
         tied=tied,
         projection=projection,
-        embedding_dropout=rates["embedding"],
-        input_dropout=rates["input"],
-        output_dropout=rates["output"],
+        embedding_dropout=drop["embedding"],
+        input_dropout=drop["input"],
+        output_dropout=drop["output"],
         dropout_kind=kind,
         init_range=init_range,
     )

@@ -24,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SeqlmError
-from ..run import write_atomically
+from ..run import flush, write_atomically
 
 FORMAT = 1
+OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
 FILES = ("model.safetensors", "state.pt", "meta.json")
 
 
@@ -77,8 +78,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
     final, aside = folder / _name(meta["step"]), folder / f".{_name(meta['step'])}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(".step-*"):  # of a process that was killed while saving
-            shutil.rmtree(stale, ignore_errors=True)
+        _tidy(folder)
         aside.mkdir()
         save_file(
             {name: tensor.contiguous() for name, tensor in weights_of(model).items()}, aside / "model.safetensors"
@@ -88,11 +88,13 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         lines = [f"{_sha256(aside / name)}  {name}\n" for name in FILES]
         (aside / "MANIFEST.sha256").write_text("".join(lines), encoding="utf-8")
         for file in aside.iterdir():
-            _flush(file)
-        if final.exists():  # the run was resumed from before this step and has come here again
-            shutil.rmtree(final)
+            flush(file)
+        old = folder / f"{OLD}{final.name}"
+        if final.exists():  # this step was saved before; until the new one is in place, the old one can be found
+            final.rename(old)
         aside.rename(final)
-        _flush(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        flush(folder)
         write_atomically(folder / "last", final.name + "\n")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, safetensors as its own
         raise _save_failed(final, error) from error
@@ -116,10 +118,12 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     Damaged ones are skipped with a word to `warn` when looking for `last`, refused otherwise. Raises
     ConfigError if there is none, or if one was written by another format version.
     """
+    _tidy(folder)
     if which != "last":
-        name = _name(int(which)) if which.isdigit() else _pointed(folder, which)
+        name = _name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
         if name is None or not (folder / name).is_dir():
-            there = ", ".join(["best", "last", *(str(step) for step in steps(folder))])
+            pointers = [pointer for pointer in ("best", "last") if _pointed(folder, pointer)]
+            there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
             raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
         damage = verify(folder / name)
         if damage:
@@ -163,6 +167,16 @@ def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | Non
             shutil.rmtree(folder / _name(step), ignore_errors=True)
 
 
+def _tidy(folder: Path) -> None:
+    """Clear what a process that was killed while saving left behind."""
+    for old in folder.glob(f"{OLD}step-*"):
+        final = folder / old.name.removeprefix(OLD)
+        if not final.exists():
+            old.rename(final)
+    for stale in folder.glob(".*step-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
 def _opened(path: Path) -> Checkpoint:
     meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
     if meta.get("format") != FORMAT:
@@ -204,14 +218,6 @@ def _sha256(path: Path) -> str:
         for block in iter(lambda: handle.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _save_failed(path: Path, error: Exception) -> SeqlmError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
+from ..run import to_json
+
 STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
-MAX_HPARAMS = 30
+MAX_HPARAMS = 40
 
 
 class RunLogger:
@@ -27,7 +28,7 @@ class RunLogger:
     def scalars(self, step: int, tokens: int, seconds: float, values: Mapping[str, float]) -> None:
         """One record: a line of metrics.jsonl, and a TensorBoard point for each value."""
         record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), **values}
-        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.write(to_json(record) + "\n")
         self._metrics.flush()
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)

@@ -1,0 +1,123 @@
+"""The typed trunk of a configuration. Values live in configs/*.yaml, their types and limits live here.
+
+Parts (model, data, optim, ...) are nodes with a `_target_`, whose schema is the constructor they name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+LARGEST_SEED = 2**63 - 1
+
+
+def _key(
+    *, least: float | None = None, most: float | None = None, above: float | None = None, allowed: Sequence[Any] = ()
+) -> Any:
+    """A key whose value comes from YAML, with the values it may take beyond what its type says."""
+    return field(metadata={"least": least, "most": most, "above": above, "allowed": allowed})
+
+
+PRECISIONS = ("float32", "tf32", "bf16")
+ENGINES = ("auto", "scan", "native")
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where the run lives: <root>/<name>."""
+
+    name: str | None = _key()
+    root: str = _key()
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The loop: what a step reads, when it evaluates, when it ends."""
+
+    batch_size: int = _key(least=1)
+    window: int = _key(least=1)
+    eval_batch_size: int = _key(least=1)
+    loss_unit: str = _key(allowed=("mean", "sum"))
+    clip_norm: float | None = _key(above=0)
+    default_steps: int = _key(least=1)
+    steps: int | None = _key(least=1)
+    epochs: int | None = _key(least=1)
+    tokens: int | None = _key(least=1)
+    minutes: float | None = _key(above=0)
+    patience: int | None = _key(least=1)
+    eval_every: int | None = _key(least=1)
+    log_every: int = _key(least=1)
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """When to save and what to keep."""
+
+    every: int | None = _key(least=1)
+    keep_last: int = _key(least=1)
+    keep_best: int = _key(least=0)
+    keep_every: int | None = _key(least=1)
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How tokens are drawn; the same keys for `seqlm sample` and for the samples during training."""
+
+    prompt: str = _key()
+    tokens: int = _key(least=0)
+    temperature: float = _key(least=0)
+    top_k: int | None = _key(least=1)
+    top_p: float | None = _key(above=0)
+    seed: int = _key(least=0, most=LARGEST_SEED)
+    allow_unk: bool = _key()
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Everything a training run is made from."""
+
+    run: RunConfig
+    seed: int = _key(least=0, most=LARGEST_SEED)
+    device: str = _key()
+    precision: str = _key(allowed=PRECISIONS)
+    engine: str = _key(allowed=ENGINES)
+    deterministic: bool = _key()
+    threads: int | None = _key(least=1)
+    resume: str | None = _key(allowed=(None, "auto"))
+    trust: list[str] = _key()
+    train: TrainConfig
+    checkpoint: CheckpointConfig
+    sample: SamplingConfig
+    data: Any = _key()
+    model: Any = _key()
+    task: Any = _key()
+    optim: Any = _key()
+    schedule: Any = _key()
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """Keys of `seqlm eval RUN`."""
+
+    split: str = _key()
+    checkpoint: str = _key()
+    batch_size: int = _key(least=1)
+    window: int | None = _key(least=1)
+    device: str = _key()
+    precision: str = _key(allowed=PRECISIONS)
+    engine: str = _key(allowed=ENGINES)
+    threads: int | None = _key(least=1)
+    trust: list[str] = _key()
+    data: dict[str, Any] = _key()
+
+
+@dataclass(kw_only=True)
+class SampleConfig(SamplingConfig):
+    """Keys of `seqlm sample RUN`."""
+
+    checkpoint: str = _key()
+    device: str = _key()
+    engine: str = _key(allowed=ENGINES)
+    threads: int | None = _key(least=1)
+    trust: list[str] = _key()

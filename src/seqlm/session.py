@@ -1,0 +1,158 @@
+"""What trains together, how far it has come, and how both are saved and put back."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from . import __version__
+from .assemble import Data, build_data, build_model, check_parts
+from .build import build
+from .cells import Carry, carry_tensors, map_carry
+from .data import Streams, load_tokenizer
+from .errors import ConfigError
+from .run import RunFolder
+from .sample import check_prompt
+from .schema import Config
+from .training import Moment, Schedule, checkpoint
+from .training.device import prepare, random_state, set_random_state
+
+
+@dataclass
+class Progress:
+    """How far a run has come. All of it is in the checkpoint."""
+
+    step: int = 0
+    epoch: int = 0  # completed
+    window: int = 0  # next one in this epoch
+    tokens: int = 0
+    seconds: float = 0.0
+    nats: float = 0.0  # sum over the targets since the last log record
+    nats_tokens: int = 0
+    evaluated_at: int = 0
+    best_loss: float = math.inf
+    best_step: int = 0
+    bad_evaluations: int = 0  # in a row
+    valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
+
+
+@dataclass
+class Session:
+    """The objects that train together."""
+
+    config: Config
+    device: torch.device
+    data: Data
+    model: Any
+    task: Any
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    train: Streams
+    valid: Streams
+    learning_rates: list[float]
+
+    @property
+    def steps_planned(self) -> int | None:
+        """Optimizer steps until the first limit that is not wall-clock time."""
+        limits, windows = self.config.train, len(self.train)
+        steps = [limits.steps] if limits.steps else []
+        steps += [limits.epochs * windows] if limits.epochs else []
+        steps += [math.ceil(limits.tokens / len(self.train.tokens) * windows)] if limits.tokens else []
+        if not steps and limits.minutes is None:
+            return limits.default_steps
+        return min(steps, default=None)
+
+    def init_carry(self) -> Carry:
+        """The carry at the start of an epoch."""
+        carry: Carry = self.model.init_carry(self.train.batch_size)
+        return carry
+
+    def ended(self, progress: Progress) -> bool:
+        """Whether a limit is reached."""
+        limits = self.config.train
+        return (
+            (self.steps_planned is not None and progress.step >= self.steps_planned)
+            or (limits.tokens is not None and progress.tokens >= limits.tokens)
+            or (limits.minutes is not None and progress.seconds >= 60 * limits.minutes)
+            or (limits.patience is not None and progress.bad_evaluations >= limits.patience)
+        )
+
+    def moment(self, progress: Progress) -> Moment:
+        """Where the schedule stands; by the clock only if no other limit was given, so that runs repeat exactly."""
+        planned, minutes = self.steps_planned, self.config.train.minutes
+        fraction = (
+            progress.step / planned if planned is not None else progress.seconds / (60 * minutes) if minutes else 0.0
+        )
+        return Moment(progress.step, progress.epoch, fraction)
+
+    def save(self, run: RunFolder, progress: Progress, carry: Carry, valid_loss: float | None) -> None:
+        """Write everything that can change the next step; what the retention rules no longer want goes."""
+        state = {
+            "progress": asdict(progress),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
+            "random": random_state(self.device),
+        }
+        meta = {"step": progress.step, "valid_loss": valid_loss, "seqlm": __version__}
+        saved = checkpoint.save(run.checkpoints, self.model, state, meta)
+        if valid_loss is not None and progress.best_step == progress.step:
+            checkpoint.point_best(run.checkpoints, saved)
+        keep = self.config.checkpoint
+        checkpoint.prune(
+            run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every
+        )
+
+    def restore(self, start: checkpoint.Checkpoint, run: RunFolder) -> tuple[Progress, Carry]:
+        """Put everything back that `save` stored."""
+        state = start.load_state()
+        start.load_weights(self.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        tensors = iter(state["carry"])
+        carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
+        set_random_state(state["random"], self.device)
+        progress = Progress(**state["progress"])
+        if progress.best_step == start.step > 0:  # in case a kill came between saving it and saying it is the best
+            checkpoint.point_best(run.checkpoints, start)
+        return progress, carry
+
+
+def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
+    """Build everything a run needs; the tokenizer of an existing run is its own."""
+    check_parts(config)
+    limits = config.train
+    device = prepare(config.device, config.precision, config.threads, config.deterministic)
+    torch.manual_seed(config.seed)
+    data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
+    check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
+    model = build_model(config, data.tokenizer).to(device)
+    optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
+    if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
+        )
+    first = data.tokenizer.eos_id
+    return Session(
+        config=config,
+        device=device,
+        data=data,
+        model=model,
+        task=build(config.task, "task", trust=config.trust),
+        optimizer=optimizer,
+        schedule=build(config.schedule, "schedule", trust=config.trust),
+        train=Streams(data["train"].tokens, limits.batch_size, limits.window, first=first, where="train."),
+        valid=Streams(
+            data["valid"].tokens,
+            min(limits.eval_batch_size, len(data["valid"].tokens)),
+            limits.window,
+            first=first,
+            where="train.eval_",
+            clip=True,
+        ),
+        learning_rates=[group["lr"] for group in optimizer.param_groups],
+    )
