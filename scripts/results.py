@@ -16,29 +16,56 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqlm.config import dotted, plain_dict
-from seqlm.config import load_config as load
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from seqlm.config import DATA_PATHS, differences, dotted, find_configs, load_config, plain_dict
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
+# Keys that may differ from the preset without making it another experiment.
+HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
 
 def record(folder: str) -> Path:
     """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=... batch_size=1`."""
     run = RunFolder.open(folder)
-    info, config = run.info(), load(run.config)
+    info, config = run.info(), load_config(run.config)
     name = info["choices"].get("experiment") or "default"
+    changed = [
+        f"{key}: {old} -> {new}"
+        for key, old, new in differences(preset(name), recorded(plain_dict(config)))
+        if not key.startswith(HARMLESS)
+    ]
+    if changed:
+        raise SeqlmError(f"{folder} is not {name} as published here: {'; '.join(changed)}")
+    if info["status"] != "finished":
+        raise SeqlmError(f"{folder} is {info['status']}, not finished")
     scores = {}
     for split in ("valid", "test"):
         scores[split] = run.eval_result(split)
-        if not scores[split]:
-            raise SeqlmError(f"{folder} has no score on {split}; run: seqlm eval {folder} split={split}")
+        wanted = {"batch_size": 1, "checkpoint": info["best_step"]}
+        if {key: scores[split].get(key) for key in wanted} != wanted:
+            raise SeqlmError(f"{folder} has no score of its best checkpoint; run: seqlm eval {folder} split={split}")
         scores[split].pop("run")
     curve = [[r["step"], r["seconds"], r["valid/ppl"], r["valid/bpc"]] for r in run.records() if "valid/ppl" in r]
-    kept = ("seqlm", "torch", "python", "git", "device", "seed", "parameters", "steps", "tokens", "seconds", "resumed")
+    kept = (
+        "seqlm",
+        "torch",
+        "python",
+        "git",
+        "device",
+        "hardware",
+        "seed",
+        "parameters",
+        "steps",
+        "tokens",
+        "seconds",
+        "resumed",
+    )
     written = {
         "experiment": name,
         "status": info["status"],
@@ -46,13 +73,24 @@ def record(folder: str) -> Path:
         "scores": scores,
         "curve_columns": ["step", "seconds", "valid_ppl", "valid_bpc"],
         "curve": curve,
-        "config": {
-            k: v for k, v in dotted(plain_dict(config)).items() if not k.startswith(("run.", "data.path", "trust"))
-        },
+        "config": dotted(recorded(plain_dict(config))),
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The configuration that the bare command composes."""
+    words = [f"experiment={name}", "data.path=x"] if name != "default" else []
+    with initialize_config_dir(str(find_configs()), version_base="1.3"):
+        return recorded(OmegaConf.to_container(compose("train", words), resolve=True))
+
+
+def recorded(config: Any) -> dict[str, Any]:
+    """A configuration without what says where, not what."""
+    kept = {key: value for key, value in config.items() if key not in ("run", "trust", "resume", "threads", "device")}
+    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
 
 
 def published(experiment: Path) -> str:

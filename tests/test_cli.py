@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from seqlm.run import RunFolder
+from seqlm.run import RunFolder, to_json
 
 from .conftest import REPOSITORY, TINY, seqlm
 
@@ -104,6 +104,18 @@ FAILURES = [
     ("train seed=1,2", "Ambiguous value.*multirun"),
     ("train data = x", "without spaces around ="),
     ("train model._target_=os.system", "model._target_=os.system is outside the trusted code"),
+    ("train model.cell=gru", "model.cell=gru is not a part; choose one with model/cell=gru"),
+    ("train data.tokenizer=word", "data.tokenizer=word is not a part; choose one with data/tokenizer=..."),
+    ("train model.dropout.input=high", "model.dropout.input=high should be a number"),
+    ("train model.dropout.kind=wet", "model.dropout.kind=wet should be one of locked, standard"),
+    ("train model.layers=[{hidden_size:big}]", "model.layers.0.hidden_size=big should be a whole number"),
+    ("train model.layers=[{hiden_size:3}]", "did you mean model.layers.0.hidden_size?"),
+    ("train optim.betas=[0.9]", "optim.betas=.* should be a list of 2 numbers"),
+    ("train data=markov optim._target_=torch.optim.LBFGS ~optim.betas ~optim.eps ~optim.weight_decay ~optim.fused",
+     "LBFGS .*use another"),
+    ("train seed=99999999999999999999", "seed=99999999999999999999 must be at most"),
+    ("train sample.prompt=qqq data=markov", "sample.prompt='qqq' has what the vocabulary lacks"),
+    ("train run.name=../out data=markov", "run.name=../out leaves run.root"),
     ("train +model.depth=3", "model.depth is not an argument of build_language_model"),
     ("train data=ptb", "data.path is not set and has no default"),
     ("train data=ptb data.path=notarun", "has no train.txt and no ptb.train.txt"),
@@ -123,9 +135,13 @@ FAILURES = [
     ("resume nowhere", "nowhere does not exist"),
     ("resume outputs/done model.hidden_size=9", "model.hidden_size: 12 -> 9"),
     ("eval outputs/done split=dev", "split=dev does not exist in this data; it has: train, valid, test"),
+    ("eval outputs/done data=markov", "data=markov should be a mapping"),
+    ("eval outputs/done checkpoint=../best", "checkpoint=../best does not exist"),
     ("eval outputs/done batchsize=2", "batchsize is not a key.*did you mean batch_size?"),
     ("eval outputs/done checkpoint=3", "checkpoint=3 does not exist.*there are: best, last"),
     ("sample outputs/done prompt=xyz", "lacks: 'x', 'y', 'z'"),
+    ("sample outputs/done prompt=${HOME}", "has what the vocabulary lacks: '[$]'"),
+    ("sample outputs/done temperature=.inf", "temperature=inf must be finite"),
     ("sample outputs/done tokens=-4", "tokens=-4 must be at least 0"),
     ("runs nowhere", "nowhere is not a folder"),
     ("trian", "seqlm trian is unknown; verbs: train, resume, eval, sample, runs"),
@@ -142,6 +158,51 @@ def test_bad_input_is_a_few_lines_and_exit_2(home, words, message):
     assert failed.stderr.startswith("seqlm: ") and len(failed.stderr.splitlines()) <= 6
     assert "Traceback" not in failed.stderr + failed.stdout
     assert sorted(path for path in home.rglob("*")) == before, "something was written"
+
+
+def test_a_damaged_run_does_not_hide_the_others(tmp_path):
+    for name, info in (
+        ("good", '{"status": "finished"}'),
+        ("broken", "{"),
+        ("odd", '{"choices": null, "parameters": 3}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+        (tmp_path / name / "run.json").write_text(info)
+    (tmp_path / "good" / "metrics.jsonl").write_bytes(
+        b'3\n\xff\n{"step": 4, "tokens": 8, "seconds": 2, "valid/loss": 1.5}\n{"st'
+    )
+    lines = seqlm("runs", tmp_path, cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["good", "finished"], ["broken", "damaged"], ["odd", "damaged"]]
+
+
+def test_scores_on_other_data_are_not_kept(home, tmp_path):
+    import shutil
+
+    shutil.copytree(home / "outputs" / "done", tmp_path / "done")
+    (tmp_path / "done" / "eval-test.json").unlink(missing_ok=True)
+    done = seqlm("eval", "done", "split=test", "data.seed=5", cwd=tmp_path)
+    assert "tokens               400" in done.stdout and "not the data done was trained on" in done.stderr
+    assert not (tmp_path / "done" / "eval-test.json").exists()
+    (tmp_path / "done").chmod(0o555)
+    seqlm("eval", "done", "split=test", "data.limit=100", cwd=tmp_path)  # a folder that cannot be written still scores
+
+
+def test_json_is_json(home):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads(seqlm("eval", "outputs/done", "--json", cwd=home).stdout, parse_constant=refuse)
+    assert to_json({"ppl": float("inf"), "curve": [float("nan"), 1.5]}) == '{"ppl": null, "curve": [null, 1.5]}'
+    for line in (home / "outputs" / "done" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+
+
+def test_a_reader_that_leaves_is_no_error(home):
+    words = [*TINY, "train.steps=3000", "run.name=piped"]
+    command = f"{sys.executable} -m seqlm train {' '.join(words)} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "141" and "Traceback" not in done.stderr, done.stderr
 
 
 def test_help_and_composition_do_not_import_torch(tmp_path):

@@ -154,6 +154,15 @@ def test_a_folder_is_its_files_in_order(tmp_path):
     assert text == "".join(f"{name} {i}\n" for name in ("a.txt", "b.txt", "sub/c.txt") for i in range(30))
 
 
+def test_files_of_a_folder_are_not_glued_together(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone two\nthe end")  # a byte order mark, and no last line feed
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbfstart of it\n" * 3)
+    corpus = TextCorpus(train=str(tmp_path), valid=str(tmp_path / "b.txt"))
+    text = "".join(corpus.read("train"))
+    assert text.startswith("one two\nthe end\nstart of it\n")
+    assert "end" in fit_tokenizer(corpus, WordTokenizer()).vocabulary
+
+
 def test_a_folder_split_already_and_files_given_apart(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / f"{split}.txt").write_text(f"{split} text\n")
@@ -285,6 +294,13 @@ def test_hidden_markov_bounds_enclose_what_the_true_model_scores():
     assert low - error < np.mean(nats) < high + error
 
 
+@pytest.mark.parametrize(
+    "source", [HiddenMarkov(states=9, symbols=52, tokens=100), MarkovChain(symbols=8, order=4, tokens=100)]
+)
+def test_large_sources_are_described_in_little_time_and_memory(source):
+    assert "nats a symbol" in source.note()
+
+
 def test_a_hidden_chain_that_shows_itself_is_a_chain():
     source, chain = HiddenMarkov(states=3, symbols=3, tokens=100), MarkovChain(symbols=3, tokens=100)
     source._emit, chain._next = np.eye(3), source._move
@@ -319,6 +335,38 @@ def test_the_cache_is_keyed_by_content_and_settings(tmp_path):
     changed = corpus_of(tmp_path, "one two three four\n" * 50)
     assert encode_split(changed, "train", tokenizer).fingerprint != encoded.fingerprint
     assert encoded.counts.tokens == len(encoded.tokens) == encoded.counts.words
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "counts", "tokenizer"])
+def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path / "cache"))
+    corpus = corpus_of(tmp_path)
+    whole = encode_split(corpus, "train", fit_tokenizer(corpus, WordTokenizer())).tokens.tolist()
+    name = {"cut": "tokens.bin", "empty": "tokens.bin", "counts": "counts.json", "tokenizer": "tokenizer.json"}[damage]
+    (file,) = (tmp_path / "cache").glob(f"*/{name}")
+    file.write_bytes(b"" if damage == "empty" else file.read_bytes()[:-1])
+    assert encode_split(corpus, "train", fit_tokenizer(corpus, WordTokenizer())).tokens.tolist() == whole
+
+
+def test_text_that_changes_while_it_is_read_is_refused(tmp_path):
+    class Moving(TextCorpus):
+        reads = 0
+
+        def read(self, split):
+            self.reads += 1
+            return iter([f"text {self.reads}\n"])
+
+    corpus_of(tmp_path)
+    with pytest.raises(ConfigError, match="changed while it was read"):
+        encode_split(Moving(path=str(tmp_path / "a.txt")), "train", ByteTokenizer())
+
+
+def test_a_tokenizer_that_could_not_be_saved_is_refused(tmp_path):
+    class Lower(CharTokenizer):
+        pass
+
+    with pytest.raises(ConfigError, match="a run can save only: char, word, byte"):
+        fit_tokenizer(corpus_of(tmp_path), Lower())
 
 
 def test_vocabulary_comes_from_train_unless_asked(tmp_path):

@@ -52,6 +52,8 @@ def test_sizes_that_do_not_fit_are_named():
     layer = Recurrent(ElmanCell(5, 6))
     with pytest.raises(ValueError, match="module of its own"):
         Bidirectional(layer, layer)
+    with pytest.raises(ValueError, match="backward must run backward"):
+        Bidirectional(layer, Recurrent(ElmanCell(5, 6)))
 
 
 def test_locked_dropout_has_one_mask_per_sequence():
@@ -76,6 +78,10 @@ def test_masks_are_fair_and_independent(p):
         assert abs((centred[lag:] * centred[:-lag]).mean()) < 5 * p * (1 - p) / kept.numel() ** 0.5, lag
     for place in range(4):
         assert abs(kept.flatten()[place::4].mean() - (1 - p)) < 2 * error + 2**-16, place
+
+
+def test_a_probability_next_to_one_leaves_something():
+    assert dropout_mask((10,), 0.9999999, torch.ones(1)).isfinite().all()
 
 
 def test_standard_dropout_has_a_mask_for_every_step():

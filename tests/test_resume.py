@@ -177,6 +177,42 @@ def test_a_longer_run_is_a_short_one_gone_on(tmp_path):
     assert load_config(tmp_path / "parts" / "config.yaml").train.steps == 40
 
 
+def test_an_evaluation_made_by_a_resumed_run_is_kept(tmp_path, monkeypatch):
+    """Stopped before the only evaluation, ended by the resume: the best is saved and named, and logged once."""
+    overrides = [*DROPOUT, "train.eval_every=1000"]
+    stop_at(monkeypatch, 20)
+    with pytest.raises(Stopped):
+        train(tiny(tmp_path, *overrides), {})
+    for _ in range(2):
+        resume(tmp_path / "run", ["train.steps=20"])
+        assert load_run(tmp_path / "run").checkpoint.step == 20
+        assert [step for step, _, tag, _ in losses(tmp_path / "run") if tag == "valid/loss"] == [20]
+    (tmp_path / "run" / "checkpoints" / "best").unlink()  # killed after saving it, before saying it is the best
+    resume(tmp_path / "run", [])
+    assert load_run(tmp_path / "run").checkpoint.step == 20
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_none(tmp_path):
+    folder = trained(tmp_path, "checkpoint.keep_last=1")
+    (folder / "step-000000020").rename(folder / ".old-step-000000020")
+    assert checkpoint.find(folder, "last", print).step == 20 and not list(folder.glob(".*"))
+
+
+def test_a_failed_write_never_costs_the_config(tmp_path, monkeypatch):
+    train(tiny(tmp_path, "train.steps=8"), {})
+    before = (tmp_path / "run" / "config.yaml").read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(os, "fsync", full)
+        resume(tmp_path / "run", ["train.steps=9"])
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".config")]
+    resume(tmp_path / "run", ["train.steps=9"])
+
+
 def test_resume_refuses_what_would_be_another_run(tmp_path):
     train(tiny(tmp_path, "train.steps=8"), {})
     before = (tmp_path / "run" / "config.yaml").read_text()
@@ -211,6 +247,10 @@ def test_resume_auto_starts_or_goes_on(tmp_path):
     train(tiny(tmp_path, "resume=auto", "train.steps=8"), {})
     train(tiny(tmp_path, "resume=auto", "train.steps=8"), {})
     assert RunFolder(tmp_path / "run").info()["steps"] == 8
+    train(tiny(tmp_path, "resume=auto", "train.steps=11"), {})  # a longer limit is taken from the command line
+    assert RunFolder(tmp_path / "run").info()["steps"] == 11
+    with pytest.raises(ConfigError, match="model.hidden_size: 12 -> 9"):
+        train(tiny(tmp_path, "resume=auto", "model.hidden_size=9"), {})
     with pytest.raises(ConfigError, match="resume=auto needs run.name"):
         train(tiny(tmp_path, "resume=auto", name="null"), {})
     with pytest.raises(ConfigError, match="exists; choose another name, or resume=auto"):

@@ -187,6 +187,12 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
         assert tensor.isfinite().all()
 
 
+def test_not_finite_before_any_checkpoint(tmp_path):
+    words = ["optim=sgd", "optim.lr=1e38", "train.clip_norm=null", "checkpoint.every=null"]
+    with pytest.raises(NonFiniteError, match="There is no checkpoint yet"):
+        train(tiny(tmp_path, *words), {})
+
+
 def test_training_windows_of_ptb_size_are_all_used():
     streams = Streams(np.zeros(929_589, dtype=np.uint16), 20, 20, first=1)
     assert len(streams) == 2324 and sum(streams[i].tokens for i in (0, 2323)) == 400 + 389

@@ -144,7 +144,7 @@ def resumed(saved: Config, wanted: Config) -> Config:
     if refused:
         raise ConfigError(
             "a resumed run continues as it was; these keys would make it another one:\n"
-            + "\n".join(refused)
+            + "\n".join(refused[:8] + [f"  and {len(refused) - 8} more"] * (len(refused) > 8))
             + "\nstart a new run with `seqlm train ...`, or change only: "
             + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
         )
