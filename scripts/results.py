@@ -128,6 +128,22 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def speed() -> str:
+    """The training step against a plain one, as a Markdown table; empty until it has been measured."""
+    path = RESULTS / "bench-step.json"
+    if not path.is_file():
+        return ""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        f"| training step, {data['device']}, {data['threads']} threads | tokens/s | against a plain loop |",
+        "|---|---|---|",
+    ]
+    for shape, rows in data["shapes"].items():
+        for name, row in rows.items():
+            lines.append(f"| {shape}, {name} | {row['tokens_per_s']:,.0f} | {row['ratio_to_plain']:.2f} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -143,7 +159,7 @@ def main() -> int:
         return 0
     before = README.read_text(encoding="utf-8")
     head, rest = before.split(START)
-    after = f"{head}{START}\n{table()}\n{END}{rest.split(END, 1)[1]}"
+    after = f"{head}{START}\n{table()}\n{speed()}{END}{rest.split(END, 1)[1]}"
     if options.check:
         return int(after != before)
     README.write_text(after, encoding="utf-8")
