@@ -98,7 +98,7 @@ def _mismatches(value: Any, hint: Any, where: str, trust: Sequence[str]) -> list
     """Every place in `value`, however deep, where it is not what `hint` says."""
     if hint is Any:
         return []
-    if isinstance(value, Mapping) and "_target_" in value:
+    if _is_node(value):
         return check(value, where, runtime=None, trust=trust)
     origin, options = get_origin(hint), get_args(hint)
     wrong = [f"{where}={value} should be {describe_type(hint)}"]

@@ -18,10 +18,7 @@ from .errors import ConfigError
 from .run import write_atomically
 from .schema import Config
 
-# OmegaConf 2.3 reads the annotations at run time and knows Optional, not `X | None`.
-
 T = TypeVar("T")
-
 
 DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
 
