@@ -33,28 +33,10 @@ def dropout_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
     return kept.to(like.dtype).mul_(65536 / (65536 - dropped))
 
 
-class LockedDropout(nn.Module):
-    """Variational dropout: one mask per sequence, the same at every time step.
-
-    y_t = x_t * m / (1 - p),  m ~ Bernoulli(1 - p) of shape (1, B, F), for x (T, B, F). The identity in
-    eval mode. Y. Gal and Z. Ghahramani, arXiv 1512.05287 (2016).
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        require_probability("p", p)
-        self.p = p
-
-    def forward(self, xs: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return xs
-        return xs * dropout_mask((1, *xs.shape[1:]), self.p, xs)
-
-
 class StandardDropout(nn.Module):
     """Dropout as first published: a fresh mask at every time step.
 
-    y_t = x_t * m_t / (1 - p),  m ~ Bernoulli(1 - p) of the shape of x. The identity in eval mode.
+    y_t = x_t * m_t / (1 - p),  m_t ~ Bernoulli(1 - p), for x (T, B, F). The identity in eval mode.
     N. Srivastava et al., JMLR 15 (2014); on what is not recurrent: W. Zaremba et al., arXiv 1409.2329 (2014).
     """
 
@@ -63,10 +45,25 @@ class StandardDropout(nn.Module):
         require_probability("p", p)
         self.p = p
 
+    def mask_shape(self, xs: Tensor) -> Sequence[int]:
+        """The shape of the mask of a window; where it is 1 the mask is shared."""
+        return xs.shape
+
     def forward(self, xs: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return xs
-        return xs * dropout_mask(xs.shape, self.p, xs)
+        return xs * dropout_mask(self.mask_shape(xs), self.p, xs)
+
+
+class LockedDropout(StandardDropout):
+    """Variational dropout: one mask per sequence, the same at every time step.
+
+    y_t = x_t * m / (1 - p),  m ~ Bernoulli(1 - p) of shape (1, B, F), for x (T, B, F). The identity in
+    eval mode. Y. Gal and Z. Ghahramani, arXiv 1512.05287 (2016).
+    """
+
+    def mask_shape(self, xs: Tensor) -> Sequence[int]:
+        return (1, *xs.shape[1:])
 
 
 def make_dropout(kind: DropoutKind, p: float) -> nn.Module:
