@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,12 @@ def test_a_config_cannot_call_what_the_package_uses_itself():
         node = {"_target_": target, "words": ["trust=[subprocess]"], "trust": ["subprocess."]}
         with pytest.raises(ConfigError, match="outside the trusted code"):
             build(node, "task")
+
+
+def test_what_a_module_of_parts_imports_is_no_part(monkeypatch):
+    monkeypatch.setattr("seqlm.cells.system", os.system, raising=False)
+    with pytest.raises(ConfigError, match="is not a public part of seqlm.cells"):
+        build({"_target_": "seqlm.cells.system", "command": "true"}, "task")
 
 
 def test_trust_is_extended_by_the_caller_only():

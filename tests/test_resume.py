@@ -347,6 +347,14 @@ def test_retention(tmp_path):
     assert set(names(folder)) == {8, 16, 18, 20, best}
 
 
+def test_the_best_are_kept(tmp_path):
+    folder = trained(tmp_path, "checkpoint.keep_last=1", "checkpoint.keep_best=3", "train.eval_every=2",
+                     "optim.lr=0.3", "schedule=constant")  # fmt: skip
+    by_loss = sorted((loss, step) for step, _, tag, loss in losses(tmp_path / "run") if tag == "valid/loss")
+    best = {step for _, step in by_loss[:3]}
+    assert len(by_loss) == 10 and best != {16, 18, 20} and set(names(folder)) == best | {20}
+
+
 def test_pointers_are_never_pruned(tmp_path):
     folder = trained(tmp_path, "train.eval_every=4", "optim.lr=0", "checkpoint.keep_last=1", "checkpoint.keep_best=0")
     assert names(folder) == [4, 20]  # the first evaluation stays the best when nothing is learned
