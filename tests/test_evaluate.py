@@ -11,6 +11,7 @@ import torch
 from seqlm.assemble import load_run
 from seqlm.data import Streams
 from seqlm.evaluate import evaluate, main
+from seqlm.run import RunFolder
 from seqlm.tasks import LanguageModeling, Score, perplexity
 from seqlm.train import train
 
@@ -84,6 +85,12 @@ def test_the_report(run, capsys):
     main(str(run / "char"), [], as_json=False)
     table = capsys.readouterr().out
     assert "perplexity per word" in table and "bits per character" in table and "out of vocabulary" in table
+
+
+def test_bits_per_character_are_of_the_text_not_of_the_tokens(run):
+    metrics, text = RunFolder(run / "word").info()["metrics"], (run / "valid.txt").read_text()
+    tokens = len(text.split()) + text.count("\n")
+    assert metrics["valid/bpc"] == pytest.approx(metrics["valid/loss"] * tokens / math.log(2) / len(text))
 
 
 def test_evaluation_changes_nothing_in_training(tmp_path):

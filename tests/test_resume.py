@@ -412,6 +412,21 @@ def test_leftovers_of_a_killed_save_are_swept(tmp_path):
     assert not list(folder.glob(".*")) and 24 in names(folder)
 
 
+def test_ctrl_c_ends_a_sweep(tmp_path):
+    words = ["train", "-m", *TINY, "train.steps=1000000", "seed=1,2", f"run.root={tmp_path / 'runs'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seqlm", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "everything is saved" in stderr and "Traceback" not in stderr
+    assert len([path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]) == 1
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     words = [*TINY, "train.steps=1000000", f"run.root={tmp_path}", "run.name=run", "checkpoint.every=null"]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
