@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from seqlm.errors import Stopped
 from seqlm.train import resume, train
+from seqlm.training.loggers import RunLogger
 
 from .conftest import tiny
 from .test_resume import stop_at
@@ -87,6 +88,15 @@ def test_no_zigzag_after_a_resume_from_before_the_last_point(tmp_path, monkeypat
         steps = [event.step for event in events.Scalars(tag)]
         assert steps == sorted(set(steps)) == sorted(of(tag, tmp_path / "run")), tag
     assert sessions(tmp_path / "run")[1].status == api_pb2.STATUS_SUCCESS
+
+
+def test_sessions_of_one_second_keep_their_order(tmp_path):
+    """The names of event files differ in a counter then, and 10 comes before 9: the files must not share a second."""
+    for session in range(3):
+        logger = RunLogger(tmp_path, start_step=10 * session)
+        logger.close("interrupted")
+    seconds = [path.name.split(".")[3] for path in tmp_path.glob("events*")]
+    assert len(seconds) == len(set(seconds)) == 3
 
 
 def test_a_failed_run_is_shown_as_failed(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ class RunLogger:
     """Scalars and texts of one run; opened again after `start_step`, later points of the session before vanish."""
 
     def __init__(self, folder: Path, *, start_step: int = 0) -> None:
+        # Event files are read in the order of their names, which begin with the second they were opened in.
+        for _ in range(20):
+            if not any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+                break
+            time.sleep(0.1)
         # purge_step hides what a killed session wrote beyond its last checkpoint. It works only if the
         # first session marked its start too, hence 0 and not None.
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
