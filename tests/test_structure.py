@@ -30,7 +30,7 @@ MAY = {
     "sample": LEAVES | {"assemble", "models"},
     "evaluate": LEAVES | {"assemble", "tasks"},
     "session": LEAVES | {"assemble", "cells", "sample"},
-    "train": LEAVES | {"cells", "evaluate", "models", "report", "sample", "session"},
+    "train": LEAVES | {"cells", "evaluate", "models", "report", "sample", "session", "tasks"},
     "runs": {"errors", "run"},
     "cli": {"__init__", "config", "errors", "evaluate", "resume", "runs", "sample", "schema", "train"},
     "__main__": {"cli"},

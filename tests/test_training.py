@@ -18,6 +18,7 @@ from seqlm.data import IGNORE, Streams
 from seqlm.errors import ConfigError, NonFiniteError
 from seqlm.run import RunFolder
 from seqlm.session import assemble_session
+from seqlm.tasks import LanguageModeling
 from seqlm.train import train
 from seqlm.training import Constant, DivideOnPlateau, HoldThenDecay, Moment, WarmupCosine
 
@@ -185,6 +186,22 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
     assert RunFolder(tmp_path / "run").info()["status"] == "failed"
     for tensor in load_run(tmp_path / "run", checkpoint="last").model.parameters():
         assert tensor.isfinite().all()
+
+
+def test_no_step_is_taken_with_an_infinite_loss_whose_gradient_is_finite(tmp_path, monkeypatch):
+    original, losses, steps = LanguageModeling.nats, [], []
+
+    def nats(self, model, window, carry):
+        carry, summed = original(self, model, window, carry)
+        losses.append(summed)
+        return carry, summed + (float("inf") if len(losses) == 6 else 0.0)
+
+    monkeypatch.setattr(LanguageModeling, "nats", nats)
+    descend = seqlm.train.descend
+    monkeypatch.setattr(seqlm.train, "descend", lambda *arguments: steps.append(1) or descend(*arguments))
+    with pytest.raises(NonFiniteError, match="the loss is not finite at step 5"):
+        train(tiny(tmp_path), {})
+    assert len(steps) == 5
 
 
 def test_not_finite_before_any_checkpoint(tmp_path):

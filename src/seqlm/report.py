@@ -7,7 +7,6 @@ import platform
 import shlex
 import socket
 import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -80,11 +79,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
     for index, layer in enumerate(layers):
         what = f"{type(layer.cell).__name__} {layer.cell.input_size} -> {layer.cell.output_size}"
         rows.append((f"layer {index}", f"{what}, engine {layer.plan.engine}: {layer.plan.reason}"))
-    limits = config.train
-    named = {"steps": limits.steps, "epochs": limits.epochs, "tokens": limits.tokens, "minutes": limits.minutes}
-    if not any(named.values()):
-        named["steps"] = limits.default_steps
-    ends = [f"{limit:,} {unit}" for unit, limit in named.items() if limit]
+    ends = [f"{limit:,} {unit}" for unit, limit in config.train.limits.items()]
     rows += [
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
@@ -123,11 +118,7 @@ def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
         for key, config_part in plain_dict(config).items()
         if key in ("model", "optim", "schedule", "train")
     }
-    flat = {
-        key: value
-        for key, value in dotted(values).items()
-        if isinstance(value, (bool, int, float)) and not isinstance(value, Mapping)
-    }
+    flat = {key: value for key, value in dotted(values).items() if isinstance(value, (bool, int, float))}
     return {**chosen, "seed": config.seed, **flat}
 
 

@@ -49,6 +49,13 @@ class TrainConfig:
     eval_every: int | None = _key(least=1)
     log_every: int = _key(least=1)
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """What ends the run, by unit: the limits that are given, or the default number of steps."""
+        named = {"steps": self.steps, "epochs": self.epochs, "tokens": self.tokens, "minutes": self.minutes}
+        given = {unit: limit for unit, limit in named.items() if limit is not None}
+        return given or {"steps": self.default_steps}
+
 
 @dataclass(kw_only=True)
 class CheckpointConfig:

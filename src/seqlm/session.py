@@ -58,12 +58,9 @@ class Session:
     @property
     def steps_planned(self) -> int | None:
         """Optimizer steps until the first limit that is not wall-clock time."""
-        limits, windows = self.config.train, len(self.train)
-        steps = [limits.steps] if limits.steps else []
-        steps += [limits.epochs * windows] if limits.epochs else []
-        steps += [math.ceil(limits.tokens / len(self.train.tokens) * windows)] if limits.tokens else []
-        if not steps and limits.minutes is None:
-            return limits.default_steps
+        limits, windows = self.config.train.limits, len(self.train)
+        in_epoch = {"steps": windows, "epochs": 1, "tokens": len(self.train.tokens)}
+        steps = [math.ceil(limits[unit] * windows / size) for unit, size in in_epoch.items() if unit in limits]
         return min(steps, default=None)
 
     def init_carry(self) -> Carry:

@@ -24,6 +24,7 @@ from .run import RunFolder, file_stem
 from .sample import generate
 from .schema import Config
 from .session import Progress, Session, assemble_session
+from .tasks import perplexity
 from .training import checkpoint
 from .training.console import Console
 from .training.device import autocast
@@ -172,8 +173,10 @@ def _fit(
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
         units = window.tokens if limits.loss_unit == "mean" else session.train.batch_size
         carry, summed = detach(carry), nats.item()
-        norm = descend(nats / units, optimizer, parameters, limits.clip_norm)
-        if not math.isfinite(summed) or not math.isfinite(norm):
+        # An infinite loss can have a finite gradient: it is not followed either.
+        finite = math.isfinite(summed)
+        norm = descend(nats / units, optimizer, parameters, limits.clip_norm) if finite else math.nan
+        if not math.isfinite(norm):
             raise NonFiniteError(_non_finite(run, model, progress.step, summed, optimizer.param_groups[0]["lr"]))
 
         progress.step += 1
@@ -186,10 +189,9 @@ def _fit(
         busy += time.perf_counter() - started
         console.step()
         if progress.step % limits.log_every == 0:
-            loss_per_token = progress.nats / progress.nats_tokens
             values = {
-                "train/loss": loss_per_token,
-                "train/ppl": math.exp(min(loss_per_token, 700.0)),
+                "train/loss": progress.nats / progress.nats_tokens,
+                "train/ppl": perplexity(progress.nats, progress.nats_tokens),
                 "train/grad_norm": norm,
                 "train/lr": optimizer.param_groups[0]["lr"],
                 "train/tokens_per_s": (progress.tokens - logged_tokens) / busy,
