@@ -63,12 +63,15 @@ class Cell(nn.Module, ABC):
     def init_carry(self, batch_size: int) -> Carry:
         """The carry before the first step: zeros, on the parameters' device and dtype."""
 
-    def project(self, xs: Tensor) -> Tensor:
-        """All that does not depend on the carry, for any number of steps at once: (..., I) -> (..., G)."""
+    def project(self, xs: Tensor) -> Any:
+        """All that does not depend on the carry, for any number of steps at once: (..., I) -> (..., G).
+
+        A tensor, or a tuple of tensors with the same leading dimensions.
+        """
         return xs
 
     @abstractmethod
-    def step(self, carry: Carry, z: Tensor) -> tuple[Carry, Tensor]:
+    def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
         """One step. z: the projected input of this step (B, G). Returns (carry, y), y (B, output_size)."""
 
     def bind(self, carry: Carry) -> Step:
@@ -83,13 +86,26 @@ class Cell(nn.Module, ABC):
             nn.init.uniform_(parameter, -scale, scale)
 
 
+class Recurrence(NamedTuple):
+    """What all steps of one window share: r_t = weight (mask * h_{t-1}) + bias, and what `gates` gets besides."""
+
+    weight: Tensor  # (G*H, H)
+    bias: Tensor | None  # (G*H)
+    mask: Tensor | None = None  # (B, H)
+    extras: tuple[Tensor, ...] = ()  # (B, ...) each, constant: no gradient flows into them
+
+
 class GatedCell(Cell):
-    """A cell that is an affine map followed by elementwise arithmetic; authors write only `gates`.
+    """A cell that is an affine map followed by arithmetic on each row of the batch; authors write only `gates`.
 
     z_t = W_ih x_t + b_ih,  r_t = W_hh h_{t-1} + b_hh,  carry_t = gates(z_t, r_t, carry_{t-1}),  y_t = h_t
 
-    The carry has a field `h` (B, H). Parameters bear torch's names and shapes, `num_gates` blocks
-    stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
+    The carry is a NamedTuple whose first field is `h` (B, H). Parameters bear torch's names and shapes,
+    `num_gates` blocks stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
+
+    Two hooks serve regularisers. `recurrence` gives the tensors of one window: weights with some dropped, a
+    mask on what returns, extra arguments of `gates`. And `project` may return a tuple of tensors (T, B, ...)
+    instead of one: what changes from step to step, such as zoneout's masks, reaches `gates` as `z`.
     """
 
     num_gates: ClassVar[int]
@@ -114,10 +130,30 @@ class GatedCell(Cell):
     def project(self, xs: Tensor) -> Tensor:
         return F.linear(xs, self.weight_ih, self.bias_ih)
 
-    @abstractmethod
-    def gates(self, z: Tensor, r: Tensor, carry: Carry) -> Carry:
-        """Elementwise: projected input z (B, G*H), recurrent projection r (B, G*H), carry -> carry."""
+    @property
+    def gated(self) -> bool:
+        """Whether `step` is the one derived from `gates`: False in a cell that needs another."""
+        return type(self).step is GatedCell.step
 
-    def step(self, carry: Carry, z: Tensor) -> tuple[Carry, Tensor]:
-        carry = self.gates(z, F.linear(carry.h, self.weight_hh, self.bias_hh), carry)
-        return carry, carry.h
+    @abstractmethod
+    def gates(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:
+        """Projected input z (B, G*H), recurrent projection r (B, G*H), carry -> carry. No row sees another."""
+
+    def recurrence(self, batch_size: int) -> Recurrence:
+        """The tensors of ONE window; a regularising wrapper draws its masks here."""
+        return Recurrence(self.weight_hh, self.bias_hh)
+
+    def bind(self, carry: Carry) -> Step:
+        if not self.gated:
+            return self.step
+        weight, bias, mask, extras = self.recurrence(carry.h.shape[0])
+
+        def step(carry: Carry, z: Any) -> tuple[Carry, Tensor]:
+            h = carry.h if mask is None else carry.h * mask
+            carry = self.gates(z, F.linear(h, weight, bias), carry, *extras)
+            return carry, carry.h
+
+        return step
+
+    def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
+        return GatedCell.bind(self, carry)(carry, z)

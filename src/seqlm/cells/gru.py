@@ -31,6 +31,10 @@ class GRUCell(GatedCell):
             raise ValueError(f"reset={reset!r} is unknown; allowed: after, before")
         self.reset = reset
 
+    @property
+    def gated(self) -> bool:
+        return self.reset == "after"
+
     def gates(self, z: Tensor, r: Tensor, carry: Hidden) -> Hidden:
         zr, zz, zn = z.chunk(3, -1)
         rr, rz, rn = r.chunk(3, -1)

@@ -17,7 +17,8 @@ def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tupl
     step = cell.bind(carry)
     # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
     # of T slices would be T full-size tensors.
-    zs = cell.project(xs).unbind(0)
+    projected = cell.project(xs)
+    zs = projected.unbind(0) if isinstance(projected, Tensor) else list(zip(*(z.unbind(0) for z in projected), strict=True))
     ys = []
     for z in reversed(zs) if reverse else zs:
         carry, y = step(carry, z)
