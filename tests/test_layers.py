@@ -20,7 +20,7 @@ def test_layers_may_have_different_cells_and_sizes():
     model = stack()
     carry, ys = model(torch.randn(4, 2, 5), model.init_carry(2))
     assert ys.shape == (4, 2, 6) and len(carry) == 4 and model.causal
-    assert [layer.plan.engine for layer in model.layers] == ["native", "scan", "scan", "native"]
+    assert [layer.plan.engine for layer in model.layers] == ["native", "deferred", "deferred", "fused"]
 
 
 def test_stacks_and_directions_nest():

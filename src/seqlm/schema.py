@@ -20,7 +20,7 @@ def _key(
 
 
 PRECISIONS = ("float32", "tf32", "bf16")
-ENGINES = ("auto", "scan", "native")
+ENGINES = ("auto", "scan", "native", "fused", "deferred")
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,10 @@
 """Recurrent cells: one file each, all with the interface of `Cell`."""
 
-from .base import Carry, Cell, GatedCell, Hidden, carry_tensors, detach, map_carry, require_positive
+import inspect
+import pkgutil
+from importlib import import_module
+
+from .base import Carry, Cell, GatedCell, Hidden, Recurrence, Step, carry_tensors, detach, map_carry, require_positive
 from .elman import ElmanCell
 from .gru import GRUCell
 from .jordan import JordanCarry, JordanCell
@@ -17,8 +21,17 @@ __all__ = [
     "JordanCell",
     "LSTMCarry",
     "LSTMCell",
+    "Recurrence",
+    "Step",
     "carry_tensors",
     "detach",
     "map_carry",
     "require_positive",
 ]
+
+# The cells of every other file in this folder: a new one needs no line here.
+for _file in pkgutil.iter_modules(__path__):
+    for _name, _class in inspect.getmembers(import_module(f"{__name__}.{_file.name}"), inspect.isclass):
+        if issubclass(_class, Cell) and _class.__module__ == f"{__name__}.{_file.name}" and _name not in __all__:
+            globals()[_name] = _class
+            __all__ += [_name]

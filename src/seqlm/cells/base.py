@@ -156,4 +156,4 @@ class GatedCell(Cell):
         return step
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
-        return GatedCell.bind(self, carry)(carry, z)
+        return self.bind(carry)(carry, z)

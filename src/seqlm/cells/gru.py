@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import GatedCell, Hidden
+from .base import GatedCell, Hidden, Step
 
 
 class GRUCell(GatedCell):
@@ -42,16 +42,22 @@ class GRUCell(GatedCell):
         candidate = (zn + (zr + rr).sigmoid() * rn).tanh()
         return Hidden((1 - update) * candidate + update * carry.h)
 
-    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
-        if self.reset == "after":
-            return super().step(carry, z)
+    def bind(self, carry: Hidden) -> Step:
+        if self.gated:
+            return super().bind(carry)
         # Two matmuls in a row: the reset state must be known before the candidate's one can start.
-        gate_rows = 2 * self.hidden_size
-        z_gates, zn = z[:, :gate_rows], z[:, gate_rows:]
-        bias_gates, bias_n = (
-            (None, None) if self.bias_hh is None else (self.bias_hh[:gate_rows], self.bias_hh[gate_rows:])
-        )
-        reset, update = (z_gates + F.linear(carry.h, self.weight_hh[:gate_rows], bias_gates)).sigmoid().chunk(2, -1)
-        candidate = (zn + F.linear(reset * carry.h, self.weight_hh[gate_rows:], bias_n)).tanh()
-        h = (1 - update) * candidate + update * carry.h
-        return Hidden(h), h
+        rows = [2 * self.hidden_size, self.hidden_size]
+        weight_gates, weight_n = self.weight_hh.split(rows)
+        bias_gates, bias_n = (None, None) if self.bias_hh is None else self.bias_hh.split(rows)
+
+        def step(carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
+            z_gates, zn = z.split(rows, -1)
+            reset, update = (z_gates + F.linear(carry.h, weight_gates, bias_gates)).sigmoid().chunk(2, -1)
+            candidate = (zn + F.linear(reset * carry.h, weight_n, bias_n)).tanh()
+            h = (1 - update) * candidate + update * carry.h
+            return Hidden(h), h
+
+        return step
+
+    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
+        return self.bind(carry)(carry, z)

@@ -1,7 +1,7 @@
-"""Engines run a cell over a window faster than the reference loop; the mathematics stays the cell's own.
+"""Engines run a cell over a window; the mathematics stays the cell's own.
 
-An engine is a module with `refusal(cell) -> str | None` and `run(cell, xs, carry, reverse) -> (carry, ys)`,
-listed in `FAST`, fastest first. Tests hold every one of them to `scan`.
+An engine is a module with `refusal(cell) -> str | None` and `run(cell, xs, carry, *, reverse) -> (carry, ys)`. Tests
+hold every one of them to `scan`.
 """
 
 from __future__ import annotations
@@ -9,39 +9,68 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..cells import Carry, Cell
-from . import native
+from ..cells import Carry, Cell, ElmanCell, GRUCell, LSTMCell
+from . import deferred, fused, native, scan
 
-Engine = Literal["auto", "scan", "native"]
-FAST = {"native": native}
-NAMES = ("auto", "scan", *FAST)
+Engine = Literal["auto", "scan", "native", "fused", "deferred"]
+ENGINES = {"scan": scan, "native": native, "fused": fused, "deferred": deferred}
+NAMES = ("auto", *ENGINES)
+
+
+class Rule(NamedTuple):
+    """Where an order of engines holds: for cells of this class, at this hidden size or above, on this device."""
+
+    device: str
+    dtype: torch.dtype | None  # None: any
+    cell: type[Cell]
+    hidden_size: int
+    order: tuple[str, ...]
+    because: str
+
+
+# `engine=auto`: the first rule that fits, then the first engine of its order that can serve the cell.
+RULES = (
+    Rule("cpu", torch.float32, LSTMCell, 600, ("fused", "native"), "as fast as torch's LSTM, or faster, on a CPU"),
+    Rule("cpu", torch.float32, LSTMCell, 0, ("native", "fused"), "torch's LSTM is the fastest at small sizes on a CPU"),
+    Rule("cpu", None, Cell, 0, ("fused", "deferred"), "the fastest exact one on a CPU"),
+    # Not measured: cuDNN where it has the cell.
+    Rule("cuda", None, Cell, 0, ("native", "fused", "deferred"), "the first of native, fused and deferred that is exact"),
+)
 
 
 class Plan(NamedTuple):
-    """Which engine serves a layer, and why. `run` is None for the reference loop, `scan`."""
+    """Which engine serves a layer, and why."""
 
     engine: str
     reason: str
-    run: Callable[..., tuple[Carry, Tensor]] | None
+    run: Callable[..., tuple[Carry, Tensor]]
 
 
 def pick(cell: Cell, engine: Engine = "auto") -> Plan:
-    """Choose the engine for `cell`; raises ValueError when a forced one cannot serve it."""
+    """Choose the engine for `cell`, on the device and in the type of its parameters.
+
+    Raises ValueError when a forced one cannot serve it.
+    """
     if engine not in NAMES:
         raise ValueError(f"engine={engine!r} is unknown; allowed: {', '.join(NAMES)}")
-    if engine == "scan":
-        return Plan("scan", "asked for", None)
     if engine != "auto":
-        why_not = FAST[engine].refusal(cell)
+        why_not = ENGINES[engine].refusal(cell)
         if why_not:
             raise ValueError(f"engine={engine} cannot serve this layer: {why_not}; use engine=auto or engine=scan")
-        return Plan(engine, "asked for", FAST[engine].run)
-    refusals = []
-    for name, module in FAST.items():
-        why_not = module.refusal(cell)
-        if why_not is None:
-            return Plan(name, "fastest that computes this cell exactly", module.run)
-        refusals.append(f"{name}: {why_not}")
-    return Plan("scan", "; ".join(refusals), None)
+        return Plan(engine, "asked for", ENGINES[engine].run)
+    parameter = next(cell.parameters(), torch.empty(0))
+    size = getattr(cell, "hidden_size", 0)
+    for device, dtype, kind, least, order, because in RULES:
+        here = device == parameter.device.type and dtype in (None, parameter.dtype)
+        if here and isinstance(cell, kind) and size >= least:
+            passed = []
+            for name in order:
+                why_not = ENGINES[name].refusal(cell)
+                if why_not is None:
+                    return Plan(name, "; ".join(passed) or because, ENGINES[name].run)
+                if name != "native":  # that torch lacks a cell is no news
+                    passed.append(f"{name}: {why_not}")
+    return Plan("scan", f"no rule for {parameter.device.type}", scan.run)

@@ -89,9 +89,12 @@ class Writer:
         self.lines.append(f"{node.name} = {self._call(node, node.target)}")
         self.local[node] = node.name
 
-    def compute(self, node: fx.Node, targets: list[str], wanted: set[fx.Node]) -> None:
-        """Compute a node into the buffers `targets`, or one of its own; only the `wanted` nodes are computed."""
-        if node.op == "call_function" and not is_view(node):
+    def compute(self, node: fx.Node, targets: list[str], wanted: set[fx.Node], done: bool = False) -> None:
+        """Compute a node into the buffers `targets`, or one of its own; `done` if it is in its home already.
+
+        Only the `wanted` nodes are computed.
+        """
+        if node.op == "call_function" and not is_view(node) and not done:
             if self._joins_a_sum(node, targets, wanted):
                 return
             function, value = _into(node), node.meta["val"]
@@ -140,9 +143,11 @@ class Writer:
             return self.value(value)
         if isinstance(value, (list, tuple)):
             return "[" + ", ".join(map(self._text, value)) + "]"
-        if isinstance(value, (torch.dtype, torch.device)):
-            return str(self.names.setdefault(str(value).replace(".", "_"), value) and str(value).replace(".", "_"))
-        return repr(value)
+        if value is None or isinstance(value, (bool, int)):
+            return repr(value)
+        key = f"c{len(self.names)}"  # infinities, types and devices have no literal
+        self.names[key] = value
+        return key
 
 
 def _adds_product(node: fx.Node) -> fx.Node | None:

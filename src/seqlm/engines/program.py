@@ -10,7 +10,8 @@ An operation on gradients that is not a product, sum or difference (that of a no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,11 @@ from .trace import Trace, operation
 # A product of a gradient, by its name in the loop, and a coefficient: a node, a number, or None for 1.
 Term = tuple[Any, str]
 
+_aten = torch.ops.aten
+# Gradients of one operation, g times a coefficient, in the forms "of g and y" and "of g and y, into a buffer". The
+# first argument may as well be a coefficient that g has already.
+_TIMES_SLOPE = {"sigmoid_backward", "tanh_backward", "threshold_backward"}
+
 
 class Program(NamedTuple):
     """`gates` and its gradient arranged for a window; `fused.py` says what the homes are called."""
@@ -30,7 +36,9 @@ class Program(NamedTuple):
     twin: dict[fx.Node, fx.Node]  # of the step trace -> of the bulk trace
     stored: list[fx.Node]  # of the bulk trace: what the forward loop keeps besides the carry
     forward: Code
+    adds_z: int | None  # the forward loop reads z[i] + r, at home in "r", and neither of them by itself
     reverse: Code
+    starts_dh: bool  # whether the reverse loop writes "next0"; else it is dy
     coefficients: list[fx.Node]  # of the bulk trace: what the reverse loop reads
     varying: set[fx.Node]  # the nodes of the bulk trace with a row for each step and column
     before: list[fx.Node]  # what to compute for all steps before the reverse loop, in order
@@ -50,7 +58,7 @@ def compile(step: Trace, bulk: Trace) -> Program:
     needed = {source for node in gradients for source in node.all_input_nodes} - moved
 
     stored = _to_store(step, needed)
-    forward = _forward(step, stored)
+    forward, adds_z = _forward(step, stored)
     loop = _ReverseLoop(step, twin, [node for node in gradients if node in in_loop])
     reverse = loop.code()
 
@@ -64,7 +72,7 @@ def compile(step: Trace, bulk: Trace) -> Program:
     varying = _descendants(node for node in bulk.nodes if node.op == "placeholder" and node not in constant)
     varying |= have - constant
     twins = [twin[node] for node in stored]
-    return Program(bulk, twin, twins, forward, reverse, loop.coefficients, varying, before, after, late_twins)
+    return Program(bulk, twin, twins, forward, adds_z, reverse, step.dcarry[0] is not None, loop.coefficients, varying, before, after, late_twins)
 
 
 def _descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
@@ -114,7 +122,7 @@ def _to_store(step: Trace, needed: set[fx.Node]) -> list[fx.Node]:
     return stored
 
 
-def _forward(step: Trace, stored: list[fx.Node]) -> Code:
+def _forward(step: Trace, stored: list[fx.Node]) -> tuple[Code, int | None]:
     """The loop body of the forward pass: writes the new carry and what is stored."""
     homes = {node: f"z{i}" for i, node in enumerate(step.z)} | {step.r: "r"}
     homes |= {node: f"carry{i}" for i, node in enumerate(step.carry)}
@@ -127,10 +135,23 @@ def _forward(step: Trace, stored: list[fx.Node]) -> Code:
     for i, node in enumerate(stored):
         targets.setdefault(node, []).append(f"stored{i}")
     wanted = _ancestors(targets)
+    total, adds_z = _sum_of_z_and_r(step, wanted)
+    if total is not None:
+        writer.homes[total] = "r"
     for node in step.nodes:
         if node in wanted:
-            writer.compute(node, targets.get(node, []), wanted)
-    return writer.code("forward")
+            writer.compute(node, targets.get(node, []), wanted, done=node is total)
+    return writer.code("forward"), adds_z
+
+
+def _sum_of_z_and_r(step: Trace, wanted: set[fx.Node]) -> tuple[fx.Node | None, int | None]:
+    """The node z[i] + r, and i, if the forward pass reads z[i] and r nowhere else: then the product adds to z."""
+    users = [node for node in step.r.users if node in wanted]
+    if len(users) == 1 and operation(users[0]) == "add" and not users[0].kwargs:
+        for i, z in enumerate(step.z):
+            if {z, step.r} == set(users[0].args) and not any(user in wanted for user in set(z.users) - set(users)):
+                return users[0], i
+    return None, None
 
 
 class _ReverseLoop:
@@ -162,7 +183,8 @@ class _ReverseLoop:
             self._write_dr(self.step.dr)
         for i, node in enumerate(self.step.dcarry):
             terms = [] if node is None else self.forms[node]
-            self._sum(terms + ([(None, "dy")] if i == 0 else []), Slot(f"next{i}"))
+            if i or terms:  # an h that acts through r alone is left to the product with the weight
+                self._sum(terms + ([(None, "dy")] if i == 0 else []), Slot(f"next{i}"))
         return self.writer.code("reverse")
 
     # -- linear forms ----------------------------------------------------------------------------------------
@@ -171,13 +193,16 @@ class _ReverseLoop:
         """The value of a node as a sum of products."""
         name, arguments = operation(node), node.args
         inputs = [argument for argument in arguments if isinstance(argument, fx.Node) and argument in self.forms]
-        plain = not node.kwargs
+        alike = [getattr(i.meta["val"], "shape", None) == getattr(node.meta["val"], "shape", ()) for i in inputs]
+        plain = not node.kwargs and all(alike)  # a gradient that is broadcast is left to torch
         if name == "mul" and plain and len(inputs) == 1:
             other = arguments[1] if arguments[0] is inputs[0] else arguments[0]
             return [(self._product(c, self._bulk(other)), d) for c, d in self.forms[inputs[0]]]
         if name == "div" and plain and inputs == [arguments[0]]:
             return [(self._quotient(c, self._bulk(arguments[1])), d) for c, d in self.forms[inputs[0]]]
-        if name == "neg":
+        if name in _TIMES_SLOPE and plain and inputs == [arguments[0]]:
+            return [(self._slope(node, c), d) for c, d in self.forms[inputs[0]]]
+        if name == "neg" and inputs:
             return [(self._product(c, -1.0), d) for c, d in self.forms[inputs[0]]]
         if name in ("add", "sub") and plain and len(inputs) == 2:
             sign = 1.0 if name == "add" else -1.0
@@ -226,11 +251,18 @@ class _ReverseLoop:
     def _quotient(self, a: Any, b: Any) -> Any:
         return self._make(torch.div, 1.0 if a is None else a, b)
 
+    def _slope(self, node: fx.Node, coefficient: Any) -> Any:
+        """The coefficient times the slope of the function whose gradient `node` is."""
+        y, *rest = map(self._bulk, node.args[1:])
+        if isinstance(coefficient, fx.Node):
+            return self._make(node.target, coefficient, y, *rest)
+        return self._product(coefficient, self._make(node.target, self._make(torch.ones_like, y), y, *rest))
+
     def _make(self, function: Any, *arguments: Any) -> Any:
         """A coefficient computed from others: a new node of the bulk trace, or a number."""
-        if not any(isinstance(argument, fx.Node) for argument in arguments):
-            return function(*map(torch.tensor, arguments)).item()
-        if not isinstance(arguments[0], fx.Node):  # torch's functions take their tensor first
+        if not any(isinstance(argument, (fx.Node, tuple)) for argument in arguments):
+            return {torch.mul: operator.mul, torch.add: operator.add, torch.div: operator.truediv}[function](*arguments)
+        if isinstance(arguments[0], float):  # torch's functions take their tensor first
             if function is torch.div:
                 function, arguments = _divide, arguments
             else:
@@ -241,6 +273,12 @@ class _ReverseLoop:
             with self.graph.inserting_before(output):
                 self.made[key] = self.graph.call_function(function, arguments)
         return self.made[key]
+
+    def _factors(self, coefficient: fx.Node) -> tuple[Any, ...]:
+        """How to compute a coefficient in place, (function, arguments), if it was made here and only for this."""
+        into = _INTO.get(coefficient.target)
+        alone = coefficient in self.made.values() and not coefficient.users
+        return (into, *coefficient.args) if into and alone else (coefficient,)
 
     # -- emission --------------------------------------------------------------------------------------------
 
@@ -310,15 +348,35 @@ class _ReverseLoop:
                 self._sum(terms, Slot("dr", columns=(at, at + width)))
                 continue
             d = terms[0][1]
-            side_by_side = self._make(_side_by_side, *(c for c, _ in terms))
+            side_by_side = self._make(_side_by_side, *map(self._factors, (c for c, _ in terms)))
             out = Slot("dr", columns=(at, at + width * len(terms)), rows=len(terms))
             self.writer.names["f_mul"] = torch.mul
             line = f"f_mul({self._d(d, rows=1)}, {self._c(side_by_side)}, out={self.writer.slot(out)})"
             self.writer.lines.append(line)
 
 
-def _side_by_side(*coefficients: Tensor) -> Tensor:
-    return torch.stack(coefficients, dim=-2)
+def _multiply(a: Tensor, b: Any, *, out: Tensor) -> Tensor:
+    return torch.mul(a, b if isinstance(b, Tensor) else a.new_tensor(b), out=out)
+
+
+# Coefficients that can be written where they are read: the operation, and the form that takes a buffer.
+_INTO: dict[Any, Callable[..., Any]] = {
+    torch.mul: _multiply,
+    _aten.sigmoid_backward.default: lambda g, y, out: _aten.sigmoid_backward.grad_input(g, y, grad_input=out),
+    _aten.tanh_backward.default: lambda g, y, out: _aten.tanh_backward.grad_input(g, y, grad_input=out),
+}
+
+
+def _side_by_side(*coefficients: tuple[Any, ...]) -> Tensor:
+    """Coefficients (N, H), or how to compute them, to (N, m, H)."""
+    first = next(part for part in coefficients[0] if isinstance(part, Tensor))
+    joined = first.new_empty(first.shape[0], len(coefficients), first.shape[-1])
+    for (compute, *arguments), place in zip(coefficients, joined.unbind(1), strict=True):
+        if arguments:
+            compute(*arguments, out=place)
+        else:
+            place.copy_(compute)
+    return joined
 
 
 def _divide(number: float, tensor: Tensor) -> Tensor:

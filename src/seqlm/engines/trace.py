@@ -10,14 +10,6 @@ from torch import Tensor, fx, nn
 
 from ..cells import Carry, GatedCell, carry_tensors, map_carry
 
-# Gradients that torch keeps as one operation, as the incoming gradient g times a coefficient: the coefficient
-# can be computed for all time steps at once.
-_aten = torch.ops.aten
-_TAKEN_APART: dict[Any, Callable[..., Tensor]] = {
-    _aten.sigmoid_backward.default: lambda g, y: g * (y * (1 - y)),
-    _aten.tanh_backward.default: lambda g, y: g * (1 - y * y),
-    _aten.threshold_backward.default: lambda g, x, threshold: g * (x > threshold).to(g.dtype),
-}
 _ZERO = ("zeros_like", "new_zeros", "zeros")
 
 
@@ -42,13 +34,13 @@ class Trace(NamedTuple):
     r: fx.Node
     carry: list[fx.Node]
     extras: list[fx.Node]
-    parameters: dict[str, fx.Node]  # those that gates reads
+    parameters: dict[str, fx.Node]  # parameters and buffers that gates reads
     cotangents: list[fx.Node]  # gradients of the new carry
     new_carry: list[fx.Node]
     dz: list[fx.Node | None]
     dr: fx.Node | None
     dcarry: list[fx.Node | None]
-    dparameters: dict[str, fx.Node | None]
+    dparameters: dict[str, fx.Node | None]  # of the same
 
 
 class _Gates(nn.Module):
@@ -69,23 +61,23 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
         return torch.empty(shape, dtype=dtype, device="meta")
 
     module = _Gates(cell)
-    frozen = {name: buffer.detach().to("meta") for name, buffer in module.named_buffers()}
+    buffers = {name: buffer.detach().to("meta") for name, buffer in module.named_buffers()}
     parameters = {name: parameter.detach().to("meta") for name, parameter in module.named_parameters()}
     z = [empty((rows, *shape), dtype) for shape, dtype, _ in layout.z]
     r = empty((rows, cell.num_gates * cell.hidden_size), layout.state)
     like = map_carry(lambda t: empty((rows, *t.shape[1:]), layout.state), cell.init_carry(1))
     carry = carry_tensors(like)
     extras = [empty((rows, *shape), dtype) for shape, dtype in layout.extras]
-    counts = [len(z), 1, len(carry), len(extras), len(parameters), len(carry)]
+    counts = [len(z), 1, len(carry), len(extras), len(parameters), len(buffers), len(carry)]
 
     def joint(*tensors: Tensor) -> list[Any]:
-        z, (r,), carry, extras, values, cotangents = _cut(tensors, counts)
+        z, (r,), carry, extras, values, fixed, cotangents = _cut(tensors, counts)
         moving = [part for part, (_, _, needed) in zip(z, layout.z, strict=True) if needed]
 
         def gates(moving: list[Tensor], r: Tensor, carry: list[Tensor], values: list[Tensor]) -> list[Tensor]:
             given, states = iter(moving), iter(carry)
             parts = [next(given) if needed else part for part, (_, _, needed) in zip(z, layout.z, strict=True)]
-            weights = {**frozen, **dict(zip(parameters, values, strict=True))}
+            weights = dict(zip([*parameters, *buffers], [*values, *fixed], strict=True))
             arguments = (_one_or_tuple(parts), r, map_carry(lambda _: next(states), like), *extras)
             return carry_tensors(functional_call(module, weights, arguments))
 
@@ -93,9 +85,9 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
         dz, dr, dcarry, dvalues = pull(cotangents)
         return [*new, *dz, dr, *dcarry, *dvalues]
 
-    inputs = [*z, r, *carry, *extras, *parameters.values(), *carry]
+    inputs = [*z, r, *carry, *extras, *parameters.values(), *buffers.values(), *carry]
     inputs = [tensor.clone() for tensor in inputs]  # no tensor twice: each is an input of its own
-    graph = make_fx(joint, decomposition_table=_TAKEN_APART)(*inputs).graph
+    graph = make_fx(joint)(*inputs).graph
     _merge_equal(graph)
     graph.eliminate_dead_code()
     nodes = list(graph.nodes)
@@ -105,12 +97,13 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
         if node.kwargs.get("device") is not None:  # tensors made inside gates: where the state is
             node.update_kwarg("device", cell.weight_hh.device)
     placeholders = [node for node in nodes if node.op == "placeholder"]
-    z_in, (r_in,), carry_in, extras_in, values_in, cotangents_in = _cut(placeholders, counts)
+    z_in, (r_in,), carry_in, extras_in, values_in, fixed_in, cotangents_in = _cut(placeholders, counts)
     results = [_unless_zero(node) for node in nodes[-1].args[0]]
     moving = sum(needed for _, _, needed in layout.z)
     new, dz, (dr,), dcarry, dvalues = _cut(results, [len(carry), moving, 1, len(carry), len(parameters)])
     # Names without the prefix of the module around the cell.
-    named = [name.partition(".")[2] for name in parameters]
+    named = [name.partition(".")[2] for name in (*parameters, *buffers)]
+    values_in, dvalues = [*values_in, *fixed_in], [*dvalues, *(None for _ in buffers)]
     read = [bool(node.users) for node in values_in]
     return Trace(
         nodes=nodes[:-1],

@@ -1,8 +1,8 @@
 """Time, depth and dropout around cells."""
 
+from ..engines.scan import scan
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, require_probability
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
-from .scan import scan
 
 __all__ = [
     "Bidirectional",

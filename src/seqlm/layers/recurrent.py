@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell
-from ..engines import Engine, pick
-from .scan import scan
+from ..engines import Engine, Plan, pick
 
 
 class Layer(nn.Module):
@@ -24,7 +23,7 @@ class Layer(nn.Module):
 
 
 class Recurrent(Layer):
-    """A cell run over time by an engine: `scan` (the reference), `native`, or the fastest exact one (`auto`).
+    """A cell run over time by an engine: `scan` (the reference) or another by name, or the fastest exact one (`auto`).
 
     `reverse` runs time backwards and returns the outputs in the order of the inputs. Raises
     ValueError if a forced engine cannot serve the cell. `plan` says which engine was chosen and why.
@@ -32,14 +31,25 @@ class Recurrent(Layer):
 
     def __init__(self, cell: Cell, reverse: bool = False, engine: Engine = "auto") -> None:
         super().__init__()
-        self.cell, self.reverse, self.plan = cell, reverse, pick(cell, engine)
+        self.cell, self.reverse, self.engine = cell, reverse, engine
+        self._plans: dict[tuple[torch.device, torch.dtype], Plan] = {}
+        assert self.plan  # a forced engine that cannot serve the cell is refused here
         self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
+
+    @property
+    def plan(self) -> Plan:
+        """The engine for the device and type that the cell's parameters have now."""
+        parameter = next(self.cell.parameters(), torch.empty(0))
+        key = (parameter.device, parameter.dtype)
+        if key not in self._plans:
+            self._plans[key] = pick(self.cell, self.engine)
+        return self._plans[key]
 
     def init_carry(self, batch_size: int) -> Carry:
         return self.cell.init_carry(batch_size)
 
     def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        return (self.plan.run or scan)(self.cell, xs, carry, reverse=self.reverse)
+        return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
 
 
 class Bidirectional(Layer):

@@ -1,4 +1,4 @@
-"""The only loop over time in the package."""
+"""The reference: the cell's own step, once for each step in time, under autograd."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from ..cells import Carry, Cell
+
+
+def refusal(cell: Cell) -> str | None:
+    """None: it serves every cell."""
+    return None
 
 
 def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
@@ -18,9 +23,13 @@ def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tupl
     # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
     # of T slices would be T full-size tensors.
     projected = cell.project(xs)
-    zs = projected.unbind(0) if isinstance(projected, Tensor) else list(zip(*(z.unbind(0) for z in projected), strict=True))
+    several = isinstance(projected, tuple)
+    zs = list(zip(*(z.unbind(0) for z in projected), strict=True)) if several else projected.unbind(0)
     ys = []
     for z in reversed(zs) if reverse else zs:
         carry, y = step(carry, z)
         ys.append(y)
     return carry, torch.stack(ys[::-1] if reverse else ys)
+
+
+run = scan

@@ -1,0 +1,175 @@
+"""What the engines promise beyond equality with scan on plain cells (test_laws.py)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
+from seqlm.cells import GatedCell, Hidden, PeepholeLSTMCell, carry_tensors, map_carry
+from seqlm.engines import ENGINES, RULES, fused, pick
+
+from . import regularised
+from .test_laws import compare_with_scan
+
+
+def made(kind, *sizes, **options):
+    torch.manual_seed(0)
+    cell = kind(*sizes, **options).double()
+    for parameter in cell.parameters():
+        nn.init.uniform_(parameter, -0.7, 0.7)
+    return cell
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("engine", ["fused", "deferred"])
+@pytest.mark.parametrize("kind", regularised.ALL, ids=lambda kind: kind.__name__)
+def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse):
+    cell = made(kind, 5, 7)
+    assert ENGINES[engine].refusal(cell) is None
+    if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
+        pytest.skip("its masks belong to places in the window, and are drawn in the order of time")
+    compare_with_scan(cell, engine, torch.float64, steps, reverse)
+
+
+@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, regularised.LayerNormLSTM])
+def test_fused_gradients_match_finite_differences(kind):
+    cell = made(kind, 2, 3)
+    names = [name for name, _ in cell.named_parameters()]
+    carry = map_carry(lambda t: torch.randn_like(t).requires_grad_(), cell.init_carry(2))
+    xs = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    class Window(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, xs, carry):
+            last, ys = fused.run(self.cell, xs, carry)
+            return (ys, *carry_tensors(last))
+
+    def run(xs, *tensors):
+        parameters, states = tensors[: len(names)], iter(tensors[len(names) :])
+        weights = {f"cell.{name}": value for name, value in zip(names, parameters, strict=True)}
+        return torch.func.functional_call(Window(), weights, (xs, map_carry(lambda _: next(states), carry)))
+
+    leaves = [parameter.detach().clone().requires_grad_() for parameter in cell.parameters()]
+    assert torch.autograd.gradcheck(run, (xs, *leaves, *carry_tensors(carry)))
+
+
+@pytest.mark.parametrize("engine", ["fused", "deferred"])
+def test_only_what_is_asked_for_gets_a_gradient(engine):
+    cell = made(LSTMCell, 5, 7)
+    xs = torch.randn(4, 3, 5, dtype=torch.float64)
+    cell.weight_hh.requires_grad_(False)
+    expected = torch.autograd.grad(scan(cell, xs, cell.init_carry(3))[1].sum(), cell.bias_hh)[0]
+    found = torch.autograd.grad(ENGINES[engine].run(cell, xs, cell.init_carry(3))[1].sum(), cell.bias_hh)[0]
+    torch.testing.assert_close(found, expected)
+    # The outputs may go unused, or be used twice.
+    last, ys = ENGINES[engine].run(cell, xs, cell.init_carry(3))
+    reference, _ = scan(cell, xs, cell.init_carry(3))
+    for _ in range(2):
+        one = torch.autograd.grad(last.c.sum(), cell.weight_ih, retain_graph=True)[0]
+        two = torch.autograd.grad(reference.c.sum(), cell.weight_ih, retain_graph=True)[0]
+        torch.testing.assert_close(one, two)
+    # A gradient of the input alone leaves nothing behind for the next one.
+    xs.requires_grad_()
+    cell.weight_hh.requires_grad_()
+    _, ys = ENGINES[engine].run(cell, xs, cell.init_carry(3))
+    _, reference_ys = scan(cell, xs, cell.init_carry(3))
+    torch.autograd.grad(ys.sum(), xs, retain_graph=True)
+    one, two = (torch.autograd.grad((y * y).sum(), cell.weight_hh)[0] for y in (ys, reference_ys))
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("engine", ["fused", "deferred"])
+def test_a_second_derivative_is_refused_not_wrong(engine):
+    cell = made(LSTMCell, 5, 7)
+    xs = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(RuntimeError, match=f"engine={engine} is differentiable once"):
+        torch.autograd.grad(ENGINES[engine].run(cell, xs, cell.init_carry(3))[1].sum(), xs, create_graph=True)
+
+
+def kept_bytes(run):
+    """Bytes of distinct buffers that autograd keeps for backward, besides parameters and inputs."""
+    sizes = {}
+
+    def pack(tensor):
+        if not tensor.is_leaf and tensor.layout is torch.strided:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    run()  # tracing comes first: torch.func does not run under such hooks
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    del output
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell])
+def test_fused_keeps_little_more_than_torch(kind):
+    cell = kind(32, 32)
+    xs = torch.randn(50, 16, 32, requires_grad=True)
+    ours, theirs = (kept_bytes(lambda e=e: ENGINES[e].run(cell, xs, cell.init_carry(16))) for e in ("fused", "native"))
+    assert ours <= 1.3 * theirs, (kind, ours, theirs)
+
+
+def test_a_window_of_another_length_or_width_is_another_program():
+    cell = made(GRUCell, 5, 7)
+    for steps, rows in ((3, 2), (5, 2), (5, 4), (3, 2), (1, 1)):
+        xs = torch.randn(steps, rows, 5, dtype=torch.float64)
+        for ours, theirs in zip(fused.run(cell, xs, cell.init_carry(rows)), scan(cell, xs, cell.init_carry(rows)),
+                                strict=True):  # fmt: skip
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_reduced_precision_keeps_the_state_in_float32():
+    cell = LSTMCell(16, 16)
+    xs = torch.randn(9, 4, 16)
+    exact, _ = fused.run(cell, xs, cell.init_carry(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        last, ys = fused.run(cell, xs, cell.init_carry(4))
+    assert last.c.dtype == ys.dtype == torch.float32
+    assert 0 < (last.c - exact.c).norm() / exact.c.norm() < 3e-2
+    ys.sum().backward()
+    assert cell.weight_hh.grad.dtype == torch.float32
+
+
+def test_large_windows_pack_their_weight():
+    torch.manual_seed(0)
+    cell = LSTMCell(8, 800)
+    xs = torch.randn(12, 3, 8)
+    assert fused._packs(cell.weight_hh, 12, 3)
+    sources = [cell.weight_hh, cell.weight_ih]
+    one, two = (torch.autograd.grad(run(cell, xs, cell.init_carry(3))[1].square().sum(), sources) for run in (fused.run, scan))
+    for ours, theirs in zip(one, two, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_what_cannot_be_traced_is_refused_with_the_reason():
+    class Peeks(GatedCell):
+        num_gates = 1
+
+        def gates(self, z, r, carry):
+            return Hidden((z + r).tanh() if z.sum() > 0 else z - r)
+
+    cell = Peeks(3, 4)
+    with pytest.raises(ValueError, match="engine=fused cannot serve this layer: .*Peeks.*cannot be traced"):
+        Recurrent(cell, engine="fused")
+    layer = Recurrent(cell)
+    assert layer.plan.engine == "deferred" and "cannot be traced" in layer.plan.reason
+    xs = torch.randn(4, 2, 3)
+    torch.testing.assert_close(layer(xs, cell.init_carry(2))[1], scan(cell, xs, cell.init_carry(2))[1])
+
+
+def test_auto_follows_the_rules_of_the_device_and_type():
+    assert all(set(rule.order) <= ENGINES.keys() for rule in RULES)
+    assert pick(GRUCell(4, 5)).engine == "fused"
+    assert pick(LSTMCell(4, 5)).engine == "native"
+    assert pick(LSTMCell(4, 1200)).engine == "fused"
+    assert pick(JordanCell(4, 5)).engine == "deferred"
+    layer = Recurrent(LSTMCell(4, 5))
+    assert layer.plan.engine == "native" and layer.double().plan.engine == "fused"
+    assert layer.float().plan.engine == "native"
