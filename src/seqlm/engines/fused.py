@@ -1,22 +1,43 @@
-"""The engine for any gated cell: no autograd inside the loop over time, gradients by hand."""
+"""The engine for any gated cell: no autograd inside the loop over time, gradients by hand.
+
+A cell's `gates` are traced once (trace.py). From the trace comes a program (program.py): which operations run inside the
+loop, which for all steps at once. Where every operation is elementwise, and there is a compiler, the loop body is one
+kernel instead (lower.py, compiled.py; kernels.py on CUDA). This file runs them around the two products of every step.
+"""
 
 from __future__ import annotations
 
+import os
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, fx
 
 from ..cells import Carry, Cell, GatedCell, carry_tensors, map_carry
+from . import compiled
 from .code import Block, Code, Slot
+from .compiled import Place
 from .deferred import differentiable_once
+from .lower import Unsupported, forward_kernel, reverse_kernel
 from .program import Program, compile
-from .trace import Layout, trace
+from .trace import Layout, Trace, trace
 
 _refusals: weakref.WeakKeyDictionary[Cell, str | None] = weakref.WeakKeyDictionary()
-_programs: weakref.WeakKeyDictionary[Cell, dict[Any, Program]] = weakref.WeakKeyDictionary()
+_programs: weakref.WeakKeyDictionary[Cell, dict[Any, tuple[Program, Kernels | str]]] = weakref.WeakKeyDictionary()
+
+
+class Step(Protocol):
+    """A loop body in one kernel: `bind` to the buffers of a window gives a function of t."""
+
+    def bind(self, places: Mapping[str, Place], rows: int, size: int) -> Callable[[int], None]: ...
+
+
+class Kernels(NamedTuple):
+    forward: Step
+    reverse: Step
+    separate_dz: list[bool]  # for each tensor of z that needs a gradient: whether it is another than dr
 
 
 def refusal(cell: Cell) -> str | None:
@@ -26,40 +47,22 @@ def refusal(cell: Cell) -> str | None:
     if not cell.gated:
         return f"{type(cell).__name__} has a step of its own, not the one derived from gates()"
     if cell not in _refusals:
-        _refusals[cell] = _fails_to_compile(cell)
+        _refusals[cell] = _trial(cell)[0]
     return _refusals[cell]
 
 
-def _fails_to_compile(cell: GatedCell) -> str | None:
-    """Why there is no program for this cell: tried on a window of one step and two rows."""
-    weight = cell.weight_hh
-    devices = [weight.device] if weight.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):  # masks drawn here are nobody's
-        try:
-            z = cell.project(weight.new_zeros(1, 2, cell.input_size))
-            z = list(z) if isinstance(z, tuple) else [z]
-            layout = _layout(z, cell.recurrence(2).extras, weight.dtype, [part.is_floating_point() for part in z])
-            compile(trace(cell, layout, 2), trace(cell, layout, 4))
-        except Exception as error:  # whatever an author's gates may raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            return f"the gates of {type(cell).__name__} cannot be traced: {reason}"
-    return None
-
-
-def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, needs: Sequence[bool]) -> Layout:
-    return Layout(
-        tuple((part.shape[2:], part.dtype, need) for part, need in zip(z, needs, strict=True)),
-        tuple((extra.shape[1:], extra.dtype) for extra in extras),
-        state,
-    )
+def describe(cell: GatedCell) -> str:
+    """What the loop body is: "one C kernel a step", or torch's operations and why."""
+    _, kernels = _trial(cell)
+    return kernels if isinstance(kernels, str) else "one kernel a step"
 
 
 def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
     """`scan` without autograd in the loop: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs.
 
     Forward: z = project(xs) for all T; then for each t: r_t = h_{t-1} W^T + b, carry_t = gates(z_t, r_t, carry_{t-1}).
-    Backward: coefficients for all T at once; then for each t: dr_t and dcarry_{t-1} from dcarry_t, and
-    dh_{t-1} += dr_t W; then dW = sum_t dr_t^T h_{t-1} as one product, and the rest for all T at once.
+    Backward: for each t, from the last: dr_t, dz_t and dcarry_{t-1} from dcarry_t, and dh_{t-1} += dr_t W; then
+    dW = sum_t dr_t^T h_{t-1} as one product, and gradients of other parameters for all T at once.
 
     Between the two it keeps the carries (T + 1, B, H) each, and what `gates` computes from z and r and its
     gradient needs: 4H + 2H numbers a step and column for an LSTM, H for an Elman cell, 4H + H for a GRU. z is not kept
@@ -70,7 +73,7 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     state = carry_tensors(carry)
     weight, bias, mask, extras = cell.recurrence(rows)
     projected = cell.project(xs)
-    z = [projected] if isinstance(projected, Tensor) else list(projected)
+    z = list(projected) if isinstance(projected, tuple) else [projected]
     dtype = state[0].dtype
     # State and gates in the carry's type, products in autocast's: what is added up stays exact.
     z = [part.to(dtype) if part.is_floating_point() else part for part in z]
@@ -78,22 +81,70 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
         z = [part.flip(0) for part in z]
     grad = torch.is_grad_enabled()
     layout = _layout(z, extras, dtype, [grad and part.requires_grad for part in z])
-    program = _program(cell, layout, steps, rows)
-    parameters = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
-    read = [parameters[name] for name in program.bulk.parameters]
+    program, kernels = _program(cell, layout, steps, rows, bias is not None)
+    tensors = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
+    read = [tensors[name] for name in program.bulk.parameters]
     counts = (len(z), len(state), len(extras), len(read))
-    ys, *last = _Window.apply(program, counts, grad, weight, bias, mask, *z, *state, *extras, *read)  # type: ignore[no-untyped-call]
+    fused = kernels if isinstance(kernels, Kernels) else None
+    ys, *last = _Window.apply(program, fused, counts, grad, weight, bias, mask, *z, *state, *extras, *read)  # type: ignore[no-untyped-call]
     ends = iter(last)
     return map_carry(lambda _: next(ends), carry), ys.flip(0) if reverse else ys
 
 
-def _program(cell: GatedCell, layout: Layout, steps: int, rows: int) -> Program:
-    """The cell's program for windows of this shape, compiled at first use."""
+def _trial(cell: GatedCell) -> tuple[str | None, Kernels | str]:
+    """(why there is no program for this cell, or None; its kernels, or why it has none), tried on a small window."""
+    weight = cell.weight_hh
+    devices = [weight.device] if weight.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):  # masks drawn here are nobody's
+        try:
+            z = cell.project(weight.new_zeros(1, 2, cell.input_size))
+            parts = list(z) if isinstance(z, tuple) else [z]
+            recurrence = cell.recurrence(2)
+            needs = [part.is_floating_point() for part in parts]
+            layout = _layout(parts, recurrence.extras, weight.dtype, needs)
+            _, kernels = _program(cell, layout, 2, 2, recurrence.bias is not None)
+        except Exception as error:  # whatever an author's gates may raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            return f"the gates of {type(cell).__name__} cannot be traced: {reason}", reason
+    return None, kernels
+
+
+def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, needs: Sequence[bool]) -> Layout:
+    return Layout(
+        tuple((part.shape[2:], part.dtype, need) for part, need in zip(z, needs, strict=True)),
+        tuple((extra.shape[1:], extra.dtype) for extra in extras),
+        state,
+    )
+
+
+def _program(
+    cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool
+) -> tuple[Program, Kernels | str]:
+    """The cell's program for windows of this shape, compiled at first use, and its kernels or why it has none."""
     programs = _programs.setdefault(cell, {})
-    key = (layout, steps, rows, cell.training)
+    key = (layout, steps, rows, biased, cell.training, cell.weight_hh.device.type, os.environ.get("SEQLM_KERNELS"))
     if key not in programs:
-        programs[key] = compile(trace(cell, layout, rows), trace(cell, layout, steps * rows))
+        step = trace(cell, layout, rows)
+        program = compile(step, trace(cell, layout, steps * rows))
+        programs[key] = program, _kernels(cell, step, program, layout.state, biased)
     return programs[key]
+
+
+def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype, biased: bool) -> Kernels | str:
+    if cell.weight_hh.device.type == "cuda":
+        from . import kernels as backend
+    else:
+        backend = compiled  # type: ignore[assignment]
+    origin = {bulk: node for node, bulk in program.twin.items()}
+    stored = [origin[node] for node in program.stored]
+    try:
+        return Kernels(
+            backend.function(forward_kernel(step, stored, cell.hidden_size, backend.LANGUAGE, biased), dtype),
+            backend.function(reverse_kernel(step, stored, cell.hidden_size, backend.LANGUAGE), dtype),
+            [node is not step.dr for node in step.dz],
+        )
+    except Unsupported as reason:
+        return f"torch's operations, for {reason}"
 
 
 def _evaluate(nodes: Sequence[fx.Node], values: dict[fx.Node, Any], keep: set[fx.Node]) -> None:
@@ -104,51 +155,54 @@ def _evaluate(nodes: Sequence[fx.Node], values: dict[fx.Node, Any], keep: set[fx
         function: Any = node.target
         arguments = fx.node.map_arg(node.args, lambda n: values[n])
         words = fx.node.map_arg(node.kwargs, lambda n: values[n])
-        values[node] = function(*arguments, **words)  # type: ignore[misc]
+        values[node] = function(*arguments, **words)
         for source in node.all_input_nodes:
             if last_use[source] is node and source in mine and source not in keep:
                 del values[source]
 
 
 class _Homes:
-    """The buffers of a window by name: with a column for each step, or the same at every step."""
+    """The buffers of a window by name: another row at each step, or the same at every step."""
 
     def __init__(self, program: Program, steps: int, rows: int, like: Tensor) -> None:
         self.program, self.steps, self.rows, self.like = program, steps, rows, like
-        self.moving: dict[str, Tensor] = {}  # (T, B, ...)
-        self.fixed: dict[str, Tensor] = {}
-        self.listed: dict[str, list[Tensor]] = {}
+        self.places: dict[str, Place] = {}
 
     def empty(self, steps: int, block: Block) -> Tensor:
         return torch.empty((steps, self.rows, *block.shape), dtype=block.dtype, device=self.like.device)
 
+    def put(self, home: str, tensor: Tensor, offset: int = 0) -> None:
+        """At step t the home is row t + offset of the tensor, and again from the first row after the last."""
+        self.places[home] = Place(tensor, offset)
+
+    def rows_of(self, home: str) -> list[Tensor]:
+        tensor, offset = self.places[home]
+        rows = tensor.unbind(0)
+        return [rows[(t + offset) % len(rows)] for t in range(self.steps)]
+
     def arguments(self, code: Code) -> list[tuple[Tensor, ...]]:
         """The arguments of a step function for every step."""
         for index, block in enumerate(code.scratch):
-            self.fixed[f"scratch{index}"] = self.empty(1, block)[0]
+            self.put(f"scratch{index}", self.empty(1, block))
         return list(zip(*(self._column(slot) for slot in code.slots), strict=True)) or [()] * self.steps
 
     def _column(self, slot: Slot) -> Sequence[Tensor]:
-        if slot.home in self.moving:
-            whole = self.moving[slot.home]
-            if slot.views:
-                rows = self._look(whole.flatten(0, 1), [self.program.twin[view] for view in slot.views])
-                whole = rows.unflatten(0, (self.steps, self.rows))
-            return _part(whole, slot).unbind(0)
-        if slot.home in self.listed:
-            seen: dict[int, Tensor] = {}
-            return [
-                seen.setdefault(id(t), _part(self._look(t, slot.views), slot)) if id(t) not in seen else seen[id(t)]
-                for t in self.listed[slot.home]
-            ]
-        return [_part(self._look(self.fixed[slot.home], slot.views), slot)] * self.steps
+        tensor, offset = self.places[slot.home]
+        if slot.views and len(tensor) == self.steps:  # looked at for all steps at once
+            looked = _look(tensor.flatten(0, 1), [self.program.twin[view] for view in slot.views])
+            rows = _part(looked.unflatten(0, (self.steps, self.rows)), slot).unbind(0)
+        elif slot.views:
+            rows = [_part(_look(row, slot.views), slot) for row in tensor.unbind(0)]
+        else:
+            rows = _part(tensor, slot).unbind(0)
+        return [rows[(t + offset) % len(rows)] for t in range(self.steps)]
 
-    @staticmethod
-    def _look(value: Any, views: Sequence[fx.Node]) -> Any:
-        for view in views:
-            function: Any = view.target
-            value = function(value, *view.args[1:], **view.kwargs)
-        return value
+
+def _look(value: Any, views: Sequence[fx.Node]) -> Any:
+    for view in views:
+        function: Any = view.target
+        value = function(value, *view.args[1:], **view.kwargs)
+    return value
 
 
 def _part(tensor: Tensor, slot: Slot) -> Tensor:
@@ -167,6 +221,7 @@ class _Window(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         program: Program,
+        kernels: Kernels | None,
         counts: tuple[int, ...],
         grad: bool,
         weight: Tensor,
@@ -182,107 +237,168 @@ class _Window(torch.autograd.Function):
         for i, start in enumerate(state):
             buffer = homes.empty(steps + 1 if grad or i == 0 else 2, Block(start.shape[1:], start.dtype))
             buffer[0] = start
-            columns = _alternate(buffer, steps + 1)
-            homes.listed[f"carry{i}"], homes.listed[f"new{i}"] = columns[:-1], columns[1:]
+            homes.put(f"carry{i}", buffer)
+            homes.put(f"new{i}", buffer, 1)
             carries.append(buffer)
         stored = [homes.empty(steps if grad else 1, _block(node)) for node in program.stored]
-        for i, buffer in enumerate(stored):
-            if grad:
-                homes.moving[f"stored{i}"] = buffer
-            else:
-                homes.fixed[f"stored{i}"] = buffer[0]
-        homes.moving |= {f"z{i}": part for i, part in enumerate(z)}
-        homes.fixed |= {f"extra{i}": extra for i, extra in enumerate(extras)}
-        homes.fixed |= {f"parameter{i}": parameter for i, parameter in enumerate(parameters)}
-        r = homes.fixed["r"] = state[0].new_empty(rows, len(weight))
+        for name, group in {"z": z, "stored": stored}.items():
+            for i, tensor in enumerate(group):
+                homes.put(f"{name}{i}", tensor.contiguous())
+        for name, group in {"extra": extras, "parameter": parameters}.items():
+            for i, tensor in enumerate(group):
+                homes.put(f"{name}{i}", tensor.contiguous().unsqueeze(0))
+        r = state[0].new_empty(rows, len(weight))
+        homes.put("r", r.unsqueeze(0))
+        hs = homes.rows_of("carry0")
         with torch.autocast(r.device.type, enabled=False):
             times = _product(weight.t(), steps, rows)
-            starts: Sequence[Tensor | None] = [None if bias is None else bias.to(r.dtype)] * steps
-            if program.adds_z is not None:
-                added = z[program.adds_z]
-                starts = (added if bias is None else added + bias).unbind(0)
-            step, hs = program.forward.run, homes.listed["carry0"]
-            for h, start, arguments in zip(hs, starts, homes.arguments(program.forward), strict=True):
-                times(h if mask is None else h * mask, start, r)
-                step(*arguments)
-        last = [homes.listed[f"new{i}"][-1].clone() for i in range(len(state))]
+            exact_bias = None if bias is None else bias.to(r.dtype)
+            if kernels is not None:
+                if exact_bias is not None:
+                    homes.put("bias", exact_bias.unsqueeze(0))
+                step = kernels.forward.bind(homes.places, rows, size)
+                for t, h in enumerate(hs):
+                    times(h if mask is None else h * mask, None, r)
+                    step(t)
+            else:
+                starts: Sequence[Tensor | None] = [exact_bias] * steps
+                if program.adds_z is not None:
+                    added = z[program.adds_z]
+                    starts = (added if exact_bias is None else added + exact_bias).unbind(0)
+                for h, start, arguments in zip(hs, starts, homes.arguments(program.forward), strict=True):
+                    times(h if mask is None else h * mask, start, r)
+                    program.forward.run(*arguments)
+        last = [homes.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
         if grad:
             kept = [part for part, needed in zip(z, program.bulk.needs, strict=True) if not needed]
-            ctx.program, ctx.counts, ctx.biased = program, (len(kept), len(carries), *counts[2:], len(stored)), bias is not None
+            ctx.program, ctx.kernels, ctx.biased = program, kernels, bias is not None
+            ctx.counts = (len(kept), len(carries), *counts[2:], len(stored))
             ctx.save_for_backward(weight, mask, *kept, *carries, *extras, *parameters, *stored)
         return carries[0][1:], *last
 
     @staticmethod
     def backward(ctx: Any, dys: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         differentiable_once("fused")
-        program: Program = ctx.program
+        program, kernels = ctx.program, ctx.kernels
         bulk = program.bulk
         weight, mask, *tensors = ctx.saved_tensors
         kept, carries, extras, parameters, stored = _cut(tensors, ctx.counts)
         steps, rows, size = dys.shape
         homes = _Homes(program, steps, rows, dys)
-
-        def flat(tensor: Tensor) -> Tensor:
-            return tensor.flatten(0, 1)
-
-        constant = [node for node, needed in zip(bulk.z, bulk.needs, strict=True) if not needed]
-        values: dict[fx.Node, Any] = dict(zip(constant, map(flat, kept), strict=True))
-        values |= dict(zip(program.stored, map(flat, stored), strict=True))
-        values |= dict(zip(bulk.parameters.values(), parameters, strict=True))
-        for node, extra in zip(bulk.extras, extras, strict=True):
-            values[node] = flat(extra.expand(steps, *extra.shape))
-        for before, after, carry in zip(bulk.carry, bulk.new_carry, carries, strict=True):
-            values[after], values[before] = flat(carry[1:]), flat(carry[:-1])
-        again = {source for node in program.after for source in node.all_input_nodes}
-        _evaluate(program.before, values, {*program.coefficients, *again})
-        for index, node in enumerate(program.coefficients):
-            if node in program.varying:
-                homes.moving[f"k{index}"] = values[node].unflatten(0, (steps, rows))
-            else:
-                homes.fixed[f"k{index}"] = values[node]
-
-        dr = homes.moving["dr"] = homes.empty(steps, Block(weight.shape[:1], dys.dtype))
-        cotangents = []
+        after = program.after if kernels is None else program.after_kernels
         for i, (carry, end) in enumerate(zip(carries, dlast, strict=True)):
             # Kept for all steps only if something is computed from them afterwards.
-            buffer = torch.empty_like(carry) if program.after else carry.new_empty(2, *carry.shape[1:])
-            columns = _alternate(buffer, steps + 1)
-            columns[-1].copy_(end if i else end + dys[-1])
-            homes.listed[f"d{i}"], homes.listed[f"next{i}"] = columns[1:], columns[:-1]
-            cotangents.append(buffer)
-        dy = homes.listed["dy"] = [torch.zeros_like(dys[0]), *dys[:-1].unbind(0)]
-        times, step = _product(weight, steps, rows), program.reverse.run
-        dh, drs = homes.listed["next0"], dr.unbind(0)
-        starts = dh if program.starts_dh else dy
-        for t, arguments in zip(reversed(range(steps)), reversed(homes.arguments(program.reverse)), strict=True):
-            step(*arguments)
-            if mask is None:
-                times(drs[t], starts[t], dh[t])
-            else:
-                product = torch.empty_like(dh[t])
-                times(drs[t], None, product)
-                torch.addcmul(starts[t], product, mask, out=dh[t])
+            buffer = torch.empty_like(carry) if after else carry.new_empty(2, *carry.shape[1:])
+            homes.put(f"d{i}", buffer, 1)
+            homes.put(f"next{i}", buffer)
+            buffer[steps % len(buffer)] = end if i else end + dys[-1]
+        dr = homes.empty(steps, Block(weight.shape[:1], dys.dtype))
+        homes.put("dr", dr)
+        values: dict[fx.Node, Any] = {}
+        if kernels is None or after:
+            values = _known(program, steps, kept, carries, extras, parameters, stored)
 
-        if program.after:
-            values |= {node: flat(buffer[1:]) for node, buffer in zip(bulk.cotangents, cotangents, strict=True)}
-            _evaluate(program.after, values, {node for node in program.late if node is not None})
-        whole = flat(dr)
+        drs, dh = dr.unbind(0), homes.rows_of("next0")
+        starts: Sequence[Tensor] = dh
+        step: Callable[[int], None]
+        dz: list[Tensor | None] = [dr] * len(bulk.dz)
+        if kernels is not None:
+            homes.put("dy", dys.contiguous(), -1)
+            named = {"stored": stored, "extra": [e.unsqueeze(0) for e in extras]}
+            named |= {"parameter": [p.contiguous().unsqueeze(0) for p in parameters]}
+            for name, group in named.items():
+                for i, tensor in enumerate(group):
+                    homes.put(f"{name}{i}", tensor)
+            for i, carry in enumerate(carries):
+                homes.put(f"carry{i}", carry)
+                homes.put(f"new{i}", carry, 1)
+            constant = iter(kept)
+            for i, needed in enumerate(bulk.needs):
+                if not needed:
+                    homes.put(f"z{i}", next(constant).contiguous())
+            for i, (node, separate) in enumerate(zip(bulk.dz, kernels.separate_dz, strict=True)):
+                if node is None:
+                    dz[i] = None
+                elif separate:
+                    dz[i] = homes.empty(steps, _block(node))
+                    homes.put(f"dz{i}", dz[i])  # type: ignore[arg-type]
+            step = kernels.reverse.bind(homes.places, rows, size)
+        else:
+            again = {source for node in after for source in node.all_input_nodes}
+            _evaluate(program.before, values, {*program.coefficients, *again})
+            for index, node in enumerate(program.coefficients):
+                value = values[node]
+                varies = node in program.varying
+                homes.put(f"k{index}", value.unflatten(0, (steps, rows)) if varies else value.unsqueeze(0))
+            homes.put("dy", torch.cat([torch.zeros_like(dys[:1]), dys[:-1]]))
+            if not program.starts_dh:
+                starts = homes.rows_of("dy")
+            arguments = homes.arguments(program.reverse)
+
+            def step(t: int) -> None:
+                program.reverse.run(*arguments[t])
+
+        with torch.autocast(dys.device.type, enabled=False):
+            times = _product(weight, steps, rows)
+            for t in reversed(range(steps)):
+                step(t)
+                if mask is None:
+                    times(drs[t], starts[t], dh[t])
+                else:
+                    product = torch.empty_like(dh[t])
+                    times(drs[t], None, product)
+                    torch.addcmul(starts[t], product, mask, out=dh[t])
+
+        if after:
+            for i, node in enumerate(bulk.cotangents):
+                values[node] = homes.places[f"d{i}"].tensor[1:].flatten(0, 1)
+            _evaluate(after, values, {node for node in program.late if node is not None})
+        late = [None if node is None else values.get(node) for node in program.late]
+        if kernels is None:
+            for i, node in enumerate(bulk.dz):
+                if node is not bulk.dr:
+                    dz[i] = None if late[i] is None else late[i].unflatten(0, (steps, rows))
+        given = iter(dz)
         hs = carries[0][:-1] if mask is None else carries[0][:-1] * mask
-        dweight = whole.t() @ flat(hs)
-        dbias = whole.sum(0) if ctx.biased else None
-        late = [None if node is None else values[node] for node in program.late]
-        late = [
-            dr if node is bulk.dr else None if value is None else value.unflatten(0, (steps, rows))
-            for node, value in zip(bulk.dz, late[: len(bulk.dz)], strict=True)
-        ] + late[len(bulk.dz) :]
-        moving = iter(late[: len(bulk.dz)])
-        dz = [next(moving) if needed else None for needed in bulk.needs]
-        dcarry = [homes.listed[f"next{i}"][0] for i in range(len(carries))]
-        return None, None, None, dweight, dbias, None, *dz, *dcarry, *(None for _ in extras), *late[len(bulk.dz) :]
+        whole = dr.flatten(0, 1)
+        return (
+            None, None, None, None,
+            whole.t() @ hs.flatten(0, 1),
+            whole.sum(0) if ctx.biased else None,
+            None,
+            *(next(given) if needed else None for needed in bulk.needs),
+            *(homes.rows_of(f"next{i}")[0] for i in range(len(carries))),
+            *(None for _ in extras),
+            *late[len(bulk.dz) :],
+        )  # fmt: skip
+
+
+def _known(
+    program: Program,
+    steps: int,
+    kept: Sequence[Tensor],
+    carries: Sequence[Tensor],
+    extras: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    stored: Sequence[Tensor],
+) -> dict[fx.Node, Any]:
+    """What the forward pass left, by node of the bulk trace: a row for each step and column."""
+    bulk = program.bulk
+    constant = [node for node, needed in zip(bulk.z, bulk.needs, strict=True) if not needed]
+    values: dict[fx.Node, Any] = dict(zip(bulk.parameters.values(), parameters, strict=True))
+    for node, tensor in [*zip(constant, kept, strict=True), *zip(program.stored, stored, strict=True)]:
+        values[node] = tensor.flatten(0, 1)
+    for node, extra in zip(bulk.extras, extras, strict=True):
+        values[node] = extra.expand(steps, *extra.shape).flatten(0, 1)
+    for before, after, carry in zip(bulk.carry, bulk.new_carry, carries, strict=True):
+        values[after], values[before] = carry[1:].flatten(0, 1), carry[:-1].flatten(0, 1)
+    return values
 
 
 def _product(matrix: Tensor, steps: int, rows: int) -> Callable[[Tensor, Tensor | None, Tensor], None]:
     """out = start + x @ matrix, for the `steps` many x (rows, K) of a window; start may be None, or out itself."""
+    kind = matrix.device.type
+    del kind
     matrix = matrix.contiguous()  # a small x times a transposed matrix is several times slower
     if _packs(matrix, steps, rows):
         original = matrix.t().contiguous()
@@ -313,12 +429,6 @@ def _packs(matrix: Tensor, steps: int, rows: int) -> bool:
     """
     on_mkl = matrix.device.type == "cpu" and matrix.dtype is torch.float32 and torch.backends.mkl.is_available()
     return on_mkl and matrix.numel() >= 2_000_000 and steps >= 10 and rows <= 128
-
-
-def _alternate(buffer: Tensor, count: int) -> list[Tensor]:
-    """Rows of a buffer in turn, from the first again after the last."""
-    rows = buffer.unbind(0)
-    return [rows[i % len(rows)] for i in range(count)]
 
 
 def _cut(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:

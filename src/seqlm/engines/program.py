@@ -43,11 +43,14 @@ class Program(NamedTuple):
     varying: set[fx.Node]  # the nodes of the bulk trace with a row for each step and column
     before: list[fx.Node]  # what to compute for all steps before the reverse loop, in order
     after: list[fx.Node]  # and after it
+    after_kernels: list[fx.Node]  # the same where kernels do the loop: they leave the parameters' gradients only
     late: list[fx.Node | None]  # the gradients that come after it: of each tensor of z, then of each parameter
 
 
 def compile(step: Trace, bulk: Trace) -> Program:
     """Arrange two traces of the same gates: one for the rows of a step, one for those of a window."""
+    if step.dr is None:
+        raise ValueError("its gates do not use r")
     if [operation(node) for node in step.nodes] != [operation(node) for node in bulk.nodes]:
         raise ValueError("its gates do other operations for another batch size")
     twin = dict(zip(step.nodes, bulk.nodes, strict=True))
@@ -68,11 +71,25 @@ def compile(step: Trace, bulk: Trace) -> Program:
     order = list(bulk.nodes[0].graph.nodes)
     before = _to_compute(order, loop.coefficients, have)
     after = _to_compute(order, late_twins, have | set(before))
+    after_kernels = _to_compute(order, late_twins[len(step.dz) :], have)
     constant = {twin[node] for node in step.parameters.values()}
     varying = _descendants(node for node in bulk.nodes if node.op == "placeholder" and node not in constant)
     varying |= have - constant
-    twins = [twin[node] for node in stored]
-    return Program(bulk, twin, twins, forward, adds_z, reverse, step.dcarry[0] is not None, loop.coefficients, varying, before, after, late_twins)
+    return Program(
+        bulk=bulk,
+        twin=twin,
+        stored=[twin[node] for node in stored],
+        forward=forward,
+        adds_z=adds_z,
+        reverse=reverse,
+        starts_dh=step.dcarry[0] is not None,
+        coefficients=loop.coefficients,
+        varying=varying,
+        before=before,
+        after=after,
+        after_kernels=after_kernels,
+        late=late_twins,
+    )
 
 
 def _descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:

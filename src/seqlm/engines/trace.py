@@ -104,7 +104,7 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
     # Names without the prefix of the module around the cell.
     named = [name.partition(".")[2] for name in (*parameters, *buffers)]
     values_in, dvalues = [*values_in, *fixed_in], [*dvalues, *(None for _ in buffers)]
-    read = [bool(node.users) for node in values_in]
+    read = [any(operation(user) not in _ZERO for user in node.users) for node in values_in]  # not only to be zero of
     return Trace(
         nodes=nodes[:-1],
         z=z_in,

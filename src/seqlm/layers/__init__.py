@@ -3,6 +3,7 @@
 from ..engines.scan import scan
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, require_probability
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
+from .softmax import linear_cross_entropy
 
 __all__ = [
     "Bidirectional",
@@ -13,6 +14,7 @@ __all__ = [
     "Stack",
     "StandardDropout",
     "WordEmbedding",
+    "linear_cross_entropy",
     "make_dropout",
     "require_probability",
     "scan",

@@ -17,6 +17,7 @@ from ..layers import (
     Recurrent,
     Stack,
     WordEmbedding,
+    linear_cross_entropy,
     make_dropout,
     require_probability,
 )
@@ -108,14 +109,27 @@ class LanguageModel(nn.Module):
         """The state before the first token: zeros."""
         return self.stack.init_carry(batch_size)
 
-    def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
+    def read(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        """Read a window: tokens (T, B), carry -> (carry, what the softmax layer sees (T, B, O))."""
         xs = self.input_dropout(self.embedding(tokens))
         carry, ys = self.stack(xs, carry)
         ys = self.output_dropout(ys)
-        if self.projection is not None:
-            ys = self.projection(ys)
+        return carry, ys if self.projection is None else self.projection(ys)
+
+    def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
+        carry, ys = self.read(tokens, carry)
         return carry, self.decoder(ys)
+
+    def nats(self, tokens: Tensor, targets: Tensor, carry: Carry, ignore_index: int = -100) -> tuple[Carry, Tensor]:
+        """Read a window and score it: (carry, summed nats of targets (T, B) other than `ignore_index`).
+
+        As cross_entropy(forward(tokens)), without ever holding all logits.
+        """
+        carry, ys = self.read(tokens, carry)
+        weight, bias = self.decoder.weight, self.decoder.bias
+        nats = linear_cross_entropy(ys.flatten(0, 1), weight, bias, targets.flatten(), ignore_index=ignore_index)
+        return carry, nats
 
 
 def cells_of(model: nn.Module) -> list[Cell]:

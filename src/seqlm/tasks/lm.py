@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..cells import Carry
 from ..data import IGNORE, Counts, Window
@@ -40,10 +39,7 @@ class LanguageModeling:
 
     def nats(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: (carry, summed nats of its targets, a scalar in float32)."""
-        carry, logits = model(window.inputs, carry)
-        return carry, F.cross_entropy(
-            logits.flatten(0, 1).float(), window.targets.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+        return model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE)
 
     def metrics(self, score: Score, counts: Counts | None = None) -> dict[str, float]:
         """loss (nats per token), ppl, and for a whole split bpc: bits per character of its text."""

@@ -1,0 +1,187 @@
+"""Kernels for the CPU: the gates of a cell and their gradient as C, compiled at first use if there is a compiler.
+
+One call does a whole step of all rows, on all threads, without a buffer in between. Compiled code is kept in the
+cache folder ($SEQLM_CACHE, or seqlm in the user's cache folder), named by its content and the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .lower import Kernel, Language, Unsupported, Value, operations
+
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+LANGUAGE = Language(
+    assign=lambda name, value: f"const real {name} = {value};",
+    number=lambda value: f"((real){value!r})" if abs(value) < float("inf") else f"((real){'-' * (value < 0)}INFINITY)",
+    operations=operations(
+        exp="EXP({})",
+        log="LOG({})",
+        sqrt="SQRT({})",
+        tanh="TANH({})",
+        sigmoid="((real)1 / ((real)1 + EXP(-{})))",
+        top="({0} > {1} ? {0} : {1})",
+        low="({0} < {1} ? {0} : {1})",
+        choose="({0} ? {1} : {2})",
+        absolute="({0} < 0 ? -{0} : {0})",
+    ),
+)
+
+# Declared here, not in math.h: this way gcc may call the vector versions of the C library.
+_HEADER = """
+#define INFINITY (__builtin_inff())
+#define VECTOR __attribute__((simd("notinbranch"), const))
+{declarations}
+typedef {real} real;
+"""
+_FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
+
+
+class Place(NamedTuple):
+    """A buffer of a window: at step t it is the row t + offset, modulo its length, of a tensor."""
+
+    tensor: Tensor
+    offset: int = 0
+
+
+class Call:
+    """A compiled step, bound to the buffers of a window: call it with t."""
+
+    def __init__(self, function: ctypes._CFuncPtr, homes: list[str], places: Mapping[str, Place], rows: int, size: int) -> None:
+        self.function = function
+        chosen = [places[home] for home in homes]
+        self.keep = [place.tensor for place in chosen]
+        count = len(chosen)
+        self.base = (ctypes.c_void_p * count)(*(tensor.data_ptr() for tensor in self.keep))
+        longs = ctypes.c_long * count
+        self.stride = longs(*(tensor.stride(0) * tensor.element_size() for tensor in self.keep))
+        self.offset = longs(*(place.offset for place in chosen))
+        self.length = longs(*(len(tensor) for tensor in self.keep))
+        assert all(tensor[0].is_contiguous() for tensor in self.keep)
+        threads = torch.get_num_threads() if rows * size >= 2048 else 1
+        self.arguments = (ctypes.c_long(rows), ctypes.c_long(size), ctypes.c_long(min(threads, rows)))
+
+    def __call__(self, t: int) -> None:
+        self.function(self.base, self.stride, self.offset, self.length, t, *self.arguments)
+
+
+class Function(NamedTuple):
+    """A compiled step and the homes of the buffers it is called with."""
+
+    function: ctypes._CFuncPtr
+    homes: list[str]
+    source: str
+
+    def bind(self, places: Mapping[str, Place], rows: int, size: int) -> Call:
+        return Call(self.function, self.homes, places, rows, size)
+
+
+def compiler() -> str | None:
+    """The C compiler, if there is one and SEQLM_KERNELS is not 0: $CC, cc or gcc."""
+    if os.environ.get("SEQLM_KERNELS") == "0" or platform.system() != "Linux":
+        return None
+    return next((found for name in (os.environ.get("CC"), "gcc", "cc") if name and (found := shutil.which(name))), None)
+
+
+def function(kernel: Kernel, dtype: torch.dtype) -> Function:
+    """Compile a kernel. Raises Unsupported if that cannot be done here."""
+    if dtype not in (torch.float32, torch.float64):
+        raise Unsupported(f"no kernels for {dtype}")
+    homes, source = _source(kernel, dtype)
+    return Function(_load(source), homes, source)
+
+
+def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
+    real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
+    declarations = "\n".join(
+        f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}" for macro, name in _FUNCTIONS.items()
+    )
+    widths = {value.home: value for value, _ in kernel.loads}
+    outputs = {home: Value(home, "units", len(scalars), True) for home, scalars in kernel.stores}
+    homes = list(widths | outputs)
+    lines = [_HEADER.format(declarations=declarations, real=real)]
+    lines.append(
+        "void step(char **base, const long *stride, const long *offset, const long *length,\n"
+        "          long t, long rows, long size, long threads) {"
+    )
+    for i, home in enumerate(homes):
+        qualifier = "" if home in outputs else "const "
+        lines.append(
+            f"    {qualifier}real *{home} = ({qualifier}real *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);"
+        )
+    lines.append("    #pragma omp parallel for num_threads(threads) if(threads > 1)")
+    lines.append("    for (long row = 0; row < rows; row++) {")
+    lines.append("        #pragma omp simd")
+    lines.append("        for (long unit = 0; unit < size; unit++) {")
+    body = []
+    for value, names in kernel.loads:
+        for j, name in enumerate(names):
+            text = f"{value.home}[{_index(value, j)}]"
+            if value.home == "dy":  # of the step before: there is none before the first
+                text = f"(t > 0 ? {text} : (real)0)"
+            body.append(LANGUAGE.assign(name, text))
+    body += kernel.lines
+    for home, scalars in kernel.stores:
+        body += [f"{home}[{_index(outputs[home], j)}] = {scalar};" for j, scalar in enumerate(scalars)]
+    lines += [f"            {line}" for line in body]
+    lines.append("        }\n    }\n}\n")
+    return homes, "\n".join(lines)
+
+
+def _index(value: Value, j: int) -> str:
+    if value.kind == "one":
+        return "0"
+    if value.kind == "row":
+        return "row"
+    return f"row * {value.count} * size + {j} * size + unit" if value.batched else f"{j} * size + unit"
+
+
+@functools.lru_cache(maxsize=None)
+def _load(source: str) -> ctypes._CFuncPtr:
+    """Compile a source, or find it compiled."""
+    program = compiler()
+    if program is None:
+        raise Unsupported("no C compiler was found")
+    key = hashlib.sha256("\0".join([source, program, *FLAGS, _processor()]).encode()).hexdigest()[:24]
+    folder = Path(os.environ.get("SEQLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm")
+    target = folder / "kernels" / f"{key}.so"
+    try:
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _compile(program, source, target)
+        return ctypes.CDLL(str(target)).step
+    except OSError as error:
+        raise Unsupported(f"compiling failed: {error}") from error
+
+
+def _compile(program: str, source: str, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        text, made = Path(folder) / "step.c", Path(folder) / "step.so"
+        text.write_text(source, encoding="utf-8")
+        done = subprocess.run([program, *FLAGS, str(text), "-o", str(made), "-lm"], capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        made.replace(target)  # whole or not at all, also when two runs compile at once
+
+
+def _processor() -> str:
+    """What the compiler's -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

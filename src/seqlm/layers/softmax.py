@@ -1,0 +1,107 @@
+"""The output layer of a language model together with its loss, without ever holding all logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_BYTES = 2**26  # of logits at once: 64 MiB; large enough for whole matrix products, small against a vocabulary
+
+
+def linear_cross_entropy(
+    xs: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, ignore_index: int = -100
+) -> Tensor:
+    """Summed nats of `targets` under softmax(W x + b), a scalar in float32 (float64 for float64 inputs).
+
+    loss = sum_n log sum_v exp(w_v x_n + b_v) - (w_{t_n} x_n + b_{t_n}), over all n with t_n != ignore_index
+
+    xs (N, K), weight (V, K), bias (V) or None, targets (N) int64. Logits live for a chunk of N at a time, of
+    64 MiB at most: where a gradient is needed it is computed with them, in the forward pass, so that nothing of size
+    (N, V) is kept or computed twice. Under autocast products are in its type, the softmax in float32. Differentiable
+    once. Raises IndexError if a target is not in the vocabulary.
+    """
+    if targets.numel() and targets.device.type == "cpu":
+        low, high = torch.aminmax(targets)
+        if high >= len(weight) or (low < 0 and ((targets < 0) & (targets != ignore_index)).any()):
+            raise IndexError(f"targets {int(low)}..{int(high)} leave the vocabulary of {len(weight)}")
+    kind = xs.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else xs.dtype
+    grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (xs, weight, bias))
+    return _Nats.apply(xs, weight, bias, targets, ignore_index, dtype, grad)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Nats(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        xs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        ignore_index: int,
+        dtype: torch.dtype,
+        grad: bool,
+    ) -> Tensor:
+        exact = torch.float64 if xs.dtype is torch.float64 else torch.float32
+        rows = max(1, CHUNK_BYTES // (len(weight) * exact.itemsize))
+        kept = targets != ignore_index
+        picked = torch.where(kept, targets, 0).unsqueeze(1)
+        nats = xs.new_zeros((), dtype=exact)
+        with torch.autocast(xs.device.type, enabled=False):
+            inputs, matrix, offset = xs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+            def slope_of(chunk: slice) -> Tensor:
+                """The gradient of the logits of a chunk, softmax - one-hot, after adding its nats."""
+                logs = F.linear(inputs[chunk], matrix, offset).to(exact)
+                torch.log_softmax(logs, -1, out=logs)
+                at, valid = picked[chunk], kept[chunk].unsqueeze(1)
+                nats.sub_(torch.where(valid, logs.gather(1, at), 0.0).sum())
+                if not grad:
+                    return logs
+                slope = logs.exp_().scatter_add_(1, at, logs.new_full((), -1.0).expand_as(at))
+                return slope.mul_(valid).to(dtype) if ignored else slope.to(dtype)
+
+            ignored = not bool(kept.all())
+            chunks = [slice(start, start + rows) for start in range(0, len(xs), rows)]
+            ctx.sums = len(chunks) > 1
+            if not grad:
+                for chunk in chunks:
+                    slope_of(chunk)
+            elif len(chunks) == 1:  # the products wait for backward
+                ctx.save_for_backward(slope_of(chunks[0]), inputs, matrix)
+            else:
+                dxs, dweight, dbias = torch.empty_like(inputs), torch.zeros_like(weight), weight.new_zeros(len(weight))
+                for chunk in chunks:
+                    slope = slope_of(chunk)
+                    torch.mm(slope, matrix, out=dxs[chunk])
+                    if dtype == weight.dtype:
+                        dweight.addmm_(slope.t(), inputs[chunk])
+                    else:
+                        dweight += slope.t() @ inputs[chunk]
+                    dbias += slope.sum(0, dtype=dbias.dtype)
+                ctx.save_for_backward(dxs, dweight, dbias)
+        ctx.biased, ctx.types = bias is not None, (xs.dtype, weight.dtype)
+        return nats
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if torch.is_grad_enabled():
+            raise RuntimeError("linear_cross_entropy is differentiable once")
+        if ctx.sums:
+            dxs, dweight, dbias = (gradient * scale for gradient in ctx.saved_tensors)  # not in place: it may come again
+        else:
+            slope, inputs, matrix = ctx.saved_tensors
+            dxs, dweight = _scaled_product(scale, slope, matrix), _scaled_product(scale, slope.t(), inputs)
+            dbias = slope.sum(0, dtype=ctx.types[1]) * scale if ctx.biased else None
+        gradients = (dxs.to(ctx.types[0]), dweight.to(ctx.types[1]), dbias if ctx.biased else None)
+        return (*gradients, None, None, None, None)
+
+
+def _scaled_product(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """scale * a @ b. On the CPU the product scales as it goes; elsewhere that would wait for the number."""
+    if scale.device.type == "cpu":
+        return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale.item())
+    return (a @ b).mul_(scale)
