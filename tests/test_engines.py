@@ -8,7 +8,7 @@ from torch import nn
 
 from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
 from seqlm.cells import GatedCell, Hidden, PeepholeLSTMCell, carry_tensors, map_carry
-from seqlm.engines import ENGINES, RULES, fused, pick
+from seqlm.engines import ENGINES, RULES, compiled, fused, pick
 
 from . import regularised
 from .test_laws import compare_with_scan
@@ -22,11 +22,21 @@ def made(kind, *sizes, **options):
     return cell
 
 
+@pytest.fixture(params=["kernels", "operations"])
+def loop_body(request, monkeypatch):
+    """Both bodies of the fused loop: compiled kernels, and torch's operations as where there is no compiler."""
+    if request.param == "operations":
+        monkeypatch.setenv("SEQLM_KERNELS", "0")
+    elif compiled.compiler() is None:
+        pytest.skip("no C compiler was found")
+    return request.param
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize("engine", ["fused", "deferred"])
 @pytest.mark.parametrize("kind", regularised.ALL, ids=lambda kind: kind.__name__)
-def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse):
+def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, loop_body):
     cell = made(kind, 5, 7)
     assert ENGINES[engine].refusal(cell) is None
     if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
@@ -35,7 +45,7 @@ def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse):
 
 
 @pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, regularised.LayerNormLSTM])
-def test_fused_gradients_match_finite_differences(kind):
+def test_fused_gradients_match_finite_differences(kind, loop_body):
     cell = made(kind, 2, 3)
     names = [name for name, _ in cell.named_parameters()]
     carry = map_carry(lambda t: torch.randn_like(t).requires_grad_(), cell.init_carry(2))
@@ -109,7 +119,7 @@ def kept_bytes(run):
 
 
 @pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell])
-def test_fused_keeps_little_more_than_torch(kind):
+def test_fused_keeps_little_more_than_torch(kind, loop_body):
     cell = kind(32, 32)
     xs = torch.randn(50, 16, 32, requires_grad=True)
     ours, theirs = (kept_bytes(lambda e=e: ENGINES[e].run(cell, xs, cell.init_carry(16))) for e in ("fused", "native"))
@@ -125,7 +135,7 @@ def test_a_window_of_another_length_or_width_is_another_program():
             torch.testing.assert_close(ours, theirs)
 
 
-def test_reduced_precision_keeps_the_state_in_float32():
+def test_reduced_precision_keeps_the_state_in_float32(loop_body):
     cell = LSTMCell(16, 16)
     xs = torch.randn(9, 4, 16)
     exact, _ = fused.run(cell, xs, cell.init_carry(4))
@@ -137,14 +147,16 @@ def test_reduced_precision_keeps_the_state_in_float32():
     assert cell.weight_hh.grad.dtype == torch.float32
 
 
-def test_large_windows_pack_their_weight():
+def test_large_windows_pack_their_weight(loop_body):
     torch.manual_seed(0)
     cell = LSTMCell(8, 800)
     xs = torch.randn(12, 3, 8)
     assert fused._packs(cell.weight_hh, 12, 3)
     sources = [cell.weight_hh, cell.weight_ih]
-    one, two = (torch.autograd.grad(run(cell, xs, cell.init_carry(3))[1].square().sum(), sources) for run in (fused.run, scan))
-    for ours, theirs in zip(one, two, strict=True):
+    gradients = [
+        torch.autograd.grad(run(cell, xs, cell.init_carry(3))[1].square().sum(), sources) for run in (fused.run, scan)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
@@ -173,3 +185,13 @@ def test_auto_follows_the_rules_of_the_device_and_type():
     layer = Recurrent(LSTMCell(4, 5))
     assert layer.plan.engine == "native" and layer.double().plan.engine == "fused"
     assert layer.float().plan.engine == "native"
+
+
+def test_kernels_say_why_they_are_not_used(monkeypatch):
+    if compiled.compiler():
+        assert fused.describe(LSTMCell(4, 5)) == "one kernel a step"
+        assert "native_layer_norm" in fused.describe(regularised.LayerNormLSTM(4, 5))
+        monkeypatch.setenv("CC", "/bin/false")
+        assert "failed" in fused.describe(LSTMCell(4, 6).double())
+    monkeypatch.setenv("SEQLM_KERNELS", "0")
+    assert fused.describe(LSTMCell(4, 5)) == "torch's operations, for no C compiler was found"

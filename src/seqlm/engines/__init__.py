@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import Carry, Cell, ElmanCell, GRUCell, LSTMCell
+from ..cells import Carry, Cell, GatedCell, LSTMCell
 from . import deferred, fused, native, scan
 
 Engine = Literal["auto", "scan", "native", "fused", "deferred"]
@@ -37,7 +37,9 @@ RULES = (
     Rule("cpu", torch.float32, LSTMCell, 0, ("native", "fused"), "torch's LSTM is the fastest at small sizes on a CPU"),
     Rule("cpu", None, Cell, 0, ("fused", "deferred"), "the fastest exact one on a CPU"),
     # Not measured: cuDNN where it has the cell.
-    Rule("cuda", None, Cell, 0, ("native", "fused", "deferred"), "the first of native, fused and deferred that is exact"),
+    Rule(
+        "cuda", None, Cell, 0, ("native", "fused", "deferred"), "the first of native, fused and deferred that is exact"
+    ),
 )
 
 
@@ -60,7 +62,7 @@ def pick(cell: Cell, engine: Engine = "auto") -> Plan:
         why_not = ENGINES[engine].refusal(cell)
         if why_not:
             raise ValueError(f"engine={engine} cannot serve this layer: {why_not}; use engine=auto or engine=scan")
-        return Plan(engine, "asked for", ENGINES[engine].run)
+        return _plan(engine, "asked for", cell)
     parameter = next(cell.parameters(), torch.empty(0))
     size = getattr(cell, "hidden_size", 0)
     for device, dtype, kind, least, order, because in RULES:
@@ -70,7 +72,13 @@ def pick(cell: Cell, engine: Engine = "auto") -> Plan:
             for name in order:
                 why_not = ENGINES[name].refusal(cell)
                 if why_not is None:
-                    return Plan(name, "; ".join(passed) or because, ENGINES[name].run)
+                    return _plan(name, "; ".join(passed) or because, cell)
                 if name != "native":  # that torch lacks a cell is no news
                     passed.append(f"{name}: {why_not}")
-    return Plan("scan", f"no rule for {parameter.device.type}", scan.run)
+    return _plan("scan", f"no rule for {parameter.device.type}", cell)
+
+
+def _plan(name: str, reason: str, cell: Cell) -> Plan:
+    if name == "fused" and isinstance(cell, GatedCell):
+        reason += f" ({fused.describe(cell)})"
+    return Plan(name, reason, ENGINES[name].run)

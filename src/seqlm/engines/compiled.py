@@ -61,7 +61,9 @@ class Place(NamedTuple):
 class Call:
     """A compiled step, bound to the buffers of a window: call it with t."""
 
-    def __init__(self, function: ctypes._CFuncPtr, homes: list[str], places: Mapping[str, Place], rows: int, size: int) -> None:
+    def __init__(
+        self, function: ctypes._CFuncPtr, homes: list[str], places: Mapping[str, Place], rows: int, size: int
+    ) -> None:
         self.function = function
         chosen = [places[home] for home in homes]
         self.keep = [place.tensor for place in chosen]
@@ -102,13 +104,17 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
     if dtype not in (torch.float32, torch.float64):
         raise Unsupported(f"no kernels for {dtype}")
     homes, source = _source(kernel, dtype)
-    return Function(_load(source), homes, source)
+    program = compiler()
+    if program is None:
+        raise Unsupported("no C compiler was found")
+    return Function(_load(source, program), homes, source)
 
 
 def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
     real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
     declarations = "\n".join(
-        f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}" for macro, name in _FUNCTIONS.items()
+        f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
+        for macro, name in _FUNCTIONS.items()
     )
     widths = {value.home: value for value, _ in kernel.loads}
     outputs = {home: Value(home, "units", len(scalars), True) for home, scalars in kernel.stores}
@@ -151,13 +157,12 @@ def _index(value: Value, j: int) -> str:
 
 
 @functools.lru_cache(maxsize=None)
-def _load(source: str) -> ctypes._CFuncPtr:
+def _load(source: str, program: str) -> ctypes._CFuncPtr:
     """Compile a source, or find it compiled."""
-    program = compiler()
-    if program is None:
-        raise Unsupported("no C compiler was found")
     key = hashlib.sha256("\0".join([source, program, *FLAGS, _processor()]).encode()).hexdigest()[:24]
-    folder = Path(os.environ.get("SEQLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm")
+    folder = Path(
+        os.environ.get("SEQLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm"
+    )
     target = folder / "kernels" / f"{key}.so"
     try:
         if not target.is_file():
@@ -172,7 +177,9 @@ def _compile(program: str, source: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         text, made = Path(folder) / "step.c", Path(folder) / "step.so"
         text.write_text(source, encoding="utf-8")
-        done = subprocess.run([program, *FLAGS, str(text), "-o", str(made), "-lm"], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [program, *FLAGS, str(text), "-o", str(made), "-lm"], capture_output=True, text=True, timeout=120
+        )
         if done.returncode:
             raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
         made.replace(target)  # whole or not at all, also when two runs compile at once
@@ -184,4 +191,6 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    return platform.machine() + next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return platform.machine() + next(
+        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
+    )

@@ -86,7 +86,9 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     read = [tensors[name] for name in program.bulk.parameters]
     counts = (len(z), len(state), len(extras), len(read))
     fused = kernels if isinstance(kernels, Kernels) else None
-    ys, *last = _Window.apply(program, fused, counts, grad, weight, bias, mask, *z, *state, *extras, *read)  # type: ignore[no-untyped-call]
+    kind = weight.device.type
+    factors = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    ys, *last = _Window.apply(program, fused, counts, grad, factors, weight, bias, mask, *z, *state, *extras, *read)  # type: ignore[no-untyped-call]
     ends = iter(last)
     return map_carry(lambda _: next(ends), carry), ys.flip(0) if reverse else ys
 
@@ -117,9 +119,7 @@ def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, n
     )
 
 
-def _program(
-    cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool
-) -> tuple[Program, Kernels | str]:
+def _program(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) -> tuple[Program, Kernels | str]:
     """The cell's program for windows of this shape, compiled at first use, and its kernels or why it has none."""
     programs = _programs.setdefault(cell, {})
     key = (layout, steps, rows, biased, cell.training, cell.weight_hh.device.type, os.environ.get("SEQLM_KERNELS"))
@@ -224,6 +224,7 @@ class _Window(torch.autograd.Function):
         kernels: Kernels | None,
         counts: tuple[int, ...],
         grad: bool,
+        dtype: torch.dtype,
         weight: Tensor,
         bias: Tensor | None,
         mask: Tensor | None,
@@ -251,7 +252,7 @@ class _Window(torch.autograd.Function):
         homes.put("r", r.unsqueeze(0))
         hs = homes.rows_of("carry0")
         with torch.autocast(r.device.type, enabled=False):
-            times = _product(weight.t(), steps, rows)
+            times = _product(weight.t(), dtype, steps, rows)
             exact_bias = None if bias is None else bias.to(r.dtype)
             if kernels is not None:
                 if exact_bias is not None:
@@ -271,7 +272,7 @@ class _Window(torch.autograd.Function):
         last = [homes.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
         if grad:
             kept = [part for part, needed in zip(z, program.bulk.needs, strict=True) if not needed]
-            ctx.program, ctx.kernels, ctx.biased = program, kernels, bias is not None
+            ctx.program, ctx.kernels, ctx.dtype, ctx.biased = program, kernels, dtype, bias is not None
             ctx.counts = (len(kept), len(carries), *counts[2:], len(stored))
             ctx.save_for_backward(weight, mask, *kept, *carries, *extras, *parameters, *stored)
         return carries[0][1:], *last
@@ -339,7 +340,7 @@ class _Window(torch.autograd.Function):
                 program.reverse.run(*arguments[t])
 
         with torch.autocast(dys.device.type, enabled=False):
-            times = _product(weight, steps, rows)
+            times = _product(weight, ctx.dtype, steps, rows)
             for t in reversed(range(steps)):
                 step(t)
                 if mask is None:
@@ -362,7 +363,7 @@ class _Window(torch.autograd.Function):
         hs = carries[0][:-1] if mask is None else carries[0][:-1] * mask
         whole = dr.flatten(0, 1)
         return (
-            None, None, None, None,
+            None, None, None, None, None,
             whole.t() @ hs.flatten(0, 1),
             whole.sum(0) if ctx.biased else None,
             None,
@@ -395,10 +396,24 @@ def _known(
     return values
 
 
-def _product(matrix: Tensor, steps: int, rows: int) -> Callable[[Tensor, Tensor | None, Tensor], None]:
-    """out = start + x @ matrix, for the `steps` many x (rows, K) of a window; start may be None, or out itself."""
-    kind = matrix.device.type
-    del kind
+def _product(
+    matrix: Tensor, dtype: torch.dtype, steps: int, rows: int
+) -> Callable[[Tensor, Tensor | None, Tensor], None]:
+    """out = start + x @ matrix, for the `steps` many x (rows, K) of a window; start may be None, or out itself.
+
+    Factors are rounded to `dtype` first; start and out stay as they are.
+    """
+    if dtype != matrix.dtype:
+        narrow = matrix.to(dtype).contiguous()
+
+        def narrow_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
+            product = x.to(dtype) @ narrow
+            if start is None:
+                out.copy_(product)
+            else:
+                torch.add(start, product, out=out)
+
+        return narrow_times
     matrix = matrix.contiguous()  # a small x times a transposed matrix is several times slower
     if _packs(matrix, steps, rows):
         original = matrix.t().contiguous()

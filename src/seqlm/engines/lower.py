@@ -224,4 +224,3 @@ def operations(
     }
     comparisons = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     return table | {name: f"({{}} {sign} {{}})".format for name, sign in comparisons.items()}
-

@@ -398,4 +398,3 @@ def _side_by_side(*coefficients: tuple[Any, ...]) -> Tensor:
 
 def _divide(number: float, tensor: Tensor) -> Tensor:
     return torch.mul(torch.reciprocal(tensor), number)
-

@@ -91,7 +91,9 @@ class _Nats(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("linear_cross_entropy is differentiable once")
         if ctx.sums:
-            dxs, dweight, dbias = (gradient * scale for gradient in ctx.saved_tensors)  # not in place: it may come again
+            dxs, dweight, dbias = (
+                gradient * scale for gradient in ctx.saved_tensors
+            )  # not in place: it may come again
         else:
             slope, inputs, matrix = ctx.saved_tensors
             dxs, dweight = _scaled_product(scale, slope, matrix), _scaled_product(scale, slope.t(), inputs)
