@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton; see test_triton.py
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PTB = REPOSITORY.parent / "shared" / "data" / "ptb"
 

@@ -9,6 +9,7 @@ from torch import nn
 from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
 from seqlm.cells import GatedCell, Hidden, PeepholeLSTMCell, carry_tensors, map_carry
 from seqlm.engines import ENGINES, RULES, compiled, fused, pick
+from seqlm.engines.product import packs
 
 from . import regularised
 from .test_laws import compare_with_scan
@@ -151,7 +152,7 @@ def test_large_windows_pack_their_weight(loop_body):
     torch.manual_seed(0)
     cell = LSTMCell(8, 800)
     xs = torch.randn(12, 3, 8)
-    assert fused._packs(cell.weight_hh, 12, 3)
+    assert packs(cell.weight_hh, 12, 3)
     sources = [cell.weight_hh, cell.weight_ih]
     gradients = [
         torch.autograd.grad(run(cell, xs, cell.init_carry(3))[1].square().sum(), sources) for run in (fused.run, scan)

@@ -136,8 +136,11 @@ class GatedCell(Cell):
         return type(self).step is GatedCell.step
 
     @abstractmethod
-    def gates(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:
-        """Projected input z (B, G*H), recurrent projection r (B, G*H), carry -> carry. No row sees another."""
+    def gates(self, *inputs: Any, **_: Any) -> Carry:
+        """gates(z, r, carry, *extras): projected input (B, G*H), recurrent projection (B, G*H), carry -> carry.
+
+        The signature is the author's: the type of the carry, and the extras of `recurrence`. No row sees another.
+        """
 
     def recurrence(self, batch_size: int) -> Recurrence:
         """The tensors of ONE window; a regularising wrapper draws its masks here."""

@@ -33,7 +33,7 @@ class PeepholeLSTMCell(GatedCell):
         zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
         return LSTMCarry(zeros, zeros.clone())
 
-    def gates(self, z: Tensor, r: Tensor, carry: LSTMCarry) -> LSTMCarry:  # type: ignore[override]
+    def gates(self, z: Tensor, r: Tensor, carry: LSTMCarry) -> LSTMCarry:
         i, f, g, o = (z + r).chunk(4, -1)  # each (B, H)
         forget = (f + self.weight_cf * carry.c).sigmoid()
         c = forget * carry.c + (i + self.weight_ci * carry.c).sigmoid() * g.tanh()

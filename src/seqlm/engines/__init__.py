@@ -7,7 +7,7 @@ hold every one of them to `scan`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Rule(NamedTuple):
 
     device: str
     dtype: torch.dtype | None  # None: any
-    cell: type[Cell]
+    cell: Any  # a class of cells
     hidden_size: int
     order: tuple[str, ...]
     because: str
@@ -68,7 +68,7 @@ def pick(cell: Cell, engine: Engine = "auto") -> Plan:
     for device, dtype, kind, least, order, because in RULES:
         here = device == parameter.device.type and dtype in (None, parameter.dtype)
         if here and isinstance(cell, kind) and size >= least:
-            passed = []
+            passed: list[str] = []
             for name in order:
                 why_not = ENGINES[name].refusal(cell)
                 if why_not is None:

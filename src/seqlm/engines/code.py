@@ -45,7 +45,7 @@ def is_view(node: fx.Node) -> bool:
     """Whether the result shares memory with the first argument, by the operation's own declaration."""
     if node.target is operator.getitem:
         return is_view(node.args[0])  # type: ignore[arg-type]
-    schema = getattr(node.target, "_schema", None)
+    schema: Any = getattr(node.target, "_schema", None)
     return bool(schema) and any(result.alias_info and not result.alias_info.is_write for result in schema.returns)
 
 
@@ -73,11 +73,12 @@ class Writer:
         """An expression for the value of a node."""
         if node in self.local:
             return self.local[node]
-        root, views = node, []
+        root: Any = node
+        views: list[fx.Node] = []
         while root not in self.homes and root not in self.local:
             assert is_view(root), f"{root} was not computed"
             views.insert(0, root)
-            root = root.args[0]  # type: ignore[assignment]
+            root = root.args[0]
         if root in self.homes:
             return self.slot(Slot(self.homes[root], tuple(views)))
         for view in views:

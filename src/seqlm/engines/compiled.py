@@ -14,15 +14,16 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from .homes import Place
 from .lower import Kernel, Language, Unsupported, Value, operations
 
+Compiled = Callable[..., None]  # by ctypes
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 LANGUAGE = Language(
@@ -51,19 +52,10 @@ typedef {real} real;
 _FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
 
 
-class Place(NamedTuple):
-    """A buffer of a window: at step t it is the row t + offset, modulo its length, of a tensor."""
-
-    tensor: Tensor
-    offset: int = 0
-
-
 class Call:
     """A compiled step, bound to the buffers of a window: call it with t."""
 
-    def __init__(
-        self, function: ctypes._CFuncPtr, homes: list[str], places: Mapping[str, Place], rows: int, size: int
-    ) -> None:
+    def __init__(self, function: Compiled, homes: list[str], places: Mapping[str, Place], rows: int, size: int) -> None:
         self.function = function
         chosen = [places[home] for home in homes]
         self.keep = [place.tensor for place in chosen]
@@ -84,7 +76,7 @@ class Call:
 class Function(NamedTuple):
     """A compiled step and the homes of the buffers it is called with."""
 
-    function: ctypes._CFuncPtr
+    function: Compiled
     homes: list[str]
     source: str
 
@@ -127,7 +119,8 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
     for i, home in enumerate(homes):
         qualifier = "" if home in outputs else "const "
         lines.append(
-            f"    {qualifier}real *{home} = ({qualifier}real *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);"
+            f"    {qualifier}real *{home} = "
+            f"({qualifier}real *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);"
         )
     lines.append("    #pragma omp parallel for num_threads(threads) if(threads > 1)")
     lines.append("    for (long row = 0; row < rows; row++) {")
@@ -153,22 +146,20 @@ def _index(value: Value, j: int) -> str:
         return "0"
     if value.kind == "row":
         return "row"
-    return f"row * {value.count} * size + {j} * size + unit" if value.batched else f"{j} * size + unit"
+    return f"row * {value.blocks} * size + {j} * size + unit" if value.batched else f"{j} * size + unit"
 
 
-@functools.lru_cache(maxsize=None)
-def _load(source: str, program: str) -> ctypes._CFuncPtr:
+@functools.cache
+def _load(source: str, program: str) -> Compiled:
     """Compile a source, or find it compiled."""
     key = hashlib.sha256("\0".join([source, program, *FLAGS, _processor()]).encode()).hexdigest()[:24]
-    folder = Path(
-        os.environ.get("SEQLM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm"
-    )
-    target = folder / "kernels" / f"{key}.so"
+    target = cache_folder() / f"{key}.so"
     try:
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             _compile(program, source, target)
-        return ctypes.CDLL(str(target)).step
+        step: Compiled = ctypes.CDLL(str(target)).step
+        return step
     except OSError as error:
         raise Unsupported(f"compiling failed: {error}") from error
 
@@ -183,6 +174,12 @@ def _compile(program: str, source: str, target: Path) -> None:
         if done.returncode:
             raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
         made.replace(target)  # whole or not at all, also when two runs compile at once
+
+
+def cache_folder() -> Path:
+    """Where generated kernels are kept: $SEQLM_CACHE, or seqlm in the user's cache folder."""
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("SEQLM_CACHE") or users / "seqlm") / "kernels"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The engine for cells that are more than gates: autograd in the loop, each weight's gradient in one product after it."""
+"""The engine for cells that are more than gates: autograd in the loop, weight gradients in one product after it."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ class _Use(torch.autograd.Function):
     """y = x W^T + b. The token makes it wait for, and be waited for by, `_Gather`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, token: Tensor, weight: _Weight) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, token: Tensor, weight: _Weight) -> Tensor:
         ctx.save_for_backward(x, weight.weight)
         ctx.weight = weight
         return weight.product(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, None]:
         differentiable_once("deferred")
         x, weight = ctx.saved_tensors
         ctx.weight.uses[id(ctx)] = (x, dy)
@@ -103,12 +103,12 @@ class _Gather(torch.autograd.Function):
     """The weight's place in the graph: backward comes here when every use has been there."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, gathered: _Weight) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, gathered: _Weight) -> Tensor:
         ctx.gathered, ctx.biased = gathered, bias is not None
         return weight.new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
         xs, dys = (torch.cat(parts) for parts in zip(*ctx.gathered.uses.values(), strict=True))
         ctx.gathered.uses.clear()
         return dys.t() @ xs, dys.sum(0) if ctx.biased else None, None

@@ -1,8 +1,9 @@
 """The engine for any gated cell: no autograd inside the loop over time, gradients by hand.
 
-A cell's `gates` are traced once (trace.py). From the trace comes a program (program.py): which operations run inside the
-loop, which for all steps at once. Where every operation is elementwise, and there is a compiler, the loop body is one
-kernel instead (lower.py, compiled.py; kernels.py on CUDA). This file runs them around the two products of every step.
+A cell's `gates` are traced once (trace.py). From the trace comes a program (program.py, reverse.py): which operations
+run inside the loop, which for all steps at once. Where every operation is elementwise, and there is a compiler, the
+loop body is one kernel instead (lower.py; compiled.py on the CPU, triton_kernels.py on CUDA). This file runs either
+around the products of every step.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import torch
 from torch import Tensor, fx
 
 from ..cells import Carry, Cell, GatedCell, carry_tensors, map_carry
-from . import compiled
-from .code import Block, Code, Slot
-from .compiled import Place
+from . import compiled, triton_kernels
+from .code import Block
 from .deferred import differentiable_once
+from .homes import Homes, Place, block_of, evaluate, known
 from .lower import Unsupported, forward_kernel, reverse_kernel
+from .product import product
 from .program import Program, compile
 from .trace import Layout, Trace, trace
 
@@ -131,10 +133,7 @@ def _program(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: boo
 
 
 def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype, biased: bool) -> Kernels | str:
-    if cell.weight_hh.device.type == "cuda":
-        from . import kernels as backend
-    else:
-        backend = compiled  # type: ignore[assignment]
+    backend = triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
     origin = {bulk: node for node, bulk in program.twin.items()}
     stored = [origin[node] for node in program.stored]
     try:
@@ -147,78 +146,9 @@ def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype,
         return f"torch's operations, for {reason}"
 
 
-def _evaluate(nodes: Sequence[fx.Node], values: dict[fx.Node, Any], keep: set[fx.Node]) -> None:
-    """Run a piece of a graph; what is neither needed again nor to be kept is freed on the way."""
-    last_use = {source: node for node in nodes for source in node.all_input_nodes}
-    mine = set(nodes)
-    for node in nodes:
-        function: Any = node.target
-        arguments = fx.node.map_arg(node.args, lambda n: values[n])
-        words = fx.node.map_arg(node.kwargs, lambda n: values[n])
-        values[node] = function(*arguments, **words)
-        for source in node.all_input_nodes:
-            if last_use[source] is node and source in mine and source not in keep:
-                del values[source]
-
-
-class _Homes:
-    """The buffers of a window by name: another row at each step, or the same at every step."""
-
-    def __init__(self, program: Program, steps: int, rows: int, like: Tensor) -> None:
-        self.program, self.steps, self.rows, self.like = program, steps, rows, like
-        self.places: dict[str, Place] = {}
-
-    def empty(self, steps: int, block: Block) -> Tensor:
-        return torch.empty((steps, self.rows, *block.shape), dtype=block.dtype, device=self.like.device)
-
-    def put(self, home: str, tensor: Tensor, offset: int = 0) -> None:
-        """At step t the home is row t + offset of the tensor, and again from the first row after the last."""
-        self.places[home] = Place(tensor, offset)
-
-    def rows_of(self, home: str) -> list[Tensor]:
-        tensor, offset = self.places[home]
-        rows = tensor.unbind(0)
-        return [rows[(t + offset) % len(rows)] for t in range(self.steps)]
-
-    def arguments(self, code: Code) -> list[tuple[Tensor, ...]]:
-        """The arguments of a step function for every step."""
-        for index, block in enumerate(code.scratch):
-            self.put(f"scratch{index}", self.empty(1, block))
-        return list(zip(*(self._column(slot) for slot in code.slots), strict=True)) or [()] * self.steps
-
-    def _column(self, slot: Slot) -> Sequence[Tensor]:
-        tensor, offset = self.places[slot.home]
-        if slot.views and len(tensor) == self.steps:  # looked at for all steps at once
-            looked = _look(tensor.flatten(0, 1), [self.program.twin[view] for view in slot.views])
-            rows = _part(looked.unflatten(0, (self.steps, self.rows)), slot).unbind(0)
-        elif slot.views:
-            rows = [_part(_look(row, slot.views), slot) for row in tensor.unbind(0)]
-        else:
-            rows = _part(tensor, slot).unbind(0)
-        return [rows[(t + offset) % len(rows)] for t in range(self.steps)]
-
-
-def _look(value: Any, views: Sequence[fx.Node]) -> Any:
-    for view in views:
-        function: Any = view.target
-        value = function(value, *view.args[1:], **view.kwargs)
-    return value
-
-
-def _part(tensor: Tensor, slot: Slot) -> Tensor:
-    if slot.columns is not None:
-        tensor = tensor[..., slot.columns[0] : slot.columns[1]]
-    return tensor.unflatten(-1, (slot.rows, -1)) if slot.rows else tensor
-
-
-def _block(node: fx.Node) -> Block:
-    value = node.meta["val"]
-    return Block(value.shape[1:], value.dtype)
-
-
 class _Window(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         program: Program,
         kernels: Kernels | None,
@@ -232,7 +162,7 @@ class _Window(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         z, state, extras, parameters = _cut(tensors, counts)
         steps, rows, size = z[0].shape[0], *state[0].shape
-        homes = _Homes(program, steps, rows, state[0])
+        homes = Homes(program, steps, rows, state[0])
         # Without gradients only the outputs are kept: everything else alternates between two buffers.
         carries = []
         for i, start in enumerate(state):
@@ -241,7 +171,7 @@ class _Window(torch.autograd.Function):
             homes.put(f"carry{i}", buffer)
             homes.put(f"new{i}", buffer, 1)
             carries.append(buffer)
-        stored = [homes.empty(steps if grad else 1, _block(node)) for node in program.stored]
+        stored = [homes.empty(steps if grad else 1, block_of(node)) for node in program.stored]
         for name, group in {"z": z, "stored": stored}.items():
             for i, tensor in enumerate(group):
                 homes.put(f"{name}{i}", tensor.contiguous())
@@ -252,7 +182,7 @@ class _Window(torch.autograd.Function):
         homes.put("r", r.unsqueeze(0))
         hs = homes.rows_of("carry0")
         with torch.autocast(r.device.type, enabled=False):
-            times = _product(weight.t(), dtype, steps, rows)
+            times = product(weight.t(), dtype, steps, rows)
             exact_bias = None if bias is None else bias.to(r.dtype)
             if kernels is not None:
                 if exact_bias is not None:
@@ -278,14 +208,14 @@ class _Window(torch.autograd.Function):
         return carries[0][1:], *last
 
     @staticmethod
-    def backward(ctx: Any, dys: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dys: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
         differentiable_once("fused")
         program, kernels = ctx.program, ctx.kernels
         bulk = program.bulk
         weight, mask, *tensors = ctx.saved_tensors
         kept, carries, extras, parameters, stored = _cut(tensors, ctx.counts)
         steps, rows, size = dys.shape
-        homes = _Homes(program, steps, rows, dys)
+        homes = Homes(program, steps, rows, dys)
         after = program.after if kernels is None else program.after_kernels
         for i, (carry, end) in enumerate(zip(carries, dlast, strict=True)):
             # Kept for all steps only if something is computed from them afterwards.
@@ -297,7 +227,7 @@ class _Window(torch.autograd.Function):
         homes.put("dr", dr)
         values: dict[fx.Node, Any] = {}
         if kernels is None or after:
-            values = _known(program, steps, kept, carries, extras, parameters, stored)
+            values = known(program, steps, kept, carries, extras, parameters, stored)
 
         drs, dh = dr.unbind(0), homes.rows_of("next0")
         starts: Sequence[Tensor] = dh
@@ -321,12 +251,12 @@ class _Window(torch.autograd.Function):
                 if node is None:
                     dz[i] = None
                 elif separate:
-                    dz[i] = homes.empty(steps, _block(node))
+                    dz[i] = homes.empty(steps, block_of(node))
                     homes.put(f"dz{i}", dz[i])  # type: ignore[arg-type]
             step = kernels.reverse.bind(homes.places, rows, size)
         else:
             again = {source for node in after for source in node.all_input_nodes}
-            _evaluate(program.before, values, {*program.coefficients, *again})
+            evaluate(program.before, values, {*program.coefficients, *again})
             for index, node in enumerate(program.coefficients):
                 value = values[node]
                 varies = node in program.varying
@@ -340,25 +270,25 @@ class _Window(torch.autograd.Function):
                 program.reverse.run(*arguments[t])
 
         with torch.autocast(dys.device.type, enabled=False):
-            times = _product(weight, ctx.dtype, steps, rows)
+            times = product(weight, ctx.dtype, steps, rows)
             for t in reversed(range(steps)):
                 step(t)
                 if mask is None:
                     times(drs[t], starts[t], dh[t])
                 else:
-                    product = torch.empty_like(dh[t])
-                    times(drs[t], None, product)
-                    torch.addcmul(starts[t], product, mask, out=dh[t])
+                    returned = torch.empty_like(dh[t])
+                    times(drs[t], None, returned)
+                    torch.addcmul(starts[t], returned, mask, out=dh[t])
 
         if after:
             for i, node in enumerate(bulk.cotangents):
                 values[node] = homes.places[f"d{i}"].tensor[1:].flatten(0, 1)
-            _evaluate(after, values, {node for node in program.late if node is not None})
+            evaluate(after, values, {node for node in program.late if node is not None})
         late = [None if node is None else values.get(node) for node in program.late]
         if kernels is None:
             for i, node in enumerate(bulk.dz):
                 if node is not bulk.dr:
-                    dz[i] = None if late[i] is None else late[i].unflatten(0, (steps, rows))
+                    dz[i] = values[program.late[i]].unflatten(0, (steps, rows)) if node is not None else None
         given = iter(dz)
         hs = carries[0][:-1] if mask is None else carries[0][:-1] * mask
         whole = dr.flatten(0, 1)
@@ -372,78 +302,6 @@ class _Window(torch.autograd.Function):
             *(None for _ in extras),
             *late[len(bulk.dz) :],
         )  # fmt: skip
-
-
-def _known(
-    program: Program,
-    steps: int,
-    kept: Sequence[Tensor],
-    carries: Sequence[Tensor],
-    extras: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    stored: Sequence[Tensor],
-) -> dict[fx.Node, Any]:
-    """What the forward pass left, by node of the bulk trace: a row for each step and column."""
-    bulk = program.bulk
-    constant = [node for node, needed in zip(bulk.z, bulk.needs, strict=True) if not needed]
-    values: dict[fx.Node, Any] = dict(zip(bulk.parameters.values(), parameters, strict=True))
-    for node, tensor in [*zip(constant, kept, strict=True), *zip(program.stored, stored, strict=True)]:
-        values[node] = tensor.flatten(0, 1)
-    for node, extra in zip(bulk.extras, extras, strict=True):
-        values[node] = extra.expand(steps, *extra.shape).flatten(0, 1)
-    for before, after, carry in zip(bulk.carry, bulk.new_carry, carries, strict=True):
-        values[after], values[before] = carry[1:].flatten(0, 1), carry[:-1].flatten(0, 1)
-    return values
-
-
-def _product(
-    matrix: Tensor, dtype: torch.dtype, steps: int, rows: int
-) -> Callable[[Tensor, Tensor | None, Tensor], None]:
-    """out = start + x @ matrix, for the `steps` many x (rows, K) of a window; start may be None, or out itself.
-
-    Factors are rounded to `dtype` first; start and out stay as they are.
-    """
-    if dtype != matrix.dtype:
-        narrow = matrix.to(dtype).contiguous()
-
-        def narrow_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-            product = x.to(dtype) @ narrow
-            if start is None:
-                out.copy_(product)
-            else:
-                torch.add(start, product, out=out)
-
-        return narrow_times
-    matrix = matrix.contiguous()  # a small x times a transposed matrix is several times slower
-    if _packs(matrix, steps, rows):
-        original = matrix.t().contiguous()
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(original, rows)
-
-        def packed_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-            product = torch.ops.mkl._mkl_linear(x, packed, original, None, rows)
-            if start is None:
-                out.copy_(product)
-            else:
-                torch.add(start, product, out=out)
-
-        return packed_times
-
-    def times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-        if start is None:
-            torch.mm(x, matrix, out=out)
-        else:
-            torch.addmm(start, x, matrix, out=out)
-
-    return times
-
-
-def _packs(matrix: Tensor, steps: int, rows: int) -> bool:
-    """Whether a matrix is worth bringing into MKL's own order once: if it is large and used often, by few rows.
-
-    MKL otherwise does that for every product. Measured on two cores at 20 rows: 1.7 times the speed at 4600 x 1150.
-    """
-    on_mkl = matrix.device.type == "cpu" and matrix.dtype is torch.float32 and torch.backends.mkl.is_available()
-    return on_mkl and matrix.numel() >= 2_000_000 and steps >= 10 and rows <= 128
 
 
 def _cut(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:

@@ -31,7 +31,7 @@ class Value(NamedTuple):
 
     home: str
     kind: str
-    count: int
+    blocks: int
     batched: bool
 
 
@@ -90,7 +90,7 @@ class Lowering:
         if node not in self.known:
             if node in self.homes:
                 home = self.homes[node]
-                names = [f"{home.home}_{j}" for j in range(home.count)]
+                names = [f"{home.home}_{j}" for j in range(home.blocks)]
                 self.loads.append((home, names))
                 self.known[node] = names
             elif node.op != "call_function":
@@ -101,20 +101,21 @@ class Lowering:
 
     def _compute(self, node: fx.Node) -> Any:
         name = operation(node)
+        given: Any = node.args
         if name == "getitem":
-            return self.value(node.args[0])[node.args[1]]  # type: ignore[arg-type,index]
+            return self.value(given[0])[given[1]]
         if name in _RENAMES:
             return self._pieces(node)
         if name == "cat":
-            self._require(node, node.args[1] in (-1, 1))  # type: ignore[comparison-overlap]
-            return [scalar for part in node.args[0] for scalar in self.value(part)]  # type: ignore[union-attr,arg-type]
-        if name in _SAME and node.meta["val"].dtype == node.args[0].meta["val"].dtype:  # type: ignore[union-attr]
-            return self.value(node.args[0])  # type: ignore[arg-type]
+            self._require(node, given[1] in (-1, 1))
+            return [scalar for part in given[0] for scalar in self.value(part)]
+        if name in _SAME and node.meta["val"].dtype == given[0].meta["val"].dtype:
+            return self.value(given[0])
         if name in ("zeros_like", "ones_like", "full_like", "scalar_tensor"):
-            number = {"zeros_like": 0.0, "ones_like": 1.0}.get(name, node.args[-1])
-            return [self.language.number(float(number))]  # type: ignore[arg-type]
+            number = {"zeros_like": 0.0, "ones_like": 1.0}.get(name, given[-1])
+            return [self.language.number(float(number))]
         self._require(node, name in self.language.operations and set(node.kwargs) <= {"alpha"})
-        arguments = [self.value(a) if isinstance(a, fx.Node) else [self._number(node, a)] for a in node.args]
+        arguments = [self.value(a) if isinstance(a, fx.Node) else [self._number(node, a)] for a in given]
         count = max(map(len, arguments))
         self._require(node, all(len(a) in (1, count) for a in arguments))
         self._require(node, count == 1 or node.meta["val"].shape[-1] == count * self.size)
@@ -128,16 +129,16 @@ class Lowering:
         return scalars
 
     def _pieces(self, node: fx.Node) -> list[list[str]]:
-        source, scalars = node.args[0], self.value(node.args[0])  # type: ignore[arg-type]
-        self._require(node, operation(node) in ("split", "split_with_sizes") and node.args[2] in (-1, 1))  # type: ignore[comparison-overlap]
-        widths, size = node.args[1], self.size
+        given: Any = node.args
+        scalars, widths = self.value(given[0]), given[1]
+        self._require(node, operation(node) in ("split", "split_with_sizes") and given[2] in (-1, 1))
         if isinstance(widths, int):
-            widths = [widths] * (source.meta["val"].shape[-1] // widths)  # type: ignore[union-attr]
+            widths = [widths] * (given[0].meta["val"].shape[-1] // widths)
+        self._require(node, all(width % self.size == 0 for width in widths))
         pieces, at = [], 0
-        for width in widths:  # type: ignore[union-attr]
-            self._require(node, width % size == 0)  # type: ignore[operator]
-            pieces.append(scalars[at : at + width // size])  # type: ignore[operator]
-            at += width // size  # type: ignore[operator]
+        for width in widths:
+            pieces.append(scalars[at : at + width // self.size])
+            at += width // self.size
         return pieces
 
     def _number(self, node: fx.Node, value: Any) -> str:

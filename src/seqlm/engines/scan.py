@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,9 +24,9 @@ def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tupl
     step = cell.bind(carry)
     # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
     # of T slices would be T full-size tensors.
-    projected = cell.project(xs)
+    projected: Any = cell.project(xs)
     several = isinstance(projected, tuple)
-    zs = list(zip(*(z.unbind(0) for z in projected), strict=True)) if several else projected.unbind(0)
+    zs: Any = list(zip(*(z.unbind(0) for z in projected), strict=True)) if several else projected.unbind(0)
     ys = []
     for z in reversed(zs) if reverse else zs:
         carry, y = step(carry, z)

@@ -81,7 +81,7 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
             arguments = (_one_or_tuple(parts), r, map_carry(lambda _: next(states), like), *extras)
             return carry_tensors(functional_call(module, weights, arguments))
 
-        new, pull = vjp(gates, moving, r, carry, values)
+        new, pull = vjp(gates, moving, r, carry, values)  # type: ignore[misc]
         dz, dr, dcarry, dvalues = pull(cotangents)
         return [*new, *dz, dr, *dcarry, *dvalues]
 
@@ -99,8 +99,8 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
     placeholders = [node for node in nodes if node.op == "placeholder"]
     z_in, (r_in,), carry_in, extras_in, values_in, fixed_in, cotangents_in = _cut(placeholders, counts)
     results = [_unless_zero(node) for node in nodes[-1].args[0]]
-    moving = sum(needed for _, _, needed in layout.z)
-    new, dz, (dr,), dcarry, dvalues = _cut(results, [len(carry), moving, 1, len(carry), len(parameters)])
+    differentiated = sum(needed for _, _, needed in layout.z)
+    new, dz, (dr,), dcarry, dvalues = _cut(results, [len(carry), differentiated, 1, len(carry), len(parameters)])
     # Names without the prefix of the module around the cell.
     named = [name.partition(".")[2] for name in (*parameters, *buffers)]
     values_in, dvalues = [*values_in, *fixed_in], [*dvalues, *(None for _ in buffers)]

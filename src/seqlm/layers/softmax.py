@@ -35,7 +35,7 @@ def linear_cross_entropy(
 
 class _Nats(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         xs: Tensor,
         weight: Tensor,
@@ -64,7 +64,7 @@ class _Nats(torch.autograd.Function):
                 slope = logs.exp_().scatter_add_(1, at, logs.new_full((), -1.0).expand_as(at))
                 return slope.mul_(valid).to(dtype) if ignored else slope.to(dtype)
 
-            ignored = not bool(kept.all())
+            ignored = kept.device.type != "cpu" or not bool(kept.all())  # elsewhere it would wait for the answer
             chunks = [slice(start, start + rows) for start in range(0, len(xs), rows)]
             ctx.sums = len(chunks) > 1
             if not grad:
@@ -87,7 +87,7 @@ class _Nats(torch.autograd.Function):
         return nats
 
     @staticmethod
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError("linear_cross_entropy is differentiable once")
         if ctx.sums:

@@ -1,0 +1,46 @@
+"""The CUDA kernels, run by Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seqlm import ElmanCell, GRUCell, LSTMCell
+from seqlm.cells import PeepholeLSTMCell
+from seqlm.engines import fused, triton_kernels
+
+from . import regularised
+from .test_engines import made
+from .test_laws import compare_with_scan
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+
+@pytest.fixture
+def on_triton(monkeypatch):
+    monkeypatch.setattr(fused, "compiled", triton_kernels)
+
+
+CELLS = [
+    ElmanCell, lambda *sizes: ElmanCell(*sizes, activation="relu"), lambda *sizes: ElmanCell(*sizes, bias=False),
+    GRUCell, LSTMCell, PeepholeLSTMCell, regularised.MemoryMask, regularised.Zoneout, regularised.Shared,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", CELLS, ids=lambda kind: kind.__name__)
+def test_generated_kernels_equal_scan(kind, dtype, steps, on_triton):
+    cell = made(kind, 5, 37).to(dtype)
+    assert fused.describe(cell) == "one kernel a step"
+    compare_with_scan(cell, "fused", dtype, steps)
+
+
+def test_a_window_larger_than_a_block(on_triton, monkeypatch):
+    monkeypatch.setattr(triton_kernels, "BLOCK", 16)
+    cell = made(LSTMCell, 5, 37)
+    compare_with_scan(cell, "fused", torch.float64, 3)
+
+
+def test_what_is_not_elementwise_runs_on_torchs_operations(on_triton):
+    assert "native_layer_norm" in fused.describe(regularised.LayerNormLSTM(4, 5))
