@@ -23,7 +23,7 @@ MAY = {
     "layers": {"cells", "engines"},
     "models": {"cells", "engines", "layers", "errors"},
     "data": {"errors", "run"},
-    "training": {"errors", "run"},
+    "training": {"cells", "errors", "run"},
     "tasks": {"cells", "data", "models"},
     "assemble": LEAVES,
     "report": LEAVES | {"layers", "models", "session"},  # session for its types only

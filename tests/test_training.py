@@ -89,7 +89,7 @@ def by_hand(config, steps, clip, unit):
         inputs, targets, count = session.train[index]
         model.zero_grad()
         carry, logits = model(inputs, carry)
-        carry = seqlm.train.detach(carry)
+        carry = seqlm.detach(carry)
         sums = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
         (sums / (count if unit == "mean" else config.train.batch_size)).backward()
         if clip:

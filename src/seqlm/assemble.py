@@ -84,7 +84,8 @@ def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
 
 def build_model(config: Config, tokenizer: Tokenizer) -> Any:
     """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
-    return build(config.model, "model", trust=config.trust, vocab_size=len(tokenizer), engine=config.engine)
+    engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
+    return build(config.model, "model", trust=config.trust, vocab_size=len(tokenizer), engine=engine)
 
 
 def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:

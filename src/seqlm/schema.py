@@ -20,7 +20,8 @@ def _key(
 
 
 PRECISIONS = ("float32", "tf32", "bf16")
-ENGINES = ("auto", "scan", "native", "fused", "deferred")
+ENGINES = ("auto", "scan", "native", "fused", "deferred")  # of a layer
+STEP_ENGINES = (*ENGINES, "graph")  # of a training step
 
 
 @dataclass(kw_only=True)
@@ -88,7 +89,7 @@ class Config:
     seed: int = _key(least=0, most=LARGEST_SEED)
     device: str = _key()
     precision: str = _key(allowed=PRECISIONS)
-    engine: str = _key(allowed=ENGINES)
+    engine: str = _key(allowed=STEP_ENGINES)
     deterministic: bool = _key()
     threads: int | None = _key(least=1)
     resume: str | None = _key(allowed=(None, "auto"))

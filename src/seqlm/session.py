@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from . import __version__
 from .assemble import Data, build_data, build_model, check_parts
 from .build import build
 from .cells import Carry, carry_tensors, map_carry
-from .data import Streams, load_tokenizer
+from .data import Streams, Window, load_tokenizer
 from .errors import ConfigError
 from .run import RunFolder
 from .sample import check_prompt
 from .schema import Config
 from .training import Moment, Schedule, checkpoint
-from .training.device import prepare, random_state, set_random_state
+from .training.device import autocast, prepare, random_state, set_random_state
+from .training.gradient import GraphedGradient, cuda_capture, gradient
 
 
 @dataclass
@@ -86,6 +90,20 @@ class Session:
         )
         return Moment(progress.step, progress.epoch, fraction)
 
+    def gradient(
+        self, parameters: Sequence[nn.Parameter], tell: Callable[[str], None]
+    ) -> Callable[[Tensor, Tensor, Carry, float], tuple[Carry, Tensor]]:
+        """What turns a window into a gradient: (inputs, targets, carry, units) -> (carry, summed nats)."""
+
+        def score(inputs: Tensor, targets: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+            with autocast(self.device, self.config.precision):
+                found: tuple[Carry, Tensor] = self.task.nats(self.model, Window(inputs, targets, 0), carry)
+            return found
+
+        if self.config.engine == "graph":
+            return GraphedGradient(score, parameters, cuda_capture(self.device), tell)
+        return partial(gradient, score, parameters)
+
     def save(self, run: RunFolder, progress: Progress, carry: Carry, valid_loss: float | None) -> None:
         """Write everything that can change the next step; what the retention rules no longer want goes."""
         state = {
@@ -124,6 +142,8 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
     check_parts(config)
     limits = config.train
     device = prepare(config.device, config.precision, config.threads, config.deterministic)
+    if config.engine == "graph" and device.type != "cuda":
+        raise ConfigError(f"engine=graph needs device=cuda, this run is on {device.type}; use engine=auto")
     torch.manual_seed(config.seed)
     data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
     check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .cells import Carry, detach
+from .cells import Carry
 from .config import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
 from .errors import ConfigError, NonFiniteError, RunExists, Stopped
 from .evaluate import evaluate, to_device
@@ -27,7 +27,6 @@ from .session import Progress, Session, assemble_session
 from .tasks import perplexity
 from .training import checkpoint
 from .training.console import Console
-from .training.device import autocast
 from .training.loggers import RunLogger
 from .training.signals import StopSignal
 
@@ -135,10 +134,11 @@ def _fit(
     fresh: bool,
 ) -> None:
     """The loop: evaluate if due, save if due, one step, log if due."""
-    config, model, task, optimizer = session.config, session.model, session.task, session.optimizer
+    config, model, optimizer = session.config, session.model, session.optimizer
     limits, parameters = config.train, [p for p in session.model.parameters() if p.requires_grad]
     began, before, busy, saved_at = time.perf_counter(), progress.seconds, 0.0, None if fresh else progress.step
     logged_tokens = progress.tokens
+    gradient = session.gradient(parameters, console.say)
     model.train()
     while True:
         progress.seconds = before + time.perf_counter() - began
@@ -168,14 +168,12 @@ def _fit(
         if progress.window == 0:
             carry = session.init_carry()
         window = to_device(session.train[progress.window], session.device)
-        with autocast(session.device, config.precision):
-            carry, nats = task.nats(model, window, carry)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
         units = window.tokens if limits.loss_unit == "mean" else session.train.batch_size
-        carry, summed = detach(carry), nats.item()
+        carry, nats = gradient(window.inputs, window.targets, carry, units)
+        summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.
-        finite = math.isfinite(summed)
-        norm = descend(nats / units, optimizer, parameters, limits.clip_norm) if finite else math.nan
+        norm = descend(optimizer, parameters, limits.clip_norm) if math.isfinite(summed) else math.nan
         if not math.isfinite(norm):
             raise NonFiniteError(_non_finite(run, model, progress.step, summed, optimizer.param_groups[0]["lr"]))
 
@@ -202,16 +200,12 @@ def _fit(
             progress.nats, progress.nats_tokens, logged_tokens, busy = 0.0, 0, progress.tokens, 0.0
 
 
-def descend(
-    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float | None
-) -> float:
-    """One step down the gradient of `loss`, scaled to a global norm of `clip_norm` at most; returns the norm before.
+def descend(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float | None) -> float:
+    """One step down the gradient, scaled to a global norm of `clip_norm` at most; returns the norm before.
 
     g <- g * min(1, clip_norm / ||g||), ||g|| over all parameters (R. Pascanu et al., arXiv 1211.5063). Takes no
     step if the norm is not finite: one NaN would spread to every parameter for good.
     """
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     size = norm.item()
     if math.isfinite(size):

@@ -195,7 +195,7 @@ class _Window(torch.autograd.Function):
                 starts: Sequence[Tensor | None] = [exact_bias] * steps
                 if program.adds_z is not None:
                     added = z[program.adds_z]
-                    starts = (added if exact_bias is None else added + exact_bias).unbind(0)
+                    starts = list((added if exact_bias is None else added + exact_bias).unbind(0))
                 for h, start, arguments in zip(hs, starts, homes.arguments(program.forward), strict=True):
                     times(h if mask is None else h * mask, start, r)
                     program.forward.run(*arguments)

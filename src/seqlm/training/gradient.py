@@ -1,0 +1,134 @@
+"""One window forwards and backwards: eagerly, or as a CUDA graph that is captured once and replayed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Carry, carry_tensors, detach, map_carry
+
+# (inputs (T, B), targets (T, B), carry) -> (carry, summed nats)
+Score = Callable[[Tensor, Tensor, Carry], tuple[Carry, Tensor]]
+
+
+def gradient(
+    score: Score, parameters: Sequence[nn.Parameter], inputs: Tensor, targets: Tensor, carry: Carry, units: float
+) -> tuple[Carry, Tensor]:
+    """Leave the gradient of nats / units in the parameters; returns the carry, cut off, and the summed nats."""
+    for parameter in parameters:
+        parameter.grad = None
+    carry, nats = score(inputs, targets, carry)
+    (nats / units).backward()
+    return detach(carry), nats.detach()
+
+
+class Graph(Protocol):
+    """What torch.cuda.CUDAGraph offers, as far as it is used here."""
+
+    def replay(self) -> None: ...
+
+
+Capture = Callable[[Callable[[], None]], Graph]
+
+
+class _Captured(NamedTuple):
+    graph: Graph
+    inputs: Tensor
+    targets: Tensor
+    nats: Tensor
+    gradients: list[Tensor | None]
+
+
+class GraphedGradient:
+    """`gradient` replayed: one graph for each length of window, at most `most` of them, in one memory pool.
+
+    A replay reads tokens and carry from buffers of its own and leaves gradients in buffers of its own; the carry it
+    returns is overwritten by the next one. Masks are drawn anew by every replay, from the generator that an
+    eager step would draw them from. If a capture fails, this and all later windows are done eagerly and `tell` is
+    told why. `capture` records a function as a graph: `cuda_capture()`.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        parameters: Sequence[nn.Parameter],
+        capture: Capture,
+        tell: Callable[[str], None],
+        *,
+        most: int = 8,
+    ) -> None:
+        self.score, self.parameters, self.capture, self.tell, self.most = score, parameters, capture, tell, most
+        self.captured: OrderedDict[Any, _Captured] = OrderedDict()
+        self.carry: Carry = None
+        self.broken = False
+
+    def __call__(self, inputs: Tensor, targets: Tensor, carry: Carry, units: float) -> tuple[Carry, Tensor]:
+        if self.broken:
+            return gradient(self.score, self.parameters, inputs, targets, carry, units)
+        key = (inputs.shape, units)
+        if key not in self.captured:
+            try:
+                self.captured[key] = self._record(inputs, targets, carry, units)
+            except RuntimeError as error:
+                self.broken = True
+                self.captured.clear()
+                reason = str(error).strip().partition("\n")[0]
+                self.tell(f"engine=graph: the step cannot be captured ({reason}); going on without a graph")
+                return self(inputs, targets, carry, units)
+            if len(self.captured) > self.most:
+                self.captured.popitem(last=False)
+        self.captured.move_to_end(key)
+        recorded = self.captured[key]
+        recorded.inputs.copy_(inputs)
+        recorded.targets.copy_(targets)
+        for mine, given in zip(carry_tensors(self.carry), carry_tensors(carry), strict=True):
+            if mine is not given:
+                mine.copy_(given)
+        recorded.graph.replay()
+        for parameter, found in zip(self.parameters, recorded.gradients, strict=True):
+            parameter.grad = found
+        return self.carry, recorded.nats
+
+    def _record(self, inputs: Tensor, targets: Tensor, carry: Carry, units: float) -> _Captured:
+        before = map_carry(torch.clone, carry)
+        if self.carry is None:
+            self.carry = map_carry(torch.clone, carry)
+        inputs, targets = inputs.clone(), targets.clone()
+        total = torch.zeros((), device=inputs.device)
+
+        def step() -> None:
+            new, nats = gradient(self.score, self.parameters, inputs, targets, self.carry, units)
+            for mine, made in zip(carry_tensors(self.carry), carry_tensors(new), strict=True):
+                mine.copy_(made)
+            total.copy_(nats)
+
+        graph = self.capture(step)
+        for mine, kept in zip(carry_tensors(self.carry), carry_tensors(before), strict=True):
+            mine.copy_(kept)  # capturing ran the step
+        return _Captured(graph, inputs, targets, total, [parameter.grad for parameter in self.parameters])
+
+
+def cuda_capture(device: torch.device) -> Capture:
+    """Records functions as CUDA graphs that share one memory pool."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(function: Callable[[], None]) -> Graph:
+        # Whatever is prepared at first use must not be part of the graph; masks drawn meanwhile are nobody's.
+        before = torch.cuda.get_rng_state(device)
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                function()
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            function()
+        torch.cuda.set_rng_state(before, device)
+        return graph
+
+    return capture
