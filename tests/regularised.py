@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seqlm import ElmanCell, GRUCell, LSTMCell
-from seqlm.cells import GatedCell, Hidden, LSTMCarry
+from seqlm.cells import GatedCell, Hidden, LayerNormLSTMCell, LSTMCarry
 
 
 def drawn(shape, seed, p=0.5):
@@ -69,29 +69,6 @@ class Reset(GRUCell):
         return super().gates(z, torch.where(begins, self.bias_hh, r), Hidden(torch.where(begins, 0.0, carry.h)))
 
 
-class LayerNormLSTM(GatedCell):
-    """Normalised pre-activations and memory, learned peephole, all inside gates."""
-
-    num_gates = 4
-
-    def __init__(self, input_size, hidden_size):
-        super().__init__(input_size, hidden_size)
-        self.norm_z, self.norm_r = nn.LayerNorm(4 * hidden_size), nn.LayerNorm(4 * hidden_size)
-        self.norm_c = nn.LayerNorm(hidden_size)
-
-    def init_carry(self, batch_size):
-        zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
-        return LSTMCarry(zeros, zeros.clone())
-
-    def project(self, xs):
-        return self.norm_z(super().project(xs))
-
-    def gates(self, z, r, carry):
-        i, f, g, o = (z + self.norm_r(r)).chunk(4, -1)
-        c = f.sigmoid() * carry.c + i.sigmoid() * g.tanh()
-        return LSTMCarry(o.sigmoid() * self.norm_c(c).tanh(), c)
-
-
 class OddOperations(GatedCell):
     """Views, constants, clamps, divisions, exponentials, an unused state, a slice: what authors write."""
 
@@ -122,4 +99,4 @@ class Shared(ElmanCell):
         return Hidden(a - carry.h * a + a * a)
 
 
-ALL = (WeightDrop, StateDropout, MemoryMask, Zoneout, Reset, LayerNormLSTM, OddOperations, Shared)
+ALL = (WeightDrop, StateDropout, MemoryMask, Zoneout, Reset, LayerNormLSTMCell, OddOperations, Shared)

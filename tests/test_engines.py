@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
-from seqlm.cells import GatedCell, Hidden, PeepholeLSTMCell, carry_tensors, map_carry
+from seqlm.cells import GatedCell, Hidden, LayerNormLSTMCell, PeepholeLSTMCell, carry_tensors, map_carry
 from seqlm.engines import ENGINES, RULES, compiled, fused, pick
 from seqlm.engines.product import packs
 
@@ -45,7 +45,7 @@ def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, 
     compare_with_scan(cell, engine, torch.float64, steps, reverse)
 
 
-@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, regularised.LayerNormLSTM])
+@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, LayerNormLSTMCell])
 def test_fused_gradients_match_finite_differences(kind, loop_body):
     cell = made(kind, 2, 3)
     names = [name for name, _ in cell.named_parameters()]
@@ -191,7 +191,7 @@ def test_auto_follows_the_rules_of_the_device_and_type():
 def test_kernels_say_why_they_are_not_used(monkeypatch):
     if compiled.compiler():
         assert fused.describe(LSTMCell(4, 5)) == "one kernel a step"
-        assert "native_layer_norm" in fused.describe(regularised.LayerNormLSTM(4, 5))
+        assert "native_layer_norm" in fused.describe(LayerNormLSTMCell(4, 5))
         monkeypatch.setenv("CC", "/bin/false")
         assert "failed" in fused.describe(LSTMCell(4, 6).double())
     monkeypatch.setenv("SEQLM_KERNELS", "0")

@@ -31,8 +31,9 @@ MAY = {
     "evaluate": LEAVES | {"assemble", "tasks"},
     "session": LEAVES | {"assemble", "cells", "sample"},
     "train": LEAVES | {"cells", "evaluate", "models", "report", "sample", "session", "tasks"},
+    "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "train"},
     "runs": {"errors", "run"},
-    "cli": {"__init__", "config", "errors", "evaluate", "resume", "runs", "sample", "schema", "train"},
+    "cli": {"__init__", "bench", "config", "errors", "evaluate", "resume", "runs", "sample", "schema", "train"},
     "__main__": {"cli"},
     "__init__": {"assemble", "cells", "errors", "layers", "models"},
 }

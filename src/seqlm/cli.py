@@ -91,12 +91,20 @@ def runs(words: Words) -> None:
     run(*words)
 
 
+def bench(words: Words) -> None:
+    """time cells, engines and training steps: seqlm bench [key=value] [--json FILE] [--png FILE]"""
+    from .bench import main as run
+
+    run(words)
+
+
 VERBS: dict[str, Callable[[Words], None]] = {
     "train": train,
     "resume": resume,
     "eval": evaluate,
     "sample": sample,
     "runs": runs,
+    "bench": bench,
 }
 
 

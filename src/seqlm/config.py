@@ -187,6 +187,11 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"{key} is not a key of this configuration; {hint or 'see seqlm train --help'}"
 
 
+def cell_nodes() -> dict[str, Any]:
+    """The node of every cell in configs/model/cell, by name."""
+    return {path.stem: _read_yaml(path) for path in sorted((find_configs() / "model" / "cell").glob("*.yaml"))}
+
+
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
     """Replace names in `model.layers=[{cell: gru}]` by the cell's own YAML node, found in `folders`."""
     layers = model.get("layers") if isinstance(model, dict) else None

@@ -7,7 +7,6 @@ import platform
 import shlex
 import socket
 import subprocess
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from .models import cells_of
 from .run import RunFolder
 from .schema import Config
 from .training.console import clock, table
-from .training.device import describe
+from .training.device import describe, hardware
 
 if TYPE_CHECKING:
     from .session import Progress, Session
@@ -53,7 +52,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "device": describe(session.device, session.config.precision),
-        "hardware": _processor(),
+        "hardware": hardware(session.device),
         "seed": session.config.seed,
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
@@ -120,15 +119,6 @@ def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
     }
     flat = {key: value for key, value in dotted(values).items() if isinstance(value, (bool, int, float))}
     return {**chosen, "seed": config.seed, **flat}
-
-
-def _processor() -> str:
-    """The CPU's model, as far as the system tells, and the number of cores."""
-    model = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores"
 
 
 def _git_commit() -> str | None:

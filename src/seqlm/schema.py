@@ -121,6 +121,21 @@ class EvalConfig:
 
 
 @dataclass(kw_only=True)
+class BenchConfig:
+    """Keys of `seqlm bench`."""
+
+    levels: list[str] = _key()
+    cells: list[str] | None = _key()
+    engines: list[str] | None = _key()
+    shapes: list[str] = _key()
+    steps: list[str] | None = _key()
+    seconds: float = _key(above=0)
+    device: str = _key()
+    precision: str = _key(allowed=PRECISIONS)
+    threads: int | None = _key(least=1)
+
+
+@dataclass(kw_only=True)
 class SampleConfig(SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 

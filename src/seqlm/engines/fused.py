@@ -192,12 +192,12 @@ class _Window(torch.autograd.Function):
                     times(h if mask is None else h * mask, None, r)
                     step(t)
             else:
-                starts: Sequence[Tensor | None] = [exact_bias] * steps
+                begin: Sequence[Tensor | None] = [exact_bias] * steps
                 if program.adds_z is not None:
                     added = z[program.adds_z]
-                    starts = list((added if exact_bias is None else added + exact_bias).unbind(0))
-                for h, start, arguments in zip(hs, starts, homes.arguments(program.forward), strict=True):
-                    times(h if mask is None else h * mask, start, r)
+                    begin = (added if exact_bias is None else added + exact_bias).unbind(0)
+                for h, added_to, arguments in zip(hs, begin, homes.arguments(program.forward), strict=True):
+                    times(h if mask is None else h * mask, added_to, r)
                     program.forward.run(*arguments)
         last = [homes.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
         if grad:

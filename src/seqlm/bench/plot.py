@@ -1,0 +1,42 @@
+"""The measurements of layers as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+COLOURS = {"torch": "#444444", "scan": "#bbbbbb", "native": "#7a9cc6", "deferred": "#8fbf8f", "fused": "#d1603d"}
+
+
+def plotting() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError("--png needs matplotlib: pip install 'seqlm[plots]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot(record: Mapping[str, Any], path: Path) -> None:
+    """One panel a shape: milliseconds of forward and backward pass for every cell and engine."""
+    pyplot = plotting()
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in record["layers"]))
+    figure, axes = pyplot.subplots(1, len(shapes), figsize=(3.6 * len(shapes) + 1, 5), squeeze=False)
+    for axis, shape in zip(axes[0], shapes, strict=True):
+        rows = [row for row in record["layers"] if tuple(row["shape"]) == shape]
+        labels = [row["cell"] if row["engine"] == "torch" else f"{row['cell']} {row['engine']}" for row in rows]
+        colours = [COLOURS.get(row["engine"], "#999999") for row in rows]
+        axis.barh(labels, [row["both_ms"] for row in rows], color=colours)
+        axis.invert_yaxis()
+        axis.set_title("T={} B={} I={} H={}".format(*shape), fontsize=9)
+        axis.set_xlabel("ms, forward and backward", fontsize=8)
+        axis.tick_params(labelsize=7)
+    figure.suptitle(f"seqlm engines: {record['device']}, torch {record['torch']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

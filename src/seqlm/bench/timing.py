@@ -1,0 +1,84 @@
+"""Times and memory of contestants that take turns."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LEAST_ROUNDS = 5
+Run = Callable[[], tuple[float, float]]  # seconds of the forward pass, and of all
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def take_turns(contestants: Mapping[Any, Run], seconds: float) -> dict[Any, tuple[float, float]]:
+    """Medians of forward pass and both, of runs taken in turns until the time is over."""
+    times: dict[Any, list[tuple[float, float]]] = {key: [] for key in contestants}
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < LEAST_ROUNDS or time.perf_counter() < end:
+        for key, run in contestants.items():
+            times[key].append(run())
+        rounds += 1
+    return {
+        key: (statistics.median(f for f, _ in found), statistics.median(b for _, b in found))
+        for key, found in times.items()
+    }
+
+
+def gemm_peak(device: torch.device) -> float:
+    """Floating-point operations a second of the best of a few large matrix products."""
+    a = torch.randn(2048, 2048, device=device)
+    best = float("inf")
+    for _ in range(10):
+        start = now(device)
+        a @ a
+        best = min(best, now(device) - start)
+    return float(2 * 2048**3 / best)
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of tensors that are alive, and their maximum, counting storages made while this is on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.most = 0, 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (list, tuple)) else (result,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.seen:
+                    self.seen.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return result
+
+    def _gone(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+def peak_bytes(run: Run, device: torch.device) -> float:
+    """The most that a forward and backward pass holds at once, besides parameters and inputs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    with _Live() as live:
+        run()
+    return live.most
