@@ -28,6 +28,8 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-m
 
 LANGUAGE = Language(
     assign=lambda name, value: f"const real {name} = {value};",
+    accumulate=lambda name, value: f"{name} += {value};",
+    kept=lambda place: f"kept[{place} * size + unit]",
     number=lambda value: f"((real){value!r})" if abs(value) < float("inf") else f"((real){'-' * (value < 0)}INFINITY)",
     operations=operations(
         exp="EXP({})",
@@ -44,6 +46,7 @@ LANGUAGE = Language(
 
 # Declared here, not in math.h: this way gcc may call the vector versions of the C library.
 _HEADER = """
+#include <stdlib.h>
 #define INFINITY (__builtin_inff())
 #define VECTOR __attribute__((simd("notinbranch"), const))
 {declarations}
@@ -108,9 +111,9 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
         f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
         for macro, name in _FUNCTIONS.items()
     )
-    widths = {value.home: value for value, _ in kernel.loads}
     outputs = {home: Value(home, "units", len(scalars), True) for home, scalars in kernel.stores}
-    homes = list(widths | outputs)
+    inputs = {value.home: value for one in kernel.passes for value, _ in one.loads}
+    homes = list(inputs | outputs)
     lines = [_HEADER.format(declarations=declarations, real=real)]
     lines.append(
         "void step(char **base, const long *stride, const long *offset, const long *length,\n"
@@ -122,22 +125,32 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
             f"    {qualifier}real *{home} = "
             f"({qualifier}real *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);"
         )
-    lines.append("    #pragma omp parallel for num_threads(threads) if(threads > 1)")
-    lines.append("    for (long row = 0; row < rows; row++) {")
-    lines.append("        #pragma omp simd")
-    lines.append("        for (long unit = 0; unit < size; unit++) {")
-    body = []
-    for value, names in kernel.loads:
-        for j, name in enumerate(names):
-            text = f"{value.home}[{_index(value, j)}]"
-            if value.home == "dy":  # of the step before: there is none before the first
-                text = f"(t > 0 ? {text} : (real)0)"
-            body.append(LANGUAGE.assign(name, text))
-    body += kernel.lines
-    for home, scalars in kernel.stores:
-        body += [f"{home}[{_index(outputs[home], j)}] = {scalar};" for j, scalar in enumerate(scalars)]
-    lines += [f"            {line}" for line in body]
-    lines.append("        }\n    }\n}\n")
+    lines.append("    #pragma omp parallel num_threads(threads) if(threads > 1)\n    {")
+    if kernel.places:
+        lines.append(f"    real *kept = malloc({kernel.places} * size * sizeof(real));")
+    lines.append("    #pragma omp for schedule(static)\n    for (long row = 0; row < rows; row++) {")
+    for one in kernel.passes:
+        lines += [f"        {line}" for line in one.before]
+        lines += [f"        real {name} = 0;" for name in one.sums]
+        reduction = f" reduction(+:{','.join(one.sums)})" if one.sums else ""
+        lines.append(f"        #pragma omp simd{reduction}\n        for (long unit = 0; unit < size; unit++) {{")
+        body = []
+        for value, names in one.loads:
+            for j, name in enumerate(names):
+                text = f"{value.home}[{_index(value, j)}]"
+                if value.home == "dy":  # of the step before: there is none before the first
+                    text = f"(t > 0 ? {text} : (real)0)"
+                body.append(LANGUAGE.assign(name, text))
+        body += one.lines
+        body += [f"kept[{place} * size + unit] = {name};" for name, place in one.kept.items()]
+        if one is kernel.passes[-1]:
+            for home, scalars in kernel.stores:
+                body += [f"{home}[{_index(outputs[home], j)}] = {scalar};" for j, scalar in enumerate(scalars)]
+        lines += [f"            {line}" for line in body]
+        lines.append("        }")
+    lines.append("    }")
+    lines += ["    free(kept);"] if kernel.places else []
+    lines.append("    }\n}\n")
     return homes, "\n".join(lines)
 
 

@@ -1,12 +1,14 @@
-"""Elementwise gates as scalar code: what one unit of one row computes, for a language given by its table.
+"""Gates as scalar code: what one unit of one row computes, for a language given by its table.
 
-A tensor as wide as k hidden layers is k scalars; splitting and joining gates is renaming. What is not elementwise, a
-normalisation say, cannot be lowered: such a cell runs on torch's operations.
+A tensor as wide as k hidden layers is k scalars; splitting and joining gates is renaming. Layer normalisation sums over
+the units of a row: it ends one pass over them and begins another, and what both need is kept between. Other operations
+across units cannot be lowered: such a cell runs on torch's operations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import fx
@@ -19,9 +21,11 @@ class Unsupported(Exception):
 
 
 class Language(NamedTuple):
-    """How to write an assignment, a number, and each operation, from the text of its arguments."""
+    """How to write assignments, numbers, and each operation, from the text of its arguments."""
 
     assign: Callable[[str, str], str]
+    accumulate: Callable[[str, str], str]
+    kept: Callable[[int], str]  # what was kept in a place
     number: Callable[[float], str]
     operations: Mapping[str, Callable[..., str]]
 
@@ -35,12 +39,24 @@ class Value(NamedTuple):
     batched: bool
 
 
-class Kernel(NamedTuple):
-    """The body of a kernel over (row, unit): what it loads, what it computes, what it stores."""
+@dataclass
+class Pass:
+    """One loop over the units of a row."""
 
-    loads: list[tuple[Value, list[str]]]  # and the names the scalars are to get
-    lines: list[str]
-    stores: list[tuple[str, list[str]]]  # home, expressions
+    before: list[str] = field(default_factory=list)  # computed once a row
+    sums: list[str] = field(default_factory=list)  # over the units of the row, started at 0
+    loads: list[tuple[Value, list[str]]] = field(default_factory=list)  # and the names the scalars are to get
+    lines: list[str] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)  # scalars for later passes: their places
+    names: set[str] = field(default_factory=set)
+
+
+class Kernel(NamedTuple):
+    """The body of a kernel for a row."""
+
+    passes: list[Pass]
+    stores: list[tuple[str, list[str]]]  # home, scalars; in the last pass
+    places: int  # scalars a unit that are kept between passes
 
 
 _RENAMES = ("split", "unbind", "chunk", "split_with_sizes")
@@ -77,22 +93,54 @@ class Lowering:
     """Writes a kernel: loads what has a home where it is first used, computes the rest."""
 
     def __init__(self, homes: Mapping[fx.Node, Value], hidden_size: int, language: Language) -> None:
-        self.homes, self.size, self.language = homes, hidden_size, language
+        self.homes, self.size, self.language = dict(homes), hidden_size, language
         self.known: dict[fx.Node, Any] = {}  # lists of scalars, or lists of these for what was split
-        self.loads: list[tuple[Value, list[str]]] = []
-        self.lines: list[str] = []
+        self.passes = [Pass()]
+        self.loaded: dict[str, Value] = {}  # by scalar
+        self.places = 0
 
     def kernel(self, outputs: Iterable[tuple[str, list[str]]]) -> Kernel:
-        return Kernel(self.loads, self.lines, list(outputs))
+        stores = [(home, list(map(self.use, scalars))) for home, scalars in outputs]
+        return Kernel(self.passes, stores, self.places)
+
+    def load(self, home: Value) -> list[str]:
+        """The scalars of a home."""
+        names = [f"{home.home}_{j}" for j in range(home.blocks)]
+        self.loaded |= dict.fromkeys(names, home)
+        return names
+
+    def use(self, scalar: str) -> str:
+        """Have a scalar at hand in the present pass."""
+        now = self.passes[-1]
+        if scalar in now.names:
+            return scalar
+        if scalar in self.loaded:
+            home = self.loaded[scalar]
+            names = [f"{home.home}_{j}" for j in range(home.blocks)]
+            now.loads.append((home, names))
+            now.names |= set(names)
+            return scalar
+        for earlier in self.passes[:-1]:
+            if scalar in earlier.names:
+                if scalar not in earlier.kept:
+                    earlier.kept[scalar] = self.places
+                    self.places += 1
+                now.lines.append(self.language.assign(scalar, self.language.kept(earlier.kept[scalar])))
+                now.names.add(scalar)
+                break
+        return scalar  # else a number, or computed once a row
+
+    def let(self, name: str, expression: str) -> str:
+        """Compute a scalar in the present pass."""
+        self.passes[-1].lines.append(self.language.assign(name, expression))
+        self.passes[-1].names.add(name)
+        return name
 
     def value(self, node: fx.Node) -> Any:
         """The scalars of a node."""
         if node not in self.known:
             if node in self.homes:
-                home = self.homes[node]
-                names = [f"{home.home}_{j}" for j in range(home.blocks)]
-                self.loads.append((home, names))
-                self.known[node] = names
+                self.known[node] = self.load(self.homes[node])
             elif node.op != "call_function":
                 raise Unsupported(f"{node} has no home")
             else:
@@ -114,6 +162,10 @@ class Lowering:
         if name in ("zeros_like", "ones_like", "full_like", "scalar_tensor"):
             number = {"zeros_like": 0.0, "ones_like": 1.0}.get(name, given[-1])
             return [self.language.number(float(number))]
+        if name == "native_layer_norm":
+            return self._normalise(node, *given)
+        if name == "native_layer_norm_backward":
+            return self._normalise_backward(node, *given)
         self._require(node, name in self.language.operations and set(node.kwargs) <= {"alpha"})
         arguments = [self.value(a) if isinstance(a, fx.Node) else [self._number(node, a)] for a in given]
         count = max(map(len, arguments))
@@ -121,11 +173,78 @@ class Lowering:
         self._require(node, count == 1 or node.meta["val"].shape[-1] == count * self.size)
         scalars = []
         for j in range(count):
-            texts = [a[j % len(a)] for a in arguments]
+            texts = [self.use(a[j % len(a)]) for a in arguments]
             if node.kwargs:
                 texts[1] = self.language.operations["mul"](texts[1], self._number(node, node.kwargs["alpha"]))
-            scalars.append(f"{node.name}_{j}")
-            self.lines.append(self.language.assign(scalars[-1], self.language.operations[name](*texts)))
+            scalars.append(self.let(f"{node.name}_{j}", self.language.operations[name](*texts)))
+        return scalars
+
+    def _sum(self, name: str, terms: Iterable[str]) -> str:
+        """The sum of terms over the units of a row; ends the pass."""
+        now = self.passes[-1]
+        now.sums.append(name)
+        now.lines += [self.language.accumulate(name, term) for term in terms]
+        self.passes.append(Pass())
+        return name
+
+    def _once(self, name: str, expression: str) -> str:
+        """Compute a number of the row."""
+        self.passes[-1].before.append(self.language.assign(name, expression))
+        return name
+
+    def _normalise(self, node: fx.Node, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> list[list[str]]:
+        number, name = self.language.number, node.name
+        scalars = self._whole_row(node, x, shape)
+        count = number(float(len(scalars) * self.size))
+        total = self._sum(f"{name}_sum", [self.use(scalar) for scalar in scalars])
+        mean = self._once(f"{name}_mean", f"{total} / {count}")
+        distances = [f"({self.use(scalar)} - {mean})" for scalar in scalars]
+        squares = self._sum(f"{name}_squares", [f"{distance} * {distance}" for distance in distances])
+        inner = f"({squares} / {count} + {number(float(eps))})"
+        rstd = self._once(
+            f"{name}_rstd", self.language.operations["reciprocal"](self.language.operations["sqrt"](inner))
+        )
+        outputs = []
+        for j, scalar in enumerate(scalars):
+            text = f"({self.use(scalar)} - {mean}) * {rstd}"
+            if weight is not None:
+                text = f"{text} * {self.use(self.value(weight)[j])}"
+            if bias is not None:
+                text = f"{text} + {self.use(self.value(bias)[j])}"
+            outputs.append(self.let(f"{name}_{j}", text))
+        return [outputs, [mean], [rstd]]
+
+    def _normalise_backward(
+        self, node: fx.Node, dy: Any, x: Any, shape: Any, mean: Any, rstd: Any, weight: Any, bias: Any, wanted: Any
+    ) -> list[list[str]]:
+        name = node.name
+        slopes, scalars = self.value(dy), self._whole_row(node, x, shape)
+        (mean,), (rstd,) = self.value(mean), self.value(rstd)
+        self._require(node, len(slopes) == len(scalars))
+        count = self.language.number(float(len(scalars) * self.size))
+        g, hat = [], []
+        for j, (slope, scalar) in enumerate(zip(slopes, scalars, strict=True)):
+            text = self.use(slope)
+            if weight is not None:
+                text = f"{text} * {self.use(self.value(weight)[j])}"
+            g.append(self.let(f"{name}_g{j}", text))
+            hat.append(self.let(f"{name}_hat{j}", f"({self.use(scalar)} - {mean}) * {rstd}"))
+        now = self.passes[-1]
+        now.sums.append(f"{name}_sum")
+        now.lines += [self.language.accumulate(f"{name}_sum", one) for one in g]
+        both = self._sum(f"{name}_both", [f"{one} * {two}" for one, two in zip(g, hat, strict=True)])
+        first = self._once(f"{name}_first", f"{name}_sum / {count}")
+        second = self._once(f"{name}_second", f"{both} / {count}")
+        return [
+            [
+                self.let(f"{name}_{j}", f"{rstd} * ({self.use(one)} - {first} - {self.use(two)} * {second})")
+                for j, (one, two) in enumerate(zip(g, hat, strict=True))
+            ]
+        ]
+
+    def _whole_row(self, node: fx.Node, x: Any, shape: Any) -> list[str]:
+        scalars: list[str] = self.value(x)
+        self._require(node, list(shape) == [len(scalars) * self.size] == list(x.meta["val"].shape[1:]))
         return scalars
 
     def _pieces(self, node: fx.Node) -> list[list[str]]:
@@ -156,9 +275,11 @@ def forward_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
     lowering = Lowering(placed(trace, hidden_size), hidden_size, language)
     if biased:
         scalars = lowering.value(trace.r)
-        names = [f"bias_{j}" for j in range(len(scalars))]
-        lowering.loads.append((Value("bias", "units", len(scalars), False), names))
-        lowering.known[trace.r] = [language.operations["add"](*pair) for pair in zip(scalars, names, strict=True)]
+        biases = lowering.load(Value("bias", "units", len(scalars), False))
+        lowering.known[trace.r] = [
+            lowering.let(f"biased_{j}", language.operations["add"](lowering.use(one), lowering.use(two)))
+            for j, (one, two) in enumerate(zip(scalars, biases, strict=True))
+        ]
     outputs = [(f"new{i}", lowering.value(node)) for i, node in enumerate(trace.new_carry)]
     outputs += [(f"stored{i}", lowering.value(node)) for i, node in enumerate(stored)]
     return lowering.kernel(outputs)
@@ -183,8 +304,9 @@ def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
     for i, node in enumerate(trace.dcarry):
         scalars = [language.number(0.0)] if node is None else lowering.value(node)
         if i == 0:
-            lowering.loads.append((Value("dy", "units", 1, True), ["dy_0"]))
-            scalars = [language.operations["add"](scalars[0], "dy_0")]
+            (dy,) = lowering.load(Value("dy", "units", 1, True))
+            total = language.operations["add"](lowering.use(scalars[0]), lowering.use(dy))
+            scalars = [lowering.let("all_of_h", total)]
         outputs.append((f"next{i}", scalars))
     return lowering.kernel(outputs)
 

@@ -24,6 +24,8 @@ BLOCK = 1024  # units a program
 
 LANGUAGE = Language(
     assign=lambda name, value: f"{name} = {value}",
+    accumulate=lambda name, value: f"{name} += {value}",  # not reached: see function()
+    kept=lambda place: f"kept{place}",
     number=lambda value: repr(value) if math.isfinite(value) else f'float("{value}")',
     operations=operations(
         exp="tl.exp({})",
@@ -63,13 +65,15 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
     """Write a kernel. Raises Unsupported where Triton is absent."""
     if importlib.util.find_spec("triton") is None:
         raise Unsupported("triton is not installed")
+    if len(kernel.passes) > 1:
+        raise Unsupported("layer normalisation has no kernel on CUDA")
     homes, source = _source(kernel)
     return Function(_load(source), homes, source)
 
 
 def _source(kernel: Kernel) -> tuple[list[str], str]:
     outputs = {home: Value(home, "units", len(scalars), True) for home, scalars in kernel.stores}
-    homes = list({value.home: value for value, _ in kernel.loads} | outputs)
+    homes = list({value.home: value for value, _ in kernel.passes[0].loads} | outputs)
     lines = [
         "import triton",
         "import triton.language as tl",
@@ -82,12 +86,12 @@ def _source(kernel: Kernel) -> tuple[list[str], str]:
         "    row = at // size",
         "    unit = at % size",
     ]
-    for value, names in kernel.loads:
+    for value, names in kernel.passes[0].loads:
         # The step before the first has no output, and no gradient of one.
         mask = "inside & later" if value.home == "dy" else "inside"
         for j, name in enumerate(names):
             lines.append(f"    {name} = tl.load({value.home} + {_index(value, j)}, mask={mask}, other=0.0)")
-    lines += [f"    {line}" for line in kernel.lines]
+    lines += [f"    {line}" for line in kernel.passes[0].lines]
     for home, scalars in kernel.stores:
         for j, scalar in enumerate(scalars):
             # A constant becomes a block by being added to one.
