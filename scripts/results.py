@@ -1,6 +1,6 @@
 """Records of finished runs, and the README's table made from them.
 
-    python scripts/results.py record RUN      write results/<experiment>.json from a run that seqlm eval has scored
+    python scripts/results.py record RUN      write results/<experiment>[-<engine>].json from a run scored by seqlm eval
     python scripts/results.py table           rewrite the table in README.md
     python scripts/results.py table --check   fail if README.md does not show what results/ says
 
@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from seqlm.config import DATA_PATHS, differences, dotted, find_configs, load_config, plain_dict
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
+from seqlm.schema import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
@@ -38,7 +39,7 @@ def record(folder: str) -> Path:
     changed = [
         f"{key}: {old} -> {new}"
         for key, old, new in differences(preset(name), recorded(plain_dict(config)))
-        if not key.startswith(HARMLESS)
+        if not key.startswith(HARMLESS) and key != "engine"
     ]
     if changed:
         raise SeqlmError(f"{folder} is not {name} as published here: {'; '.join(changed)}")
@@ -68,6 +69,7 @@ def record(folder: str) -> Path:
     )
     written = {
         "experiment": name,
+        "engine": config.engine,
         "status": info["status"],
         **{key: info.get(key) for key in kept},
         "scores": scores,
@@ -75,7 +77,7 @@ def record(folder: str) -> Path:
         "curve": curve,
         "config": dotted(recorded(plain_dict(config))),
     }
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / (f"{name}.json" if config.engine == "auto" else f"{name}-{config.engine}.json")
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -107,40 +109,63 @@ def table() -> str:
     ]
     for experiment in [None, *sorted(EXPERIMENTS.glob("*.yaml"))]:
         name = experiment.stem if experiment else "default"
-        words = f"`experiment={name}`" if experiment else "(no arguments)"
+        words = f"experiment={name}" if experiment else ""
         quoted = published(experiment) if experiment else ""
-        path = RESULTS / f"{name}.json"
-        if not path.is_file():
-            lines.append(f"| {words} | | {quoted} | not run yet | | | | |")
-            continue
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        unit = "ppl" if data["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
-        test, valid = (f"{data['scores'][split][unit]:.2f}" for split in ("test", "valid"))
-        suffix = " bits/char" if unit == "bpc" else ""
-        epochs = data["config"].get("train.epochs")
-        length = f"{epochs} epochs" if epochs else f"{data['steps']:,} steps"
-        minutes = f"{data['seconds'] / 60:.0f} min"
-        speed = f"{data['tokens'] / data['seconds']:,.0f}"
-        total = f"{data['parameters']['total']:,}"
-        lines.append(
-            f"| {words} | {total} | {quoted} | **{test}**{suffix} | {valid} | {length} | {minutes} | {speed} |"
-        )
+        records = {"": RESULTS / f"{name}.json"} | {f" engine={e}": RESULTS / f"{name}-{e}.json" for e in ENGINES}
+        found = {suffix: path for suffix, path in records.items() if path.is_file()}
+        if not found:
+            lines.append(f"| `{words}` | | {quoted} | not run yet | | | | |")
+        for suffix, path in found.items():
+            lines.append(_row(f"`{words}{suffix}`" if words else "(no arguments)", quoted, path))
     return "\n".join(lines)
 
 
+def _row(words: str, quoted: str, path: Path) -> str:
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    unit = "ppl" if data["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
+    test, valid = (f"{data['scores'][split][unit]:.2f}" for split in ("test", "valid"))
+    suffix = " bits/char" if unit == "bpc" else ""
+    epochs = data["config"].get("train.epochs")
+    length = f"{epochs} epochs" if epochs else f"{data['steps']:,} steps"
+    minutes = f"{data['seconds'] / 60:.0f} min"
+    speed = f"{data['tokens'] / data['seconds']:,.0f}"
+    total = f"{data['parameters']['total']:,}"
+    return f"| {words} | {total} | {quoted} | **{test}**{suffix} | {valid} | {length} | {minutes} | {speed} |"
+
+
 def speed() -> str:
-    """The training step against a plain one, as a Markdown table; empty until it has been measured."""
-    path = RESULTS / "bench-step.json"
+    """What `seqlm bench` measured, as Markdown tables; empty until it has been run."""
+    path = RESULTS / "bench-cpu.json"
     if not path.is_file():
         return ""
     data = json.loads(path.read_text(encoding="utf-8"))
+    rows = [row for row in data["layers"] if row["engine"] == "fused"]
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    against = {row["cell"]: row["torch"] for row in rows}
     lines = [
-        f"| training step, {data['device']}, {data['threads']} threads | tokens/s | against a plain loop |",
-        "|---|---|---|",
+        f"`engine=fused`, forward and backward, {data['device']}: times as fast as torch's own kernel "
+        "(as `engine=scan`, the same cell as a plain loop)",
+        "",
+        "| T, B, I, H | " + " | ".join(f"{cell} / nn.{against[cell]}" for cell in cells) + " |",
+        "|---|" + "---|" * len(cells),
     ]
-    for shape, rows in data["shapes"].items():
-        for name, row in rows.items():
-            lines.append(f"| {shape}, {name} | {row['tokens_per_s']:,.0f} | {row['ratio_to_plain']:.2f} |")
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in rows):
+        texts = []
+        for cell in cells:
+            row = next((one for one in rows if one["cell"] == cell and tuple(one["shape"]) == shape), None)
+            scan = "" if row is None or row["times_scan"] is None else f" ({row['times_scan']:.1f})"
+            texts.append("" if row is None else f"{row['times_torch']:.2f}{scan}")
+        lines.append(f"| {', '.join(map(str, shape))} | {' | '.join(texts)} |")
+    engines = list(dict.fromkeys(row["engine"] for row in data["steps"]))
+    lines += [
+        "",
+        "| whole training step, tokens/s (times a plain loop) | " + " | ".join(engines) + " |",
+        "|---|" + "---|" * len(engines),
+    ]
+    for step in dict.fromkeys(row["step"] for row in data["steps"]):
+        found = {row["engine"]: row for row in data["steps"] if row["step"] == step}
+        texts = [f"{found[e]['tokens_per_s']:,.0f} ({found[e]['times_plain']:.2f})" for e in engines]
+        lines.append(f"| {step} | {' | '.join(texts)} |")
     return "\n" + "\n".join(lines) + "\n"
 
 

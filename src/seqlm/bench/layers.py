@@ -13,6 +13,7 @@ from ..cells import Cell, GatedCell
 from ..engines import ENGINES
 from ..layers import Recurrent
 from ..schema import BenchConfig
+from ..training.device import autocast
 from .timing import Run, now, peak_bytes, take_turns
 
 
@@ -33,11 +34,13 @@ def measure_layers(
         work[name] = (6.0 * steps * batch * weights, reference.__name__)
         work.setdefault(reference.__name__, work[name])
         if (reference.__name__, "torch") not in contestants:
-            contestants[reference.__name__, "torch"] = _timed(reference(inputs, hidden).to(device), None, xs, dys)
+            contestants[reference.__name__, "torch"] = _timed(
+                reference(inputs, hidden).to(device), None, xs, dys, how.precision
+            )
         for engine in how.engines or ENGINES:
             if ENGINES[engine].refusal(cell) is None:
                 layer = Recurrent(cell, engine=engine)  # type: ignore[arg-type]
-                contestants[name, engine] = _timed(layer, layer.init_carry(batch), xs, dys)
+                contestants[name, engine] = _timed(layer, layer.init_carry(batch), xs, dys, how.precision)
     for key, run in contestants.items():
         run()
         kept[key] = peak_bytes(run, device) / 2**20
@@ -79,14 +82,15 @@ def _reference(cell: Cell) -> Any:
     return references.get(gates, nn.LSTM)
 
 
-def _timed(layer: nn.Module, carry: Any, xs: Tensor, dys: Tensor) -> Run:
+def _timed(layer: nn.Module, carry: Any, xs: Tensor, dys: Tensor, precision: str) -> Run:
     def run() -> tuple[float, float]:
         layer.zero_grad()
         xs.grad = None
         start = now(xs.device)
-        ys = layer(xs)[0] if carry is None else layer(xs, carry)[1]
+        with autocast(xs.device, precision):
+            ys = layer(xs)[0] if carry is None else layer(xs, carry)[1]
         middle = now(xs.device)
-        ys.backward(dys[..., : ys.shape[-1]])
+        ys.backward(dys[..., : ys.shape[-1]].to(ys.dtype))
         return middle - start, now(xs.device) - start
 
     return run

@@ -16,6 +16,7 @@ from ..models import LanguageModel
 from ..schema import BenchConfig
 from ..tasks import LanguageModeling
 from ..train import descend
+from ..training.device import autocast
 from ..training.gradient import gradient
 from .timing import Run, now, take_turns
 
@@ -46,7 +47,7 @@ class Plain(nn.Module):
         return self.decoder(self.drop(output)), state
 
 
-def plain_step(spec: Mapping[str, Any], device: torch.device) -> Callable[[Tensor], float]:
+def plain_step(spec: Mapping[str, Any], device: torch.device, precision: str) -> Callable[[Tensor], float]:
     """A training step as people write it: cross_entropy, clip_grad_norm_, and SGD as a loop over parameters."""
     hidden, layers, batch = spec["hidden"], spec["layers"], spec["batch"]
     model = Plain(hidden, layers, spec["vocabulary"], spec["dropout"], spec.get("tied", False)).to(device)
@@ -55,8 +56,9 @@ def plain_step(spec: Mapping[str, Any], device: torch.device) -> Callable[[Tenso
     def step(tokens: Tensor) -> float:
         nonlocal state
         model.zero_grad()
-        logits, state = model(tokens[:-1], tuple(part.detach() for part in state))
-        loss = F.cross_entropy(logits.view(-1, spec["vocabulary"]), tokens[1:].reshape(-1)) * spec["window"]
+        with autocast(device, precision):
+            logits, state = model(tokens[:-1], tuple(part.detach() for part in state))
+        loss = F.cross_entropy(logits.view(-1, spec["vocabulary"]).float(), tokens[1:].reshape(-1)) * spec["window"]
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         for parameter in model.parameters():
@@ -67,7 +69,7 @@ def plain_step(spec: Mapping[str, Any], device: torch.device) -> Callable[[Tenso
     return step
 
 
-def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device) -> Callable[[Tensor], float]:
+def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device, precision: str) -> Callable[[Tensor], float]:
     """The training step of seqlm."""
     hidden, batch, dropout = spec["hidden"], spec["batch"], spec["dropout"]
     layers = [Recurrent(LSTMCell(hidden, hidden).to(device), engine=engine) for _ in range(spec["layers"])]
@@ -80,7 +82,8 @@ def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device) -> Ca
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 
     def score(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
-        return task.nats(model, Window(inputs, targets, targets.numel()), carry)
+        with autocast(device, precision):
+            return task.nats(model, Window(inputs, targets, targets.numel()), carry)
 
     def step(tokens: Tensor) -> float:
         nonlocal carry
@@ -94,9 +97,9 @@ def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device) -> Ca
 def measure_steps(name: str, how: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure whole training steps on random tokens; prints a line for each engine."""
     spec = STEPS[name]
-    steps = {"plain": plain_step(spec, device)}
+    steps = {"plain": plain_step(spec, device, how.precision)}
     engines = how.engines or ["auto", "fused", "native", "scan"]
-    steps |= {engine: seqlm_step(spec, engine, device) for engine in engines}
+    steps |= {engine: seqlm_step(spec, engine, device, how.precision) for engine in engines}
 
     def tokens() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)

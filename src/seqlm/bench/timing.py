@@ -81,4 +81,4 @@ def peak_bytes(run: Run, device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device) - before)
     with _Live() as live:
         run()
-    return live.most
+    return float(live.most)

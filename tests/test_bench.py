@@ -1,0 +1,65 @@
+"""seqlm bench: the real command on small shapes, and its arithmetic."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from seqlm.bench.timing import peak_bytes, take_turns
+
+from .conftest import seqlm
+
+
+def test_every_cell_and_engine_is_measured(tmp_path):
+    shown = seqlm(
+        "bench", "shapes=[6x3x8x8]", "steps=[char_512]", "engines=[fused]", "seconds=0.01", "threads=1",
+        "--json", "b.json", "--png", "b.png", cwd=tmp_path,
+    ).stdout  # fmt: skip
+    record = json.loads((tmp_path / "b.json").read_text())
+    cells = {(row["cell"], row["engine"]) for row in record["layers"]}
+    assert {(cell, "fused") for cell in ("elman", "gru", "lstm", "peephole_lstm", "layer_norm_lstm")} < cells
+    assert {(name, "torch") for name in ("RNN", "GRU", "LSTM")} < cells
+    for row in record["layers"]:
+        theirs = next(one for one in record["layers"] if (one["cell"], one["engine"]) == (row["torch"], "torch"))
+        assert row["times_torch"] == pytest.approx(theirs["both_ms"] / row["both_ms"], abs=0.01)
+        assert 0 < row["forward_ms"] < row["both_ms"] and row["peak_mb"] >= 0
+    assert {row["engine"] for row in record["steps"]} == {"plain", "fused"}
+    assert all(row["tokens_per_s"] > 0 for row in record["steps"])
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert "x torch" in shown and "whole step of char_512" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shapes=[3x4]"], "shapes=3x4 should be steps x batch x input x hidden"),
+        (["cells=[lstmm]"], "cells=lstmm is unknown; allowed: elman"),
+        (["engines=[cudnn]"], "engines=cudnn is unknown; allowed: scan"),
+        (["levels=[model]"], "levels=model is unknown; allowed: layer, step"),
+        (["shape=[3x4x5x6]"], "shape"),
+        (["--json"], "--json needs a file: --json FILE"),
+        (["seconds=0"], "seconds=0"),
+    ],
+)
+def test_wrong_words_are_told_in_a_line(words, message, tmp_path):
+    done = seqlm("bench", *words, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_medians_of_turns():
+    numbers = iter([3.0, 1.0, 2.0, 9.0, 5.0])
+    assert take_turns({"one": lambda: (0.5, next(numbers))}, 0)["one"] == (0.5, 3.0)
+
+
+def test_peak_memory_counts_what_is_alive_at_once():
+    def run():
+        one = torch.ones(1000)
+        two = one + 1
+        del one
+        three = two * 2
+        assert three.numel()
+        return 0.0, 0.0
+
+    assert peak_bytes(run, torch.device("cpu")) == 8000
