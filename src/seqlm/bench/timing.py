@@ -59,7 +59,10 @@ class _Live(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (list, tuple)) else (result,):
             if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
+                try:
+                    storage = tensor.untyped_storage()
+                except NotImplementedError:  # a weight in a library's own order
+                    continue
                 if storage._cdata not in self.seen:
                     self.seen.add(storage._cdata)
                     self.now += storage.nbytes()

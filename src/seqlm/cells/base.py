@@ -132,8 +132,8 @@ class GatedCell(Cell):
 
     @property
     def gated(self) -> bool:
-        """Whether `step` is the one derived from `gates`: False in a cell that needs another."""
-        return type(self).step is GatedCell.step
+        """Whether `step` and `bind` are those derived from `gates`: False in a cell that has its own."""
+        return type(self).step is GatedCell.step and type(self).bind is GatedCell.bind
 
     @abstractmethod
     def gates(self, *inputs: Any, **_: Any) -> Carry:
@@ -147,8 +147,9 @@ class GatedCell(Cell):
         return Recurrence(self.weight_hh, self.bias_hh)
 
     def bind(self, carry: Carry) -> Step:
-        if not self.gated:
-            return self.step
+        return self._bind_gates(carry) if type(self).step is GatedCell.step else self.step
+
+    def _bind_gates(self, carry: Carry) -> Step:
         weight, bias, mask, extras = self.recurrence(carry.h.shape[0])
 
         def step(carry: Carry, z: Any) -> tuple[Carry, Tensor]:

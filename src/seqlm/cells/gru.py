@@ -33,7 +33,8 @@ class GRUCell(GatedCell):
 
     @property
     def gated(self) -> bool:
-        return self.reset == "after"
+        own = type(self).step is GRUCell.step and type(self).bind is GRUCell.bind
+        return own and self.reset == "after"
 
     def gates(self, z: Tensor, r: Tensor, carry: Hidden) -> Hidden:
         zr, zz, zn = z.chunk(3, -1)
@@ -43,8 +44,8 @@ class GRUCell(GatedCell):
         return Hidden((1 - update) * candidate + update * carry.h)
 
     def bind(self, carry: Hidden) -> Step:
-        if self.gated:
-            return super().bind(carry)
+        if self.reset == "after":
+            return self._bind_gates(carry)
         # Two matmuls in a row: the reset state must be known before the candidate's one can start.
         rows = [2 * self.hidden_size, self.hidden_size]
         weight_gates, weight_n = self.weight_hh.split(rows)

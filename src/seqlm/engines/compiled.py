@@ -37,8 +37,8 @@ LANGUAGE = Language(
         sqrt="SQRT({})",
         tanh="TANH({})",
         sigmoid="((real)1 / ((real)1 + EXP(-{})))",
-        top="({0} > {1} ? {0} : {1})",
-        low="({0} < {1} ? {0} : {1})",
+        top="({0} > {1} || {0} != {0} ? {0} : {1})",  # NaN stays NaN
+        low="({0} < {1} || {0} != {0} ? {0} : {1})",
         choose="({0} ? {1} : {2})",
         absolute="({0} < 0 ? -{0} : {0})",
     ),
@@ -68,7 +68,8 @@ class Call:
         self.stride = longs(*(tensor.stride(0) * tensor.element_size() for tensor in self.keep))
         self.offset = longs(*(place.offset for place in chosen))
         self.length = longs(*(len(tensor) for tensor in self.keep))
-        assert all(tensor[0].is_contiguous() for tensor in self.keep)
+        if not all(tensor[0].is_contiguous() for tensor in self.keep):
+            raise ValueError("a kernel reads and writes contiguous buffers only")
         threads = torch.get_num_threads() if rows * size >= 2048 else 1
         self.arguments = (ctypes.c_long(rows), ctypes.c_long(size), ctypes.c_long(min(threads, rows)))
 
@@ -173,7 +174,7 @@ def _load(source: str, program: str) -> Compiled:
             _compile(program, source, target)
         step: Compiled = ctypes.CDLL(str(target)).step
         return step
-    except OSError as error:
+    except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error
 
 
@@ -191,8 +192,13 @@ def _compile(program: str, source: str, target: Path) -> None:
 
 def cache_folder() -> Path:
     """Where generated kernels are kept: $SEQLM_CACHE, or seqlm in the user's cache folder."""
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("SEQLM_CACHE") or users / "seqlm") / "kernels"
+    if os.environ.get("SEQLM_CACHE"):
+        return Path(os.environ["SEQLM_CACHE"]) / "kernels"
+    try:
+        users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home
+        raise Unsupported(f"there is no cache folder ({error}); set SEQLM_CACHE") from None
+    return Path(users) / "seqlm" / "kernels"
 
 
 def _processor() -> str:

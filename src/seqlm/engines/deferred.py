@@ -57,7 +57,7 @@ class _Deferring(TorchFunctionMode):
         if known is None and not isinstance(weight, nn.Parameter):
             self.weights[id(weight)] = weight  # perhaps made anew at every step
             return func(*args)
-        if not isinstance(known, _Weight):
+        if not isinstance(known, _Weight) or (known.token is None and torch.is_grad_enabled()):
             known = self.weights[id(weight)] = _Weight(weight, bias)
         return known(x) if known.bias is bias else func(*args)
 
@@ -72,7 +72,7 @@ class _Weight:
         self.token = _Gather.apply(weight, bias, self) if torch.is_grad_enabled() else None  # type: ignore[no-untyped-call]
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.token is None:
+        if self.token is None or not torch.is_grad_enabled():
             return self.product(x)
         return _Use.apply(x, self.token, self)  # type: ignore[no-any-return,no-untyped-call]
 

@@ -8,6 +8,7 @@ around the products of every step.
 
 from __future__ import annotations
 
+import copy
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,11 @@ from .homes import Homes, Place, block_of, evaluate, known
 from .lower import Unsupported, forward_kernel, reverse_kernel
 from .product import product
 from .program import Program, compile
+from .scan import scan
 from .trace import Layout, Trace, trace
 
-_refusals: weakref.WeakKeyDictionary[Cell, str | None] = weakref.WeakKeyDictionary()
+MOST_PROGRAMS = 128  # of a cell: shapes of windows
+_refusals: weakref.WeakKeyDictionary[Cell, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 _programs: weakref.WeakKeyDictionary[Cell, dict[Any, tuple[Program, Kernels | str]]] = weakref.WeakKeyDictionary()
 
 
@@ -48,14 +51,15 @@ def refusal(cell: Cell) -> str | None:
         return f"{type(cell).__name__} is not a gated cell: it has no gates()"
     if not cell.gated:
         return f"{type(cell).__name__} has a step of its own, not the one derived from gates()"
-    if cell not in _refusals:
-        _refusals[cell] = _trial(cell)[0]
-    return _refusals[cell]
+    tried, key = _refusals.setdefault(cell, {}), (cell.weight_hh.device, cell.weight_hh.dtype)
+    if key not in tried:
+        tried[key] = _trial(cell)
+    return tried[key]
 
 
 def describe(cell: GatedCell) -> str:
-    """What the loop body is: "one C kernel a step", or torch's operations and why."""
-    _, kernels = _trial(cell)
+    """What the loop body is: one kernel a step, or torch's operations and why."""
+    kernels = next(reversed(_programs[cell].values()))[1] if refusal(cell) is None else ""
     return kernels if isinstance(kernels, str) else "one kernel a step"
 
 
@@ -77,6 +81,7 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     projected = cell.project(xs)
     z = list(projected) if isinstance(projected, tuple) else [projected]
     dtype = state[0].dtype
+    _require_rows(rows, steps, state, z, extras)
     # State and gates in the carry's type, products in autocast's: what is added up stays exact.
     z = [part.to(dtype) if part.is_floating_point() else part for part in z]
     if reverse:
@@ -95,22 +100,57 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     return map_carry(lambda _: next(ends), carry), ys.flip(0) if reverse else ys
 
 
-def _trial(cell: GatedCell) -> tuple[str | None, Kernels | str]:
-    """(why there is no program for this cell, or None; its kernels, or why it has none), tried on a small window."""
+def _require_rows(rows: int, steps: int, state: list[Tensor], z: list[Tensor], extras: Sequence[Tensor]) -> None:
+    """Raise ValueError unless every tensor has a row for each column of the batch: nothing is broadcast here."""
+    widths = [part.shape[1] for part in z] + [part.shape[0] for part in (*state, *extras)]
+    if any(width != rows for width in widths) or any(len(part) != steps for part in z):
+        shapes = ", ".join(str(tuple(part.shape)) for part in (*z, *state, *extras))
+        raise ValueError(
+            f"the window has {steps} steps of {rows} rows, but z, carry and extras have the shapes {shapes}"
+        )
+
+
+def _trial(cell: GatedCell) -> str | None:
+    """Why this cell cannot be compiled, or None if it gives what `scan` gives, on a small window, with gradients.
+
+    Tracing cannot see everything an author may write; what it gets wrong is refused here, not met in training.
+    """
     weight = cell.weight_hh
     devices = [weight.device] if weight.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):  # masks drawn here are nobody's
+    kind = type(cell).__name__
+    with torch.enable_grad(), torch.random.fork_rng(devices):  # masks drawn here are nobody's
         try:
-            z = cell.project(weight.new_zeros(1, 2, cell.input_size))
-            parts = list(z) if isinstance(z, tuple) else [z]
             recurrence = cell.recurrence(2)
-            needs = [part.is_floating_point() for part in parts]
-            layout = _layout(parts, recurrence.extras, weight.dtype, needs)
-            _, kernels = _program(cell, layout, 2, 2, recurrence.bias is not None)
+            for constant in (recurrence.mask, *recurrence.extras):
+                if constant is not None and constant.requires_grad:
+                    return f"the mask or the extras of {kind} need a gradient"
+            copied = copy.deepcopy(cell)
+            torch.manual_seed(0)
+            xs = torch.randn(3, 2, cell.input_size, dtype=weight.dtype, device=weight.device)
+            carry = map_carry(lambda t: torch.rand_like(t) if t.is_floating_point() else t, cell.init_carry(2))
+            results = [_window(engine, copied, xs, carry) for engine in (scan, run)]
+            _programs[cell] = _programs.pop(copied)  # a program knows no cell
         except Exception as error:  # whatever an author's gates may raise
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            return f"the gates of {type(cell).__name__} cannot be traced: {reason}", reason
-    return None, kernels
+            return f"the gates of {kind} cannot be traced: {reason}"
+    tolerance = 1e-9 if weight.dtype is torch.float64 else 1e-3
+    for expected, found in zip(*results, strict=True):
+        if not (expected - found).norm() <= tolerance * (1 + expected.norm()):
+            return f"compiled, the gates of {kind} do not give what they give step by step"
+    return None
+
+
+def _window(engine: Any, cell: GatedCell, xs: Tensor, carry: Carry) -> list[Tensor]:
+    """Outputs, last carry and gradients of a window, masks drawn from the same seed."""
+    torch.manual_seed(1)
+    start = map_carry(lambda t: t.clone().requires_grad_(t.is_floating_point()), carry)
+    last, ys = engine(cell, xs, start)
+    outputs = [tensor for tensor in (ys, *carry_tensors(last)) if tensor.requires_grad]
+    sources = [t for t in (*carry_tensors(start), *cell.parameters()) if t.requires_grad]
+    slopes = [torch.rand_like(output) - 0.3 for output in outputs]
+    gradients = torch.autograd.grad(outputs, sources, slopes, allow_unused=True)
+    found = zip(sources, gradients, strict=True)
+    return [ys, *carry_tensors(last), *(torch.zeros_like(of) if g is None else g for of, g in found)]
 
 
 def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, needs: Sequence[bool]) -> Layout:
@@ -124,12 +164,21 @@ def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, n
 def _program(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) -> tuple[Program, Kernels | str]:
     """The cell's program for windows of this shape, compiled at first use, and its kernels or why it has none."""
     programs = _programs.setdefault(cell, {})
-    key = (layout, steps, rows, biased, cell.training, cell.weight_hh.device.type, os.environ.get("SEQLM_KERNELS"))
+    device = cell.weight_hh.device.type
+    key = (layout, steps, rows, biased, device, os.environ.get("SEQLM_KERNELS"), *map(_settings, cell.modules()))
     if key not in programs:
+        while len(programs) >= MOST_PROGRAMS:
+            del programs[next(iter(programs))]
         step = trace(cell, layout, rows)
         program = compile(step, trace(cell, layout, steps * rows))
         programs[key] = program, _kernels(cell, step, program, layout.state, biased)
     return programs[key]
+
+
+def _settings(module: torch.nn.Module) -> tuple[Any, ...]:
+    """What of a module is not a tensor and may change what gates compute: numbers, switches, functions."""
+    plain = (value for value in vars(module).values() if isinstance(value, (bool, int, float, str)) or callable(value))
+    return tuple(plain)
 
 
 def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype, biased: bool) -> Kernels | str:
@@ -217,16 +266,17 @@ class _Window(torch.autograd.Function):
         steps, rows, size = dys.shape
         homes = Homes(program, steps, rows, dys)
         after = program.after if kernels is None else program.after_kernels
+        whole_run = bool(after) or any(node in bulk.cotangents for node in program.late)
         for i, (carry, end) in enumerate(zip(carries, dlast, strict=True)):
             # Kept for all steps only if something is computed from them afterwards.
-            buffer = torch.empty_like(carry) if after else carry.new_empty(2, *carry.shape[1:])
+            buffer = torch.empty_like(carry) if whole_run else carry.new_empty(2, *carry.shape[1:])
             homes.put(f"d{i}", buffer, 1)
             homes.put(f"next{i}", buffer)
             buffer[steps % len(buffer)] = end if i else end + dys[-1]
         dr = homes.empty(steps, Block(weight.shape[:1], dys.dtype))
         homes.put("dr", dr)
         values: dict[fx.Node, Any] = {}
-        if kernels is None or after:
+        if kernels is None or whole_run:
             values = known(program, steps, kept, carries, extras, parameters, stored)
 
         drs, dh = dr.unbind(0), homes.rows_of("next0")
@@ -235,7 +285,7 @@ class _Window(torch.autograd.Function):
         dz: list[Tensor | None] = [dr] * len(bulk.dz)
         if kernels is not None:
             homes.put("dy", dys.contiguous(), -1)
-            named = {"stored": stored, "extra": [e.unsqueeze(0) for e in extras]}
+            named = {"stored": stored, "extra": [e.contiguous().unsqueeze(0) for e in extras]}
             named |= {"parameter": [p.contiguous().unsqueeze(0) for p in parameters]}
             for name, group in named.items():
                 for i, tensor in enumerate(group):
@@ -280,7 +330,7 @@ class _Window(torch.autograd.Function):
                     times(drs[t], None, returned)
                     torch.addcmul(starts[t], returned, mask, out=dh[t])
 
-        if after:
+        if whole_run:
             for i, node in enumerate(bulk.cotangents):
                 values[node] = homes.places[f"d{i}"].tensor[1:].flatten(0, 1)
             evaluate(after, values, {node for node in program.late if node is not None})

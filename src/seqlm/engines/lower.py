@@ -59,6 +59,7 @@ class Kernel(NamedTuple):
     places: int  # scalars a unit that are kept between passes
 
 
+_COMPARISONS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _RENAMES = ("split", "unbind", "chunk", "split_with_sizes")
 _SAME = ("clone", "detach", "alias", "_to_copy")
 
@@ -66,12 +67,15 @@ _SAME = ("clone", "detach", "alias", "_to_copy")
 def placed(trace: Trace, hidden_size: int) -> dict[fx.Node, Value]:
     """The homes of everything that `gates` is given."""
     homes: dict[fx.Node, Value] = {}
+    rows, dtype = trace.r.meta["val"].shape[0], trace.r.meta["val"].dtype
 
     def place(node: fx.Node, home: str, batched: bool) -> None:
         value = node.meta["val"]
         shape = tuple(value.shape[1:] if batched else value.shape)
-        if not value.dtype.is_floating_point:
-            raise Unsupported(f"{home} is not a floating-point tensor")
+        if value.dtype != dtype:
+            raise Unsupported(f"{home} is {value.dtype}, not {dtype}")
+        if batched and len(value) != rows:
+            raise Unsupported(f"{home} is not one row for each of the batch")
         if shape in ((), (1,)):
             homes[node] = Value(home, "row" if batched else "one", 1, batched)
         elif len(shape) == 1 and shape[0] % hidden_size == 0:
@@ -166,7 +170,9 @@ class Lowering:
             return self._normalise(node, *given)
         if name == "native_layer_norm_backward":
             return self._normalise_backward(node, *given)
-        self._require(node, name in self.language.operations and set(node.kwargs) <= {"alpha"})
+        allowed = {"alpha"} if name in ("add", "sub") else set()
+        self._require(node, name in self.language.operations and set(node.kwargs) <= allowed)
+        self._require(node, name in _COMPARISONS or node.meta["val"].dtype.is_floating_point)
         arguments = [self.value(a) if isinstance(a, fx.Node) else [self._number(node, a)] for a in given]
         count = max(map(len, arguments))
         self._require(node, all(len(a) in (1, count) for a in arguments))
@@ -280,9 +286,17 @@ def forward_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
             lowering.let(f"biased_{j}", language.operations["add"](lowering.use(one), lowering.use(two)))
             for j, (one, two) in enumerate(zip(scalars, biases, strict=True))
         ]
-    outputs = [(f"new{i}", lowering.value(node)) for i, node in enumerate(trace.new_carry)]
-    outputs += [(f"stored{i}", lowering.value(node)) for i, node in enumerate(stored)]
+    outputs = [(f"new{i}", _whole(lowering, node)) for i, node in enumerate(trace.new_carry)]
+    outputs += [(f"stored{i}", _whole(lowering, node)) for i, node in enumerate(stored)]
     return lowering.kernel(outputs)
+
+
+def _whole(lowering: Lowering, node: fx.Node) -> list[str]:
+    """The scalars of an output, which are as many as its buffer is wide."""
+    scalars: list[str] = lowering.value(node)
+    if len(scalars) != _count(node, lowering.size):
+        raise Unsupported(f"{operation(node)} is broadcast")
+    return scalars
 
 
 def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, language: Language) -> Kernel:
@@ -293,16 +307,21 @@ def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
     """
     homes = placed(trace, hidden_size)
     homes |= {node: Value(f"stored{i}", "units", _count(node, hidden_size), True) for i, node in enumerate(stored)}
-    carried = {node: Value(f"new{i}", "units", 1, True) for i, node in enumerate(trace.new_carry) if node not in homes}
+    carried = {
+        node: Value(f"new{i}", "units", _count(node, hidden_size), True)
+        for i, node in enumerate(trace.new_carry)
+        if node not in homes
+    }
     lowering = Lowering(homes | carried, hidden_size, language)
     if trace.dr is None:
         raise Unsupported("r is not used")
-    outputs = [("dr", lowering.value(trace.dr))]
+    outputs = [("dr", _whole(lowering, trace.dr))]
     for i, node in enumerate(trace.dz):
         if node is not None and node is not trace.dr:
-            outputs.append((f"dz{i}", lowering.value(node)))
+            outputs.append((f"dz{i}", _whole(lowering, node)))
     for i, node in enumerate(trace.dcarry):
-        scalars = [language.number(0.0)] if node is None else lowering.value(node)
+        width = _count(trace.carry[i], hidden_size)
+        scalars = [language.number(0.0)] * width if node is None else _whole(lowering, node)
         if i == 0:
             (dy,) = lowering.load(Value("dy", "units", 1, True))
             total = language.operations["add"](lowering.use(scalars[0]), lowering.use(dy))
@@ -339,11 +358,10 @@ def operations(
         "abs": absolute.format,
         "maximum": top.format,
         "minimum": low.format,
-        "relu": lambda a: top.format(a, "0"),
+        "relu": lambda a: choose.format(f"({a} < 0)", "0", a),  # NaN stays NaN
         "where": choose.format,
         "sigmoid_backward": "({0} * ({1} * (1 - {1})))".format,
         "tanh_backward": "({0} * (1 - {1} * {1}))".format,
         "threshold_backward": lambda g, x, t: choose.format(f"({x} > {t})", g, "0"),
     }
-    comparisons = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    return table | {name: f"({{}} {sign} {{}})".format for name, sign in comparisons.items()}
+    return table | {name: f"({{}} {sign} {{}})".format for name, sign in _COMPARISONS.items()}

@@ -33,9 +33,9 @@ class Program(NamedTuple):
 def compile(step: Trace, bulk: Trace) -> Program:
     """Arrange two traces of the same gates: one for the rows of a step, one for those of a window."""
     if step.dr is None:
-        raise ValueError("its gates do not use r")
+        raise ValueError("they do not use r")
     if [operation(node) for node in step.nodes] != [operation(node) for node in bulk.nodes]:
-        raise ValueError("its gates do other operations for another batch size")
+        raise ValueError("they do other operations for another batch size")
     twin = dict(zip(step.nodes, bulk.nodes, strict=True))
     moved = _descendants(step.cotangents) | set(step.cotangents)
     in_loop = _ancestors([step.dr, *step.dcarry])

@@ -149,6 +149,20 @@ class ReverseLoop:
                 self.made[key] = self.graph.call_function(function, arguments)
         return self.made[key]
 
+    def _varies(self, coefficient: fx.Node) -> bool:
+        """Whether it has a row for each step and column: it depends on more than parameters."""
+        constant = {self.twin[node] for node in self.step.parameters.values()}
+        todo, seen = [coefficient], set()
+        while todo:
+            node = todo.pop()
+            if node in seen or node in constant:
+                continue
+            seen.add(node)
+            if node.op == "placeholder":
+                return True
+            todo += node.all_input_nodes
+        return False
+
     def _factors(self, coefficient: fx.Node) -> tuple[Any, ...]:
         """How to compute a coefficient in place, (function, arguments), if it was made here and only for this."""
         into = _INTO.get(coefficient.target)
@@ -214,7 +228,7 @@ class ReverseLoop:
         runs: list[tuple[int, int, list[Term], bool]] = []
         for part in parts:
             width, form = part.meta["val"].shape[-1], self.forms[part]
-            alike = len(form) == 1 and isinstance(form[0][0], fx.Node)
+            alike = len(form) == 1 and isinstance(form[0][0], fx.Node) and self._varies(form[0][0])
             if alike and runs and runs[-1][3] and runs[-1][1] == width and runs[-1][2][0][1] == form[0][1]:
                 runs[-1][2].append(form[0])
             else:

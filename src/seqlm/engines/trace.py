@@ -54,7 +54,7 @@ class _Gates(nn.Module):
 
 def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
     """Trace `cell.gates` for a batch of `rows`, on tensors without storage. Raises what gates raises."""
-    from torch.func import functional_call, vjp
+    from torch.func import functional_call, functionalize, vjp
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -88,17 +88,21 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
     inputs = [*z, r, *carry, *extras, *parameters.values(), *buffers.values(), *carry]
     inputs = [tensor.clone() for tensor in inputs]  # no tensor twice: each is an input of its own
     graph = make_fx(joint)(*inputs).graph
+    if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in graph.nodes):
+        graph = make_fx(functionalize(joint))(*inputs).graph  # slower: puts others for those that change a tensor
     _merge_equal(graph)
     graph.eliminate_dead_code()
     nodes = list(graph.nodes)
     for node in nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError("they draw random numbers; draw masks in recurrence() or project()")
         if node.op == "get_attr":
-            raise ValueError("it uses a tensor that is neither a parameter nor a buffer")
+            raise ValueError("they use a tensor that is neither a parameter nor a buffer")
         if node.kwargs.get("device") is not None:  # tensors made inside gates: where the state is
             node.update_kwarg("device", cell.weight_hh.device)
     placeholders = [node for node in nodes if node.op == "placeholder"]
     z_in, (r_in,), carry_in, extras_in, values_in, fixed_in, cotangents_in = _cut(placeholders, counts)
-    results = [_unless_zero(node) for node in nodes[-1].args[0]]
+    results = [node if i < len(carry) else _unless_zero(node) for i, node in enumerate(nodes[-1].args[0])]
     differentiated = sum(needed for _, _, needed in layout.z)
     new, dz, (dr,), dcarry, dvalues = _cut(results, [len(carry), differentiated, 1, len(carry), len(parameters)])
     # Names without the prefix of the module around the cell.

@@ -25,7 +25,8 @@ def linear_cross_entropy(
     """
     if targets.numel() and targets.device.type == "cpu":
         low, high = torch.aminmax(targets)
-        if high >= len(weight) or (low < 0 and ((targets < 0) & (targets != ignore_index)).any()):
+        outside = (targets < 0) | (targets >= len(weight))
+        if (low < 0 or high >= len(weight)) and (outside & (targets != ignore_index)).any():
             raise IndexError(f"targets {int(low)}..{int(high)} leave the vocabulary of {len(weight)}")
     kind = xs.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else xs.dtype
@@ -66,7 +67,7 @@ class _Nats(torch.autograd.Function):
 
             ignored = kept.device.type != "cpu" or not bool(kept.all())  # elsewhere it would wait for the answer
             chunks = [slice(start, start + rows) for start in range(0, len(xs), rows)]
-            ctx.sums = len(chunks) > 1
+            ctx.sums = len(chunks) != 1
             if not grad:
                 for chunk in chunks:
                     slope_of(chunk)

@@ -106,9 +106,11 @@ class GraphedGradient:
                 mine.copy_(made)
             total.copy_(nats)
 
-        graph = self.capture(step)
-        for mine, kept in zip(carry_tensors(self.carry), carry_tensors(before), strict=True):
-            mine.copy_(kept)  # capturing ran the step
+        try:
+            graph = self.capture(step)
+        finally:  # capturing ran the step
+            for mine, kept in zip(carry_tensors(self.carry), carry_tensors(before), strict=True):
+                mine.copy_(kept)
         return _Captured(graph, inputs, targets, total, [parameter.grad for parameter in self.parameters])
 
 
@@ -121,14 +123,16 @@ def cuda_capture(device: torch.device) -> Capture:
         before = torch.cuda.get_rng_state(device)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                function()
-        torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            function()
-        torch.cuda.set_rng_state(before, device)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    function()
+            torch.cuda.current_stream(device).wait_stream(side)
+            with torch.cuda.graph(graph, pool=pool):
+                function()
+        finally:
+            torch.cuda.set_rng_state(before, device)
         return graph
 
     return capture
