@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -191,8 +193,99 @@ def test_auto_follows_the_rules_of_the_device_and_type():
 def test_kernels_say_why_they_are_not_used(monkeypatch):
     if compiled.compiler():
         assert fused.describe(LSTMCell(4, 5)) == "one kernel a step"
-        assert "native_layer_norm" in fused.describe(LayerNormLSTMCell(4, 5))
+        assert "has the shape" in fused.describe(regularised.OddOperations(4, 5))
         monkeypatch.setenv("CC", "/bin/false")
         assert "failed" in fused.describe(LSTMCell(4, 6).double())
     monkeypatch.setenv("SEQLM_KERNELS", "0")
     assert fused.describe(LSTMCell(4, 5)) == "torch's operations, for no C compiler was found"
+
+
+class Gated(GatedCell):
+    """One gate, written by the test."""
+
+    num_gates = 1
+
+
+def cell_of(gates, **members):
+    return made(type("Written", (Gated,), {"gates": gates, **members}), 5, 6)
+
+
+UNUSUAL = {
+    "minimum": lambda self, z, r, carry: Hidden(torch.minimum(z + r, carry.h)),
+    "in place": lambda self, z, r, carry: Hidden((z + r).mul_(0.5).add_(carry.h).tanh()),
+    "in place on a view": lambda self, z, r, carry: Hidden(((a := z + r)[:, :2].zero_(), a.tanh() + r)[1]),
+    "z as it is": lambda self, z, r, carry: Hidden(z + r.tanh()),
+    "halves": lambda self, z, r, carry: Hidden(torch.cat([z.chunk(2, -1)[1] + r[:, :3], (z * r).chunk(2, -1)[0]], 1)),
+    "across units": lambda self, z, r, carry: Hidden((z + r).softmax(-1) + torch.einsum("bh,bk->bk", r, z)),
+    "rsub": lambda self, z, r, carry: Hidden(torch.rsub(r, z, alpha=2).sin()),
+    "no number": lambda self, z, r, carry: Hidden((z + r).clamp(min=-0.5, max=0.5).nan_to_num()),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_gates_are_exact_or_refused(name, loop_body):
+    cell = cell_of(UNUSUAL[name])
+    if ENGINES["fused"].refusal(cell) is None:
+        compare_with_scan(cell, "fused")
+    else:
+        compare_with_scan(cell, "auto")
+
+
+def test_random_numbers_in_gates_are_refused():
+    cell = cell_of(lambda self, z, r, carry: Hidden(nn.functional.dropout((z + r).tanh(), 0.5)))
+    assert "random" in ENGINES["fused"].refusal(cell)
+
+
+def test_a_bind_of_its_own_is_not_passed_over():
+    class Halved(LSTMCell):
+        def bind(self, carry):
+            step = super().bind(carry)
+            return lambda carry, z: step(carry, z / 2)
+
+    assert "a step of its own" in ENGINES["fused"].refusal(Halved(5, 6))
+
+
+def test_a_mask_that_is_learned_is_refused():
+    class Learned(LSTMCell):
+        def recurrence(self, batch_size):
+            given = super().recurrence(batch_size)
+            return given._replace(mask=given.weight[0, : self.hidden_size].sigmoid().expand(batch_size, -1))
+
+    assert "need a gradient" in ENGINES["fused"].refusal(Learned(5, 6))
+
+
+def test_a_changed_setting_is_seen(loop_body):
+    cell = cell_of(lambda self, z, r, carry: Hidden((z + self.sharpness * r).tanh()), sharpness=1.0)
+    for sharpness in (1.0, 0.5, 2.0):
+        cell.sharpness = sharpness
+        compare_with_scan(cell, "fused")
+
+
+def test_states_of_other_widths_are_exact_or_refused(loop_body):
+    class Wide(NamedTuple):
+        h: torch.Tensor
+        c: torch.Tensor
+
+    for width in (1, 2 * 6):
+
+        def gates(self, z, r, carry, width=width):
+            new = (0.9 * carry.c + (z * r).repeat(1, 2)[:, :width]).tanh()
+            return Wide((z + r).tanh() * new[:, :1], new)
+
+        def init_carry(self, batch_size, width=width):
+            return Wide(self.weight_hh.new_zeros(batch_size, 6), self.weight_hh.new_zeros(batch_size, width))
+
+        cell = cell_of(gates, init_carry=init_carry)
+        compare_with_scan(cell, "fused" if ENGINES["fused"].refusal(cell) is None else "auto")
+
+
+def test_not_a_number_stays_one(loop_body):
+    cell = ElmanCell(3, 4, activation="relu")
+    xs = torch.full((2, 1, 3), torch.nan)
+    assert fused.run(cell, xs, cell.init_carry(1))[1].isnan().all()
+
+
+def test_nothing_is_broadcast_over_the_batch():
+    cell = LSTMCell(3, 4)
+    with pytest.raises(ValueError, match="the window has 2 steps of 5 rows"):
+        fused.run(cell, torch.randn(2, 5, 3), cell.init_carry(1))
