@@ -43,6 +43,7 @@ class Kernels(NamedTuple):
     forward: Step
     reverse: Step
     separate_dz: list[bool]  # for each tensor of z that needs a gradient: whether it is another than dr
+    sums: bool  # whether `reverse` adds up the gradients of parameters, for each row of the batch
 
 
 def refusal(cell: Cell) -> str | None:
@@ -185,12 +186,16 @@ def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype,
     backend = triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
     origin = {bulk: node for node, bulk in program.twin.items()}
     stored = [origin[node] for node in program.stored]
+    size, language, sums = cell.hidden_size, backend.LANGUAGE, True
     try:
-        return Kernels(
-            backend.function(forward_kernel(step, stored, cell.hidden_size, backend.LANGUAGE, biased), dtype),
-            backend.function(reverse_kernel(step, stored, cell.hidden_size, backend.LANGUAGE), dtype),
-            [node is not step.dr for node in step.dz],
-        )
+        forward = forward_kernel(step, stored, size, language, biased)
+        try:
+            reverse = reverse_kernel(step, stored, size, language, sums)
+        except Unsupported:
+            sums = False
+            reverse = reverse_kernel(step, stored, size, language, sums)
+        separate = [node is not step.dr for node in step.dz]
+        return Kernels(backend.function(forward, dtype), backend.function(reverse, dtype), separate, sums)
     except Unsupported as reason:
         return f"torch's operations, for {reason}"
 
@@ -265,8 +270,8 @@ class _Window(torch.autograd.Function):
         kept, carries, extras, parameters, stored = _cut(tensors, ctx.counts)
         steps, rows, size = dys.shape
         homes = Homes(program, steps, rows, dys)
-        after = program.after if kernels is None else program.after_kernels
-        whole_run = bool(after) or any(node in bulk.cotangents for node in program.late)
+        after = program.after if kernels is None else [] if kernels.sums else program.after_kernels
+        whole_run = bool(after) or (kernels is None and any(node in bulk.cotangents for node in program.late))
         for i, (carry, end) in enumerate(zip(carries, dlast, strict=True)):
             # Kept for all steps only if something is computed from them afterwards.
             buffer = torch.empty_like(carry) if whole_run else carry.new_empty(2, *carry.shape[1:])
@@ -303,6 +308,10 @@ class _Window(torch.autograd.Function):
                 elif separate:
                     dz[i] = homes.empty(steps, block_of(node))
                     homes.put(f"dz{i}", dz[i])  # type: ignore[arg-type]
+            if kernels.sums:
+                for i, (node, parameter) in enumerate(zip(bulk.dparameters.values(), parameters, strict=True)):
+                    if node is not None:
+                        homes.put(f"sum{i}", dys.new_zeros(1, rows, len(parameter)))
             step = kernels.reverse.bind(homes.places, rows, size)
         else:
             again = {source for node in after for source in node.all_input_nodes}
@@ -334,7 +343,12 @@ class _Window(torch.autograd.Function):
             for i, node in enumerate(bulk.cotangents):
                 values[node] = homes.places[f"d{i}"].tensor[1:].flatten(0, 1)
             evaluate(after, values, {node for node in program.late if node is not None})
-        late = [None if node is None else values.get(node) for node in program.late]
+        dparameters: list[Tensor | None] = []
+        for i, node in enumerate(program.late[len(bulk.dz) :]):
+            if kernels is not None and kernels.sums and node is not None:
+                dparameters.append(homes.places[f"sum{i}"].tensor.sum((0, 1)))
+            else:
+                dparameters.append(None if node is None else values[node])
         if kernels is None:
             for i, node in enumerate(bulk.dz):
                 if node is not bulk.dr:
@@ -350,7 +364,7 @@ class _Window(torch.autograd.Function):
             *(next(given) if needed else None for needed in bulk.needs),
             *(homes.rows_of(f"next{i}")[0] for i in range(len(carries))),
             *(None for _ in extras),
-            *late[len(bulk.dz) :],
+            *dparameters,
         )  # fmt: skip
 
 

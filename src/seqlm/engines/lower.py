@@ -155,6 +155,7 @@ class Lowering:
         name = operation(node)
         given: Any = node.args
         if name == "getitem":
+            self._require(node, given[1] == 0 or operation(given[0]) != "native_layer_norm_backward")
             return self.value(given[0])[given[1]]
         if name in _RENAMES:
             return self._pieces(node)
@@ -184,6 +185,19 @@ class Lowering:
                 texts[1] = self.language.operations["mul"](texts[1], self._number(node, node.kwargs["alpha"]))
             scalars.append(self.let(f"{node.name}_{j}", self.language.operations[name](*texts)))
         return scalars
+
+    def summand(self, node: fx.Node) -> list[str]:
+        """The scalars whose sum over all rows is `node`, the gradient of a parameter."""
+        name, given = operation(node), node.args
+        if name in ("view", "_unsafe_view", "reshape"):
+            return self.summand(given[0])  # type: ignore[arg-type]
+        if name == "add" and not node.kwargs:
+            return [self.let(f"{node.name}_{j}", self.language.operations["add"](one, two)) for j, (one, two) in
+                    enumerate(zip(*([self.use(s) for s in self.summand(a)] for a in given), strict=True))]  # type: ignore[arg-type]
+        if name == "getitem" and operation(given[0]) == "native_layer_norm_backward":  # type: ignore[arg-type]
+            return self.value(given[0])[given[1]]  # type: ignore[arg-type,index,no-any-return]
+        self._require(node, name == "sum" and given[1] == [0])
+        return _whole(self, given[0])  # type: ignore[arg-type]
 
     def _sum(self, name: str, terms: Iterable[str]) -> str:
         """The sum of terms over the units of a row; ends the pass."""
@@ -241,12 +255,11 @@ class Lowering:
         both = self._sum(f"{name}_both", [f"{one} * {two}" for one, two in zip(g, hat, strict=True)])
         first = self._once(f"{name}_first", f"{name}_sum / {count}")
         second = self._once(f"{name}_second", f"{both} / {count}")
-        return [
-            [
-                self.let(f"{name}_{j}", f"{rstd} * ({self.use(one)} - {first} - {self.use(two)} * {second})")
-                for j, (one, two) in enumerate(zip(g, hat, strict=True))
-            ]
-        ]
+        dx, dweight = [], []
+        for j, (slope, one, two) in enumerate(zip(slopes, g, hat, strict=True)):
+            dx.append(self.let(f"{name}_{j}", f"{rstd} * ({self.use(one)} - {first} - {self.use(two)} * {second})"))
+            dweight.append(self.let(f"{name}_w{j}", f"{self.use(slope)} * {self.use(two)}"))
+        return [dx, dweight, slopes]  # the latter two not yet summed over rows: see summand()
 
     def _whole_row(self, node: fx.Node, x: Any, shape: Any) -> list[str]:
         scalars: list[str] = self.value(x)
@@ -299,11 +312,13 @@ def _whole(lowering: Lowering, node: fx.Node) -> list[str]:
     return scalars
 
 
-def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, language: Language) -> Kernel:
+def reverse_kernel(
+    trace: Trace, stored: list[fx.Node], hidden_size: int, language: Language, summing: bool
+) -> Kernel:
     """Gradients of the new carry ("d0", ...) and of the output before ("dy") -> "dr", "dz0", ..., "next0", ...
 
     What the forward pass stored is loaded, the rest of it computed again. "next0" holds all of the gradient of h but
-    what comes through r.
+    what comes through r. If `summing`, each row adds its part of the parameters' gradients to "sum0", ...
     """
     homes = placed(trace, hidden_size)
     homes |= {node: Value(f"stored{i}", "units", _count(node, hidden_size), True) for i, node in enumerate(stored)}
@@ -327,7 +342,21 @@ def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
             total = language.operations["add"](lowering.use(scalars[0]), lowering.use(dy))
             scalars = [lowering.let("all_of_h", total)]
         outputs.append((f"next{i}", scalars))
+    if summing:
+        for i, node in enumerate(trace.dparameters.values()):
+            if node is not None:
+                outputs.append((f"sum{i}", _added(lowering, f"sum{i}", lowering.summand(node))))
     return lowering.kernel(outputs)
+
+
+def _added(lowering: Lowering, home: str, scalars: list[str]) -> list[str]:
+    """What a home holds, and these."""
+    before = lowering.load(Value(home, "units", len(scalars), True))
+    add = lowering.language.operations["add"]
+    return [
+        lowering.let(f"{one}_and", add(lowering.use(one), lowering.use(two)))
+        for one, two in zip(before, scalars, strict=True)
+    ]
 
 
 def _count(node: fx.Node, hidden_size: int) -> int:
