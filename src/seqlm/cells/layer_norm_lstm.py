@@ -35,11 +35,7 @@ class LayerNormLSTMCell(GatedCell):
         zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
         return LSTMCarry(zeros, zeros.clone())
 
-    def project(self, xs: Tensor) -> Tensor:
-        normalised: Tensor = self.norm_ih(super().project(xs))
-        return normalised
-
     def gates(self, z: Tensor, r: Tensor, carry: LSTMCarry) -> LSTMCarry:
-        i, f, g, o = (z + self.norm_hh(r)).chunk(4, -1)  # each (B, H)
+        i, f, g, o = (self.norm_ih(z) + self.norm_hh(r)).chunk(4, -1)  # each (B, H)
         c = f.sigmoid() * carry.c + i.sigmoid() * g.tanh()
         return LSTMCarry(o.sigmoid() * self.norm_c(c).tanh(), c)

@@ -25,6 +25,8 @@ from .lower import Kernel, Language, Unsupported, Value, operations
 
 Compiled = Callable[..., None]  # by ctypes
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+if platform.machine() == "x86_64":  # gcc would use half of what AVX-512 has
+    FLAGS += ("-mprefer-vector-width=512",)
 
 LANGUAGE = Language(
     assign=lambda name, value: f"const real {name} = {value};",
@@ -46,6 +48,7 @@ LANGUAGE = Language(
 
 # Declared here, not in math.h: this way gcc may call the vector versions of the C library.
 _HEADER = """
+#include <omp.h>
 #include <stdlib.h>
 #define INFINITY (__builtin_inff())
 #define VECTOR __attribute__((simd("notinbranch"), const))
@@ -112,7 +115,7 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
         f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
         for macro, name in _FUNCTIONS.items()
     )
-    outputs = {home: Value(home, "units", len(scalars), True) for home, scalars in kernel.stores}
+    outputs = {value.home: value for value, _ in kernel.stores}
     inputs = {value.home: value for one in kernel.passes for value, _ in one.loads}
     homes = list(inputs | outputs)
     lines = [_HEADER.format(declarations=declarations, real=real)]
@@ -127,10 +130,12 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
             f"({qualifier}real *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);"
         )
     lines.append("    #pragma omp parallel num_threads(threads) if(threads > 1)\n    {")
+    lines.append("    const long worker = omp_get_thread_num();")
     if kernel.places:
         lines.append(f"    real *kept = malloc({kernel.places} * size * sizeof(real));")
     lines.append("    #pragma omp for schedule(static)\n    for (long row = 0; row < rows; row++) {")
     for one in kernel.passes:
+        after: list[str] = []  # what is stored once a row
         lines += [f"        {line}" for line in one.before]
         lines += [f"        real {name} = 0;" for name in one.sums]
         reduction = f" reduction(+:{','.join(one.sums)})" if one.sums else ""
@@ -145,10 +150,16 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
         body += one.lines
         body += [f"kept[{place} * size + unit] = {name};" for name, place in one.kept.items()]
         if one is kernel.passes[-1]:
-            for home, scalars in kernel.stores:
-                body += [f"{home}[{_index(outputs[home], j)}] = {scalar};" for j, scalar in enumerate(scalars)]
+            stores = [
+                (value.kind, f"{value.home}[{_index(value, j)}] = {scalar};")
+                for value, scalars in kernel.stores
+                for j, scalar in enumerate(scalars)
+            ]
+            body += [line for kind, line in stores if kind != "row"]
+            after = [line for kind, line in stores if kind == "row"]
         lines += [f"            {line}" for line in body]
         lines.append("        }")
+        lines += [f"        {line}" for line in after]
     lines.append("    }")
     lines += ["    free(kept);"] if kernel.places else []
     lines.append("    }\n}\n")
@@ -160,7 +171,8 @@ def _index(value: Value, j: int) -> str:
         return "0"
     if value.kind == "row":
         return "row"
-    return f"row * {value.blocks} * size + {j} * size + unit" if value.batched else f"{j} * size + unit"
+    row = "worker" if value.kind == "sum" else "row"
+    return f"{row} * {value.blocks} * size + {j} * size + unit" if value.batched else f"{j} * size + unit"
 
 
 @functools.cache

@@ -43,7 +43,7 @@ class Kernels(NamedTuple):
     forward: Step
     reverse: Step
     separate_dz: list[bool]  # for each tensor of z that needs a gradient: whether it is another than dr
-    sums: bool  # whether `reverse` adds up the gradients of parameters, for each row of the batch
+    sums: bool  # whether `reverse` adds up the gradients of parameters
 
 
 def refusal(cell: Cell) -> str | None:

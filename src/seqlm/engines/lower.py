@@ -7,13 +7,13 @@ across units cannot be lowered: such a cell runs on torch's operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import fx
 
-from .trace import Trace, operation
+from .trace import Trace, is_statistic, operation
 
 
 class Unsupported(Exception):
@@ -31,7 +31,10 @@ class Language(NamedTuple):
 
 
 class Value(NamedTuple):
-    """Where a tensor of a kernel lies: k scalars for each unit ("units"), one a row ("row"), or one ("one")."""
+    """Where a tensor of a kernel lies: k scalars for each unit ("units"), one a row ("row"), or one ("one").
+
+    A "sum" has k scalars for each unit, in as many rows as the kernel needs to add to it in parallel.
+    """
 
     home: str
     kind: str
@@ -55,7 +58,7 @@ class Kernel(NamedTuple):
     """The body of a kernel for a row."""
 
     passes: list[Pass]
-    stores: list[tuple[str, list[str]]]  # home, scalars; in the last pass
+    stores: list[tuple[Value, list[str]]]  # and the scalars; in the last pass, those of a row after it
     places: int  # scalars a unit that are kept between passes
 
 
@@ -101,11 +104,21 @@ class Lowering:
         self.known: dict[fx.Node, Any] = {}  # lists of scalars, or lists of these for what was split
         self.passes = [Pass()]
         self.loaded: dict[str, Value] = {}  # by scalar
+        self.statistics: dict[fx.Node, tuple[str, str]] = {}  # numbers of a row, by normalisation
         self.places = 0
 
-    def kernel(self, outputs: Iterable[tuple[str, list[str]]]) -> Kernel:
+    def kernel(self, outputs: Iterable[tuple[Value, list[str]]]) -> Kernel:
         stores = [(home, list(map(self.use, scalars))) for home, scalars in outputs]
         return Kernel(self.passes, stores, self.places)
+
+    def store(self, home: str, node: fx.Node) -> tuple[Value, list[str]]:
+        """An output: the scalars of a node, which are as many as its buffer is wide."""
+        scalars: list[str] = self.value(node)
+        if is_statistic(node):
+            return Value(home, "row", 1, True), scalars
+        if len(scalars) != _count(node, self.size):
+            raise Unsupported(f"{operation(node)} is broadcast")
+        return units(home, scalars), scalars
 
     def load(self, home: Value) -> list[str]:
         """The scalars of a home."""
@@ -188,24 +201,25 @@ class Lowering:
 
     def summand(self, node: fx.Node) -> list[str]:
         """The scalars whose sum over all rows is `node`, the gradient of a parameter."""
-        name, given = operation(node), node.args
-        if name in ("view", "_unsafe_view", "reshape"):
-            return self.summand(given[0])  # type: ignore[arg-type]
+        name = operation(node)
+        given: Any = node.args
+        if name in ("view", "_unsafe_view"):
+            return self.summand(given[0])
         if name == "add" and not node.kwargs:
-            return [self.let(f"{node.name}_{j}", self.language.operations["add"](one, two)) for j, (one, two) in
-                    enumerate(zip(*([self.use(s) for s in self.summand(a)] for a in given), strict=True))]  # type: ignore[arg-type]
-        if name == "getitem" and operation(given[0]) == "native_layer_norm_backward":  # type: ignore[arg-type]
-            return self.value(given[0])[given[1]]  # type: ignore[arg-type,index,no-any-return]
+            add, both = self.language.operations["add"], zip(*map(self.summand, given), strict=True)
+            return [self.let(f"{node.name}_{j}", add(*map(self.use, terms))) for j, terms in enumerate(both)]
+        if name == "getitem" and operation(given[0]) == "native_layer_norm_backward":
+            scalars: list[str] = self.value(given[0])[given[1]]
+            return scalars
         self._require(node, name == "sum" and given[1] == [0])
-        return _whole(self, given[0])  # type: ignore[arg-type]
+        return self.store("", given[0])[1]
 
-    def _sum(self, name: str, terms: Iterable[str]) -> str:
-        """The sum of terms over the units of a row; ends the pass."""
+    def _sums(self, terms: Mapping[str, Iterable[str]]) -> None:
+        """Sum terms over the units of a row, each list into a name; ends the pass."""
         now = self.passes[-1]
-        now.sums.append(name)
-        now.lines += [self.language.accumulate(name, term) for term in terms]
+        now.sums += terms
+        now.lines += [self.language.accumulate(name, term) for name, several in terms.items() for term in several]
         self.passes.append(Pass())
-        return name
 
     def _once(self, name: str, expression: str) -> str:
         """Compute a number of the row."""
@@ -213,17 +227,10 @@ class Lowering:
         return name
 
     def _normalise(self, node: fx.Node, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> list[list[str]]:
-        number, name = self.language.number, node.name
-        scalars = self._whole_row(node, x, shape)
-        count = number(float(len(scalars) * self.size))
-        total = self._sum(f"{name}_sum", [self.use(scalar) for scalar in scalars])
-        mean = self._once(f"{name}_mean", f"{total} / {count}")
-        distances = [f"({self.use(scalar)} - {mean})" for scalar in scalars]
-        squares = self._sum(f"{name}_squares", [f"{distance} * {distance}" for distance in distances])
-        inner = f"({squares} / {count} + {number(float(eps))})"
-        rstd = self._once(
-            f"{name}_rstd", self.language.operations["reciprocal"](self.language.operations["sqrt"](inner))
-        )
+        scalars = self._whole_row(x, shape)
+        if node not in self.statistics:
+            self._measure([node, *self._alike(node)])
+        mean, rstd = map(self.use, self.statistics[node])
         outputs = []
         for j, scalar in enumerate(scalars):
             text = f"({self.use(scalar)} - {mean}) * {rstd}"
@@ -231,39 +238,81 @@ class Lowering:
                 text = f"{text} * {self.use(self.value(weight)[j])}"
             if bias is not None:
                 text = f"{text} + {self.use(self.value(bias)[j])}"
-            outputs.append(self.let(f"{name}_{j}", text))
+            outputs.append(self.let(f"{node.name}_{j}", text))
         return [outputs, [mean], [rstd]]
 
-    def _normalise_backward(
-        self, node: fx.Node, dy: Any, x: Any, shape: Any, mean: Any, rstd: Any, weight: Any, bias: Any, wanted: Any
-    ) -> list[list[str]]:
-        name = node.name
-        slopes, scalars = self.value(dy), self._whole_row(node, x, shape)
-        (mean,), (rstd,) = self.value(mean), self.value(rstd)
-        self._require(node, len(slopes) == len(scalars))
-        count = self.language.number(float(len(scalars) * self.size))
-        g, hat = [], []
-        for j, (slope, scalar) in enumerate(zip(slopes, scalars, strict=True)):
-            text = self.use(slope)
-            if weight is not None:
-                text = f"{text} * {self.use(self.value(weight)[j])}"
-            g.append(self.let(f"{name}_g{j}", text))
-            hat.append(self.let(f"{name}_hat{j}", f"({self.use(scalar)} - {mean}) * {rstd}"))
-        now = self.passes[-1]
-        now.sums.append(f"{name}_sum")
-        now.lines += [self.language.accumulate(f"{name}_sum", one) for one in g]
-        both = self._sum(f"{name}_both", [f"{one} * {two}" for one, two in zip(g, hat, strict=True)])
-        first = self._once(f"{name}_first", f"{name}_sum / {count}")
-        second = self._once(f"{name}_second", f"{both} / {count}")
+    def _alike(self, node: fx.Node) -> list[fx.Node]:
+        """Other nodes of this operation whose first argument is at hand: they share the passes that sum."""
+        here = self.known.keys() | self.homes.keys()
+        at_hand = [n for n in node.graph.nodes if operation(n) == operation(node) and n.args[0] in here]
+        return [n for n in at_hand if n is not node and n not in self.statistics]
+
+    def _measure(self, nodes: list[fx.Node]) -> None:
+        """Mean and reciprocal deviation of rows that are to be normalised: loaded if the forward pass kept them."""
+        scalars, count = {}, {}
+        for node in nodes:
+            x, shape = node.args[:2]
+            homes = {user.args[1]: self.homes[user] for user in node.users if user in self.homes}
+            if {1, 2} <= set(homes):
+                self.statistics[node] = (self.load(homes[1])[0], self.load(homes[2])[0])
+            else:
+                scalars[node] = self._whole_row(x, shape)
+                count[node] = self.language.number(float(len(scalars[node]) * self.size))
+        if scalars:
+            self._sums({f"{node.name}_sum": list(map(self.use, several)) for node, several in scalars.items()})
+            squares = {}
+            for node, several in scalars.items():
+                mean = self._once(f"{node.name}_mean", f"{node.name}_sum / {count[node]}")
+                distances = [f"({self.use(scalar)} - {mean})" for scalar in several]
+                squares[f"{node.name}_squares"] = [f"{distance} * {distance}" for distance in distances]
+            self._sums(squares)
+            for node in scalars:
+                eps = self._number(node, node.args[4])
+                root = self.language.operations["sqrt"](f"({node.name}_squares / {count[node]} + {eps})")
+                rstd = self._once(f"{node.name}_rstd", self.language.operations["reciprocal"](root))
+                self.statistics[node] = (f"{node.name}_mean", rstd)
+
+    def _normalise_backward(self, node: fx.Node, dy: Any, x: Any, shape: Any, mean: Any, rstd: Any, *_: Any) -> Any:
+        slopes = self.value(dy)
+        if node not in self.statistics:
+            self._measure_backward([node, *self._alike(node)])
+        first, second = self.statistics[node]
+        rstd = self.use(self.value(rstd)[0])
         dx, dweight = [], []
-        for j, (slope, one, two) in enumerate(zip(slopes, g, hat, strict=True)):
-            dx.append(self.let(f"{name}_{j}", f"{rstd} * ({self.use(one)} - {first} - {self.use(two)} * {second})"))
-            dweight.append(self.let(f"{name}_w{j}", f"{self.use(slope)} * {self.use(two)}"))
+        for j, slope in enumerate(slopes):
+            one, two = self.use(f"{node.name}_g{j}"), self.use(f"{node.name}_hat{j}")
+            dx.append(self.let(f"{node.name}_{j}", f"{rstd} * ({one} - {first} - {two} * {second})"))
+            dweight.append(self.let(f"{node.name}_w{j}", f"{self.use(slope)} * {two}"))
         return [dx, dweight, slopes]  # the latter two not yet summed over rows: see summand()
 
-    def _whole_row(self, node: fx.Node, x: Any, shape: Any) -> list[str]:
+    def _measure_backward(self, nodes: list[fx.Node]) -> None:
+        """Means over a row of its gradient g, times the gain, and of g x, for normalised x."""
+        sums: dict[str, list[str]] = {}
+        count = {}
+        for node in nodes:
+            given: Any = node.args
+            slopes, scalars = self.value(given[0]), self._whole_row(given[1], given[2])
+            (mean,), (rstd,) = self.value(given[3]), self.value(given[4])
+            mean, rstd = self.use(mean), self.use(rstd)
+            self._require(node, len(slopes) == len(scalars))
+            g, both = [], []
+            for j, (slope, scalar) in enumerate(zip(slopes, scalars, strict=True)):
+                text = self.use(slope)
+                if given[5] is not None:
+                    text = f"{text} * {self.use(self.value(given[5])[j])}"
+                g.append(self.let(f"{node.name}_g{j}", text))
+                hat = self.let(f"{node.name}_hat{j}", f"({self.use(scalar)} - {mean}) * {rstd}")
+                both.append(f"{g[-1]} * {hat}")
+            sums |= {f"{node.name}_sum": g, f"{node.name}_both": both}
+            count[node] = self.language.number(float(len(slopes) * self.size))
+        self._sums(sums)
+        for node in nodes:
+            first = self._once(f"{node.name}_first", f"{node.name}_sum / {count[node]}")
+            self.statistics[node] = (first, self._once(f"{node.name}_second", f"{node.name}_both / {count[node]}"))
+
+    def _whole_row(self, x: Any, shape: Any) -> list[str]:
         scalars: list[str] = self.value(x)
-        self._require(node, list(shape) == [len(scalars) * self.size] == list(x.meta["val"].shape[1:]))
+        self._require(x, list(shape) == [len(scalars) * self.size] == list(x.meta["val"].shape[1:]))
         return scalars
 
     def _pieces(self, node: fx.Node) -> list[list[str]]:
@@ -299,29 +348,26 @@ def forward_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
             lowering.let(f"biased_{j}", language.operations["add"](lowering.use(one), lowering.use(two)))
             for j, (one, two) in enumerate(zip(scalars, biases, strict=True))
         ]
-    outputs = [(f"new{i}", _whole(lowering, node)) for i, node in enumerate(trace.new_carry)]
-    outputs += [(f"stored{i}", _whole(lowering, node)) for i, node in enumerate(stored)]
+    outputs = [lowering.store(f"new{i}", node) for i, node in enumerate(trace.new_carry)]
+    outputs += [lowering.store(f"stored{i}", node) for i, node in enumerate(stored)]
     return lowering.kernel(outputs)
 
 
-def _whole(lowering: Lowering, node: fx.Node) -> list[str]:
-    """The scalars of an output, which are as many as its buffer is wide."""
-    scalars: list[str] = lowering.value(node)
-    if len(scalars) != _count(node, lowering.size):
-        raise Unsupported(f"{operation(node)} is broadcast")
-    return scalars
+def units(home: str, scalars: Sequence[str]) -> Value:
+    """A home of so many scalars for each unit of each row."""
+    return Value(home, "units", len(scalars), True)
 
 
-def reverse_kernel(
-    trace: Trace, stored: list[fx.Node], hidden_size: int, language: Language, summing: bool
-) -> Kernel:
+def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, language: Language, summing: bool) -> Kernel:
     """Gradients of the new carry ("d0", ...) and of the output before ("dy") -> "dr", "dz0", ..., "next0", ...
 
     What the forward pass stored is loaded, the rest of it computed again. "next0" holds all of the gradient of h but
-    what comes through r. If `summing`, each row adds its part of the parameters' gradients to "sum0", ...
+    what comes through r. If `summing`, the parameters' gradients are added to "sum0", ..., to be summed over rows.
     """
     homes = placed(trace, hidden_size)
-    homes |= {node: Value(f"stored{i}", "units", _count(node, hidden_size), True) for i, node in enumerate(stored)}
+    for i, node in enumerate(stored):
+        shape = ("row", 1) if is_statistic(node) else ("units", _count(node, hidden_size))
+        homes[node] = Value(f"stored{i}", *shape, True)
     carried = {
         node: Value(f"new{i}", "units", _count(node, hidden_size), True)
         for i, node in enumerate(trace.new_carry)
@@ -330,33 +376,33 @@ def reverse_kernel(
     lowering = Lowering(homes | carried, hidden_size, language)
     if trace.dr is None:
         raise Unsupported("r is not used")
-    outputs = [("dr", _whole(lowering, trace.dr))]
-    for i, node in enumerate(trace.dz):
-        if node is not None and node is not trace.dr:
-            outputs.append((f"dz{i}", _whole(lowering, node)))
-    for i, node in enumerate(trace.dcarry):
+    outputs = [lowering.store("dr", trace.dr)]
+    for i, dz in enumerate(trace.dz):
+        if dz is not None and dz is not trace.dr:
+            outputs.append(lowering.store(f"dz{i}", dz))
+    for i, earlier in enumerate(trace.dcarry):
         width = _count(trace.carry[i], hidden_size)
-        scalars = [language.number(0.0)] * width if node is None else _whole(lowering, node)
+        scalars = [language.number(0.0)] * width if earlier is None else lowering.store("", earlier)[1]
         if i == 0:
             (dy,) = lowering.load(Value("dy", "units", 1, True))
             total = language.operations["add"](lowering.use(scalars[0]), lowering.use(dy))
             scalars = [lowering.let("all_of_h", total)]
-        outputs.append((f"next{i}", scalars))
+        outputs.append((units(f"next{i}", scalars), scalars))
     if summing:
-        for i, node in enumerate(trace.dparameters.values()):
-            if node is not None:
-                outputs.append((f"sum{i}", _added(lowering, f"sum{i}", lowering.summand(node))))
+        for i, gradient in enumerate(trace.dparameters.values()):
+            if gradient is not None:
+                outputs.append(_added(lowering, f"sum{i}", lowering.summand(gradient)))
     return lowering.kernel(outputs)
 
 
-def _added(lowering: Lowering, home: str, scalars: list[str]) -> list[str]:
-    """What a home holds, and these."""
-    before = lowering.load(Value(home, "units", len(scalars), True))
-    add = lowering.language.operations["add"]
-    return [
+def _added(lowering: Lowering, home: str, scalars: list[str]) -> tuple[Value, list[str]]:
+    """An output: what its home holds, and these."""
+    place, add = Value(home, "sum", len(scalars), True), lowering.language.operations["add"]
+    sums = [
         lowering.let(f"{one}_and", add(lowering.use(one), lowering.use(two)))
-        for one, two in zip(before, scalars, strict=True)
+        for one, two in zip(lowering.load(place), scalars, strict=True)
     ]
+    return place, sums
 
 
 def _count(node: fx.Node, hidden_size: int) -> int:

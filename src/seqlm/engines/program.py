@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from .code import Code, Writer
 from .reverse import ReverseLoop
-from .trace import Trace, operation
+from .trace import Trace, is_statistic, operation
 
 
 class Program(NamedTuple):
@@ -105,7 +105,8 @@ def _to_compute(order: list[fx.Node], wanted: Iterable[fx.Node | None], have: se
 def _to_store(step: Trace, needed: set[fx.Node]) -> list[fx.Node]:
     """What the gradient needs and cannot be computed from the carries, which are kept anyway.
 
-    That is the activated gates of an LSTM, nothing for an Elman cell, the pre-activations where they are normalised.
+    That is the activated gates of an LSTM, nothing for an Elman cell, the pre-activations where they are normalised;
+    and the mean and deviation of a normalisation, which are small, and a pass over the row each.
     """
     known = {*step.carry, *step.extras, *step.parameters.values(), *step.new_carry}
     known |= {node for node, gradient in zip(step.z, step.needs, strict=True) if not gradient}
@@ -114,7 +115,8 @@ def _to_store(step: Trace, needed: set[fx.Node]) -> list[fx.Node]:
     for node in step.nodes:
         if node not in wanted or node in known:
             continue
-        if node.op == "call_function" and all(source in known for source in node.all_input_nodes):
+        again = node.op == "call_function" and all(source in known for source in node.all_input_nodes)
+        if again and not (node in needed and is_statistic(node)):
             known.add(node)
         elif node in needed and isinstance(node.meta["val"], Tensor):
             known.add(node)

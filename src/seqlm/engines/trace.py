@@ -152,6 +152,12 @@ def operation(node: fx.Node) -> str:
     return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
 
 
+def is_statistic(node: fx.Node) -> bool:
+    """Whether it is the mean, or the reciprocal deviation, of a layer normalisation: a number for each row."""
+    given: Any = node.args
+    return operation(node) == "getitem" and operation(given[0]) == "native_layer_norm" and given[1] > 0
+
+
 def _merge_equal(graph: fx.Graph) -> None:
     """Compute equal expressions once."""
     seen: dict[Any, fx.Node] = {}

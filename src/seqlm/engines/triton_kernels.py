@@ -72,7 +72,7 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
 
 
 def _source(kernel: Kernel) -> tuple[list[str], str]:
-    outputs = {home: Value(home, "units", len(scalars), True) for home, scalars in kernel.stores}
+    outputs = {value.home: value for value, _ in kernel.stores}
     homes = list({value.home: value for value, _ in kernel.passes[0].loads} | outputs)
     lines = [
         "import triton",
@@ -92,10 +92,10 @@ def _source(kernel: Kernel) -> tuple[list[str], str]:
         for j, name in enumerate(names):
             lines.append(f"    {name} = tl.load({value.home} + {_index(value, j)}, mask={mask}, other=0.0)")
     lines += [f"    {line}" for line in kernel.passes[0].lines]
-    for home, scalars in kernel.stores:
+    for value, scalars in kernel.stores:
         for j, scalar in enumerate(scalars):
             # A constant becomes a block by being added to one.
-            lines.append(f"    tl.store({home} + {_index(outputs[home], j)}, {scalar} + at * 0.0, mask=inside)")
+            lines.append(f"    tl.store({value.home} + {_index(value, j)}, {scalar} + at * 0.0, mask=inside)")
     return homes, "\n".join(lines) + "\n"
 
 
