@@ -24,9 +24,8 @@ from .homes import Place
 from .lower import Kernel, Language, Unsupported, Value, operations
 
 Compiled = Callable[..., None]  # by ctypes
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-if platform.machine() == "x86_64":  # gcc would use half of what AVX-512 has
-    FLAGS += ("-mprefer-vector-width=512",)
+WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []  # gcc would use half of AVX-512
+FLAGS = ("-O3", "-march=native", *WIDE, "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 LANGUAGE = Language(
     assign=lambda name, value: f"const real {name} = {value};",
