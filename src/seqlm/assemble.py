@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from .build import build, check, fits
@@ -56,6 +57,7 @@ def check_parts(config: Config) -> None:
         (config.task, "task", ()),
         (config.optim, "optim", ("params",)),
         (config.schedule, "schedule", ()),
+        (config.averaging, "averaging", ()),
     ]
     problems = []
     for node, where, runtime in parts:
@@ -98,12 +100,14 @@ def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:
 class LoadedRun:
     """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`."""
 
-    def __init__(self, folder: RunFolder, config: Config, which: str) -> None:
+    def __init__(self, folder: RunFolder, config: Config, which: str, weights: str) -> None:
         self.folder, self.config = folder, config
         self.tokenizer = load_tokenizer(folder.tokenizer)
         self.checkpoint = checkpoint.find(folder.checkpoints, which, lambda text: print(text, file=sys.stderr))
         model = build_model(config, self.tokenizer)
-        self.checkpoint.load_weights(model)
+        self.weights = _load_weights(self.checkpoint, model, config.eval_weights if weights == "auto" else weights)
+        if self.weights != weights and weights != "auto":
+            raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
         self.model: nn.Module = model.eval()
 
     @cached_property
@@ -119,13 +123,14 @@ def load_run(
     folder: str | Path,
     *,
     checkpoint: str = "best",
+    weights: str = "auto",
     engine: str = "auto",
     data: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
 ) -> LoadedRun:
     """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
 
-    `checkpoint` is best, last or a step; `data` replaces keys of the run's data (`{"path": ...}`); `trust`
+    `checkpoint` is best, last or a step; `weights` raw, average, or auto: what the run evaluated itself with; `data` replaces keys of the run's data (`{"path": ...}`); `trust`
     names packages of yours that its config may build from. Raises ConfigError if the folder is not a run.
     """
     run = RunFolder.open(folder)
@@ -134,4 +139,29 @@ def load_run(
     if data:
         config.data = {**(config.data if isinstance(config.data, dict) else {}), **data}
     check_parts(config)
-    return LoadedRun(run, config, checkpoint)
+    return LoadedRun(run, config, checkpoint, weights)
+
+
+def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> None:
+    """Put the best weights of the run in `folder` into `model`, as that run evaluated them (`init_from`).
+
+    Raises ConfigError if the run has another vocabulary or another model.
+    """
+    run = RunFolder.open(folder)
+    theirs = load_tokenizer(run.tokenizer)
+    if (theirs.kind, theirs.vocabulary) != (tokenizer.kind, tokenizer.vocabulary):
+        raise ConfigError(f"init_from={folder} has another vocabulary; use the data and tokenizer of that run")
+    found = checkpoint.find(run.checkpoints, "best", lambda text: print(text, file=sys.stderr))
+    _load_weights(found, model, load_config(run.config).eval_weights)
+
+
+def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) -> str:
+    """Load the raw weights, or the average over them if that is asked for and there; returns which it was."""
+    found.load_weights(model)
+    average = found.load_state()["averaging"]["average"] if which == "average" else []
+    if not average:
+        return "raw"
+    with torch.no_grad():
+        for parameter, mean in zip(model.parameters(), average, strict=True):
+            parameter.copy_(mean)
+    return "average"

@@ -113,7 +113,9 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same config with paths of data that hold in any working directory."""
+    """The same config with paths of data and of another run that hold in any working directory."""
+    if config.init_from:
+        config = replace(config, init_from=str(Path(config.init_from).resolve()))
     if not isinstance(config.data, dict):
         return config
     absolute = {
@@ -278,6 +280,8 @@ def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
         return f"{key}={shown} must be at least {limits['least']:g}"
     if value is not None and limits["most"] is not None and not value <= limits["most"]:
         return f"{key}={shown} must be at most {limits['most']}"
+    if value is not None and limits["below"] is not None and not value < limits["below"]:
+        return f"{key}={shown} must be less than {limits['below']:g}"
     if value is not None and limits["above"] is not None and not value > limits["above"]:
         return f"{key}={shown} must be greater than {limits['above']:g}"
     return None

@@ -55,7 +55,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     """`seqlm eval RUN [key=value ...] [--json]`: print and keep the scores of a split."""
     how = verb_config("eval", EvalConfig, words)
     device = prepare(how.device, how.precision, how.threads)
-    run = load_run(folder, checkpoint=how.checkpoint, engine=how.engine, data=how.data, trust=how.trust)
+    run = load_run(folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, data=how.data, trust=how.trust)
     encoded, tokenizer = run.data[how.split], run.tokenizer
     window = run.config.train.window if how.window is None else how.window
     streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)
@@ -70,6 +70,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "run": run.folder.name,
         "split": how.split,
         "checkpoint": run.checkpoint.step,
+        "weights": run.weights,
         "batch_size": how.batch_size,
         "tokens": score.tokens,
         "nats": score.nats,
@@ -97,7 +98,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
 
 def _table(result: dict[str, Any]) -> str:
     rows = [
-        ("run", f"{result['run']}, step {result['checkpoint']}"),
+        ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
         ("split", f"{result['split']}, batch_size {result['batch_size']}"),
         ("tokens", f"{result['tokens']:,}"),
         ("nats/token", f"{result['loss']:.4f}"),

@@ -13,14 +13,20 @@ LARGEST_SEED = 2**63 - 1
 
 
 def _key(
-    *, least: float | None = None, most: float | None = None, above: float | None = None, allowed: Sequence[Any] = ()
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    allowed: Sequence[Any] = (),
 ) -> Any:
     """A key whose value comes from YAML, with the values it may take beyond what its type says."""
-    return field(metadata={"least": least, "most": most, "above": above, "allowed": allowed})
+    return field(metadata={"least": least, "most": most, "above": above, "below": below, "allowed": allowed})
 
 
 PRECISIONS = ("float32", "tf32", "bf16")
 ENGINES = ("auto", "scan", "native", "fused", "deferred")  # of a layer
+WEIGHTS = ("raw", "average")
 STEP_ENGINES = (*ENGINES, "graph")  # of a training step
 
 
@@ -38,15 +44,20 @@ class TrainConfig:
 
     batch_size: int = _key(least=1)
     window: int = _key(least=1)
+    window_spread: float = _key(least=0)
+    window_halved: float = _key(least=0, below=1)
+    accumulate: int = _key(least=1)
     eval_batch_size: int = _key(least=1)
     loss_unit: str = _key(allowed=("mean", "sum"))
     clip_norm: float | None = _key(above=0)
+    drop_state: float = _key(least=0, below=1)
     default_steps: int = _key(least=1)
     steps: int | None = _key(least=1)
     epochs: int | None = _key(least=1)
     tokens: int | None = _key(least=1)
     minutes: float | None = _key(above=0)
     patience: int | None = _key(least=1)
+    nonmonotone: int | None = _key(least=0)
     eval_every: int | None = _key(least=1)
     log_every: int = _key(least=1)
 
@@ -93,6 +104,8 @@ class Config:
     deterministic: bool = _key()
     threads: int | None = _key(least=1)
     resume: str | None = _key(allowed=(None, "auto"))
+    init_from: str | None = _key()
+    eval_weights: str = _key(allowed=WEIGHTS)
     trust: list[str] = _key()
     train: TrainConfig
     checkpoint: CheckpointConfig
@@ -102,6 +115,7 @@ class Config:
     task: Any = _key()
     optim: Any = _key()
     schedule: Any = _key()
+    averaging: Any = _key()
 
 
 @dataclass(kw_only=True)
@@ -110,6 +124,7 @@ class EvalConfig:
 
     split: str = _key()
     checkpoint: str = _key()
+    weights: str = _key(allowed=("auto", *WEIGHTS))
     batch_size: int = _key(least=1)
     window: int | None = _key(least=1)
     device: str = _key()
@@ -140,6 +155,7 @@ class SampleConfig(SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 
     checkpoint: str = _key()
+    weights: str = _key(allowed=("auto", *WEIGHTS))
     device: str = _key()
     engine: str = _key(allowed=ENGINES)
     threads: int | None = _key(least=1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from . import __version__
 from .assemble import Data, build_data, build_model, check_parts
 from .build import build
 from .cells import Carry, carry_tensors, map_carry
-from .data import Streams, Window, load_tokenizer
+from .data import Lengths, Streams, Window, load_tokenizer
 from .errors import ConfigError
+from .layers import drop_state
 from .run import RunFolder
 from .sample import check_prompt
 from .schema import Config
-from .training import Moment, Schedule, checkpoint
+from .training import Averaging, Moment, Schedule, checkpoint
+from .training.averaging import is_nonmonotone
 from .training.device import autocast, prepare, random_state, set_random_state
 from .training.gradient import GraphedGradient, cuda_capture, gradient
 
@@ -42,6 +45,7 @@ class Progress:
     best_step: int = 0
     bad_evaluations: int = 0  # in a row
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
+    losses: list[float] = field(default_factory=list)  # of all evaluations
 
 
 @dataclass
@@ -55,16 +59,26 @@ class Session:
     task: Any
     optimizer: torch.optim.Optimizer
     schedule: Schedule
+    averaging: Averaging
     train: Streams
     valid: Streams
     learning_rates: list[float]
 
-    @property
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @cached_property
     def steps_planned(self) -> int | None:
         """Optimizer steps until the first limit that is not wall-clock time."""
-        limits, windows = self.config.train.limits, len(self.train)
-        in_epoch = {"steps": windows, "epochs": 1, "tokens": len(self.train.tokens)}
-        steps = [math.ceil(limits[unit] * windows / size) for unit, size in in_epoch.items() if unit in limits]
+        limits, windows = self.config.train.limits, len(self.train.lengths.of_epoch(0, self.train.rows))
+        steps = [math.ceil(limits["tokens"] * windows / len(self.train.tokens))] if "tokens" in limits else []
+        steps += [int(limits["steps"])] if "steps" in limits else []
+        if "epochs" in limits:
+            lengths, epochs = self.train.lengths, int(limits["epochs"])
+            alike = [windows] * epochs if not lengths.drawn else None
+            steps.append(sum(alike or (len(lengths.of_epoch(epoch, self.train.rows)) for epoch in range(epochs))))
         return min(steps, default=None)
 
     def init_carry(self) -> Carry:
@@ -80,6 +94,7 @@ class Session:
             or (limits.tokens is not None and progress.tokens >= limits.tokens)
             or (limits.minutes is not None and progress.seconds >= 60 * limits.minutes)
             or (limits.patience is not None and progress.bad_evaluations >= limits.patience)
+            or (limits.nonmonotone is not None and is_nonmonotone(progress.losses, limits.nonmonotone))
         )
 
     def moment(self, progress: Progress) -> Moment:
@@ -90,19 +105,25 @@ class Session:
         )
         return Moment(progress.step, progress.epoch, fraction)
 
-    def gradient(
-        self, parameters: Sequence[nn.Parameter], tell: Callable[[str], None]
-    ) -> Callable[[Tensor, Tensor, Carry, float], tuple[Carry, Tensor]]:
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """The weights that are evaluated, in place: the average if there is one and the config says so."""
+        averages = self.config.eval_weights == "average"
+        return self.averaging.applied(self.parameters) if averages else nullcontext()
+
+    def gradient(self, tell: Callable[[str], None]) -> Callable[[Tensor, Tensor, Carry, float], tuple[Carry, Tensor]]:
         """What turns a window into a gradient: (inputs, targets, carry, units) -> (carry, summed nats)."""
 
-        def score(inputs: Tensor, targets: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+        def objective(inputs: Tensor, targets: Tensor, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+            carry = drop_state(carry, self.config.train.drop_state)
             with autocast(self.device, self.config.precision):
-                found: tuple[Carry, Tensor] = self.task.nats(self.model, Window(inputs, targets, 0), carry)
+                found: tuple[Carry, Tensor, Tensor | None] = self.task.objective(
+                    self.model, Window(inputs, targets, 0), carry
+                )
             return found
 
         if self.config.engine == "graph":
-            return GraphedGradient(score, parameters, cuda_capture(self.device), tell)
-        return partial(gradient, score, parameters)
+            return GraphedGradient(objective, self.parameters, cuda_capture(self.device), tell)
+        return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
 
     def save(self, run: RunFolder, progress: Progress, carry: Carry, valid_loss: float | None) -> None:
         """Write everything that can change the next step; what the retention rules no longer want goes."""
@@ -110,6 +131,7 @@ class Session:
             "progress": asdict(progress),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "averaging": self.averaging.state_dict(),
             "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
             "random": random_state(self.device),
         }
@@ -128,10 +150,12 @@ class Session:
         start.load_weights(self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        self.averaging.load_state_dict(state["averaging"], self.device)
         tensors = iter(state["carry"])
         carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
         set_random_state(state["random"], self.device)
         progress = Progress(**state["progress"])
+        self.train.start_epoch(progress.epoch)
         if progress.best_step == start.step > 0:  # in case a kill came between saving it and saying it is the best
             checkpoint.point_best(run.checkpoints, start)
         return progress, carry
@@ -144,6 +168,8 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
     device = prepare(config.device, config.precision, config.threads, config.deterministic)
     if config.engine == "graph" and device.type != "cuda":
         raise ConfigError(f"engine=graph needs device=cuda, this run is on {device.type}; use engine=auto")
+    if config.engine == "graph" and limits.accumulate > 1:
+        raise ConfigError(f"train.accumulate={limits.accumulate} cannot be captured with engine=graph; use engine=auto")
     torch.manual_seed(config.seed)
     data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
     check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
@@ -154,6 +180,7 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
             f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
         )
     first = data.tokenizer.eos_id
+    lengths = Lengths(limits.window, limits.window_spread, limits.window_halved, config.seed)
     return Session(
         config=config,
         device=device,
@@ -162,7 +189,8 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         task=build(config.task, "task", trust=config.trust),
         optimizer=optimizer,
         schedule=build(config.schedule, "schedule", trust=config.trust),
-        train=Streams(data["train"].tokens, limits.batch_size, limits.window, first=first, where="train."),
+        averaging=build(config.averaging, "averaging", trust=config.trust),
+        train=Streams(data["train"].tokens, limits.batch_size, lengths, first=first, where="train."),
         valid=Streams(
             data["valid"].tokens,
             min(limits.eval_batch_size, len(data["valid"].tokens)),

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .assemble import load_weights_from
 from .cells import Carry
 from .config import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
 from .errors import ConfigError, NonFiniteError, RunExists, Stopped
@@ -100,6 +101,8 @@ def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) 
         logger = RunLogger(run.path, start_step=progress.step if start else 0)
         print(header(run, session, progress), flush=True)
         if start is None:
+            if session.config.init_from:
+                load_weights_from(session.config.init_from, session.model, session.data.tokenizer)
             logger.text("config", run.config.read_text(encoding="utf-8"), 0)
         logger.hparams(hparams(run, session.config), session.config.run.name or run.name)
         with StopSignal() as stop:
@@ -135,10 +138,10 @@ def _fit(
 ) -> None:
     """The loop: evaluate if due, save if due, one step, log if due."""
     config, model, optimizer = session.config, session.model, session.optimizer
-    limits, parameters = config.train, [p for p in session.model.parameters() if p.requires_grad]
+    limits, parameters = config.train, session.parameters
     began, before, busy, saved_at = time.perf_counter(), progress.seconds, 0.0, None if fresh else progress.step
     logged_tokens = progress.tokens
-    gradient = session.gradient(parameters, console.say)
+    gradient = session.gradient(console.say)
     model.train()
     while True:
         progress.seconds = before + time.perf_counter() - began
@@ -162,7 +165,10 @@ def _fit(
             return
 
         started = time.perf_counter()
-        factor = session.schedule.factor(session.moment(progress))
+        at = session.moment(progress)
+        factor = session.schedule.factor(at)
+        if session.train.lengths.drawn:  # a longer window is a larger step
+            factor *= session.train.heights[progress.window] / limits.window
         for group, lr in zip(optimizer.param_groups, session.learning_rates, strict=True):
             group["lr"] = lr * factor
         if progress.window == 0:
@@ -177,10 +183,12 @@ def _fit(
         if not math.isfinite(norm):
             raise NonFiniteError(_non_finite(run, model, progress.step, summed, optimizer.param_groups[0]["lr"]))
 
+        session.averaging.update(parameters, at)
         progress.step += 1
         progress.window += 1
         if progress.window == len(session.train):
             progress.window, progress.epoch = 0, progress.epoch + 1
+            session.train.start_epoch(progress.epoch)
         progress.tokens += window.tokens
         progress.nats += summed
         progress.nats_tokens += window.tokens
@@ -225,23 +233,25 @@ def _evaluate(
 ) -> float | None:
     """Score valid, tell everybody, and return the loss; None if a signal cut it short: then it never was."""
     started = time.perf_counter()
-    score = evaluate(
-        session.model, session.task, session.valid, session.device, session.config.precision, lambda: bool(stop.number)
-    )
-    if stop.number:
-        return None
+    stopped = lambda: bool(stop.number)  # noqa: E731
+    with session.evaluated_weights():
+        score = evaluate(session.model, session.task, session.valid, session.device, session.config.precision, stopped)
+        if stop.number:
+            return None
+        text = _sample(session)
     metrics = session.task.metrics(score, session.data["valid"].counts)
     improved = score.loss < progress.best_loss
     progress.evaluated_at = progress.step
     progress.bad_evaluations = 0 if improved else progress.bad_evaluations + 1
     if improved:
         progress.best_loss, progress.best_step, progress.valid = score.loss, progress.step, metrics
+    progress.losses.append(score.loss)
     session.schedule.observe(score.loss)
+    session.averaging.observe(score.loss)
     progress.seconds += time.perf_counter() - started
     logger.scalars(
         progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}
     )
-    text = _sample(session)
     if text:
         logger.text("sample", text, progress.step)
         run.samples.mkdir(exist_ok=True)

@@ -81,13 +81,13 @@ def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device, preci
     task, parameters, carry = LanguageModeling(), list(model.parameters()), model.init_carry(batch)
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 
-    def score(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
+    def objective(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
         with autocast(device, precision):
-            return task.nats(model, Window(inputs, targets, targets.numel()), carry)
+            return task.objective(model, Window(inputs, targets, targets.numel()), carry)
 
     def step(tokens: Tensor) -> float:
         nonlocal carry
-        carry, nats = gradient(score, parameters, tokens[:-1], tokens[1:], detach(carry), batch)
+        carry, nats = gradient(objective, parameters, tokens[:-1], tokens[1:], detach(carry), batch)
         descend(optimizer, parameters, 5.0)
         return float(nats.item())
 

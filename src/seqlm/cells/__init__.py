@@ -5,6 +5,7 @@ import pkgutil
 from importlib import import_module
 
 from .base import Carry, Cell, GatedCell, Hidden, Recurrence, Step, carry_tensors, detach, map_carry, require_positive
+from .dropout import RecurrentDropout, dropout_mask, require_probability
 from .elman import ElmanCell
 from .gru import GRUCell
 from .jordan import JordanCarry, JordanCell
@@ -22,11 +23,14 @@ __all__ = [
     "LSTMCarry",
     "LSTMCell",
     "Recurrence",
+    "RecurrentDropout",
     "Step",
     "carry_tensors",
     "detach",
+    "dropout_mask",
     "map_carry",
     "require_positive",
+    "require_probability",
 ]
 
 # The cells of every other file in this folder: a new one needs no line here.

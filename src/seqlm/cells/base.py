@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .dropout import RecurrentDropout, dropout_mask
 
 # A Tensor, or a NamedTuple / tuple of carries. Stacks nest them; `map_carry` walks them.
 Carry: TypeAlias = Any
@@ -58,6 +60,12 @@ class Cell(nn.Module, ABC):
 
     input_size: int
     output_size: int  # declared, never guessed: a Jordan cell's output is not its hidden layer
+    dropout = RecurrentDropout()  # inside the recurrence; set by `regularise`
+
+    def regularise(self, dropout: RecurrentDropout) -> None:
+        """Drop inside the recurrence from now on. Raises ValueError for what this cell cannot drop."""
+        if dropout != RecurrentDropout():
+            raise ValueError(f"{type(self).__name__} has no dropout inside its recurrence")
 
     @abstractmethod
     def init_carry(self, batch_size: int) -> Carry:
@@ -69,6 +77,10 @@ class Cell(nn.Module, ABC):
         A tensor, or a tuple of tensors with the same leading dimensions.
         """
         return xs
+
+    def inputs(self, xs: Tensor) -> Any:
+        """What the steps of one window read, and all that engines ask for: `project`, with what is drawn for each."""
+        return self.project(xs)
 
     @abstractmethod
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
@@ -91,7 +103,7 @@ class Recurrence(NamedTuple):
 
     weight: Tensor  # (G*H, H)
     bias: Tensor | None  # (G*H)
-    mask: Tensor | None = None  # (B, H)
+    mask: Tensor | None = None  # (B, H), or (G, B, H): one for the rows of weight that make each gate
     extras: tuple[Tensor, ...] = ()  # (B, ...) each, constant: no gradient flows into them
 
 
@@ -103,12 +115,13 @@ class GatedCell(Cell):
     The carry is a NamedTuple whose first field is `h` (B, H). Parameters bear torch's names and shapes,
     `num_gates` blocks stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
 
-    Two hooks serve regularisers. `recurrence` gives the tensors of one window: weights with some dropped, a
-    mask on what returns, extra arguments of `gates`. And `project` may return a tuple of tensors (T, B, ...)
-    instead of one: what changes from step to step, such as zoneout's masks, reaches `gates` as `z`.
+    `dropout` says what is dropped inside the recurrence (RecurrentDropout); a cell needs nothing for it. Two hooks
+    serve what goes beyond: `recurrence` gives the tensors of one window (weights, a mask on what returns, extra
+    arguments of `gates`), and `project` may return a tuple of tensors (T, B, ...) instead of one: what changes
+    from step to step and reaches `gates` as `z`. Engines call `inputs` and `transition`.
     """
 
-    num_gates: ClassVar[int]
+    num_gates: int
 
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
@@ -142,22 +155,67 @@ class GatedCell(Cell):
         The signature is the author's: the type of the carry, and the extras of `recurrence`. No row sees another.
         """
 
+    def regularise(self, dropout: RecurrentDropout) -> None:
+        if dropout.zoneout_memory and len(self.init_carry(1)) == 1:
+            raise ValueError(f"zoneout_memory does nothing: {type(self).__name__} has no memory but its hidden state")
+        self.dropout = dropout.check()
+
     def recurrence(self, batch_size: int) -> Recurrence:
-        """The tensors of ONE window; a regularising wrapper draws its masks here."""
-        return Recurrence(self.weight_hh, self.bias_hh)
+        """The tensors of ONE window, with the masks of this window drawn."""
+        drop = self.dropout if self.training else RecurrentDropout()
+        weight, mask = drop.draw(self.weight_hh, batch_size, self.num_gates)
+        return Recurrence(weight, self.bias_hh, mask)
+
+    def inputs(self, xs: Tensor) -> Any:
+        z = self.project(xs)
+        if not (self.training and self.dropout.zones):
+            return z
+        shape = (*xs.shape[:-1], self.hidden_size)
+        kept = [dropout_mask(shape, 1 - p, xs).gt(0).to(xs.dtype) for p in self._zones(len(self.init_carry(1))) if p]
+        return (*(z if isinstance(z, tuple) else (z,)), *kept)
+
+    def transition(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:
+        """`gates`, and zoneout: what the engines run at each step."""
+        return self._zoned(lambda z: self.gates(z, r, carry, *extras), z, carry)
+
+    def _zoned(self, update: Callable[[Any], Carry], z: Any, carry: Carry) -> Carry:
+        """The new carry, but for the units that keep their value; z as `inputs` made it."""
+        if not self.dropout.zones:
+            return update(z)
+        zones: list[Any] = self._zones(len(carry))
+        if self.training:
+            count = sum(p > 0 for p in zones)
+            masks = iter(z[-count:])
+            zones = [next(masks) if p else p for p in zones]
+            z = z[:-count] if len(z) > count + 1 else z[0]
+        fields = zip(zones, carry, update(z), strict=True)
+        return type(carry)(*(old * m + new * (1 - m) for m, old, new in fields))
+
+    def _zones(self, fields: int) -> list[float]:
+        """The probability of keeping its value, for each tensor of the carry."""
+        return [self.dropout.zoneout, *[self.dropout.zoneout_memory] * (fields - 1)]
 
     def bind(self, carry: Carry) -> Step:
         return self._bind_gates(carry) if type(self).step is GatedCell.step else self.step
 
     def _bind_gates(self, carry: Carry) -> Step:
         weight, bias, mask, extras = self.recurrence(carry.h.shape[0])
+        affine = masked_affine(weight, bias, mask)
 
         def step(carry: Carry, z: Any) -> tuple[Carry, Tensor]:
-            h = carry.h if mask is None else carry.h * mask
-            carry = self.gates(z, F.linear(h, weight, bias), carry, *extras)
+            carry = self.transition(z, affine(carry.h), carry, *extras)
             return carry, carry.h
 
         return step
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
         return self.bind(carry)(carry, z)
+
+
+def masked_affine(weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """h (B, H) -> weight (mask * h) + bias, each gate's rows under its own mask if there are several."""
+    if mask is None or mask.dim() == 2:
+        return lambda h: F.linear(h if mask is None else h * mask, weight, bias)
+    weights = weight.chunk(len(mask))
+    biases = [None] * len(mask) if bias is None else bias.chunk(len(mask))
+    return lambda h: torch.cat([F.linear(h * m, w, b) for m, w, b in zip(mask, weights, biases, strict=True)], -1)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from .base import GatedCell, Hidden, Step
+from .base import GatedCell, Hidden, Step, masked_affine
 
 
 class GRUCell(GatedCell):
@@ -48,15 +47,22 @@ class GRUCell(GatedCell):
             return self._bind_gates(carry)
         # Two matmuls in a row: the reset state must be known before the candidate's one can start.
         rows = [2 * self.hidden_size, self.hidden_size]
-        weight_gates, weight_n = self.weight_hh.split(rows)
-        bias_gates, bias_n = (None, None) if self.bias_hh is None else self.bias_hh.split(rows)
+        weight, bias, mask, _ = self.recurrence(carry.h.shape[0])
+        weight_gates, weight_n = weight.split(rows)
+        bias_gates, bias_n = (None, None) if bias is None else bias.split(rows)
+        mask_gates, mask_n = (mask[:2], mask[2]) if mask is not None and mask.dim() == 3 else (mask, mask)
+        gates = masked_affine(weight_gates, bias_gates, mask_gates)
+        candidate_of = masked_affine(weight_n, bias_n, mask_n)
 
-        def step(carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
-            z_gates, zn = z.split(rows, -1)
-            reset, update = (z_gates + F.linear(carry.h, weight_gates, bias_gates)).sigmoid().chunk(2, -1)
-            candidate = (zn + F.linear(reset * carry.h, weight_n, bias_n)).tanh()
-            h = (1 - update) * candidate + update * carry.h
-            return Hidden(h), h
+        def step(carry: Hidden, z: Any) -> tuple[Hidden, Tensor]:
+            def update(z: Tensor) -> Hidden:
+                z_gates, zn = z.split(rows, -1)
+                reset, update = (z_gates + gates(carry.h)).sigmoid().chunk(2, -1)
+                candidate = (zn + candidate_of(reset * carry.h)).tanh()
+                return Hidden((1 - update) * candidate + update * carry.h)
+
+            new: Hidden = self._zoned(update, z, carry)
+            return new, new.h
 
         return step
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activations import Activation, activation_named
-from .base import Cell, require_positive
+from .base import Cell, Step, masked_affine, require_positive
+from .dropout import RecurrentDropout
 
 
 class JordanCarry(NamedTuple):
@@ -56,7 +57,24 @@ class JordanCell(Cell):
     def project(self, xs: Tensor) -> Tensor:
         return F.linear(xs, self.weight_ih, self.bias_ih)
 
+    def regularise(self, dropout: RecurrentDropout) -> None:
+        if dropout.zones or dropout.per_gate:
+            raise ValueError(
+                "JordanCell has neither gates nor a hidden state that returns: it drops weight and state only"
+            )
+        self.dropout = dropout.check()
+
+    def bind(self, carry: JordanCarry) -> Step:
+        drop = self.dropout if self.training else RecurrentDropout()
+        weight, mask = drop.draw(self.weight_yh, carry.y.shape[0])
+        context = masked_affine(weight, None, mask)
+
+        def step(carry: JordanCarry, z: Tensor) -> tuple[JordanCarry, Tensor]:
+            h = self._f(z + context(carry.y))
+            y = self._g(F.linear(h, self.weight_hy, self.bias_hy))
+            return JordanCarry(y), y
+
+        return step
+
     def step(self, carry: JordanCarry, z: Tensor) -> tuple[JordanCarry, Tensor]:
-        h = self._f(z + F.linear(carry.y, self.weight_yh))
-        y = self._g(F.linear(h, self.weight_hy, self.bias_hy))
-        return JordanCarry(y), y
+        return self.bind(carry)(carry, z)

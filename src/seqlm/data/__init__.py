@@ -5,7 +5,7 @@ from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .ptb import PennTreebank
 from .pydoc import PydocCorpus
 from .sources import HiddenMarkov, MarkovChain
-from .streams import IGNORE, Streams, Window
+from .streams import IGNORE, Lengths, Streams, Window
 from .text import TextCorpus
 from .tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 
@@ -18,6 +18,7 @@ __all__ = [
     "Counts",
     "Encoded",
     "HiddenMarkov",
+    "Lengths",
     "MarkovChain",
     "PennTreebank",
     "PydocCorpus",

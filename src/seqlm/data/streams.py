@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
+LEAST = 5  # rows of a window whose length is drawn
 IGNORE = -1  # target of the cells that fill up the last columns
 
 
@@ -38,10 +39,42 @@ class Window(NamedTuple):
     tokens: int  # targets that count
 
 
+class Lengths(NamedTuple):
+    """How long the windows of training are: all `window` rows, or drawn anew in every epoch, about that long.
+
+    length = max(5, round down N(b, spread)), at most b + 4 spread, with b = window, or window / 2 with probability
+    `halved`. The draws of an epoch follow from `seed` and its number alone. S. Merity et al., arXiv 1708.02182, 4.1,
+    but for the upper bound, which keeps memory in bounds.
+    """
+
+    window: int
+    spread: float = 0.0
+    halved: float = 0.0
+    seed: int = 0
+
+    @property
+    def drawn(self) -> bool:
+        """Whether lengths differ."""
+        return self.spread > 0 or self.halved > 0
+
+    def of_epoch(self, epoch: int, rows: int) -> list[int]:
+        """Lengths that cover `rows` rows; the last may reach beyond them."""
+        if not self.drawn:
+            return [self.window] * -(-rows // self.window)
+        generator = np.random.default_rng([self.seed, epoch])
+        lengths: list[int] = []
+        while (covered := sum(lengths)) < rows:
+            count = (rows - covered) // self.window + 1
+            base = np.where(generator.random(count) < self.halved, self.window / 2, float(self.window))
+            length = np.minimum(np.floor(generator.normal(base, self.spread)), base + 4 * self.spread)
+            lengths += np.maximum(length, LEAST).astype(int).tolist()
+        return lengths[: int(np.searchsorted(np.cumsum(lengths), rows)) + 1]
+
+
 class Streams:
     """The windows of a text of N tokens in `batch_size` columns of ceil(N / batch_size) rows.
 
-    `first` is the token that stands before the text. Raises ConfigError, naming the keys under `where`
+    `window` is the length of all of them, or Lengths. `first` is the token that stands before the text. Raises ConfigError, naming the keys under `where`
     (`train.`), if there are more columns than tokens or `window` is longer than a column
     (unless `clip`: evaluation may use a shorter window, it changes no number).
     """
@@ -50,12 +83,14 @@ class Streams:
         self,
         tokens: NDArray[np.unsignedinteger],
         batch_size: int,
-        window: int,
+        window: int | Lengths,
         *,
         first: int,
         where: str = "",
         clip: bool = False,
     ) -> None:
+        lengths = Lengths(window) if isinstance(window, int) else window
+        window = lengths.window
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value < 1:
                 raise ConfigError(f"{where}{name}={value} must be at least 1")
@@ -71,17 +106,24 @@ class Streams:
                 f"{where}batch_size={batch_size} columns are {self.rows} rows; use {where}window={self.rows} at most, "
                 "fewer columns or more text"
             )
-        self.tokens, self.batch_size, self.window, self.first = tokens, batch_size, min(window, self.rows), first
+        self.tokens, self.batch_size, self.first = tokens, batch_size, first
+        self.lengths = lengths._replace(window=min(window, self.rows))
+        self.start_epoch(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Cut the text for this epoch."""
+        self.heights = self.lengths.of_epoch(epoch, self.rows)
+        self.tops = np.cumsum([0, *self.heights[:-1]]).tolist()
 
     def __len__(self) -> int:
-        """The number of windows."""
-        return -(-self.rows // self.window)
+        """The number of windows in this epoch."""
+        return len(self.heights)
 
     def __getitem__(self, index: int) -> Window:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        top = index * self.window
-        height = min(self.window, self.rows - top)
+        top = self.tops[index]
+        height = min(self.heights[index], self.rows - top)
         text = np.full((height + 1, self.batch_size), IGNORE, dtype=np.int64)  # row r + 1 holds the targets of row r
         for column in range(self.batch_size):
             start = column * self.rows + top

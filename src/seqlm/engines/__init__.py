@@ -73,8 +73,7 @@ def pick(cell: Cell, engine: Engine = "auto") -> Plan:
                 why_not = ENGINES[name].refusal(cell)
                 if why_not is None:
                     return _plan(name, "; ".join(passed) or because, cell)
-                if name != "native":  # that torch lacks a cell is no news
-                    passed.append(f"{name}: {why_not}")
+                passed.append(f"{name}: {why_not}")
     return _plan("scan", f"no rule for {parameter.device.type}", cell)
 
 

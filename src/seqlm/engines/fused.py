@@ -17,13 +17,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, fx
 
-from ..cells import Carry, Cell, GatedCell, carry_tensors, map_carry
+from ..cells import Carry, Cell, GatedCell, RecurrentDropout, carry_tensors, map_carry
 from . import compiled, triton_kernels
 from .code import Block
 from .deferred import differentiable_once
 from .homes import Homes, Place, block_of, evaluate, known
-from .lower import Unsupported, forward_kernel, reverse_kernel
-from .product import product
+from .kernels import forward_kernel, reverse_kernel
+from .lower import Unsupported
+from .product import to_gates, to_state, to_weight
 from .program import Program, compile
 from .scan import scan
 from .trace import Layout, Trace, trace
@@ -52,7 +53,7 @@ def refusal(cell: Cell) -> str | None:
         return f"{type(cell).__name__} is not a gated cell: it has no gates()"
     if not cell.gated:
         return f"{type(cell).__name__} has a step of its own, not the one derived from gates()"
-    tried, key = _refusals.setdefault(cell, {}), (cell.weight_hh.device, cell.weight_hh.dtype)
+    tried, key = _refusals.setdefault(cell, {}), (cell.weight_hh.device, cell.weight_hh.dtype, cell.dropout)
     if key not in tried:
         tried[key] = _trial(cell)
     return tried[key]
@@ -79,7 +80,7 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     steps, rows = xs.shape[:2]
     state = carry_tensors(carry)
     weight, bias, mask, extras = cell.recurrence(rows)
-    projected = cell.project(xs)
+    projected = cell.inputs(xs)
     z = list(projected) if isinstance(projected, tuple) else [projected]
     dtype = state[0].dtype
     _require_rows(rows, steps, state, z, extras)
@@ -178,7 +179,8 @@ def _program(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: boo
 
 def _settings(module: torch.nn.Module) -> tuple[Any, ...]:
     """What of a module is not a tensor and may change what gates compute: numbers, switches, functions."""
-    plain = (value for value in vars(module).values() if isinstance(value, (bool, int, float, str)) or callable(value))
+    kinds = (bool, int, float, str, RecurrentDropout)
+    plain = (value for value in vars(module).values() if isinstance(value, kinds) or callable(value))
     return tuple(plain)
 
 
@@ -236,14 +238,14 @@ class _Window(torch.autograd.Function):
         homes.put("r", r.unsqueeze(0))
         hs = homes.rows_of("carry0")
         with torch.autocast(r.device.type, enabled=False):
-            times = product(weight.t(), dtype, steps, rows)
+            times = to_gates(weight, mask, dtype, steps, rows)
             exact_bias = None if bias is None else bias.to(r.dtype)
             if kernels is not None:
                 if exact_bias is not None:
                     homes.put("bias", exact_bias.unsqueeze(0))
                 step = kernels.forward.bind(homes.places, rows, size)
                 for t, h in enumerate(hs):
-                    times(h if mask is None else h * mask, None, r)
+                    times(h, None, r)
                     step(t)
             else:
                 begin: Sequence[Tensor | None] = [exact_bias] * steps
@@ -251,7 +253,7 @@ class _Window(torch.autograd.Function):
                     added = z[program.adds_z]
                     begin = (added if exact_bias is None else added + exact_bias).unbind(0)
                 for h, added_to, arguments in zip(hs, begin, homes.arguments(program.forward), strict=True):
-                    times(h if mask is None else h * mask, added_to, r)
+                    times(h, added_to, r)
                     program.forward.run(*arguments)
         last = [homes.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
         if grad:
@@ -329,15 +331,10 @@ class _Window(torch.autograd.Function):
                 program.reverse.run(*arguments[t])
 
         with torch.autocast(dys.device.type, enabled=False):
-            times = product(weight, ctx.dtype, steps, rows)
+            times = to_state(weight, mask, ctx.dtype, steps, rows)
             for t in reversed(range(steps)):
                 step(t)
-                if mask is None:
-                    times(drs[t], starts[t], dh[t])
-                else:
-                    returned = torch.empty_like(dh[t])
-                    times(drs[t], None, returned)
-                    torch.addcmul(starts[t], returned, mask, out=dh[t])
+                times(drs[t], starts[t], dh[t])
 
         if whole_run:
             for i, node in enumerate(bulk.cotangents):
@@ -354,12 +351,10 @@ class _Window(torch.autograd.Function):
                 if node is not bulk.dr:
                     dz[i] = values[program.late[i]].unflatten(0, (steps, rows)) if node is not None else None
         given = iter(dz)
-        hs = carries[0][:-1] if mask is None else carries[0][:-1] * mask
-        whole = dr.flatten(0, 1)
         return (
             None, None, None, None, None,
-            whole.t() @ hs.flatten(0, 1),
-            whole.sum(0) if ctx.biased else None,
+            to_weight(dr, carries[0][:-1], mask),
+            dr.sum((0, 1)) if ctx.biased else None,
             None,
             *(next(given) if needed else None for needed in bulk.needs),
             *(homes.rows_of(f"next{i}")[0] for i in range(len(carries))),

@@ -10,9 +10,12 @@ from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarr
 
 def refusal(cell: Cell) -> str | None:
     """Why this engine cannot serve `cell` exactly, or None when it can."""
+    drop = cell.dropout
+    if drop.state or drop.zones:
+        return "torch's cells drop neither state nor updates"
     # The exact class: a subclass or a wrapper may change the equations.
     if type(cell) is LSTMCell:
-        return None
+        return None if cell.input_gate == "free" else f"torch's LSTM has no {cell.input_gate} input gate"
     if type(cell) is GRUCell:
         return None if cell.reset == "after" else "torch's GRU resets after the matmul, this cell before it"
     if type(cell) is ElmanCell:
@@ -25,7 +28,7 @@ def refusal(cell: Cell) -> str | None:
 def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
     """`scan` by torch's kernels: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs."""
     assert isinstance(cell, GatedCell)
-    weights: list[Tensor] = [cell.weight_ih, cell.weight_hh]
+    weights: list[Tensor] = [cell.weight_ih, cell.recurrence(xs.shape[1]).weight]
     if cell.bias_ih is not None and cell.bias_hh is not None:
         weights += [cell.bias_ih, cell.bias_hh]
     # cuDNN keeps what backward needs only in train mode; with dropout 0 the mode changes nothing else.

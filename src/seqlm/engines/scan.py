@@ -24,7 +24,7 @@ def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tupl
     step = cell.bind(carry)
     # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
     # of T slices would be T full-size tensors.
-    projected: Any = cell.project(xs)
+    projected: Any = cell.inputs(xs)
     several = isinstance(projected, tuple)
     zs: Any = list(zip(*(z.unbind(0) for z in projected), strict=True)) if several else projected.unbind(0)
     ys = []

@@ -49,7 +49,7 @@ class _Gates(nn.Module):
         self.cell = cell
 
     def forward(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:
-        return self.cell.gates(z, r, carry, *extras)
+        return self.cell.transition(z, r, carry, *extras)
 
 
 def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:

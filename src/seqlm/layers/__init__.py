@@ -1,7 +1,7 @@
 """Time, depth and dropout around cells."""
 
 from ..engines.scan import scan
-from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, require_probability
+from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, drop_state, make_dropout
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
 from .softmax import linear_cross_entropy
 
@@ -14,8 +14,8 @@ __all__ = [
     "Stack",
     "StandardDropout",
     "WordEmbedding",
+    "drop_state",
     "linear_cross_entropy",
     "make_dropout",
-    "require_probability",
     "scan",
 ]

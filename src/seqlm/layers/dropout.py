@@ -1,36 +1,16 @@
-"""Dropout by place and by paper. Masks come from torch's global generator, once per window."""
+"""Dropout of sequences, by place and by paper. Masks come from torch's global generator, once per window."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..cells import Carry, carry_tensors, dropout_mask, map_carry, require_probability
+
 DropoutKind = Literal["locked", "standard"]
-
-
-def require_probability(name: str, p: float) -> None:
-    """Raise ValueError, naming the argument, unless 0 <= p < 1."""
-    if not 0 <= p < 1:
-        raise ValueError(f"{name}={p} must be at least 0 and less than 1")
-
-
-def dropout_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
-    """A mask of zeros and 1 / (1 - p), zero with probability p, of the dtype and on the device of `like`.
-
-    On the CPU every decision takes 16 bits of a 64-bit draw: bernoulli_ takes a draw each, and was a
-    twentieth of a training step. p is rounded to a multiple of 2^-16 and the scale is that of the rounded p.
-    """
-    if like.device.type != "cpu":
-        return torch.empty(shape, device=like.device, dtype=like.dtype).bernoulli_(1 - p).div_(1 - p)
-    dropped = min(round(p * 65536), 65535)
-    count = math.prod(shape)
-    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
-    kept = draws.view(torch.int16)[:count].view(*shape) >= dropped - 32768
-    return kept.to(like.dtype).mul_(65536 / (65536 - dropped))
 
 
 class StandardDropout(nn.Module):
@@ -77,7 +57,7 @@ class WordEmbedding(nn.Embedding):
     """Embedding with dropout of whole word types: a dropped word is dropped wherever it stands in the window.
 
     e(w) = E_w * m_w / (1 - p),  m_w ~ Bernoulli(1 - p), one mask per window. tokens (...) -> (..., E).
-    Tied output weights are not masked. Y. Gal and Z. Ghahramani, arXiv 1512.05287 (2016).
+    Y. Gal and Z. Ghahramani, arXiv 1512.05287 (2016).
     """
 
     def __init__(self, vocab_size: int, embedding_size: int, *, dropout: float = 0.0) -> None:
@@ -85,10 +65,26 @@ class WordEmbedding(nn.Embedding):
         require_probability("dropout", dropout)
         self.dropout = dropout
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        vectors = super().forward(tokens)
+    def draw_mask(self) -> Tensor | None:
+        """The mask on word types (V, 1) of a window; None if nothing is dropped."""
         if not self.training or self.dropout == 0:
-            return vectors
+            return None
+        return dropout_mask((self.num_embeddings, 1), self.dropout, self.weight)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        vectors = super().forward(tokens)
         # Masking the gathered rows equals masking the table, without touching all of it.
-        mask = dropout_mask((self.num_embeddings, 1), self.dropout, vectors)
-        return vectors * mask[tokens]
+        return vectors if mask is None else vectors * mask[tokens]
+
+
+def drop_state(carry: Carry, p: float) -> Carry:
+    """Forget the state of each column with probability p: the model also learns to begin.
+
+    carry <- carry * m,  m ~ Bernoulli(1 - p) for each column, the same for all of its tensors; nothing is scaled.
+    G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017).
+    """
+    if p == 0:
+        return carry
+    first = carry_tensors(carry)[0]
+    kept = dropout_mask((first.shape[0],), p, first).gt(0)
+    return map_carry(lambda t: torch.where(kept.view(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)), carry)

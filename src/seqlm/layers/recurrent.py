@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class Recurrent(Layer):
     def __init__(self, cell: Cell, reverse: bool = False, engine: Engine = "auto") -> None:
         super().__init__()
         self.cell, self.reverse, self.engine = cell, reverse, engine
-        self._plans: dict[tuple[torch.device, torch.dtype], Plan] = {}
+        self._plans: dict[Any, Plan] = {}
         assert self.plan  # a forced engine that cannot serve the cell is refused here
         self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
 
@@ -40,7 +41,7 @@ class Recurrent(Layer):
     def plan(self) -> Plan:
         """The engine for the device and type that the cell's parameters have now."""
         parameter = next(self.cell.parameters(), torch.empty(0))
-        key = (parameter.device, parameter.dtype)
+        key = (parameter.device, parameter.dtype, self.cell.dropout)
         if key not in self._plans:
             self._plans[key] = pick(self.cell, self.engine)
         return self._plans[key]
@@ -85,11 +86,19 @@ class Stack(Layer):
     """Layers on top of each other, each reading the outputs of the one below.
 
     `dropout` is applied between layers (not below the first, not above the last). With `residual`
-    every layer but the first adds its input to its output: y = layer(x) + x. Raises ValueError, naming
-    the layer, if sizes do not fit.
+    every layer but the first adds its input to its output: y = layer(x) + x. With `skip_sum` the output is the
+    sum of the outputs of all layers (G. Melis et al., arXiv 1707.05589). Raises ValueError, naming the
+    layer, if sizes do not fit.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, dropout: nn.Module | None = None, residual: bool = False) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        *,
+        dropout: nn.Module | None = None,
+        residual: bool = False,
+        skip_sum: bool = False,
+    ) -> None:
         super().__init__()
         if not layers:
             raise ValueError("layers is empty; a stack needs at least one layer")
@@ -101,8 +110,13 @@ class Stack(Layer):
                     f"residual=true adds input and output of layers.{index}, but their widths differ: "
                     f"{above.input_size} and {above.output_size}; give all layers one width or set residual=false"
                 )
+            if skip_sum and above.output_size != below.output_size:
+                raise ValueError(
+                    f"skip_sum=true adds the outputs of all layers, but layers.{index} has {above.output_size} and the "
+                    f"one below {below.output_size}; give all layers one width or set skip_sum=false"
+                )
         self.layers = nn.ModuleList(layers)
-        self.dropout, self.residual = dropout or nn.Identity(), residual
+        self.dropout, self.residual, self.skip_sum = dropout or nn.Identity(), residual, skip_sum
         self.input_size, self.output_size = layers[0].input_size, layers[-1].output_size
         self.causal = all(layer.causal for layer in layers)
 
@@ -110,10 +124,11 @@ class Stack(Layer):
         return tuple(layer.init_carry(batch_size) for layer in self.layers)  # type: ignore[operator]
 
     def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        new = []
+        new, outputs = [], []
         for index, (layer, layer_carry) in enumerate(zip(self.layers, carry, strict=True)):
             below = self.dropout(xs) if index else xs
             layer_carry, ys = layer(below, layer_carry)
             xs = ys + below if self.residual and index else ys
             new.append(layer_carry)
-        return tuple(new), xs
+            outputs.append(xs)
+        return tuple(new), torch.stack(outputs).sum(0) if self.skip_sum and len(outputs) > 1 else xs

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from torch import Tensor, nn
 
-from ..cells import Carry, Cell, require_positive
+from ..cells import Carry, Cell, RecurrentDropout, require_positive, require_probability
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import (
@@ -19,18 +19,37 @@ from ..layers import (
     WordEmbedding,
     linear_cross_entropy,
     make_dropout,
-    require_probability,
 )
 
 
 class Dropouts(TypedDict, total=False):
-    """Dropout probabilities by place, and their kind; what is left out is 0, and locked."""
+    """Dropout probabilities by place, and their kind; what is left out is 0, and locked.
+
+    `embedding_tied`: words dropped from the embedding are dropped from tied softmax weights as well. `weight` to
+    `zoneout_memory` act inside the recurrence: see RecurrentDropout.
+    """
 
     kind: DropoutKind
     embedding: float
+    embedding_tied: bool
     input: float
     hidden: float
     output: float
+    weight: float
+    state: float
+    per_gate: bool
+    zoneout: float
+    zoneout_memory: float
+
+
+class Reading(NamedTuple):
+    """A window as the model read it."""
+
+    carry: Carry
+    ys: Tensor  # (T, B, O): what the softmax layer sees
+    top: Tensor  # (T, B, H): outputs of the last layer
+    dropped: Tensor  # (T, B, H): and with dropout
+    words: Tensor | None  # (V, 1): the mask on word types, where it is also that of the softmax weights
 
 
 class LayerSpec(TypedDict, total=False):
@@ -49,9 +68,10 @@ class LanguageModel(nn.Module):
     tokens (T, B) int64 -> logits (T, B, V). With `tied`, W_o is E itself (one Parameter; O. Press and
     L. Wolf, arXiv 1608.05859); P is the identity unless `projection` adds a linear map from the stack's
     width to the embedding's. Dropout probabilities: `embedding_dropout` of word types, `input_dropout`
-    on the embedded input, `output_dropout` before the softmax. `init_range` w draws every parameter from
+    on the embedded input, `output_dropout` before the softmax; with `embedding_tied` words that the embedding drops
+    are dropped from tied softmax weights too. `init_range` w draws every parameter from
     U(-w, w); by default cells use torch's own range and embedding and softmax U(-0.1, 0.1).
-    Raises ValueError if the stack is not causal or tied widths differ.
+    Raises ValueError if the stack is not causal, tied widths differ, or `embedding_tied` has nothing to do.
     """
 
     def __init__(
@@ -62,6 +82,7 @@ class LanguageModel(nn.Module):
         tied: bool = False,
         projection: bool = False,
         embedding_dropout: float = 0.0,
+        embedding_tied: bool = False,
         input_dropout: float = 0.0,
         output_dropout: float = 0.0,
         dropout_kind: DropoutKind = "locked",
@@ -79,7 +100,11 @@ class LanguageModel(nn.Module):
                 f"tied=true needs equal widths, but the embedding has {embedding_size} and the last layer "
                 f"{stack.output_size}; make them equal, or set projection=true to map one to the other"
             )
-        self.vocab_size = vocab_size
+        if embedding_tied and not (tied and embedding_dropout):
+            raise ValueError(
+                "embedding_tied=true does nothing unless weights are tied and embedding dropout is above 0"
+            )
+        self.vocab_size, self.embedding_tied = vocab_size, embedding_tied
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=embedding_dropout)
         self.input_dropout = make_dropout(dropout_kind, input_dropout)
         self.stack = stack
@@ -109,27 +134,30 @@ class LanguageModel(nn.Module):
         """The state before the first token: zeros."""
         return self.stack.init_carry(batch_size)
 
-    def read(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        """Read a window: tokens (T, B), carry -> (carry, what the softmax layer sees (T, B, O))."""
-        xs = self.input_dropout(self.embedding(tokens))
-        carry, ys = self.stack(xs, carry)
-        ys = self.output_dropout(ys)
-        return carry, ys if self.projection is None else self.projection(ys)
+    def read(self, tokens: Tensor, carry: Carry) -> Reading:
+        """Read a window of tokens (T, B)."""
+        words = self.embedding.draw_mask()
+        carry, top = self.stack(self.input_dropout(self.embedding(tokens, words)), carry)
+        dropped = self.output_dropout(top)
+        ys = dropped if self.projection is None else self.projection(dropped)
+        return Reading(carry, ys, top, dropped, words if self.embedding_tied else None)
+
+    def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
+        """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
+        weight = self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
+        ys = reading.ys.flatten(0, 1)
+        return linear_cross_entropy(ys, weight, self.decoder.bias, targets.flatten(), ignore_index=ignore_index)
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
-        carry, ys = self.read(tokens, carry)
-        return carry, self.decoder(ys)
+        reading = self.read(tokens, carry)
+        weight = self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
+        return reading.carry, nn.functional.linear(reading.ys, weight, self.decoder.bias)
 
     def nats(self, tokens: Tensor, targets: Tensor, carry: Carry, ignore_index: int = -100) -> tuple[Carry, Tensor]:
-        """Read a window and score it: (carry, summed nats of targets (T, B) other than `ignore_index`).
-
-        As cross_entropy(forward(tokens)), without ever holding all logits.
-        """
-        carry, ys = self.read(tokens, carry)
-        weight, bias = self.decoder.weight, self.decoder.bias
-        nats = linear_cross_entropy(ys.flatten(0, 1), weight, bias, targets.flatten(), ignore_index=ignore_index)
-        return carry, nats
+        """Read a window and score it: (carry, summed nats); as cross_entropy(forward(tokens))."""
+        reading = self.read(tokens, carry)
+        return reading.carry, self.score(reading, targets, ignore_index)
 
 
 def cells_of(model: nn.Module) -> list[Cell]:
@@ -146,7 +174,9 @@ def build_stack(
     layers: Sequence[LayerSpec] | None,
     bidirectional: bool,
     residual: bool,
+    skip_sum: bool,
     dropout: nn.Module,
+    recurrent_dropout: RecurrentDropout,
     engine: Engine,
 ) -> Stack:
     """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
@@ -159,6 +189,11 @@ def build_stack(
         make = spec.get("cell", cell)
         sizes = {"input_size": input_size, "hidden_size": spec.get("hidden_size", hidden_size)}
         cells = [make(**sizes) for _ in range(1 + bidirectional)]
+        for one in cells:
+            try:
+                one.regularise(recurrent_dropout)
+            except ValueError as error:
+                raise ConfigError(f"layer {index}: model.dropout.{error}") from error
         try:
             directions = [
                 Recurrent(one, reverse, spec.get("engine", engine))
@@ -168,7 +203,7 @@ def build_stack(
             raise ConfigError(f"layer {index}: {error}") from error
         built.append(Bidirectional(*directions) if bidirectional else directions[0])
         input_size = built[-1].output_size
-    return Stack(built, dropout=dropout, residual=residual)
+    return Stack(built, dropout=dropout, residual=residual, skip_sum=skip_sum)
 
 
 def build_language_model(
@@ -181,6 +216,7 @@ def build_language_model(
     layers: list[LayerSpec] | None = None,
     bidirectional: bool = False,
     residual: bool = False,
+    skip_sum: bool = False,
     tied: bool = False,
     projection: bool = False,
     dropout: Dropouts | None = None,
@@ -198,10 +234,10 @@ def build_language_model(
             "model.bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
             "use model.bidirectional=false"
         )
-    drop: Dropouts = {"kind": "locked", "embedding": 0.0, "input": 0.0, "hidden": 0.0, "output": 0.0, **(dropout or {})}
-    kind = drop["kind"]
+    drop: Dropouts = {"kind": "locked", **(dropout or {})}
     for place in ("embedding", "input", "hidden", "output"):
-        require_probability(f"dropout.{place}", drop[place])
+        require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
+    inside = RecurrentDropout(**{key: drop[key] for key in RecurrentDropout._fields if key in drop})  # type: ignore[literal-required]
     stack = build_stack(
         input_size=embedding_size,
         cell=cell,
@@ -210,7 +246,9 @@ def build_language_model(
         layers=layers,
         bidirectional=bidirectional,
         residual=residual,
-        dropout=make_dropout(kind, drop["hidden"]),
+        skip_sum=skip_sum,
+        dropout=make_dropout(drop["kind"], drop.get("hidden", 0.0)),
+        recurrent_dropout=inside,
         engine=engine,
     )
     if tied and not projection and stack.output_size != embedding_size:
@@ -224,9 +262,10 @@ def build_language_model(
         stack,
         tied=tied,
         projection=projection,
-        embedding_dropout=drop["embedding"],
-        input_dropout=drop["input"],
-        output_dropout=drop["output"],
-        dropout_kind=kind,
+        embedding_dropout=drop.get("embedding", 0.0),
+        embedding_tied=drop.get("embedding_tied", False),
+        input_dropout=drop.get("input", 0.0),
+        output_dropout=drop.get("output", 0.0),
+        dropout_kind=drop["kind"],
         init_range=init_range,
     )

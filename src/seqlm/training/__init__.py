@@ -1,5 +1,19 @@
-"""Leaves of the training loop: schedules, checkpoints, signals, loggers, devices."""
+"""Leaves of the training loop: schedules, averages, checkpoints, signals, loggers, devices."""
 
-from .schedules import Constant, DivideOnPlateau, HoldThenDecay, Moment, Schedule, WarmupCosine
+from .averaging import Averaging, Exponential, Mean, NonMonotone
+from .schedules import Constant, DivideOnPlateau, HoldThenDecay, Milestones, Moment, OneCycle, Schedule, WarmupCosine
 
-__all__ = ["Constant", "DivideOnPlateau", "HoldThenDecay", "Moment", "Schedule", "WarmupCosine"]
+__all__ = [
+    "Averaging",
+    "Constant",
+    "DivideOnPlateau",
+    "Exponential",
+    "HoldThenDecay",
+    "Mean",
+    "Milestones",
+    "Moment",
+    "NonMonotone",
+    "OneCycle",
+    "Schedule",
+    "WarmupCosine",
+]

@@ -11,19 +11,42 @@ from torch import Tensor, nn
 
 from ..cells import Carry, carry_tensors, detach, map_carry
 
-# (inputs (T, B), targets (T, B), carry) -> (carry, summed nats)
-Score = Callable[[Tensor, Tensor, Carry], tuple[Carry, Tensor]]
+# (inputs (T, B), targets (T, B), carry) -> (carry, summed nats, penalty in nats per token or None)
+Objective = Callable[[Tensor, Tensor, Carry], tuple[Carry, Tensor, "Tensor | None"]]
 
 
 def gradient(
-    score: Score, parameters: Sequence[nn.Parameter], inputs: Tensor, targets: Tensor, carry: Carry, units: float
+    objective: Objective,
+    parameters: Sequence[nn.Parameter],
+    inputs: Tensor,
+    targets: Tensor,
+    carry: Carry,
+    units: float,
+    parts: int = 1,
 ) -> tuple[Carry, Tensor]:
-    """Leave the gradient of nats / units in the parameters; returns the carry, cut off, and the summed nats."""
+    """Leave the gradient of (nats + tokens * penalty) / units in the parameters.
+
+    The columns are read in `parts` one after another, each with its own part of the carry: gradients add up, so that
+    is the gradient of all at once. Returns the carry, cut off, and the summed nats, without penalty.
+    """
     for parameter in parameters:
         parameter.grad = None
-    carry, nats = score(inputs, targets, carry)
-    (nats / units).backward()
-    return detach(carry), nats.detach()
+    carries, nats = [], []
+    for part in torch.arange(inputs.shape[1], device=inputs.device).chunk(parts) if parts > 1 else [None]:
+        window, wanted, start = inputs, targets, carry
+        if part is not None:
+            low, high = int(part[0]), int(part[-1]) + 1
+            window, wanted = inputs[:, low:high], targets[:, low:high]
+            start = map_carry(lambda t, low=low, high=high: t[low:high], carry)  # type: ignore[misc]
+        new, found, penalty = objective(window, wanted, start)
+        whole = found if penalty is None else found + wanted.numel() * penalty
+        (whole / units).backward()
+        carries.append(detach(new))
+        nats.append(found.detach())
+    if parts == 1:
+        return carries[0], nats[0]
+    columns = iter([torch.cat(tensors) for tensors in zip(*map(carry_tensors, carries), strict=True)])
+    return map_carry(lambda _: next(columns), carries[0]), torch.stack(nats).sum()
 
 
 class Graph(Protocol):
@@ -54,21 +77,21 @@ class GraphedGradient:
 
     def __init__(
         self,
-        score: Score,
+        objective: Objective,
         parameters: Sequence[nn.Parameter],
         capture: Capture,
         tell: Callable[[str], None],
         *,
         most: int = 8,
     ) -> None:
-        self.score, self.parameters, self.capture, self.tell, self.most = score, parameters, capture, tell, most
+        self.objective, self.parameters, self.capture, self.tell, self.most = objective, parameters, capture, tell, most
         self.captured: OrderedDict[Any, _Captured] = OrderedDict()
         self.carry: Carry = None
         self.broken = False
 
     def __call__(self, inputs: Tensor, targets: Tensor, carry: Carry, units: float) -> tuple[Carry, Tensor]:
         if self.broken:
-            return gradient(self.score, self.parameters, inputs, targets, carry, units)
+            return gradient(self.objective, self.parameters, inputs, targets, carry, units)
         key = (inputs.shape, units)
         if key not in self.captured:
             try:
@@ -101,7 +124,7 @@ class GraphedGradient:
         total = torch.zeros((), device=inputs.device)
 
         def step() -> None:
-            new, nats = gradient(self.score, self.parameters, inputs, targets, self.carry, units)
+            new, nats = gradient(self.objective, self.parameters, inputs, targets, self.carry, units)
             for mine, made in zip(carry_tensors(self.carry), carry_tensors(new), strict=True):
                 mine.copy_(made)
             total.copy_(nats)

@@ -100,3 +100,37 @@ class WarmupCosine(Schedule):
     def factor(self, at: Moment) -> float:
         warmup = min(1.0, (at.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * min(at.fraction, 1.0))) / 2)
+
+
+class Milestones(Schedule):
+    """lr / divisor^k after k of the epochs `at` have been completed."""
+
+    def __init__(self, *, at: list[int], divisor: float = 10.0) -> None:
+        if sorted(set(at)) != list(at) or any(epoch < 1 for epoch in at):
+            raise ValueError(f"at={list(at)} must be epochs of 1 and more, rising")
+        if divisor <= 1:
+            raise ValueError(f"divisor={divisor} must be greater than 1")
+        self.at, self.divisor = list(at), divisor
+
+    def factor(self, at: Moment) -> float:
+        return float(self.divisor) ** -sum(at.epoch >= epoch for epoch in self.at)
+
+
+class OneCycle(Schedule):
+    """Up along a cosine from `start` to 1 over the first `rise` of the run, then down along another to `final`.
+
+    L. N. Smith, arXiv 1803.09820 (2018), with cosines in place of lines.
+    """
+
+    def __init__(self, *, rise: float = 0.3, start: float = 0.04, final: float = 0.0) -> None:
+        for name, value in {"rise": rise, "start": start, "final": final}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}={value} must be at least 0 and less than 1")
+        self.rise, self.start, self.final = rise, start, final
+
+    def factor(self, at: Moment) -> float:
+        done = min(at.fraction, 1.0)
+        if done < self.rise:
+            return self.start + (1 - self.start) * (1 - math.cos(math.pi * done / self.rise)) / 2
+        rest = (done - self.rise) / (1 - self.rise)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * rest)) / 2

@@ -1,0 +1,73 @@
+"""Dropout inside a recurrence: on the weight that returns, on the state that returns, and of updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def require_probability(name: str, p: float) -> None:
+    """Raise ValueError, naming the argument, unless 0 <= p < 1."""
+    if not 0 <= p < 1:
+        raise ValueError(f"{name}={p} must be at least 0 and less than 1")
+
+
+def dropout_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
+    """A mask of zeros and 1 / (1 - p), zero with probability p, of the dtype and on the device of `like`.
+
+    On the CPU every decision takes 16 bits of a 64-bit draw: bernoulli_ takes a draw each, and was a
+    twentieth of a training step. p is rounded to a multiple of 2^-16 and the scale is that of the rounded p.
+    """
+    if like.device.type != "cpu":
+        return torch.empty(shape, device=like.device, dtype=like.dtype).bernoulli_(1 - p).div_(1 - p)
+    dropped = min(round(p * 65536), 65535)
+    count = math.prod(shape)
+    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+    kept = draws.view(torch.int16)[:count].view(*shape) >= dropped - 32768
+    return kept.to(like.dtype).mul_(65536 / (65536 - dropped))
+
+
+class RecurrentDropout(NamedTuple):
+    """What a cell drops while it is trained; masks are drawn once for a window, zoneout's at every step.
+
+    weight   of the recurrent weights: W <- W * m / (1 - p), the raw W gets the gradient (weight-drop, DropConnect;
+             S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)
+    state    of the state as it enters the recurrent product: h <- h * m / (1 - p) (Y. Gal and Z. Ghahramani, arXiv
+             1512.05287); with `per_gate` each gate has a mask of its own, as in their paper, else all share one
+    zoneout, zoneout_memory
+             units of h, and of the rest of the carry, that keep their value: h_t = m * h_{t-1} + (1 - m) * h'_t with
+             m ~ Bernoulli(p); in eval mode m is its mean p (D. Krueger et al., arXiv 1606.01305)
+    """
+
+    weight: float = 0.0
+    state: float = 0.0
+    per_gate: bool = False
+    zoneout: float = 0.0
+    zoneout_memory: float = 0.0
+
+    def draw(self, weight: Tensor, rows: int, gates: int = 1) -> tuple[Tensor, Tensor | None]:
+        """The recurrent weight (G*H, R) of a window, masked, and the mask of the state (B, R) or (G, B, R)."""
+        mask = None
+        if self.weight:
+            weight = weight * dropout_mask(weight.shape, self.weight, weight)
+        if self.state:
+            mask = dropout_mask(((gates,) if self.per_gate else ()) + (rows, weight.shape[1]), self.state, weight)
+        return weight, mask
+
+    @property
+    def zones(self) -> bool:
+        """Whether units may keep their value."""
+        return self.zoneout > 0 or self.zoneout_memory > 0
+
+    def check(self) -> RecurrentDropout:
+        """Itself; raises ValueError, naming the field, if a probability is none, or `per_gate` has nothing to drop."""
+        for name, value in self._asdict().items():
+            if name != "per_gate":
+                require_probability(name, value)
+        if self.per_gate and not self.state:
+            raise ValueError("per_gate=true does nothing without state, the probability of dropping")
+        return self

@@ -1,0 +1,247 @@
+"""Every regulariser with every cell and engine: gradients reach every parameter, and nothing happens in eval mode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from seqlm import ElmanCell, GRUCell, JordanCell, LanguageModel, LSTMCell, Recurrent, Stack, scan
+from seqlm.cells import LayerNormLSTMCell, PeepholeLSTMCell, RecurrentDropout, carry_tensors, map_carry
+from seqlm.cells.dropout import dropout_mask
+from seqlm.data import Window
+from seqlm.engines import ENGINES
+from seqlm.errors import ConfigError
+from seqlm.layers import drop_state, linear_cross_entropy
+from seqlm.tasks import LanguageModeling
+
+from .test_model import model_of
+
+T, B, E, H = 5, 3, 4, 6
+MAKERS = {
+    "elman": ElmanCell,
+    "jordan": JordanCell,
+    "gru": GRUCell,
+    "gru before": lambda *sizes: GRUCell(*sizes, reset="before"),
+    "lstm": LSTMCell,
+    "capped": lambda *sizes: LSTMCell(*sizes, input_gate="capped"),
+    "coupled": lambda *sizes: LSTMCell(*sizes, input_gate="coupled"),
+    "peephole": PeepholeLSTMCell,
+    "layer norm": LayerNormLSTMCell,
+}
+DROPS = {
+    "weight": RecurrentDropout(weight=0.5),
+    "state": RecurrentDropout(state=0.5),
+    "per gate": RecurrentDropout(state=0.5, per_gate=True),
+    "zoneout": RecurrentDropout(zoneout=0.3),
+    "memory": RecurrentDropout(zoneout_memory=0.3),
+    "all": RecurrentDropout(weight=0.2, state=0.3, zoneout=0.2),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def cell(request):
+    torch.manual_seed(0)
+    made = MAKERS[request.param](E, H).double()
+    for parameter in made.parameters():
+        torch.nn.init.uniform_(parameter, -0.7, 0.7)
+    return made
+
+
+def regularised(cell, drop):
+    try:
+        cell.regularise(drop)
+    except ValueError as error:
+        pytest.skip(str(error))
+    return cell
+
+
+def window(cell, engine, xs, carry, seed=3):
+    """Outputs and last carry, with masks from this seed."""
+    torch.manual_seed(seed)
+    last, ys = Recurrent(cell, engine=engine)(xs, carry)
+    return [ys, *carry_tensors(last)]
+
+
+def given(cell):
+    torch.manual_seed(1)
+    carry = map_carry(lambda t: torch.rand_like(t) - 0.5, cell.init_carry(B))
+    return torch.randn(T, B, E, dtype=torch.float64), carry
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_draw_and_compute_alike(cell, engine, drop):
+    cell = regularised(cell, drop)
+    if why_not := ENGINES[engine].refusal(cell):
+        pytest.skip(why_not)
+    xs, carry = given(cell)
+    for train in (True, False):
+        cell.train(train)
+        results = []
+        for name in ("scan", engine):
+            cell.zero_grad()
+            outputs = window(cell, name, xs, carry)
+            sum(output.sin().sum() for output in outputs).backward()
+            results.append([*outputs, *(p.grad for p in cell.parameters())])
+        for ours, reference in zip(*results, strict=True):
+            torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+def test_gradients_match_finite_differences_under_the_masks(cell, drop):
+    cell = regularised(cell, drop)
+    xs, carry = given(cell)
+
+    def loss():
+        return sum(output.sin().sum() for output in window(cell, "scan", xs, carry))
+
+    loss().backward()
+    for name, parameter in cell.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+        direction = torch.randn_like(parameter)
+        with torch.no_grad():
+            values = []
+            for step in (1e-6, -2e-6):
+                parameter += step * direction
+                values.append(float(loss()))
+            parameter += 1e-6 * direction
+        slope = float((parameter.grad * direction).sum())
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+def test_it_changes_training_and_not_evaluation(cell, drop):
+    xs, carry = given(cell)
+    plain = window(cell, "scan", xs, carry)
+    cell = regularised(cell, drop)
+    assert not torch.equal(window(cell, "scan", xs, carry)[0], plain[0])
+    assert not torch.equal(window(cell, "scan", xs, carry, 4)[0], window(cell, "scan", xs, carry)[0])
+    evaluated = window(cell.eval(), "scan", xs, carry)
+    if drop.zones:  # the mean of the mask, as published: the state moves less
+        assert torch.equal(evaluated[0], window(cell, "scan", xs, carry, 4)[0])
+        assert not torch.equal(evaluated[0], plain[0])
+    else:
+        assert torch.equal(evaluated[0], plain[0])
+
+
+def test_weight_drop_by_hand():
+    """An LSTM in NumPy with the same mask on W_hh, every window another."""
+    torch.manual_seed(0)
+    cell = LSTMCell(E, H).double()
+    cell.regularise(RecurrentDropout(weight=0.5))
+    xs, carry = given(cell)
+    found = window(cell, "fused", xs, carry)
+    torch.manual_seed(3)
+    mask = dropout_mask(cell.weight_hh.shape, 0.5, cell.weight_hh).numpy()
+    assert set(np.unique(mask)) == {0.0, 2.0}
+    w_ih, w_hh, b_ih, b_hh = (p.detach().numpy() for p in cell.parameters())
+    h, c = (t.numpy() for t in carry)
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    for t in range(T):
+        i, f, g, o = np.split(xs[t].numpy() @ w_ih.T + b_ih + h @ (w_hh * mask).T + b_hh, 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        np.testing.assert_allclose(found[0][t].detach().numpy(), h, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["free", "capped", "coupled"])
+def test_input_gates_by_hand(kind):
+    torch.manual_seed(0)
+    cell = LSTMCell(E, H, input_gate=kind, forget_bias=2.0).double()
+    xs, carry = given(cell)
+    c, ys = carry.c.numpy(), scan(cell, xs[:1], carry)[0].c.detach().numpy()
+    a = (xs[0] @ cell.weight_ih.T + cell.bias_ih + carry.h @ cell.weight_hh.T + cell.bias_hh).detach().numpy()
+    blocks = np.split(a, len(a.T) // H, axis=1)
+    f, g = blocks[-3], blocks[-2]
+    forget = 1 / (1 + np.exp(-f))
+    gate = 1 / (1 + np.exp(-blocks[0]))
+    gate = {"free": gate, "capped": np.minimum(gate, 1 - forget), "coupled": 1 - forget}[kind]
+    np.testing.assert_allclose(ys, forget * c + gate * np.tanh(g), atol=1e-12)
+    bias = cell.bias_ih.detach().view(-1, H)
+    assert bias[-3].min() > 1.5 and bias[-2].abs().max() < 0.5
+
+
+def test_what_does_nothing_is_refused():
+    with pytest.raises(ValueError, match="zoneout_memory does nothing: GRUCell"):
+        GRUCell(E, H).regularise(RecurrentDropout(zoneout_memory=0.1))
+    with pytest.raises(ValueError, match="per_gate=true does nothing without state"):
+        LSTMCell(E, H).regularise(RecurrentDropout(per_gate=True))
+    with pytest.raises(ValueError, match=r"weight=1\.0 must be"):
+        LSTMCell(E, H).regularise(RecurrentDropout(weight=1.0))
+    with pytest.raises(ConfigError, match=r"layer 0: model.dropout.zoneout_memory does nothing"):
+        model_of("model=gru", "model.dropout.zoneout_memory=0.2")
+    with pytest.raises(ConfigError, match="embedding_tied=true does nothing"):
+        model_of("model.dropout.embedding_tied=true")
+
+
+def test_embedding_masks_reach_tied_weights():
+    torch.manual_seed(0)
+    stack = Stack([Recurrent(LSTMCell(H, H))])
+    model = LanguageModel(50, stack, tied=True, embedding_dropout=0.5, embedding_tied=True)
+    reading = model.read(torch.zeros(T, B, dtype=torch.int64), model.init_carry(B))
+    assert set(reading.words.flatten().tolist()) == {0.0, 2.0}
+    expected = F.linear(reading.ys, model.decoder.weight * reading.words, model.decoder.bias)
+    torch.manual_seed(9)
+    _, logits = model(torch.ones(T, B, dtype=torch.int64), model.init_carry(B))
+    torch.manual_seed(9)
+    again = model.read(torch.ones(T, B, dtype=torch.int64), model.init_carry(B))
+    dropped = again.words.flatten() == 0
+    assert (logits[..., dropped] == model.decoder.bias[dropped]).all() and expected.shape == logits.shape
+    targets = torch.randint(50, (T, B))
+    nats = model.score(again, targets)
+    close = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    torch.testing.assert_close(nats, close)
+    assert model.eval().read(targets, model.init_carry(B)).words is None
+
+
+def test_penalties_by_hand():
+    """AR on the dropped outputs, TAR on those without dropout; in nats per token, added to training alone."""
+    torch.manual_seed(0)
+    model = LanguageModel(20, Stack([Recurrent(LSTMCell(H, H))]), output_dropout=0.5).double()
+    tokens = torch.randint(20, (T + 1, B))
+    whole = Window(tokens[:-1], tokens[1:], T * B)
+    torch.manual_seed(5)
+    _, nats, penalty = LanguageModeling(activation_penalty=2.0, temporal_penalty=3.0).objective(
+        model, whole, model.init_carry(B)
+    )
+    torch.manual_seed(5)
+    reading = model.read(whole.inputs, model.init_carry(B))
+    top, dropped = (part.detach().numpy().astype(np.float32) for part in (reading.top, reading.dropped))
+    by_hand = 2.0 * sum(v * v for v in dropped.flatten()) / dropped.size
+    by_hand += 3.0 * sum(v * v for v in (top[1:] - top[:-1]).flatten()) / (top.size - top[0].size)
+    assert float(penalty) == pytest.approx(by_hand, rel=1e-5)
+    assert LanguageModeling().objective(model, whole, model.init_carry(B))[2] is None
+    one = Window(tokens[:1], tokens[1:2], B)  # no change in a window of one step
+    assert LanguageModeling(temporal_penalty=1.0).objective(model, one, model.init_carry(B))[2] is None
+    assert nats.item() == pytest.approx(
+        linear_cross_entropy(
+            reading.ys.flatten(0, 1), model.decoder.weight, model.decoder.bias, whole.targets.flatten()
+        ).item()
+    )
+
+
+def test_dropped_state():
+    torch.manual_seed(0)
+    carry = LSTMCell(E, H).init_carry(4000)
+    carry = map_carry(lambda t: t + 1, carry)
+    h, c = drop_state((carry,), 0.25)[0]
+    kept = h.amin(1)
+    assert torch.equal(kept, h.amax(1)) and torch.equal(h, c)
+    assert kept.mean() == pytest.approx(0.75, abs=0.03) and set(kept.tolist()) == {0.0, 1.0}
+    assert drop_state(carry, 0.0) is carry
+
+
+def test_skip_sum():
+    torch.manual_seed(0)
+    layers = [Recurrent(LSTMCell(E, H)), Recurrent(GRUCell(H, H)), Recurrent(ElmanCell(H, H))]
+    stack = Stack(layers, skip_sum=True)
+    xs, total = torch.randn(T, B, E), torch.zeros(T, B, H)
+    carry, ys = stack(xs, stack.init_carry(B))
+    for layer in layers:
+        xs = layer(xs, layer.init_carry(B))[1]
+        total += xs
+    torch.testing.assert_close(ys, total)
+    with pytest.raises(ValueError, match="skip_sum=true adds the outputs of all layers"):
+        Stack([Recurrent(LSTMCell(E, H)), Recurrent(GRUCell(H, H + 1))], skip_sum=True)
