@@ -41,10 +41,10 @@ def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seco
     notes: list[str] = []
     optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)
 
-    def score(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
-        return model.nats(inputs, targets, carry)
+    def objective(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
+        return (*model.nats(inputs, targets, carry), None)
 
-    graph = GraphedGradient(score, parameters, cuda_capture(device), notes.append) if graphed else None
+    graph = GraphedGradient(objective, parameters, cuda_capture(device), notes.append) if graphed else None
     carry = model.init_carry(batch)
     tokens = torch.randint(vocabulary, (window + 1, batch), device=device)
     times: list[float] = []
@@ -54,7 +54,7 @@ def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seco
         if graph is not None:
             carry, _ = graph(tokens[:-1], tokens[1:], carry, float(batch))
         else:
-            carry, _ = gradient(score, parameters, tokens[:-1], tokens[1:], carry, float(batch))
+            carry, _ = gradient(objective, parameters, tokens[:-1], tokens[1:], carry, float(batch))
         descend(optimizer, parameters, 5.0)
         times.append(now(device) - start)
     median = statistics.median(times[3:])

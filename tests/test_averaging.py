@@ -168,7 +168,7 @@ def test_drawn_lengths():
     assert len(short) / len(drawn) == pytest.approx(0.05, abs=0.005)
     assert np.mean([length for length in drawn if length >= 50]) == pytest.approx(69.5, abs=0.2)
     assert np.std([length for length in drawn if length >= 50]) == pytest.approx(5, abs=0.2)
-    assert 5 <= min(drawn) and max(drawn) <= 90
+    assert min(drawn) >= 5 and max(drawn) <= 90
     assert lengths.of_epoch(1, 500) == lengths.of_epoch(1, 500) != lengths.of_epoch(2, 500)
     for rows in (1, 5, 69, 70, 500):
         covered = lengths.of_epoch(0, rows)

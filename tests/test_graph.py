@@ -46,10 +46,10 @@ def losses(make, device="cpu", dropout=0.0):
     parameters, found = list(model.parameters()), []
     optimizer = torch.optim.SGD(parameters, lr=0.5)
 
-    def score(inputs, targets, carry):
-        return model.nats(inputs, targets, carry)
+    def objective(inputs, targets, carry):
+        return (*model.nats(inputs, targets, carry), None)
 
-    step = make(score, parameters)
+    step = make(objective, parameters)
     carry = model.init_carry(3)
     for inputs, targets in windows(device):
         carry, nats = step(inputs, targets, carry, float(targets.numel()))
@@ -58,15 +58,15 @@ def losses(make, device="cpu", dropout=0.0):
     return found, map_carry(torch.clone, carry), step
 
 
-def eager(score, parameters):
-    return lambda *window: gradient(score, parameters, *window)
+def eager(objective, parameters):
+    return lambda *window: gradient(objective, parameters, *window)
 
 
 def test_replays_train_as_eager_steps_do():
     expected, carry, _ = losses(eager)
     said = []
     found, last, step = losses(
-        lambda score, parameters: GraphedGradient(score, parameters, recorder(parameters), said.append, most=3)
+        lambda objective, parameters: GraphedGradient(objective, parameters, recorder(parameters), said.append, most=3)
     )
     assert found == expected and not said
     assert all(torch.equal(a, b) for one, two in zip(carry, last, strict=True) for a, b in zip(one, two, strict=True))

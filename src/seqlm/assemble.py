@@ -130,8 +130,9 @@ def load_run(
 ) -> LoadedRun:
     """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
 
-    `checkpoint` is best, last or a step; `weights` raw, average, or auto: what the run evaluated itself with; `data` replaces keys of the run's data (`{"path": ...}`); `trust`
-    names packages of yours that its config may build from. Raises ConfigError if the folder is not a run.
+    `checkpoint` is best, last or a step; `weights` raw, average, or auto: what the run evaluated itself with;
+    `data` replaces keys of the run's data (`{"path": ...}`); `trust` names packages of yours that its config
+    may build from. Raises ConfigError if the folder is not a run.
     """
     run = RunFolder.open(folder)
     config = load_config(run.config)

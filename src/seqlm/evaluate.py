@@ -55,7 +55,9 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     """`seqlm eval RUN [key=value ...] [--json]`: print and keep the scores of a split."""
     how = verb_config("eval", EvalConfig, words)
     device = prepare(how.device, how.precision, how.threads)
-    run = load_run(folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, data=how.data, trust=how.trust)
+    run = load_run(
+        folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, data=how.data, trust=how.trust
+    )
     encoded, tokenizer = run.data[how.split], run.tokenizer
     window = run.config.train.window if how.window is None else how.window
     streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)

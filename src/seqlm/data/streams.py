@@ -74,9 +74,9 @@ class Lengths(NamedTuple):
 class Streams:
     """The windows of a text of N tokens in `batch_size` columns of ceil(N / batch_size) rows.
 
-    `window` is the length of all of them, or Lengths. `first` is the token that stands before the text. Raises ConfigError, naming the keys under `where`
-    (`train.`), if there are more columns than tokens or `window` is longer than a column
-    (unless `clip`: evaluation may use a shorter window, it changes no number).
+    `window` is the length of all of them, or Lengths. `first` is the token that stands before the text.
+    Raises ConfigError, naming the keys under `where` (`train.`), if there are more columns than tokens or `window` is
+    longer than a column (unless `clip`: evaluation may use a shorter window, it changes no number).
     """
 
     def __init__(

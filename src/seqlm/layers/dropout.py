@@ -71,10 +71,14 @@ class WordEmbedding(nn.Embedding):
             return None
         return dropout_mask((self.num_embeddings, 1), self.dropout, self.weight)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    def look_up(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """The vectors of `tokens` under a mask that was drawn."""
         vectors = super().forward(tokens)
         # Masking the gathered rows equals masking the table, without touching all of it.
         return vectors if mask is None else vectors * mask[tokens]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.look_up(tokens, self.draw_mask())
 
 
 def drop_state(carry: Carry, p: float) -> Carry:

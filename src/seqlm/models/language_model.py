@@ -137,7 +137,7 @@ class LanguageModel(nn.Module):
     def read(self, tokens: Tensor, carry: Carry) -> Reading:
         """Read a window of tokens (T, B)."""
         words = self.embedding.draw_mask()
-        carry, top = self.stack(self.input_dropout(self.embedding(tokens, words)), carry)
+        carry, top = self.stack(self.input_dropout(self.embedding.look_up(tokens, words)), carry)
         dropped = self.output_dropout(top)
         ys = dropped if self.projection is None else self.projection(dropped)
         return Reading(carry, ys, top, dropped, words if self.embedding_tied else None)

@@ -1,4 +1,4 @@
-"""Averages of the weights, kept beside them: the optimizer goes on from the weights, evaluations may use the average."""
+"""Averages of the weights, kept beside them: the optimizer goes on from the weights, evaluations use the average."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ class Exponential(Averaging):
 class NonMonotone(Averaging):
     """NT-ASGD: the mean of the weights from the first evaluation on that is worse than one of long ago.
 
-    Begins when an evaluation `is_nonmonotone` with n = `patience`. S. Merity, N. S. Keskar and R. Socher, arXiv 1708.02182, algorithm 1. As in
-    torch.optim.ASGD(t0=0, lambd=0), which their code uses, the first two averages are the weights themselves:
-    average_k = (w_2 + ... + w_k) / (k - 1). The learning rate stays what the schedule says.
+    Begins when an evaluation `is_nonmonotone` with n = `patience`. As in torch.optim.ASGD(t0=0, lambd=0), which the
+    authors' code uses, the first two averages are the weights themselves: average_k = (w_2 + ... + w_k) / (k - 1). The
+    learning rate stays what the schedule says. S. Merity, N. S. Keskar and R. Socher, arXiv 1708.02182, algorithm 1.
     """
 
     def __init__(self, *, patience: int = 5) -> None:
