@@ -12,10 +12,11 @@ import torch
 
 from .assemble import load_run
 from .config import verb_config
-from .data import Streams, Window
+from .data import Streams
 from .run import to_json, write_atomically
 from .schema import EvalConfig
 from .tasks import Score, perplexity
+from .testtime.command import adapts, evaluate_adaptively
 from .training.device import autocast, prepare
 
 
@@ -36,7 +37,7 @@ def evaluate(
         for index in range(len(streams)):
             if stopped():
                 break
-            window = to_device(streams[index], device)
+            window = streams[index].to(device)
             with autocast(device, precision):
                 carry, nats = task.nats(model, window, carry)
             score.nats += float(nats)
@@ -44,11 +45,6 @@ def evaluate(
     finally:
         model.train(was_training)
     return score
-
-
-def to_device(window: Window, device: torch.device) -> Window:
-    """The window on the device that computes."""
-    return Window(window.inputs.to(device), window.targets.to(device), window.tokens)
 
 
 def main(folder: str, words: Sequence[str], as_json: bool) -> None:
@@ -60,9 +56,13 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     )
     encoded, tokenizer = run.data[how.split], run.tokenizer
     window = run.config.train.window if how.window is None else how.window
-    streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)
+    run.model.to(device)
     started = time.perf_counter()
-    score = evaluate(run.model.to(device), run.task, streams, device, how.precision)
+    if adapts(how):
+        score, adaptation = evaluate_adaptively(run, how, window, device)
+    else:
+        streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)
+        score, adaptation = evaluate(run.model, run.task, streams, device, how.precision), {}
     seconds = time.perf_counter() - started
     assert score.tokens == len(encoded.tokens), "every target once"
 
@@ -83,6 +83,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "ppl_word": perplexity(score.nats, counts.words),
         "words": counts.words,
         "oov_rate": unknown / score.tokens,
+        **adaptation,
         "seconds": round(seconds, 3),
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
@@ -93,7 +94,8 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         )
         return
     try:
-        write_atomically(run.folder.path / f"eval-{how.split}.json", to_json(result, indent=2) + "\n")
+        kind = "-adapted" if adaptation else ""
+        write_atomically(run.folder.path / f"eval-{how.split}{kind}.json", to_json(result, indent=2) + "\n")
     except OSError as error:
         print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
 
@@ -110,4 +112,9 @@ def _table(result: dict[str, Any]) -> str:
         ("out of vocabulary", f"{100 * result['oov_rate']:.2f}%"),
         ("tokens/s", f"{result['tokens_per_s']:,.0f}"),
     ]
+    adapted = {**result.get("adaptation", {})}
+    rows += [("adaptation", "  ".join(f"{key} {value}" for key, value in adapted.items()))] if adapted else []
+    if "search" in result:
+        searched = result["search"]
+        rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens")]
     return "\n".join(f"{name:<20} {value}" for name, value in rows)

@@ -119,6 +119,30 @@ class Config:
 
 
 @dataclass(kw_only=True)
+class DynamicConfig:
+    """Dynamic evaluation: weights that learn while they are tested."""
+
+    lr: float | None = _key(above=0)
+    decay: float = _key(least=0, below=1)
+    epsilon: float = _key(above=0)
+    rule: str = _key(allowed=("rms", "sgd"))
+    norm: str = _key(allowed=("tensors", "elements"))
+    window: int = _key(least=1)
+    train_batch_size: int = _key(least=1)
+    search: bool = _key()
+
+
+@dataclass(kw_only=True)
+class CacheConfig:
+    """The continuous cache over the last words."""
+
+    size: int | None = _key(least=1)
+    flatness: float = _key(least=0)
+    share: float = _key(least=0, below=1)
+    search: bool = _key()
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """Keys of `seqlm eval RUN`."""
 
@@ -127,6 +151,10 @@ class EvalConfig:
     weights: str = _key(allowed=("auto", *WEIGHTS))
     batch_size: int = _key(least=1)
     window: int | None = _key(least=1)
+    temperature: float | None = _key(above=0)
+    dynamic: DynamicConfig
+    cache: CacheConfig
+    search_tokens: int = _key(least=100)
     device: str = _key()
     precision: str = _key(allowed=PRECISIONS)
     engine: str = _key(allowed=ENGINES)

@@ -18,7 +18,7 @@ from .assemble import load_weights_from
 from .cells import Carry
 from .config import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
 from .errors import ConfigError, NonFiniteError, RunExists, Stopped
-from .evaluate import evaluate, to_device
+from .evaluate import evaluate
 from .models import LanguageModel
 from .report import closing, describe_run, header, hparams, now
 from .run import RunFolder, file_stem
@@ -173,7 +173,7 @@ def _fit(
             group["lr"] = lr * factor
         if progress.window == 0:
             carry = session.init_carry()
-        window = to_device(session.train[progress.window], session.device)
+        window = session.train[progress.window].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
         units = window.tokens if limits.loss_unit == "mean" else session.train.batch_size
         carry, nats = gradient(window.inputs, window.targets, carry, units)

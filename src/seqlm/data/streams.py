@@ -38,6 +38,10 @@ class Window(NamedTuple):
     targets: Tensor
     tokens: int  # targets that count
 
+    def to(self, device: torch.device) -> Window:
+        """The window on the device that computes."""
+        return Window(self.inputs.to(device), self.targets.to(device), self.tokens)
+
 
 class Lengths(NamedTuple):
     """How long the windows of training are: all `window` rows, or drawn anew in every epoch, about that long.

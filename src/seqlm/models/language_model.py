@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell, RecurrentDropout, require_positive, require_probability
@@ -148,11 +149,20 @@ class LanguageModel(nn.Module):
         ys = reading.ys.flatten(0, 1)
         return linear_cross_entropy(ys, weight, self.decoder.bias, targets.flatten(), ignore_index=ignore_index)
 
+    def logits(self, reading: Reading) -> Tensor:
+        """What the softmax is taken of (T, B, V)."""
+        weight = self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
+        return nn.functional.linear(reading.ys, weight, self.decoder.bias)
+
+    def log_probabilities(self, reading: Reading, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """ln p of every target (T, B) under softmax(logits / temperature); 0 where a target is negative."""
+        logs = (self.logits(reading).float() / temperature).log_softmax(-1)
+        return torch.where(targets < 0, 0.0, logs.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1))
+
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
         reading = self.read(tokens, carry)
-        weight = self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
-        return reading.carry, nn.functional.linear(reading.ys, weight, self.decoder.bias)
+        return reading.carry, self.logits(reading)
 
     def nats(self, tokens: Tensor, targets: Tensor, carry: Carry, ignore_index: int = -100) -> tuple[Carry, Tensor]:
         """Read a window and score it: (carry, summed nats); as cross_entropy(forward(tokens))."""
@@ -221,12 +231,28 @@ def build_language_model(
     projection: bool = False,
     dropout: Dropouts | None = None,
     init_range: float | None = None,
+    num_params: int | str | None = None,
     engine: Engine = "auto",
 ) -> LanguageModel:
     """The language model a `model=` preset describes; `cell` is a class or factory called with its sizes.
 
-    `embedding_size` is `hidden_size` unless given. Messages speak of `model.` keys.
+    `embedding_size` is `hidden_size` unless given. With `num_params` (24_000_000, "24M", "500k") the hidden size is the
+    largest whose model has no more parameters than that. Messages speak of `model.` keys.
     """
+    if num_params is not None:
+        given = dict(locals())
+        given |= {"num_params": None, "engine": "scan"}
+        if layers is not None:
+            raise ConfigError(
+                "model.num_params solves one hidden size for all layers; use model.num_layers, not layers"
+            )
+
+        def count(size: int) -> int:
+            with torch.device("meta"):
+                sized: LanguageModel = build_language_model(**{**given, "hidden_size": size})
+            return sum(parameter.numel() for parameter in sized.parameters())
+
+        hidden_size = solve_size(count, budget(num_params))
     embedding_size = hidden_size if embedding_size is None else embedding_size
     require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
     if bidirectional:
@@ -269,3 +295,26 @@ def build_language_model(
         dropout_kind=drop["kind"],
         init_range=init_range,
     )
+
+
+def budget(text: int | str) -> int:
+    """A number of parameters as people write it: 24000000, "24M", "1.5M", "500k". Raises ConfigError."""
+    units = {"k": 1e3, "M": 1e6, "G": 1e9}
+    try:
+        number, unit = (text[:-1], units[text[-1]]) if isinstance(text, str) and text[-1:] in units else (text, 1)
+        return round(float(number) * unit)
+    except ValueError:
+        raise ConfigError(f"model.num_params={text} should be a number, as 24M, 500k or 1000000") from None
+
+
+def solve_size(count: Callable[[int], int], most: int) -> int:
+    """The largest size >= 1 with count(size) <= most, for a count that rises with it."""
+    if count(1) > most:
+        raise ConfigError(f"model.num_params={most} is too small: with hidden size 1 there are {count(1):,} parameters")
+    low, high = 1, 2
+    while count(high) <= most:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) <= most else (low, middle)
+    return low

@@ -1,0 +1,79 @@
+"""Published settings: what they build is as large as published, and begins where it must."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqlm.build import build
+from seqlm.cells import detach
+from seqlm.config import find_configs
+from seqlm.errors import ConfigError
+from seqlm.models.language_model import budget
+
+from .conftest import compose
+from .test_model import model_of
+
+V = 10_000
+# Parameters as published. Melis: their cells have one bias where torch's have two, their vocabulary one word more.
+PARAMETERS = {
+    "awd_ptb": 24_221_600,
+    "awd_ptb_finetune": 24_221_600,
+    "book_better_rnnlm": 13_280_400,
+    "book_rnnlm": 2_090_800,
+    "gal_large": 66_034_000,
+    "melis_10m": 9_997_549 + 4 * 1194 - (268 + 1),
+    "melis_24m": 23_979_620 + 4 * 4 * 723 - (723 + 1),
+    "wlm_200": 4_653_200,
+    "wlm_200_tied": 2_653_200,
+    "wlm_650": 19_780_400,
+    "wlm_650_tied": 13_280_400,
+    "wlm_1500": 66_034_000,
+    "wlm_1500_tied": 51_034_000,
+    "zaremba_small": 4_653_200,
+    "zaremba_medium": 19_780_400,
+    "zaremba_large": 66_034_000,
+}
+NAMES = sorted(path.stem for path in Path(find_configs() / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_are_those_published(name):
+    config = compose(f"experiment={name}", "data.path=somewhere")
+    with torch.device("meta"):
+        model = build(config.model, "model", vocab_size=V, engine="scan")
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_loss_is_that_of_knowing_nothing(name):
+    config = compose(f"experiment={name}", "data.path=somewhere")
+    torch.manual_seed(0)
+    model = build(config.model, "model", vocab_size=V, engine="native" if "layers" not in config.model else "auto")
+    tokens, carry = torch.randint(V, (7, 2)), model.init_carry(2)
+    with torch.no_grad():
+        _, nats = model.nats(tokens[:-1], tokens[1:], detach(carry))
+    assert nats.item() / 12 == pytest.approx(math.log(V), rel=0.02)
+
+
+@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "jordan", "layer_norm_lstm"])
+@pytest.mark.parametrize("options", [(), ("model.tied=true",), ("model.embedding_size=20", "model.num_layers=2")])
+def test_a_budget_of_parameters(cell, options):
+    model = model_of(f"model/cell={cell}", "model.num_params=60k", *options)
+    size = model.stack.output_size
+    count = sum(parameter.numel() for parameter in model.parameters())
+    larger = model_of(f"model/cell={cell}", f"model.hidden_size={size + 1}", *options)
+    assert count <= 60_000 < sum(parameter.numel() for parameter in larger.parameters())
+
+
+def test_budgets_as_people_write_them():
+    assert [budget(text) for text in (24, "24", "1.5k", "24M", "0.5M")] == [24, 24, 1500, 24_000_000, 500_000]
+    with pytest.raises(ConfigError, match="model.num_params=many should be a number"):
+        budget("many")
+    with pytest.raises(ConfigError, match=r"model.num_params=20 is too small: with hidden size 1 there are \d+"):
+        model_of("model.num_params=20")
+    with pytest.raises(ConfigError, match="not layers"):
+        model_of("model.num_params=1M", "model.layers=[{cell: gru}]")

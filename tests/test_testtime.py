@@ -1,0 +1,215 @@
+"""Adapting while being tested, against slow and obvious computations, and from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
+from seqlm.cells import detach
+from seqlm.data import Streams
+from seqlm.errors import ConfigError
+from seqlm.evaluate import evaluate, main
+from seqlm.tasks import LanguageModeling
+from seqlm.testtime import Adaptation, Cache, DynamicWeights, adaptive_evaluate
+from seqlm.testtime.search import _best_share, climb
+from seqlm.train import train
+
+from .conftest import tiny
+
+CPU, V = torch.device("cpu"), 11
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    made = LanguageModel(V, Stack([Recurrent(LSTMCell(6, 6))]), tied=True, output_dropout=0.5).double()
+    for parameter in made.parameters():
+        torch.nn.init.uniform_(parameter, -0.8, 0.8)
+    return made
+
+
+def streams(steps=40, window=4, batch_size=1, seed=1):
+    tokens = np.random.default_rng(seed).integers(0, V, steps * batch_size).astype(np.uint16)
+    return Streams(tokens, batch_size, window, first=0)
+
+
+def test_without_adaptation_it_is_plain_evaluation(model):
+    plain = evaluate(model, LanguageModeling(), streams(), CPU)
+    found = adaptive_evaluate(model, streams(), CPU, Adaptation())
+    assert found.tokens == plain.tokens == 40 and found.nats == pytest.approx(plain.nats, rel=1e-5)
+    assert model.training
+    with pytest.raises(ValueError, match="batch_size=2"):
+        adaptive_evaluate(model, streams(batch_size=2), CPU, Adaptation())
+
+
+def test_temperature_by_hand(model):
+    found = adaptive_evaluate(model, streams(), CPU, Adaptation(temperature=1.7))
+    expected, carry = 0.0, model.eval().init_carry(1)
+    for index in range(len(streams())):
+        inputs, targets, _ = streams()[index]
+        carry, logits = model(inputs, carry)
+        expected += F.cross_entropy(logits.flatten(0, 1) / 1.7, targets.flatten(), reduction="sum").item()
+    assert found.nats == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "flatness", "share"), [(7, 0.5, 0.2), (100, 2.0, 0.4), (1, 0.0, 0.1)])
+def test_cache_by_hand(model, size, flatness, share):
+    """Every pair of positions in a Python loop."""
+    found = adaptive_evaluate(model, streams(), CPU, Adaptation(cache=Cache(size=size, flatness=flatness, share=share)))
+    again = adaptive_evaluate(
+        model, streams(window=9), CPU, Adaptation(cache=Cache(size=size, flatness=flatness, share=share))
+    )
+    states, words, logs, carry = [], [], [], model.eval().init_carry(1)
+    with torch.no_grad():
+        for index in range(len(streams())):
+            inputs, targets, _ = streams()[index]
+            reading = model.read(inputs, carry)
+            carry = reading.carry
+            states += list(reading.top[:, 0].numpy())
+            words += targets[:, 0].tolist()
+            logs += model.logits(reading)[:, 0].log_softmax(-1).gather(1, targets).flatten().tolist()
+    nats = 0.0
+    for t, word in enumerate(words):
+        p = math.exp(logs[t])
+        before = range(max(0, t - size), t)
+        if before:
+            weights = [math.exp(flatness * float(states[t] @ states[i])) for i in before]
+            cached = sum(w for w, i in zip(weights, before, strict=True) if words[i] == word) / sum(weights)
+            p = (1 - share) * p + share * cached
+        nats -= math.log(p)
+    assert found.nats == pytest.approx(nats, rel=1e-5) == again.nats
+
+
+@pytest.mark.parametrize("rule", ["rms", "sgd"])
+@pytest.mark.parametrize("norm", ["tensors", "elements"])
+def test_dynamic_evaluation_by_hand(model, rule, norm):
+    """Krause's update in NumPy, weight by weight, beside a loop over windows."""
+    lr, decay, epsilon = (0.01, 0.3, 1e-3) if rule == "rms" else (0.5, 0.3, 1e-3)
+    parameters = list(model.parameters())
+    model.eval()
+
+    def slope(window, carry):
+        inputs, targets, _ = window
+        reading = model.read(inputs, carry)
+        loss = F.cross_entropy(model.logits(reading).flatten(0, 1), targets.flatten())
+        gradients = torch.autograd.grad(loss, parameters)
+        return loss.item(), [gradient.numpy() for gradient in gradients], detach(reading.carry)
+
+    training, carry, squares = streams(48, 6, 3, seed=5), model.init_carry(3), [0.0] * len(parameters)
+    for index in range(len(training)):
+        _, gradients, carry = slope(training[index], carry)
+        squares = [square + g**2 / len(training) for square, g in zip(squares, gradients, strict=True)]
+    rms = [np.sqrt(square) for square in squares]
+    mean = np.mean([r.mean() for r in rms]) if norm == "tensors" else np.concatenate([r.ravel() for r in rms]).mean()
+    trained = [parameter.detach().numpy().copy() for parameter in parameters]
+
+    dynamic = DynamicWeights(parameters, lr=lr, decay=decay, epsilon=epsilon, rule=rule, norm=norm)
+    state = {"carry": model.init_carry(3), "index": 0}
+
+    def gradients_of_training():
+        _, gradients, state["carry"] = slope(training[state["index"]], state["carry"])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = torch.from_numpy(gradient)
+        state["index"] += 1
+        return len(training) - state["index"]
+
+    dynamic.measure(gradients_of_training)
+    found = adaptive_evaluate(model, streams(), CPU, Adaptation(dynamic))
+    for parameter, value in zip(parameters, trained, strict=True):
+        np.testing.assert_array_equal(parameter.detach().numpy(), value)  # as it was before
+
+    nats, carry = 0.0, model.init_carry(1)
+    for index in range(len(streams())):
+        loss, gradients, carry = slope(streams()[index], carry)
+        nats += loss * streams()[index].tokens
+        for parameter, g, r, start in zip(parameters, gradients, rms, trained, strict=True):
+            now = parameter.detach().numpy()
+            if rule == "rms":
+                now = now - lr * g / (r + epsilon) + decay * np.minimum(r / mean, 1 / decay) * (start - now)
+            else:
+                now = now - lr * g + decay * (start - now)
+            parameter.data = torch.from_numpy(now)
+    assert found.nats == pytest.approx(nats, rel=1e-5)
+    assert found.nats != pytest.approx(evaluate(model, LanguageModeling(), streams(), CPU).nats, rel=1e-3)
+
+
+def test_search_walks_downhill():
+    seen = []
+
+    def loss(x):
+        seen.append(x)
+        return (math.log(x) - math.log(0.3)) ** 2
+
+    assert climb(loss, 1.0, 2.0) == 0.25
+    assert seen == [1.0, 2.0, 0.5, 0.25, 0.125]
+    assert climb(loss, 0.3, 2.0) == 0.3
+
+
+def test_best_share():
+    half = torch.full((50,), math.log(0.5))
+    never, always = torch.full((50,), -torch.inf), torch.zeros(50)
+    cache = Cache(size=5, flatness=1.0, share=0.0)
+    assert _best_share(cache, [(half, never)])[0] == 0.01
+    share, loss = _best_share(cache, [(half, always), (half, always)])
+    assert share == 0.4 and loss == pytest.approx(-math.log(0.7), abs=0.01)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    train(tiny(tmp_path, "train.steps=60"), {})
+    capsys.readouterr()
+    folder, results = tmp_path / "run", {}
+    options = {
+        "plain": [],
+        "warm": ["temperature=1.3"],
+        "dynamic": ["dynamic.lr=0.001"],
+        "decayed": ["dynamic.lr=0.001", "dynamic.decay=0.1"],
+        "steady": ["dynamic.lr=0.001", "dynamic.epsilon=0.1"],
+        "windows": ["dynamic.lr=0.001", "dynamic.window=9"],
+        "sgd": ["dynamic.lr=0.001", "dynamic.rule=sgd"],
+        "elements": ["dynamic.lr=0.001", "dynamic.decay=0.1", "dynamic.norm=elements"],
+        "columns": ["dynamic.lr=0.001", "dynamic.train_batch_size=7"],
+        "cache": ["cache.size=30"],
+        "sharp": ["cache.size=30", "cache.flatness=3"],
+        "shared": ["cache.size=30", "cache.share=0.3"],
+        "smaller": ["cache.size=3"],
+    }
+    for name, words in options.items():
+        main(str(folder), words, True)
+        results[name] = json.loads(capsys.readouterr().out)
+        assert results[name]["tokens"] == results["plain"]["tokens"]
+    losses = [result["loss"] for result in results.values()]
+    assert len(set(losses)) == len(losses), "an option does nothing"
+    assert "adaptation" not in results["plain"]
+
+    searching = ["dynamic.lr=0.001", "dynamic.search=true", "cache.size=20", "cache.search=true", "temperature=null"]
+    main(str(folder), [*searching, "search_tokens=100"], True)
+    found = json.loads(capsys.readouterr().out)
+    kept = json.loads((folder / "eval-valid-adapted.json").read_text())
+    assert kept == found and found["search"]["tokens"] == 100
+    assert found["search"]["chosen"].items() <= found["adaptation"].items()
+    assert {"temperature", "lr", "decay", "flatness", "share"} == set(found["search"]["chosen"])
+    chosen = min(found["search"]["trials"], key=lambda trial: trial["loss"])
+    assert found["adaptation"]["flatness"] == chosen.get("flatness", found["adaptation"]["flatness"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cache.size=5", "batch_size=2"], "batch_size=2: a model adapts to one stream"),
+        (["dynamic.search=true"], "dynamic.search=true needs dynamic.lr"),
+        (["cache.search=true"], "cache.search=true needs cache.size"),
+        (["dynamic.rule=adam"], "dynamic.rule=adam is unknown; allowed: rms, sgd"),
+        (["dynamic.lr=-1"], "dynamic.lr=-1 must be greater than 0"),
+        (["temperature=0"], "temperature=0 must be greater than 0"),
+    ],
+)
+def test_mistakes(tmp_path, words, message):
+    train(tiny(tmp_path, "train.steps=2", "train.eval_every=2"), {})
+    with pytest.raises(ConfigError, match=message):
+        main(str(tmp_path / "run"), words, True)
