@@ -13,7 +13,6 @@ from seqlm.cells import (
     LayerNormLSTMCell,
     MogrifierLSTMCell,
     PeepholeLSTMCell,
-    QRNNCell,
     RecurrentDropout,
     RHNCell,
     carry_tensors,
@@ -43,7 +42,6 @@ MAKERS = {
     "mogrifier": MogrifierLSTMCell,
     "mogrifier low rank": lambda *sizes: MogrifierLSTMCell(*sizes, rounds=3, rank=2, input_gate="capped"),
     "rhn": lambda *sizes: RHNCell(*sizes, depth=3),
-    "qrnn": QRNNCell,
 }
 DROPS = {
     "weight": RecurrentDropout(weight=0.5),
