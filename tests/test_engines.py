@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
-from seqlm.cells import GatedCell, Hidden, LayerNormLSTMCell, PeepholeLSTMCell, carry_tensors, map_carry
+from seqlm.cells import (
+    GatedCell,
+    Hidden,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    PeepholeLSTMCell,
+    carry_tensors,
+    map_carry,
+)
 from seqlm.engines import ENGINES, RULES, compiled, fused, pick
 from seqlm.engines.product import packs
 
@@ -47,7 +55,7 @@ def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, 
     compare_with_scan(cell, engine, torch.float64, steps, reverse)
 
 
-@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, LayerNormLSTMCell])
+@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, LayerNormLSTMCell, LayerNormGRUCell])
 def test_fused_gradients_match_finite_differences(kind, loop_body):
     cell = made(kind, 2, 3)
     names = [name for name, _ in cell.named_parameters()]
@@ -192,7 +200,7 @@ def test_auto_follows_the_rules_of_the_device_and_type():
 
 def test_kernels_say_why_they_are_not_used(monkeypatch):
     if compiled.compiler():
-        assert fused.describe(LSTMCell(4, 5)) == "one kernel a step"
+        assert fused.describe(LSTMCell(4, 5)) == fused.describe(LayerNormGRUCell(4, 5)) == "one kernel a step"
         assert "has the shape" in fused.describe(regularised.OddOperations(4, 5))
         monkeypatch.setenv("CC", "/bin/false")
         assert "failed" in fused.describe(LSTMCell(4, 6).double())

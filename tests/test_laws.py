@@ -23,6 +23,13 @@ VARIANTS = [(name, ()) for name in CELLS] + [
     ("gru", ("model.cell.reset=before",)),
     ("gru", ("model.cell.reset=before", "model.cell.bias=false")),
     ("gru", ("model.cell.bias=false",)),
+    ("layer_norm_gru", ("model.cell.bias=false",)),
+    ("mogrifier_lstm", ("model.cell.rounds=2", "model.cell.rank=3", "model.cell.input_gate=capped")),
+    ("mogrifier_lstm", ("model.cell.rounds=0", "model.cell.bias=false")),
+    ("rhn", ("model.cell.depth=1",)),
+    ("min_gru", ("model.cell.candidate=g", "model.cell.bias=false")),
+    ("min_lstm", ("model.cell.candidate=g", "model.cell.bias=false")),
+    ("qrnn", ("model.cell.window=1", "model.cell.bias=false")),
 ]
 IDS = [" ".join([name, *(override.removeprefix("model.cell.") for override in extra)]) for name, extra in VARIANTS]
 

@@ -8,7 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from seqlm import ElmanCell, GRUCell, JordanCell, LanguageModel, LSTMCell, Recurrent, Stack, scan
-from seqlm.cells import LayerNormLSTMCell, PeepholeLSTMCell, RecurrentDropout, carry_tensors, map_carry
+from seqlm.cells import (
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    MogrifierLSTMCell,
+    PeepholeLSTMCell,
+    RecurrentDropout,
+    RHNCell,
+    carry_tensors,
+    map_carry,
+)
 from seqlm.cells.dropout import dropout_mask
 from seqlm.data import Window
 from seqlm.engines import ENGINES
@@ -29,6 +38,10 @@ MAKERS = {
     "coupled": lambda *sizes: LSTMCell(*sizes, input_gate="coupled"),
     "peephole": PeepholeLSTMCell,
     "layer norm": LayerNormLSTMCell,
+    "layer norm gru": LayerNormGRUCell,
+    "mogrifier": MogrifierLSTMCell,
+    "mogrifier low rank": lambda *sizes: MogrifierLSTMCell(*sizes, rounds=3, rank=2, input_gate="capped"),
+    "rhn": lambda *sizes: RHNCell(*sizes, depth=3),
 }
 DROPS = {
     "weight": RecurrentDropout(weight=0.5),

@@ -64,8 +64,10 @@ class Cell(nn.Module, ABC):
 
     def regularise(self, dropout: RecurrentDropout) -> None:
         """Drop inside the recurrence from now on. Raises ValueError for what this cell cannot drop."""
-        if dropout != RecurrentDropout():
-            raise ValueError(f"{type(self).__name__} has no dropout inside its recurrence")
+        for name, value in dropout._asdict().items():
+            if value:
+                given = f"{name}={str(value).lower()}"
+                raise ValueError(f"{given} does nothing: {type(self).__name__} has no dropout inside its recurrence")
 
     @abstractmethod
     def init_carry(self, batch_size: int) -> Carry:

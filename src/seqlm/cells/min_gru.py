@@ -1,0 +1,61 @@
+"""Minimal gated recurrent unit, linear in its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Cell, Hidden, require_positive
+
+Candidate = Literal["identity", "g"]
+
+
+class MinGRUCell(Cell):
+    """minGRU cell: a gate and a candidate that depend on the input alone, so the state is a running average.
+
+    z, n = split(W_ih x_t + b_ih)
+    h_t = (1 - sigmoid(z)) * h_{t-1} + sigmoid(z) * g(n),  y_t = h_t
+
+    `candidate`: "identity", g(n) = n; "g", n + 1/2 where n >= 0 and sigmoid(n) elsewhere, which is positive, as the
+    form of the paper in the logarithms of states wants it. Parameters: weight_ih (2H, I), bias_ih (2H). L. Feng et al.,
+    "Were RNNs All We Needed?", arXiv 2410.01201 (2024).
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, candidate: Candidate = "identity", bias: bool = True
+    ) -> None:
+        super().__init__()
+        require_positive(input_size=input_size, hidden_size=hidden_size)
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        self.candidate, self._g = candidate, candidate_named(candidate)
+        self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size))
+        self.bias_ih = nn.Parameter(torch.empty(2 * hidden_size)) if bias else None
+        self.reset_parameters()
+
+    def init_carry(self, batch_size: int) -> Hidden:
+        return Hidden(self.weight_ih.new_zeros(batch_size, self.hidden_size))
+
+    def project(self, xs: Tensor) -> Tensor:
+        return F.linear(xs, self.weight_ih, self.bias_ih)
+
+    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
+        update, candidate = z.chunk(2, -1)  # each (B, H)
+        update = update.sigmoid()
+        h = (1 - update) * carry.h + update * self._g(candidate)
+        return Hidden(h), h
+
+
+def candidate_named(name: str) -> Callable[[Tensor], Tensor]:
+    """What is done to the candidate; raises ValueError for a name that is unknown."""
+    known: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda n: n, "g": _positive}
+    if name not in known:
+        raise ValueError(f"candidate={name!r} is unknown; allowed: {', '.join(known)}")
+    return known[name]
+
+
+def _positive(n: Tensor) -> Tensor:
+    return torch.where(n >= 0, n + 0.5, n.sigmoid())
