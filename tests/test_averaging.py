@@ -12,7 +12,7 @@ from seqlm.assemble import load_run
 from seqlm.data import Lengths, Streams
 from seqlm.errors import ConfigError, Stopped
 from seqlm.train import resume, train
-from seqlm.training import Averaging, Exponential, Mean, Milestones, Moment, NonMonotone, OneCycle
+from seqlm.training import Averaging, Exponential, Mean, Milestones, Moment, NonMonotone, OneCycle, Triggered
 from seqlm.training.averaging import is_nonmonotone
 from seqlm.training.gradient import gradient
 
@@ -85,6 +85,18 @@ def test_the_trigger_as_published(n):
                 found = k
         assert found == published
     assert not is_nonmonotone([], n)
+
+
+def test_triggered_by_patience_or_by_time():
+    averaging = Triggered(patience=2, start=0.75)
+    for loss in (3.0, 2.0, 2.5, 1.9, 2.0):
+        averaging.observe(loss)
+        assert not averaging.begun
+    averaging.observe(1.95)
+    assert averaging.begun
+    values, averages = walk(Triggered(patience=9, start=0.75))
+    assert averages[8] is None
+    np.testing.assert_allclose(averages[11], values[9:].mean(0), atol=1e-12)
 
 
 def test_applied_and_back():

@@ -19,10 +19,11 @@ class MogrifierLSTMCell(LSTMCell):
     x^i = 2 sigmoid(Q^i h^{i-1}) * x^{i-2}  for odd i <= rounds,  h^i = 2 sigmoid(R^i x^{i-1}) * h^{i-2}  for even ones
     h_t, c_t = LSTM(x, h, c_{t-1}) with the last x and the last h,  y_t = h_t
 
-    Q^i (I, H) and R^i (H, I) have no bias; with `rank` k each is a product of two factors, (I, k) (k, H) and
-    (H, k) (k, I). They are `modulators`, in the order of the rounds; other parameters and arguments are those of
-    LSTMCell. A mask on the state is one on h^0; weight-drop is of weight_hh. G. Melis, T. Kocisky and P. Blunsom,
-    "Mogrifier LSTM", arXiv 1909.01792 (2019).
+    Q^i (I, H) and R^i (H, I) have no bias, as in the paper, or with `round_bias` one that starts at 0, as in the
+    authors' code. With `rank` k each is a product of two factors, (I, k) (k, H) and (H, k) (k, I). They are
+    `modulators`, in the order of the rounds; other parameters and arguments are those of LSTMCell. A mask on the state
+    is one on h^0; weight-drop is of weight_hh. G. Melis, T. Kocisky and P. Blunsom, "Mogrifier LSTM", arXiv
+    1909.01792 (2019).
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class MogrifierLSTMCell(LSTMCell):
         *,
         rounds: int = 5,
         rank: int | None = None,
+        round_bias: bool = False,
         bias: bool = True,
         forget_bias: float = 0.0,
         input_gate: Literal["free", "capped", "coupled"] = "free",
@@ -42,8 +44,14 @@ class MogrifierLSTMCell(LSTMCell):
             require_positive(rank=rank)
         super().__init__(input_size, hidden_size, bias=bias, forget_bias=forget_bias, input_gate=input_gate)
         odd, even = (hidden_size, input_size), (input_size, hidden_size)
-        self.modulators = nn.ModuleList(_linear(*(even if i % 2 else odd), rank) for i in range(rounds))
+        self.modulators = nn.ModuleList(_linear(*(even if i % 2 else odd), rank, round_bias) for i in range(rounds))
         self.reset_parameters()
+
+    def reset_parameters(self, scale: float | None = None) -> None:
+        super().reset_parameters(scale)
+        for name, parameter in self.named_parameters():
+            if name.startswith("modulators.") and name.endswith(".bias"):
+                nn.init.zeros_(parameter)
 
     def regularise(self, dropout: RecurrentDropout) -> None:
         if dropout.per_gate:
@@ -79,8 +87,8 @@ class MogrifierLSTMCell(LSTMCell):
         return step
 
 
-def _linear(inputs: int, outputs: int, rank: int | None) -> nn.Module:
-    """A linear map without bias, or the product of two of them."""
+def _linear(inputs: int, outputs: int, rank: int | None, bias: bool) -> nn.Module:
+    """A linear map, or the product of two of them."""
     if rank is None:
-        return nn.Linear(inputs, outputs, bias=False)
-    return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=False))
+        return nn.Linear(inputs, outputs, bias=bias)
+    return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs, bias=bias))

@@ -1,6 +1,6 @@
 """Leaves of the training loop: schedules, averages, checkpoints, signals, loggers, devices."""
 
-from .averaging import Averaging, Exponential, Mean, NonMonotone
+from .averaging import Averaging, Exponential, Mean, NonMonotone, Triggered
 from .schedules import Constant, DivideOnPlateau, HoldThenDecay, Milestones, Moment, OneCycle, Schedule, WarmupCosine
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "NonMonotone",
     "OneCycle",
     "Schedule",
+    "Triggered",
     "WarmupCosine",
 ]

@@ -135,6 +135,27 @@ class NonMonotone(Averaging):
         return {**super().state_dict(), "losses": self.losses}
 
 
+class Triggered(Mean):
+    """The mean of the weights from `patience` evaluations without a better one on, or from the part `start` of the run.
+
+    G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017), and the code of arXiv 1909.01792.
+    """
+
+    def __init__(self, *, patience: int = 50, start: float = 0.8) -> None:
+        super().__init__(start=start)
+        if patience < 1:
+            raise ValueError(f"patience={patience} must be at least 1")
+        self.patience, self.best, self.bad = patience, float("inf"), 0
+
+    def observe(self, valid_loss: float) -> None:
+        self.bad = 0 if valid_loss < self.best else self.bad + 1
+        self.best = min(self.best, valid_loss)
+        self.begun = self.begun or self.bad >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best": self.best, "bad": self.bad}
+
+
 def is_nonmonotone(losses: Sequence[float], n: int) -> bool:
     """Whether loss_k > min(loss_1 .. loss_{k-1-n}) for the last loss k: n before it do not count."""
     *before, last = losses or [0.0]
