@@ -92,6 +92,10 @@ def _tar_members(archive: tarfile.TarFile) -> dict[str, list[_Member]]:
         if info.isreg():
             member = _Member(info.size, partial(_open, archive, info))
             members.setdefault(PurePosixPath(info.name).name, []).append(member)
+    rest = 0  # its checksum stands at the end of a compressed stream: nobody looks unless we read that far
+    while block := archive.fileobj.read(BLOCK) if archive.fileobj else b"":
+        rest += len(block)
+        _check("", rest, True, total)
     return members
 
 
