@@ -2,12 +2,16 @@
 
 from .corpus import SPLITS, Corpus, TextCounts
 from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
+from .enwik8 import Enwik8
 from .ptb import PennTreebank
+from .ptbchar import PennTreebankChar
 from .pydoc import PydocCorpus
 from .sources import HiddenMarkov, MarkovChain
 from .streams import IGNORE, Lengths, Streams, Window
 from .text import TextCorpus
+from .text8 import Text8
 from .tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
+from .wikitext import WikiText2, WikiText103
 
 __all__ = [
     "IGNORE",
@@ -17,15 +21,20 @@ __all__ = [
     "Corpus",
     "Counts",
     "Encoded",
+    "Enwik8",
     "HiddenMarkov",
     "Lengths",
     "MarkovChain",
     "PennTreebank",
+    "PennTreebankChar",
     "PydocCorpus",
     "Streams",
+    "Text8",
     "TextCorpus",
     "TextCounts",
     "Tokenizer",
+    "WikiText103",
+    "WikiText2",
     "Window",
     "WordTokenizer",
     "cache_folder",

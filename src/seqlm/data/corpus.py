@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 BLOCK = 1 << 20  # bytes or characters held at once while reading
 SPLITS = ("train", "valid", "test")
@@ -12,6 +13,8 @@ SPLITS = ("train", "valid", "test")
 
 class Corpus(ABC):
     """Text in splits (`train`, `valid`, `test`); a source is one file in this folder and one YAML."""
+
+    count_bytes: ClassVar[bool] = False  # whether the literature means bytes when it says characters (bpc)
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
@@ -37,11 +40,12 @@ class TextCounts:
     """Characters and words of a text that arrives in blocks cut anywhere.
 
     A word is what stands between white space; the end of each line counts as one more, as `<eos>` does
-    in word-level language modelling.
+    in word-level language modelling. With `count_bytes`, characters are bytes of UTF-8.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, count_bytes: bool = False) -> None:
         self.characters = 0
+        self._count_bytes = count_bytes
         self._words = 0
         self._lines = 0
         self._last = "\n"
@@ -49,7 +53,7 @@ class TextCounts:
     def add(self, block: str) -> None:
         if not block:
             return
-        self.characters += len(block)
+        self.characters += len(block.encode("utf-8", "surrogateescape")) if self._count_bytes else len(block)
         # A word cut in two by the block boundary was counted at its first half.
         self._words += len(block.split()) - (not self._last.isspace() and not block[0].isspace())
         self._lines += block.count("\n")

@@ -31,6 +31,7 @@ class Counts:
     tokens: int
     characters: int
     words: int  # white-space words and one for each line end
+    in_bytes: bool = False  # characters are bytes (Corpus.count_bytes)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Encoded:
         """The first `limit` tokens, counted anew."""
         if limit is None or limit >= len(self.tokens):
             return self
-        tokens, count = self.tokens[:limit], TextCounts()
+        tokens, count = self.tokens[:limit], TextCounts(count_bytes=self.counts.in_bytes)
         count.add(tokenizer.decode(tokens))
-        counts = Counts(limit, count.characters, max(count.words, 1))
+        counts = Counts(limit, count.characters, max(count.words, 1), self.counts.in_bytes)
         return Encoded(tokens, counts, f"{self.fingerprint}[:{limit}]")
 
 
@@ -82,15 +83,15 @@ def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     vocabulary = hashlib.sha256("\0".join(tokenizer.vocabulary).encode("utf-8", "surrogatepass")).hexdigest()
     fingerprint = corpus.fingerprint(split)
-    key = _key("tokens", tokenizer.kind, vocabulary, fingerprint)
+    key = _key("tokens", tokenizer.kind, vocabulary, fingerprint, *(["bytes"] if corpus.count_bytes else []))
 
     def write(folder: Path) -> None:
-        count, tokens = TextCounts(), 0
+        count, tokens = TextCounts(count_bytes=corpus.count_bytes), 0
         with (folder / "tokens.bin").open("wb") as handle:
             for ids in tokenizer.encode_blocks(_counted(corpus.read(split), count)):
                 tokens += len(ids)
                 handle.write(ids.astype(dtype).tobytes())
-        counts = Counts(tokens, count.characters, count.words)
+        counts = Counts(tokens, count.characters, count.words, corpus.count_bytes)
         (folder / "counts.json").write_text(json.dumps(asdict(counts)))
         if corpus.fingerprint(split) != fingerprint:
             raise ConfigError(f"split={split} of this data changed while it was read; try again once it is written")
@@ -105,6 +106,20 @@ def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
     if counts.tokens == 0:
         raise ConfigError(f"split={split} of this data holds no tokens: the text is empty")
     return Encoded(np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"), counts, key)
+
+
+def count_text(corpus: Corpus, split: str) -> Counts:
+    """Characters and words of `split` (tokens: none yet), counted now or found in the cache."""
+
+    def write(folder: Path) -> None:
+        count = TextCounts(count_bytes=corpus.count_bytes)
+        for block in corpus.read(split):
+            count.add(block)
+        counts = Counts(0, count.characters, count.words, corpus.count_bytes)
+        (folder / "counts.json").write_text(json.dumps(asdict(counts)))
+
+    key = _key("counts", corpus.fingerprint(split), corpus.count_bytes)
+    return _cached(key, write, lambda folder: Counts(**json.loads((folder / "counts.json").read_text())))[1]
 
 
 def _counted(blocks: Iterable[str], count: TextCounts) -> Iterator[str]:

@@ -61,7 +61,7 @@ class Tokenizer(ABC):
 
     def save(self, path: Path) -> None:
         data = {"kind": self.kind, "settings": self.settings(), "vocabulary": self.vocabulary}
-        path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
 
 
 class _Vocabulary:
@@ -180,10 +180,12 @@ class ByteTokenizer(Tokenizer):
         return self
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
-        return (np.frombuffer(block.encode("utf-8"), dtype=np.uint8).astype(np.int64) for block in blocks)
+        # Bytes that are no UTF-8 come as lone surrogates (see enwik8.py).
+        encoded = (block.encode("utf-8", "surrogateescape") for block in blocks)
+        return (np.frombuffer(block, dtype=np.uint8).astype(np.int64) for block in encoded)
 
     def encode(self, text: str) -> list[int]:
-        return list(text.encode("utf-8"))
+        return list(text.encode("utf-8", "surrogateescape"))
 
     def decoder(self) -> Callable[[int], str]:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -200,7 +202,7 @@ KINDS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[ByteTokenizer]
 def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer saved in `path`; raises ConfigError if it is missing, damaged or of an unknown kind."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
         tokenizer = KINDS[data["kind"]](**data["settings"])
         if isinstance(tokenizer, ByteTokenizer):
             return tokenizer
