@@ -16,13 +16,14 @@ from seqlm.cells import (
     RecurrentDropout,
     RHNCell,
     carry_tensors,
+    drop_state,
     map_carry,
 )
 from seqlm.cells.dropout import dropout_mask
 from seqlm.data import Window
 from seqlm.engines import ENGINES
 from seqlm.errors import ConfigError
-from seqlm.layers import drop_state, linear_cross_entropy
+from seqlm.layers import linear_cross_entropy
 from seqlm.tasks import LanguageModeling
 
 from .test_model import model_of

@@ -28,9 +28,10 @@ MAY = {
     "assemble": LEAVES,
     "report": LEAVES | {"layers", "models", "session"},  # session for its types only
     "sample": LEAVES | {"assemble", "models"},
-    "evaluate": LEAVES | {"assemble", "tasks"},
+    "testtime": LEAVES | {"assemble", "cells", "tasks"},
+    "evaluate": LEAVES | {"assemble", "tasks", "testtime"},
     "session": LEAVES | {"assemble", "cells", "sample"},
-    "train": LEAVES | {"cells", "evaluate", "models", "report", "sample", "session", "tasks"},
+    "train": LEAVES | {"assemble", "cells", "evaluate", "models", "report", "sample", "session", "tasks"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "train"},
     "runs": {"errors", "run"},
     "cli": {"__init__", "bench", "config", "errors", "evaluate", "resume", "runs", "sample", "schema", "train"},

@@ -189,14 +189,14 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
 
 
 def test_no_step_is_taken_with_an_infinite_loss_whose_gradient_is_finite(tmp_path, monkeypatch):
-    original, losses, steps = LanguageModeling.nats, [], []
+    original, losses, steps = LanguageModeling.objective, [], []
 
-    def nats(self, model, window, carry):
-        carry, summed = original(self, model, window, carry)
+    def objective(self, model, window, carry):
+        carry, summed, penalty = original(self, model, window, carry)
         losses.append(summed)
-        return carry, summed + (float("inf") if len(losses) == 6 else 0.0)
+        return carry, summed + (float("inf") if len(losses) == 6 else 0.0), penalty
 
-    monkeypatch.setattr(LanguageModeling, "nats", nats)
+    monkeypatch.setattr(LanguageModeling, "objective", objective)
     descend = seqlm.train.descend
     monkeypatch.setattr(seqlm.train, "descend", lambda *arguments: steps.append(1) or descend(*arguments))
     with pytest.raises(NonFiniteError, match="the loss is not finite at step 5"):

@@ -106,18 +106,25 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
 
 
 def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
-    """The scalars that tell runs apart, for TensorBoard's table: choices first, then parts, then the trunk."""
+    """The scalars that tell runs apart, for TensorBoard's table: choices first, then parts, then the trunk.
+
+    What is 0 is left out: most of the many options are.
+    """
     chosen = {
         group: choice
         for group, choice in run.info().get("choices", {}).items()
-        if group in ("data", "model", "optim", "schedule", "experiment")
+        if group in ("data", "model", "optim", "schedule", "averaging", "experiment")
     }
     values = {
         key: config_part
         for key, config_part in plain_dict(config).items()
-        if key in ("model", "optim", "schedule", "train")
+        if key in ("model", "task", "optim", "schedule", "averaging", "train")
     }
-    flat = {key: value for key, value in dotted(values).items() if isinstance(value, (bool, int, float))}
+    flat = {
+        key: value
+        for key, value in dotted(values).items()
+        if isinstance(value, (bool, int, float)) and (value or value is False)
+    }
     return {**chosen, "seed": config.seed, **flat}
 
 

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from . import __version__
 from .assemble import Data, build_data, build_model, check_parts
 from .build import build
-from .cells import Carry, carry_tensors, map_carry
+from .cells import Carry, carry_tensors, drop_state, map_carry
 from .data import Lengths, Streams, Window, load_tokenizer
 from .errors import ConfigError
-from .layers import drop_state
 from .run import RunFolder
 from .sample import check_prompt
 from .schema import Config

@@ -4,7 +4,19 @@ import inspect
 import pkgutil
 from importlib import import_module
 
-from .base import Carry, Cell, GatedCell, Hidden, Recurrence, Step, carry_tensors, detach, map_carry, require_positive
+from .base import (
+    Carry,
+    Cell,
+    GatedCell,
+    Hidden,
+    Recurrence,
+    Step,
+    carry_tensors,
+    detach,
+    drop_state,
+    map_carry,
+    require_positive,
+)
 from .dropout import RecurrentDropout, dropout_mask, require_probability
 from .elman import ElmanCell
 from .gru import GRUCell
@@ -27,6 +39,7 @@ __all__ = [
     "Step",
     "carry_tensors",
     "detach",
+    "drop_state",
     "dropout_mask",
     "map_carry",
     "require_positive",

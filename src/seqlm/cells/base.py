@@ -44,6 +44,19 @@ def detach(carry: Carry) -> Carry:
     return map_carry(Tensor.detach, carry)
 
 
+def drop_state(carry: Carry, p: float) -> Carry:
+    """Forget the state of each column with probability p: the model also learns to begin.
+
+    carry <- carry * m,  m ~ Bernoulli(1 - p) for each column, the same for all of its tensors; nothing is scaled.
+    G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017).
+    """
+    if p == 0:
+        return carry
+    first = carry_tensors(carry)[0]
+    kept = dropout_mask((first.shape[0],), p, first).gt(0)
+    return map_carry(lambda t: torch.where(kept.view(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)), carry)
+
+
 def require_positive(**sizes: int) -> None:
     """Raise ValueError, naming the argument, unless every size is at least 1."""
     for name, size in sizes.items():

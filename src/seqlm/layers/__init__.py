@@ -1,7 +1,8 @@
 """Time, depth and dropout around cells."""
 
 from ..engines.scan import scan
-from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, drop_state, make_dropout
+from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
+from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
 from .softmax import linear_cross_entropy
 
@@ -10,12 +11,14 @@ __all__ = [
     "DropoutKind",
     "Layer",
     "LockedDropout",
+    "Mixture",
     "Recurrent",
     "Stack",
     "StandardDropout",
     "WordEmbedding",
-    "drop_state",
     "linear_cross_entropy",
     "make_dropout",
+    "mixture_cross_entropy",
+    "mixture_log_probabilities",
     "scan",
 ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from ..cells import Carry, carry_tensors, dropout_mask, map_carry, require_probability
+from ..cells import dropout_mask, require_probability
 
 DropoutKind = Literal["locked", "standard"]
 
@@ -79,16 +78,3 @@ class WordEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.look_up(tokens, self.draw_mask())
-
-
-def drop_state(carry: Carry, p: float) -> Carry:
-    """Forget the state of each column with probability p: the model also learns to begin.
-
-    carry <- carry * m,  m ~ Bernoulli(1 - p) for each column, the same for all of its tensors; nothing is scaled.
-    G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017).
-    """
-    if p == 0:
-        return carry
-    first = carry_tensors(carry)[0]
-    kept = dropout_mask((first.shape[0],), p, first).gt(0)
-    return map_carry(lambda t: torch.where(kept.view(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)), carry)

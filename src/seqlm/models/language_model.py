@@ -15,11 +15,14 @@ from ..layers import (
     Bidirectional,
     DropoutKind,
     Layer,
+    Mixture,
     Recurrent,
     Stack,
     WordEmbedding,
     linear_cross_entropy,
     make_dropout,
+    mixture_cross_entropy,
+    mixture_log_probabilities,
 )
 
 
@@ -41,6 +44,7 @@ class Dropouts(TypedDict, total=False):
     per_gate: bool
     zoneout: float
     zoneout_memory: float
+    latent: float
 
 
 class Reading(NamedTuple):
@@ -68,11 +72,11 @@ class LanguageModel(nn.Module):
 
     tokens (T, B) int64 -> logits (T, B, V). With `tied`, W_o is E itself (one Parameter; O. Press and
     L. Wolf, arXiv 1608.05859); P is the identity unless `projection` adds a linear map from the stack's
-    width to the embedding's. Dropout probabilities: `embedding_dropout` of word types, `input_dropout`
-    on the embedded input, `output_dropout` before the softmax; with `embedding_tied` words that the embedding drops
-    are dropped from tied softmax weights too. `init_range` w draws every parameter from
-    U(-w, w); by default cells use torch's own range and embedding and softmax U(-0.1, 0.1).
-    Raises ValueError if the stack is not causal, tied widths differ, or `embedding_tied` has nothing to do.
+    width to the embedding's. More than one of `softmaxes` are a Mixture, with `latent_dropout` inside. Dropout
+    probabilities: `embedding_dropout` of word types, `input_dropout` on the embedded input, `output_dropout` before the
+    softmax; with `embedding_tied` words that the embedding drops are dropped from tied softmax weights too.
+    `init_range` w draws every parameter from U(-w, w); by default cells use torch's own range and embedding and softmax
+    U(-0.1, 0.1). Raises ValueError if the stack is not causal, tied widths differ, or an option has nothing to do.
     """
 
     def __init__(
@@ -82,6 +86,8 @@ class LanguageModel(nn.Module):
         *,
         tied: bool = False,
         projection: bool = False,
+        softmaxes: int = 1,
+        latent_dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         embedding_tied: bool = False,
         input_dropout: float = 0.0,
@@ -96,7 +102,12 @@ class LanguageModel(nn.Module):
                 "the stack is not causal: a layer that runs backward sees the token to be predicted; "
                 "a language model needs layers that run forward only"
             )
-        if tied and not projection and stack.output_size != embedding_size:
+        if softmaxes > 1 and projection:
+            raise ValueError(f"projection=true does nothing with softmaxes={softmaxes}: each has a map of its own")
+        if latent_dropout and softmaxes == 1:
+            raise ValueError(f"dropout.latent={latent_dropout} does nothing with one softmax; set softmaxes=15, say")
+        narrow = projection or softmaxes > 1  # a map to the embedding's width comes before the softmax
+        if tied and not narrow and stack.output_size != embedding_size:
             raise ValueError(
                 f"tied=true needs equal widths, but the embedding has {embedding_size} and the last layer "
                 f"{stack.output_size}; make them equal, or set projection=true to map one to the other"
@@ -111,7 +122,10 @@ class LanguageModel(nn.Module):
         self.stack = stack
         self.output_dropout = make_dropout(dropout_kind, output_dropout)
         self.projection = nn.Linear(stack.output_size, embedding_size, bias=False) if projection else None
-        self.decoder = nn.Linear(embedding_size if projection else stack.output_size, vocab_size)
+        self.mixture = None
+        if softmaxes != 1:
+            self.mixture = Mixture(stack.output_size, embedding_size, softmaxes, dropout=latent_dropout)
+        self.decoder = nn.Linear(embedding_size if narrow else stack.output_size, vocab_size)
         self._reset_parameters(init_range)
         if tied:
             self.decoder.weight = self.embedding.weight
@@ -128,6 +142,8 @@ class LanguageModel(nn.Module):
         nn.init.uniform_(self.decoder.bias, -scale, scale)
         if self.projection is not None:
             nn.init.uniform_(self.projection.weight, -scale, scale)
+        if self.mixture is not None:
+            self.mixture.reset_parameters(scale)
         for cell in cells_of(self):
             cell.reset_parameters(init_range)
 
@@ -145,18 +161,26 @@ class LanguageModel(nn.Module):
 
     def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
-        weight = self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
-        ys = reading.ys.flatten(0, 1)
-        return linear_cross_entropy(ys, weight, self.decoder.bias, targets.flatten(), ignore_index=ignore_index)
+        ys, weight, bias = reading.ys.flatten(0, 1), self._weight(reading), self.decoder.bias
+        if self.mixture is None:
+            return linear_cross_entropy(ys, weight, bias, targets.flatten(), ignore_index=ignore_index)
+        log_prior, latent = (part.flatten(0, 1) for part in self.mixture(reading.ys))
+        return mixture_cross_entropy(log_prior, latent, weight, bias, targets.flatten(), ignore_index)
 
-    def logits(self, reading: Reading) -> Tensor:
-        """What the softmax is taken of (T, B, V)."""
-        weight = self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
-        return nn.functional.linear(reading.ys, weight, self.decoder.bias)
+    def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
+        """What the softmax is taken of (T, B, V); of a mixture, the logarithms of probabilities."""
+        weight, bias = self._weight(reading), self.decoder.bias
+        if self.mixture is None:
+            return nn.functional.linear(reading.ys, weight, bias) / temperature
+        log_prior, latent = self.mixture(reading.ys)
+        return mixture_log_probabilities(log_prior, latent, weight, bias, temperature)
+
+    def _weight(self, reading: Reading) -> Tensor:
+        return self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
 
     def log_probabilities(self, reading: Reading, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """ln p of every target (T, B) under softmax(logits / temperature); 0 where a target is negative."""
-        logs = (self.logits(reading).float() / temperature).log_softmax(-1)
+        logs = self.logits(reading, temperature).float().log_softmax(-1)
         return torch.where(targets < 0, 0.0, logs.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1))
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
@@ -229,6 +253,7 @@ def build_language_model(
     skip_sum: bool = False,
     tied: bool = False,
     projection: bool = False,
+    softmaxes: int = 1,
     dropout: Dropouts | None = None,
     init_range: float | None = None,
     num_params: int | str | None = None,
@@ -254,14 +279,14 @@ def build_language_model(
 
         hidden_size = solve_size(count, budget(num_params))
     embedding_size = hidden_size if embedding_size is None else embedding_size
-    require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
+    require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers, softmaxes=softmaxes)
     if bidirectional:
         raise ConfigError(
             "model.bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
             "use model.bidirectional=false"
         )
     drop: Dropouts = {"kind": "locked", **(dropout or {})}
-    for place in ("embedding", "input", "hidden", "output"):
+    for place in ("embedding", "input", "hidden", "output", "latent"):
         require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
     inside = RecurrentDropout(**{key: drop[key] for key in RecurrentDropout._fields if key in drop})  # type: ignore[literal-required]
     stack = build_stack(
@@ -277,7 +302,7 @@ def build_language_model(
         recurrent_dropout=inside,
         engine=engine,
     )
-    if tied and not projection and stack.output_size != embedding_size:
+    if tied and not projection and softmaxes == 1 and stack.output_size != embedding_size:
         raise ConfigError(
             f"model.tied=true needs equal widths, but model.embedding_size={embedding_size} and the last layer has "
             f"{stack.output_size}; set model.embedding_size={stack.output_size}, or model.projection=true to map one "
@@ -288,6 +313,8 @@ def build_language_model(
         stack,
         tied=tied,
         projection=projection,
+        softmaxes=softmaxes,
+        latent_dropout=drop.get("latent", 0.0),
         embedding_dropout=drop.get("embedding", 0.0),
         embedding_tied=drop.get("embedding_tied", False),
         input_dropout=drop.get("input", 0.0),

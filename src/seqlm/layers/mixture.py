@@ -1,0 +1,79 @@
+"""Mixture of softmaxes: several distributions over the vocabulary, weighed by the state."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..cells import require_positive
+from .dropout import make_dropout
+from .softmax import CHUNK_BYTES
+
+
+class Mixture(nn.Module):
+    """What a mixture of softmaxes is made of: y (T, B, H) -> ln pi (T, B, K), latent (T, B, K, E).
+
+    pi = softmax(W_pi y),  latent_k = dropout(tanh(W_k y + b_k)),  p(w) = sum_k pi_k softmax(W_o latent_k + b_o)_w
+
+    One softmax of a dot product has no more rank than the embedding has dimensions; the mixture has. Dropout is locked,
+    a mask for each of the K. Z. Yang, Z. Dai, R. Salakhutdinov and W. W. Cohen, arXiv 1711.03953 (2018).
+    """
+
+    def __init__(self, input_size: int, embedding_size: int, experts: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        require_positive(input_size=input_size, embedding_size=embedding_size, experts=experts)
+        self.experts = experts
+        self.prior = nn.Linear(input_size, experts, bias=False)
+        self.latent = nn.Linear(input_size, experts * embedding_size)
+        self.dropout = make_dropout("locked", dropout)
+
+    def reset_parameters(self, scale: float | None = None) -> None:
+        """Draw every parameter from U(-scale, scale), or as torch does."""
+        for linear in (self.prior, self.latent):
+            linear.reset_parameters()
+        if scale is not None:
+            for parameter in self.parameters():
+                nn.init.uniform_(parameter, -scale, scale)
+
+    def forward(self, ys: Tensor) -> tuple[Tensor, Tensor]:
+        latent = self.dropout(self.latent(ys).tanh())
+        return self.prior(ys).float().log_softmax(-1), latent.unflatten(-1, (self.experts, -1))
+
+
+def mixture_log_probabilities(
+    log_prior: Tensor, latent: Tensor, weight: Tensor, bias: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """ln p of every word: ln pi (..., K), latent (..., K, E), weight (V, E) -> (..., V).
+
+    Added up as logsumexp, so that nothing underflows; `temperature` divides the logits of every softmax.
+    """
+    logits = F.linear(latent, weight, bias).float() / temperature
+    return torch.logsumexp(logits.log_softmax(-1) + log_prior.unsqueeze(-1), -2)
+
+
+def mixture_cross_entropy(
+    log_prior: Tensor, latent: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, ignore_index: int = -100
+) -> Tensor:
+    """Summed nats of targets (N) other than `ignore_index`: ln pi (N, K), latent (N, K, E).
+
+    Logits live for a chunk of N at a time, of 64 MiB at most, and are computed again in the backward pass.
+    """
+    rows = max(1, CHUNK_BYTES // (len(weight) * latent.shape[1] * 4))
+    total = log_prior.new_zeros(())
+    for start in range(0, len(targets), rows):
+        part = slice(start, start + rows)
+        given = (log_prior[part], latent[part], weight, bias, targets[part], ignore_index)
+        if torch.is_grad_enabled():
+            total = total + checkpoint(_nats, *given, use_reentrant=False)
+        else:
+            total = total + _nats(*given)
+    return total
+
+
+def _nats(
+    log_prior: Tensor, latent: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, ignore_index: int
+) -> Tensor:
+    logs = mixture_log_probabilities(log_prior, latent, weight, bias)
+    return F.nll_loss(logs, targets, ignore_index=ignore_index, reduction="sum")
