@@ -52,6 +52,10 @@ def record(folder: str) -> Path:
         if {key: scores[split].get(key) for key in wanted} != wanted:
             raise SeqlmError(f"{folder} has no score of its best checkpoint; run: seqlm eval {folder} split={split}")
         scores[split].pop("run")
+        adapted = run.path / f"eval-{split}-adapted.json"  # with dynamic evaluation, cache or temperature
+        if adapted.is_file():
+            scores[f"{split}_adapted"] = json.loads(adapted.read_text(encoding="utf-8"))
+            scores[f"{split}_adapted"].pop("run")
     curve = [[r["step"], r["seconds"], r["valid/ppl"], r["valid/bpc"]] for r in run.records() if "valid/ppl" in r]
     kept = (
         "seqlm",
@@ -123,8 +127,12 @@ def table() -> str:
 def _row(words: str, quoted: str, path: Path) -> str:
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     unit = "ppl" if data["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
-    test, valid = (f"{data['scores'][split][unit]:.2f}" for split in ("test", "valid"))
-    suffix = " bits/char" if unit == "bpc" else ""
+    digits, suffix = (3, " bits/char") if unit == "bpc" else (2, "")
+    scores = {split: f"{score[unit]:.{digits}f}" for split, score in data["scores"].items()}
+    test, valid = (
+        scores[split] + (f", adapted {scores[f'{split}_adapted']}" if f"{split}_adapted" in scores else "")
+        for split in ("test", "valid")
+    )
     epochs = data["config"].get("train.epochs")
     length = f"{epochs} epochs" if epochs else f"{data['steps']:,} steps"
     minutes = f"{data['seconds'] / 60:.0f} min"

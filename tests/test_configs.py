@@ -30,16 +30,19 @@ def test_experiments_compose_check_and_name_their_source(experiment):
     assert set(config.train.limits) == ({"minutes"} if experiment.startswith("laptop") else {"epochs"})
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert "# @package _global_" in header and "Published:" in header and f"results/{experiment}.json" in header
-    assert f"seqlm train experiment={experiment} data.path=" in header
+    assert f"seqlm train experiment={experiment} " in header
 
 
-@pytest.mark.parametrize("experiment", [name for name in options("experiment") if not re.search("large|1500", name)])
+@pytest.mark.parametrize(
+    "experiment", [name for name in options("experiment") if not re.search("large|1500|enwik8", name)]
+)
 def test_experiments_train(experiment, tmp_path):
     """Two steps of each recipe on a small vocabulary: all its parts work together."""
     (tmp_path / "train.txt").write_text("a b c d e f g\n" * 300)
     (tmp_path / "valid.txt").write_text("a b c d e f g\n" * 20)
     config = compose(f"experiment={experiment}", "data=text", "data/tokenizer=word", f"data.path={tmp_path}",
-                     f"run.root={tmp_path}", "run.name=run", "train.steps=2", "sample.tokens=3")  # fmt: skip
+                     f"run.root={tmp_path}", "run.name=run", "train.steps=2", "sample.tokens=3",
+                     "train.batch_size=8", "train.window=6")  # fmt: skip
     assert train(config, {}) < 6
 
 
