@@ -19,69 +19,22 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from seqlm.config import DATA_PATHS, differences, dotted, find_configs, load_config, plain_dict
+from seqlm import certify
+from seqlm.config import find_configs, resolve_layer_cells
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
 from seqlm.schema import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
-# Keys that may differ from the preset without making it another experiment.
-HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
 
 def record(folder: str) -> Path:
     """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=... batch_size=1`."""
     run = RunFolder.open(folder)
-    info, config = run.info(), load_config(run.config)
-    name = info["choices"].get("experiment") or "default"
-    changed = [
-        f"{key}: {old} -> {new}"
-        for key, old, new in differences(preset(name), recorded(plain_dict(config)))
-        if not key.startswith(HARMLESS) and key != "engine"
-    ]
-    if changed:
-        raise SeqlmError(f"{folder} is not {name} as published here: {'; '.join(changed)}")
-    if info["status"] != "finished":
-        raise SeqlmError(f"{folder} is {info['status']}, not finished")
-    scores = {}
-    for split in ("valid", "test"):
-        scores[split] = run.eval_result(split)
-        wanted = {"batch_size": 1, "checkpoint": info["best_step"]}
-        if {key: scores[split].get(key) for key in wanted} != wanted:
-            raise SeqlmError(f"{folder} has no score of its best checkpoint; run: seqlm eval {folder} split={split}")
-        scores[split].pop("run")
-        adapted = run.path / f"eval-{split}-adapted.json"  # with dynamic evaluation, cache or temperature
-        if adapted.is_file():
-            scores[f"{split}_adapted"] = json.loads(adapted.read_text(encoding="utf-8"))
-            scores[f"{split}_adapted"].pop("run")
-    curve = [[r["step"], r["seconds"], r["valid/ppl"], r["valid/bpc"]] for r in run.records() if "valid/ppl" in r]
-    kept = (
-        "seqlm",
-        "torch",
-        "python",
-        "git",
-        "device",
-        "hardware",
-        "seed",
-        "parameters",
-        "steps",
-        "tokens",
-        "seconds",
-        "resumed",
-    )
-    written = {
-        "experiment": name,
-        "engine": config.engine,
-        "status": info["status"],
-        **{key: info.get(key) for key in kept},
-        "scores": scores,
-        "curve_columns": ["step", "seconds", "valid_ppl", "valid_bpc"],
-        "curve": curve,
-        "config": dotted(recorded(plain_dict(config))),
-    }
-    path = RESULTS / (f"{name}.json" if config.engine == "auto" else f"{name}-{config.engine}.json")
+    path = RESULTS / certify.file_name(run)
+    written = certify.record(run, preset(certify.experiment_of(run)))
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -90,18 +43,14 @@ def preset(name: str) -> dict[str, Any]:
     """The configuration that the bare command composes."""
     words = [f"experiment={name}", "data.path=x"] if name != "default" else []
     with initialize_config_dir(str(find_configs()), version_base="1.3"):
-        return recorded(OmegaConf.to_container(compose("train", words), resolve=True))
+        composed: Any = OmegaConf.to_container(compose("train", words), resolve=True)
+    resolve_layer_cells(composed["model"], [find_configs()])
+    return dict(composed)
 
 
-def recorded(config: Any) -> dict[str, Any]:
-    """A configuration without what says where, not what."""
-    kept = {key: value for key, value in config.items() if key not in ("run", "trust", "resume", "threads", "device")}
-    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
-
-
-def published(experiment: Path) -> str:
+def quote(experiment: Path) -> str:
     """The test perplexity that the header of an experiment quotes."""
-    header = re.search(r"^# Published:.*?test (about )?([\d.]+)", experiment.read_text(encoding="utf-8"), re.M)
+    header = re.search(r"^# Published:.*?test (about )?([\d.]+\d)", experiment.read_text(encoding="utf-8"), re.M)
     return f"{'about ' if header and header[1] else ''}{header[2]}" if header else ""
 
 
@@ -114,7 +63,7 @@ def table() -> str:
     for experiment in [None, *sorted(EXPERIMENTS.glob("*.yaml"))]:
         name = experiment.stem if experiment else "default"
         words = f"experiment={name}" if experiment else ""
-        quoted = published(experiment) if experiment else ""
+        quoted = quote(experiment) if experiment else ""
         records = {"": RESULTS / f"{name}.json"} | {f" engine={e}": RESULTS / f"{name}-{e}.json" for e in ENGINES}
         found = {suffix: path for suffix, path in records.items() if path.is_file()}
         if not found:

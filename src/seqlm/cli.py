@@ -74,6 +74,48 @@ def evaluate(words: Words) -> None:
     run(folder, changes, "--json" in words)
 
 
+def certify(words: Words) -> None:
+    """measure a published setting: seqlm certify RUN | experiment=NAME [key=value] [out=certificates]"""
+    from .certify import certify as run
+    from .certify import finished
+
+    out, words = _taken("out", words, "certificates")
+    if words and "=" not in words[0] and not words[0].startswith("-"):
+        folder, rest = Path(words[0]), words[1:]
+        if rest:
+            raise ConfigError(f"seqlm certify RUN takes no {rest[0]}: a run is certified as it is")
+    else:
+        name, _ = _taken("experiment", words, "")
+        if not name:
+            raise ConfigError("seqlm certify needs a run's folder, or experiment=NAME to train it first")
+        run_name, words = _taken("run.name", words, f"certify-{name}")
+        root, words = _taken("run.root", words, "outputs")
+        folder = Path(root) / run_name
+        if not finished(folder):
+            train([*words, f"run.name={run_name}", f"run.root={root}", "resume=auto"])
+    run(folder, _preset, Path(out))
+
+
+def _taken(key: str, words: Words, default: str) -> tuple[str, Words]:
+    """The value of `key=value` in the words, and the other words."""
+    found = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
+    return (found or [default])[-1], [word for word in words if not word.startswith(f"{key}=")]
+
+
+def _preset(experiment: str) -> dict[str, Any]:
+    """What `seqlm train experiment=NAME` composes, with nothing overridden."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    words = [] if experiment == "default" else [f"experiment={experiment}", "data.path=x"]
+    with initialize_config_dir(str(find_configs()), version_base="1.3"):
+        values: Any = OmegaConf.to_container(compose("train", words), resolve=True)
+    resolve_layer_cells(values["model"], [find_configs()])
+    return dict(values)
+
+
 def sample(words: Words) -> None:
     """write text with a run: seqlm sample RUN [prompt=... tokens=200 temperature=0.8 top_k= top_p= seed=]"""
     folder, changes = _run_and_words("sample", words)
@@ -105,6 +147,7 @@ VERBS: dict[str, Callable[[Words], None]] = {
     "sample": sample,
     "runs": runs,
     "bench": bench,
+    "certify": certify,
 }
 
 

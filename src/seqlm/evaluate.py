@@ -13,6 +13,7 @@ import torch
 from .assemble import load_run
 from .config import verb_config
 from .data import Streams
+from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
 from .tasks import Score, perplexity
@@ -66,6 +67,11 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     seconds = time.perf_counter() - started
     assert score.tokens == len(encoded.tokens), "every target once"
 
+    if how.lens != "seqlm":
+        seen = look_through(how.lens, run.model, encoded.tokens, how.split, window, tokenizer.eos_id, device)
+        ppl = perplexity(seen["loss"], 1)
+        difference = ppl - perplexity(score.nats, score.tokens)
+        adaptation["lens"] = {**seen, "ppl": ppl, "difference": difference, "source": LENSES[how.lens].source}
     counts = encoded.counts
     unknown = 0 if tokenizer.unk_id is None else int((encoded.tokens == tokenizer.unk_id).sum())
     result = {
@@ -94,7 +100,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         )
         return
     try:
-        kind = "-adapted" if adaptation else ""
+        kind = "-adapted" if "adaptation" in result else ""
         write_atomically(run.folder.path / f"eval-{how.split}{kind}.json", to_json(result, indent=2) + "\n")
     except OSError as error:
         print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
@@ -112,6 +118,10 @@ def _table(result: dict[str, Any]) -> str:
         ("out of vocabulary", f"{100 * result['oov_rate']:.2f}%"),
         ("tokens/s", f"{result['tokens_per_s']:,.0f}"),
     ]
+    if "lens" in result:
+        lens = result["lens"]
+        how = f"{lens['columns']} columns, {lens['tokens']:,} tokens scored; {lens['source']}"
+        rows.append((f"as {lens['lens']} counts", f"{lens['ppl']:,.2f} ({lens['difference']:+.2f})   ({how})"))
     adapted = {**result.get("adaptation", {})}
     rows += [("adaptation", "  ".join(f"{key} {value}" for key, value in adapted.items()))] if adapted else []
     if "search" in result:

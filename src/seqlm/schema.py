@@ -151,6 +151,7 @@ class EvalConfig:
     weights: str = _key(allowed=("auto", *WEIGHTS))
     batch_size: int = _key(least=1)
     window: int | None = _key(least=1)
+    lens: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
     temperature: float | None = _key(above=0)
     dynamic: DynamicConfig
     cache: CacheConfig

@@ -1,0 +1,91 @@
+"""Other people's ways of counting, against one column read after the other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
+from seqlm.evaluate import main
+from seqlm.lens import LENSES, look_through
+from seqlm.train import train
+
+from .conftest import tiny
+
+V, EOS, WINDOW = 9, 1, 7
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    made = LanguageModel(V, Stack([Recurrent(LSTMCell(5, 5))])).double().eval()
+    for parameter in made.parameters():
+        torch.nn.init.uniform_(parameter, -1, 1)
+    return made
+
+
+def column_nats(model, inputs, targets):
+    """Token by token."""
+    carry, total = model.init_carry(1), 0.0
+    with torch.no_grad():
+        for word, target in zip(inputs, targets, strict=True):
+            carry, logits = model(torch.tensor([[word]]), carry)
+            total -= logits.log_softmax(-1)[0, 0, target].item()
+    return total
+
+
+def text(size, seed=2):
+    return np.random.default_rng(seed).integers(0, V, size).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [(name, split) for name in ("awd", "wlm", "zaremba") for split in ("valid", "test")]
+)
+def test_columns(model, name, split):
+    tokens, lens = text(333), LENSES[name]
+    columns = {"awd": (10, 1), "wlm": (10, 10), "zaremba": (20, 1)}[name][split == "test"]
+    rows = 333 // columns
+    scored = rows - 1
+    if name == "zaremba" and split == "valid":
+        scored = (rows - 1) // WINDOW * WINDOW
+    nats = 0.0
+    for k in range(columns):
+        column = [int(token) for token in tokens[k * rows : (k + 1) * rows]]
+        nats += column_nats(model, column[:scored], column[1 : scored + 1])
+    found = look_through(name, model, tokens, split, WINDOW, EOS, torch.device("cpu"))
+    assert found["tokens"] == columns * scored and found["columns"] == columns
+    divisor = columns * (scored + (name == "awd"))
+    assert found["loss"] == pytest.approx(nats / divisor, rel=1e-6)
+    assert lens.source
+
+
+def test_a_column_for_every_hundred_sentences(model):
+    """350 sentences: three columns that begin after <eos>, and every token is scored."""
+    generator = np.random.default_rng(5)
+    sentences = [[*generator.integers(2, V, generator.integers(1, 6)).tolist(), EOS] for _ in range(350)]
+    tokens = np.array([token for sentence in sentences for token in sentence], dtype=np.uint16)
+    found = look_through("lamb", model, tokens, "valid", WINDOW, EOS, torch.device("cpu"))
+    assert found["columns"] == 3 and found["tokens"] == len(tokens)
+    nats = 0.0
+    for k in range(3):
+        part = [token for sentence in sentences[350 * k // 3 : 350 * (k + 1) // 3] for token in sentence]
+        nats += column_nats(model, [EOS, *part[:-1]], part)
+    assert found["loss"] == pytest.approx(nats / len(tokens), rel=1e-6)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    train(tiny(tmp_path, "train.steps=20"), {})
+    capsys.readouterr()
+    losses = {}
+    for lens in ("seqlm", "awd", "zaremba", "wlm", "lamb"):
+        main(str(tmp_path / "run"), [f"lens={lens}"], True)
+        result = json.loads(capsys.readouterr().out)
+        losses[lens] = result.get("lens", result)["loss"]
+        if lens != "seqlm":
+            assert result["lens"]["ppl"] - result["ppl"] == pytest.approx(result["lens"]["difference"])
+    assert len(set(losses.values())) >= 4
+    main(str(tmp_path / "run"), ["lens=awd"], False)
+    assert "as awd counts" in capsys.readouterr().out
