@@ -15,10 +15,9 @@ from .cache import Cache
 from .dynamic import DynamicWeights
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
-FLATNESS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 
 
-def climb(loss_of: Callable[[float], float], start: float, factor: float, most: int = 6) -> float:
+def climb(loss_of: Callable[[float], float], start: float, factor: float, most: int = 8) -> float:
     """The best of start * factor^k, walking from k = 0 in the direction that helps until it no longer does."""
     best, found = loss_of(start), start
     for direction in (factor, 1 / factor):
@@ -77,16 +76,18 @@ def search(
         chosen |= {"lr": lr, "decay": decay}
         weights = make(lr, decay)
     if cache is not None:
-        best = (float("inf"), cache.flatness, cache.share)
-        for flatness in FLATNESS:
+        shares: dict[float, float] = {}  # the best one for each flatness
+
+        def cached(flatness: float) -> float:
             trial = Cache(size=cache.size, flatness=flatness, share=0.0)
             seen: list[tuple[Tensor, Tensor | None]] = []
             observe = partial(_collect, seen)
             adaptive_evaluate(model, streams, device, Adaptation(weights, trial, temperature), observe)
-            share, found = _best_share(trial, seen)
-            keep({"flatness": flatness, "share": share}, found)
-            best = min(best, (found, flatness, share))
-        chosen |= {"flatness": best[1], "share": best[2]}
+            shares[flatness], found = _best_share(trial, seen)
+            return keep({"flatness": flatness, "share": shares[flatness]}, found)
+
+        flatness = climb(cached, cache.flatness or 0.3, 1.5)
+        chosen |= {"flatness": flatness, "share": shares[flatness]}
     return {"chosen": chosen, "trials": trials}
 
 
