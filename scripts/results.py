@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
 from seqlm import certify
-from seqlm.config import find_configs, resolve_layer_cells
+from seqlm.cli import preset
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
 from seqlm.schema import ENGINES
@@ -39,21 +35,6 @@ def record(folder: str) -> Path:
     return path
 
 
-def preset(name: str) -> dict[str, Any]:
-    """The configuration that the bare command composes."""
-    words = [f"experiment={name}", "data.path=x"] if name != "default" else []
-    with initialize_config_dir(str(find_configs()), version_base="1.3"):
-        composed: Any = OmegaConf.to_container(compose("train", words), resolve=True)
-    resolve_layer_cells(composed["model"], [find_configs()])
-    return dict(composed)
-
-
-def quote(experiment: Path) -> str:
-    """The test perplexity that the header of an experiment quotes."""
-    header = re.search(r"^# Published:.*?test (about )?([\d.]+\d)", experiment.read_text(encoding="utf-8"), re.M)
-    return f"{'about ' if header and header[1] else ''}{header[2]}" if header else ""
-
-
 def table() -> str:
     """The results as a Markdown table: every experiment there is, run or not."""
     lines = [
@@ -63,7 +44,7 @@ def table() -> str:
     for experiment in [None, *sorted(EXPERIMENTS.glob("*.yaml"))]:
         name = experiment.stem if experiment else "default"
         words = f"experiment={name}" if experiment else ""
-        quoted = quote(experiment) if experiment else ""
+        quoted = certify.quoted(name).get("test", "")
         records = {"": RESULTS / f"{name}.json"} | {f" engine={e}": RESULTS / f"{name}-{e}.json" for e in ENGINES}
         found = {suffix: path for suffix, path in records.items() if path.is_file()}
         if not found:

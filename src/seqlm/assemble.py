@@ -159,10 +159,9 @@ def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer
 def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) -> str:
     """Load the raw weights, or the average over them if that is asked for and there; returns which it was."""
     found.load_weights(model)
-    average = found.load_state()["averaging"]["average"] if which == "average" else []
-    if not average:
+    if which != "average" or not found.meta.get("averaged"):
         return "raw"
     with torch.no_grad():
-        for parameter, mean in zip(model.parameters(), average, strict=True):
+        for parameter, mean in zip(model.parameters(), found.load_state()["averaging"]["average"], strict=True):
             parameter.copy_(mean)
     return "average"

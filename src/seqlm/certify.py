@@ -110,13 +110,25 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
 
 
+def quoted(name: str) -> dict[str, str]:
+    """What the header of an experiment quotes for valid and test, as it stands there: "114.5", "about 136"."""
+    header = _header(name)
+    found = re.findall(r"\b(valid|test) ((?:about )?\d+(?:\.\d+)?)", header)
+    return dict(reversed(found))  # the first of each
+
+
 def published(name: str) -> dict[str, Any]:
-    """The perplexities, or bits per character, that the header of an experiment quotes for valid and test."""
+    """The same as numbers, and their unit: perplexity (ppl) or bits per character (bpc)."""
+    unit = "bpc" if " bits " in _header(name) else "ppl"
+    numbers = {split: float(text.removeprefix("about ")) for split, text in quoted(name).items()}
+    return {"unit": unit, **numbers} if numbers else {}
+
+
+def _header(name: str) -> str:
+    """The line of an experiment that begins with Published."""
     path = find_configs() / "experiment" / f"{name}.yaml"
     header = re.search(r"^# Published:(.*)$", path.read_text(encoding="utf-8"), re.M) if path.is_file() else None
-    found = re.findall(r"\b(valid|test) (about )?(\d+(?:\.\d+)?)", header[1]) if header else []
-    unit = "bpc" if header and " bits " in header[1] else "ppl"
-    return {"unit": unit, **{split: float(value) for split, _, value in found}} if found else {}
+    return header[1] if header else ""
 
 
 def summary(written: Mapping[str, Any]) -> str:

@@ -93,7 +93,7 @@ def certify(words: Words) -> None:
         folder = Path(root) / run_name
         if not finished(folder):
             train([*words, f"run.name={run_name}", f"run.root={root}", "resume=auto"])
-    run(folder, _preset, Path(out))
+    run(folder, preset, Path(out))
 
 
 def _taken(key: str, words: Words, default: str) -> tuple[str, Words]:
@@ -102,7 +102,7 @@ def _taken(key: str, words: Words, default: str) -> tuple[str, Words]:
     return (found or [default])[-1], [word for word in words if not word.startswith(f"{key}=")]
 
 
-def _preset(experiment: str) -> dict[str, Any]:
+def preset(experiment: str) -> dict[str, Any]:
     """What `seqlm train experiment=NAME` composes, with nothing overridden."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra

@@ -134,7 +134,8 @@ class Session:
             "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
             "random": random_state(self.device),
         }
-        meta = {"step": progress.step, "valid_loss": valid_loss, "seqlm": __version__}
+        averaged = bool(self.averaging.average)
+        meta = {"step": progress.step, "valid_loss": valid_loss, "averaged": averaged, "seqlm": __version__}
         saved = checkpoint.save(run.checkpoints, self.model, state, meta)
         if valid_loss is not None and progress.best_step == progress.step:
             checkpoint.point_best(run.checkpoints, saved)

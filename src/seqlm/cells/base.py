@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout import RecurrentDropout, dropout_mask
+from .dropout import RecurrentDropout, keep_mask
 
 # A Tensor, or a NamedTuple / tuple of carries. Stacks nest them; `map_carry` walks them.
 Carry: TypeAlias = Any
@@ -53,7 +53,7 @@ def drop_state(carry: Carry, p: float) -> Carry:
     if p == 0:
         return carry
     first = carry_tensors(carry)[0]
-    kept = dropout_mask((first.shape[0],), p, first).gt(0)
+    kept = keep_mask((first.shape[0],), p, first)
     return map_carry(lambda t: torch.where(kept.view(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)), carry)
 
 
@@ -186,7 +186,7 @@ class GatedCell(Cell):
         if not (self.training and self.dropout.zones):
             return z
         shape = (*xs.shape[:-1], self.hidden_size)
-        kept = [dropout_mask(shape, 1 - p, xs).gt(0).to(xs.dtype) for p in self._zones(len(self.init_carry(1))) if p]
+        kept = [keep_mask(shape, 1 - p, xs).to(xs.dtype) for p in self._zones(len(self.init_carry(1))) if p]
         return (*(z if isinstance(z, tuple) else (z,)), *kept)
 
     def transition(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:

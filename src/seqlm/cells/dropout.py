@@ -16,19 +16,32 @@ def require_probability(name: str, p: float) -> None:
         raise ValueError(f"{name}={p} must be at least 0 and less than 1")
 
 
+def keep_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
+    """True with probability 1 - p, on the device of `like`.
+
+    On the CPU every decision takes 16 bits of a 64-bit draw: bernoulli_ takes a draw each, and was a
+    twentieth of a training step. p is rounded to a multiple of 2^-16.
+    """
+    if like.device.type != "cpu":
+        return torch.empty(shape, device=like.device, dtype=like.dtype).bernoulli_(1 - p).bool()
+    count = math.prod(shape)
+    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+    return draws.view(torch.int16)[:count].view(*shape) >= _dropped(p) - 32768
+
+
 def dropout_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
     """A mask of zeros and 1 / (1 - p), zero with probability p, of the dtype and on the device of `like`.
 
-    On the CPU every decision takes 16 bits of a 64-bit draw: bernoulli_ takes a draw each, and was a
-    twentieth of a training step. p is rounded to a multiple of 2^-16 and the scale is that of the rounded p.
+    The scale is that of the rounded p of `keep_mask`.
     """
     if like.device.type != "cpu":
         return torch.empty(shape, device=like.device, dtype=like.dtype).bernoulli_(1 - p).div_(1 - p)
-    dropped = min(round(p * 65536), 65535)
-    count = math.prod(shape)
-    draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
-    kept = draws.view(torch.int16)[:count].view(*shape) >= dropped - 32768
-    return kept.to(like.dtype).mul_(65536 / (65536 - dropped))
+    return keep_mask(shape, p, like).to(like.dtype).mul_(65536 / (65536 - _dropped(p)))
+
+
+def _dropped(p: float) -> int:
+    """How many of 65,536 equal draws are dropped."""
+    return min(round(p * 65536), 65535)
 
 
 class RecurrentDropout(NamedTuple):

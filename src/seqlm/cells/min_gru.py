@@ -25,6 +25,8 @@ class MinGRUCell(Cell):
     "Were RNNs All We Needed?", arXiv 2410.01201 (2024).
     """
 
+    blocks = 2  # of H rows in weight_ih: the gate, the candidate
+
     def __init__(
         self, input_size: int, hidden_size: int, *, candidate: Candidate = "identity", bias: bool = True
     ) -> None:
@@ -32,8 +34,8 @@ class MinGRUCell(Cell):
         require_positive(input_size=input_size, hidden_size=hidden_size)
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
         self.candidate, self._g = candidate, candidate_named(candidate)
-        self.weight_ih = nn.Parameter(torch.empty(2 * hidden_size, input_size))
-        self.bias_ih = nn.Parameter(torch.empty(2 * hidden_size)) if bias else None
+        self.weight_ih = nn.Parameter(torch.empty(self.blocks * hidden_size, input_size))
+        self.bias_ih = nn.Parameter(torch.empty(self.blocks * hidden_size)) if bias else None
         self.reset_parameters()
 
     def init_carry(self, batch_size: int) -> Hidden:

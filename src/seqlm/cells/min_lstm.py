@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Cell, Hidden, require_positive
-from .min_gru import Candidate, candidate_named
+from .base import Hidden
+from .min_gru import MinGRUCell
 
 
-class MinLSTMCell(Cell):
+class MinLSTMCell(MinGRUCell):
     """minLSTM cell: gates that depend on the input alone and add up to 1; no memory besides the hidden state.
 
     i, f, n = split(W_ih x_t + b_ih)
@@ -21,22 +20,7 @@ class MinLSTMCell(Cell):
     Needed?", arXiv 2410.01201 (2024).
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, *, candidate: Candidate = "identity", bias: bool = True
-    ) -> None:
-        super().__init__()
-        require_positive(input_size=input_size, hidden_size=hidden_size)
-        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
-        self.candidate, self._g = candidate, candidate_named(candidate)
-        self.weight_ih = nn.Parameter(torch.empty(3 * hidden_size, input_size))
-        self.bias_ih = nn.Parameter(torch.empty(3 * hidden_size)) if bias else None
-        self.reset_parameters()
-
-    def init_carry(self, batch_size: int) -> Hidden:
-        return Hidden(self.weight_ih.new_zeros(batch_size, self.hidden_size))
-
-    def project(self, xs: Tensor) -> Tensor:
-        return F.linear(xs, self.weight_ih, self.bias_ih)
+    blocks = 3  # two gates, the candidate
 
     def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
         i, f, candidate = z.chunk(3, -1)  # each (B, H)

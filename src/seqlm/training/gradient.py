@@ -32,12 +32,8 @@ def gradient(
     for parameter in parameters:
         parameter.grad = None
     carries, nats = [], []
-    for part in torch.arange(inputs.shape[1], device=inputs.device).chunk(parts) if parts > 1 else [None]:
-        window, wanted, start = inputs, targets, carry
-        if part is not None:
-            low, high = int(part[0]), int(part[-1]) + 1
-            window, wanted = inputs[:, low:high], targets[:, low:high]
-            start = map_carry(lambda t, low=low, high=high: t[low:high], carry)  # type: ignore[misc]
+    columns = zip(inputs.chunk(parts, 1), targets.chunk(parts, 1), _in_parts(carry, parts), strict=True)
+    for window, wanted, start in columns:
         new, found, penalty = objective(window, wanted, start)
         whole = found if penalty is None else found + wanted.numel() * penalty
         (whole / units).backward()
@@ -45,8 +41,14 @@ def gradient(
         nats.append(found.detach())
     if parts == 1:
         return carries[0], nats[0]
-    columns = iter([torch.cat(tensors) for tensors in zip(*map(carry_tensors, carries), strict=True)])
-    return map_carry(lambda _: next(columns), carries[0]), torch.stack(nats).sum()
+    joined = iter([torch.cat(tensors) for tensors in zip(*map(carry_tensors, carries), strict=True)])
+    return map_carry(lambda _: next(joined), carry), torch.stack(nats).sum()
+
+
+def _in_parts(carry: Carry, parts: int) -> list[Carry]:
+    """The carries of `parts` groups of columns, cut as torch.chunk cuts."""
+    cut = [iter(tensors) for tensors in zip(*(t.chunk(parts) for t in carry_tensors(carry)), strict=True)]
+    return [map_carry(lambda _, tensors=tensors: next(tensors), carry) for tensors in cut]  # type: ignore[misc]
 
 
 class Graph(Protocol):
