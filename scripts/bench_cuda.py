@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.bench import main as bench
 from seqlm.bench.timing import now
+from seqlm.data import Window
 from seqlm.layers import make_dropout
 from seqlm.train import descend
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
@@ -41,20 +41,21 @@ def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seco
     notes: list[str] = []
     optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)
 
-    def objective(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
-        return (*model.nats(inputs, targets, carry), None)
+    def objective(window: Window, carry: Any) -> Any:
+        return (*model.nats(window.inputs, window.targets, carry), None)
 
     graph = GraphedGradient(objective, parameters, cuda_capture(device), notes.append) if graphed else None
     carry = model.init_carry(batch)
     tokens = torch.randint(vocabulary, (window + 1, batch), device=device)
+    read = Window(tokens[:-1], tokens[1:], window * batch)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 10 or time.perf_counter() < end:
         start = now(device)
         if graph is not None:
-            carry, _ = graph(tokens[:-1], tokens[1:], carry, float(batch))
+            carry, _ = graph(read, carry, float(batch))
         else:
-            carry, _ = gradient(objective, parameters, tokens[:-1], tokens[1:], carry, float(batch))
+            carry, _ = gradient(objective, parameters, read, carry, float(batch))
         descend(optimizer, parameters, 5.0)
         times.append(now(device) - start)
     median = statistics.median(times[3:])

@@ -7,6 +7,7 @@ import torch
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.cells import map_carry
+from seqlm.data import Window
 from seqlm.errors import ConfigError
 from seqlm.train import descend, train
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
@@ -46,13 +47,13 @@ def losses(make, device="cpu", dropout=0.0):
     parameters, found = list(model.parameters()), []
     optimizer = torch.optim.SGD(parameters, lr=0.5)
 
-    def objective(inputs, targets, carry):
-        return (*model.nats(inputs, targets, carry), None)
+    def objective(window, carry):
+        return (*model.nats(window.inputs, window.targets, carry), None)
 
     step = make(objective, parameters)
     carry = model.init_carry(3)
     for inputs, targets in windows(device):
-        carry, nats = step(inputs, targets, carry, float(targets.numel()))
+        carry, nats = step(Window(inputs, targets, targets.numel()), carry, float(targets.numel()))
         descend(optimizer, parameters, 0.25)
         found.append(nats.item())
     return found, map_carry(torch.clone, carry), step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .build import build, check, fits
+from .build import accepts, build, check, fits
 from .config import load_config
-from .data import Corpus, Encoded, Tokenizer, encode_split, fit_tokenizer, load_tokenizer
+from .data import Data, ExampleTokenizer, Tokenizer, load_tokenizer
 from .errors import ConfigError
 from .run import RunFolder
 from .schema import Config
@@ -24,36 +23,13 @@ from .training import checkpoint
 READING = ("tokenizer", "vocab_from", "limit")
 
 
-@dataclass
-class Data:
-    """A corpus, its tokenizer, and its splits as tokens, encoded when first asked for."""
-
-    corpus: Corpus
-    tokenizer: Tokenizer
-    limit: int | None
-
-    def __post_init__(self) -> None:
-        self._encoded: dict[str, Encoded] = {}
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever the tokens of train or valid do."""
-        return f"{self['train'].fingerprint}/{self['valid'].fingerprint}"
-
-    def __getitem__(self, split: str) -> Encoded:
-        if split not in self._encoded:
-            encoded = encode_split(self.corpus, split, self.tokenizer)
-            self._encoded[split] = encoded.limited(self.limit, self.tokenizer)
-        return self._encoded[split]
-
-
 def check_parts(config: Config) -> None:
     """Raise ConfigError that lists every mistake in every part, before anything is built or written."""
     corpus, reading = _split_data(config.data)
     parts: list[tuple[Any, str, tuple[str, ...]]] = [
         (corpus, "data", ()),
         (reading.get("tokenizer", {}), "data.tokenizer", ()),
-        (config.model, "model", ("vocab_size", "engine")),
+        (config.model, "model", ("vocab_size", "sizes", "engine")),
         (config.task, "task", ()),
         (config.optim, "optim", ("params",)),
         (config.schedule, "schedule", ()),
@@ -77,17 +53,24 @@ def check_parts(config: Config) -> None:
 def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
     """The data of a config; the tokenizer is fitted unless the run already has one."""
     corpus_node, reading = _split_data(config.data)
-    corpus: Corpus = build(corpus_node, "data", trust=config.trust)
-    if tokenizer is None:
-        unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
-        tokenizer = fit_tokenizer(corpus, unfitted, reading.get("vocab_from", "train"))
-    return Data(corpus, tokenizer, reading.get("limit"))
+    corpus = build(corpus_node, "data", trust=config.trust)
+    if tokenizer is not None:
+        return Data(corpus, tokenizer, reading.get("limit"))
+    unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
+    return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"))
 
 
-def build_model(config: Config, tokenizer: Tokenizer) -> Any:
+def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
     """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
     engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
-    return build(config.model, "model", trust=config.trust, vocab_size=len(tokenizer), engine=engine)
+    known = {"sizes": tokenizer.sizes()} if isinstance(tokenizer, ExampleTokenizer) else {"vocab_size": len(tokenizer)}
+    if accepts(config.model, "model", "sizes", trust=config.trust) != ("sizes" in known):
+        has, wants = ("examples", "a text") if "sizes" in known else ("a text", "examples")
+        raise ConfigError(
+            f"this data is {has}, but model._target_={config.model['_target_']} reads {wants}; "
+            "choose another model= or data="
+        )
+    return build(config.model, "model", trust=config.trust, engine=engine, **known)
 
 
 def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:

@@ -40,6 +40,11 @@ def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **r
         raise ConfigError(f"{where}{joint}{error}") from error
 
 
+def accepts(node: Mapping[str, Any], where: str, argument: str, *, trust: Sequence[str] = ()) -> bool:
+    """Whether what `node` names takes an argument of this name."""
+    return argument in _parameters(_target(node, where, trust))
+
+
 def check(
     node: Mapping[str, Any], where: str, *, runtime: Sequence[str] | None = (), trust: Sequence[str] = ()
 ) -> list[str]:

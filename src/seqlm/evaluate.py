@@ -12,11 +12,11 @@ import torch
 
 from .assemble import load_run
 from .config import verb_config
-from .data import Streams
+from .data import Batches
 from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
-from .tasks import Score, perplexity
+from .tasks import Score, Task, perplexity
 from .testtime.command import adapts, evaluate_adaptively
 from .training.device import autocast, prepare
 
@@ -24,25 +24,23 @@ from .training.device import autocast, prepare
 @torch.no_grad()
 def evaluate(
     model: Any,
-    task: Any,
-    streams: Streams,
+    task: Task,
+    batches: Batches,
     device: torch.device,
     precision: str = "float32",
     stopped: Callable[[], bool] = lambda: False,
 ) -> Score:
-    """Sum the nats of every target of `streams`, the carry running through; `stopped` may end it early."""
+    """Add up the scores of all batches, the carry running through; `stopped` may end it early."""
     was_training = model.training
     model.eval()
-    score, carry = Score(), model.init_carry(streams.batch_size)
+    score, carry = Score(), model.init_carry(batches.batch_size)
     try:
-        for index in range(len(streams)):
+        for index in range(len(batches)):
             if stopped():
                 break
-            window = streams[index].to(device)
             with autocast(device, precision):
-                carry, nats = task.nats(model, window, carry)
-            score.nats += float(nats)
-            score.tokens += window.tokens
+                carry, part = task.score(model, batches[index].to(device), carry)
+            score.add(part)
     finally:
         model.train(was_training)
     return score
@@ -62,8 +60,8 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     if adapts(how):
         score, adaptation = evaluate_adaptively(run, how, window, device)
     else:
-        streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)
-        score, adaptation = evaluate(run.model, run.task, streams, device, how.precision), {}
+        batches = run.task.batches(run.data, how.split, how.batch_size, window)
+        score, adaptation = evaluate(run.model, run.task, batches, device, how.precision), {}
     seconds = time.perf_counter() - started
     assert score.tokens == len(encoded.tokens), "every target once"
 

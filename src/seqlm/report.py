@@ -63,14 +63,10 @@ def describe_run(session: Session) -> dict[str, Any]:
 def header(run: RunFolder, session: Session, progress: Progress) -> str:
     """The lines above the progress bar."""
     config, data, counts = session.config, session.data, count_parameters(session.model)
-    sizes = " / ".join(f"{split} {len(data[split].tokens):,}" for split in ("train", "valid"))
     rows = [
         ("run", str(run.path) + (f", resumed at step {progress.step:,}" if progress.step else "")),
         ("device", describe(session.device, config.precision)),
-        (
-            "data",
-            f"{type(data.corpus).__name__}, {data.tokenizer.kind} vocabulary {len(data.tokenizer):,}, tokens {sizes}",
-        ),
+        ("data", data.describe()),
         ("", data.corpus.note()),
         ("parameters", f"{counts['total']:,} (embedding {counts['embedding']:,}, recurrent {counts['recurrent']:,})"),
     ]

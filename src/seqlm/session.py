@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .assemble import Data, build_data, build_model, check_parts
+from .assemble import build_data, build_model, check_parts
 from .build import build
 from .cells import Carry, carry_tensors, drop_state, map_carry
-from .data import Lengths, Streams, Window, load_tokenizer
+from .data import Batch, Batches, Data, Window, load_tokenizer
 from .errors import ConfigError
 from .run import RunFolder
-from .sample import check_prompt
 from .schema import Config
+from .tasks import Task
 from .training import Averaging, Moment, Schedule, checkpoint
 from .training.averaging import is_nonmonotone
 from .training.device import autocast, prepare, random_state, set_random_state
@@ -55,12 +55,12 @@ class Session:
     device: torch.device
     data: Data
     model: Any
-    task: Any
+    task: Task
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     averaging: Averaging
-    train: Streams
-    valid: Streams
+    train: Batches
+    valid: Batches
     learning_rates: list[float]
 
     @cached_property
@@ -71,13 +71,11 @@ class Session:
     @cached_property
     def steps_planned(self) -> int | None:
         """Optimizer steps until the first limit that is not wall-clock time."""
-        limits, windows = self.config.train.limits, len(self.train.lengths.of_epoch(0, self.train.rows))
-        steps = [math.ceil(limits["tokens"] * windows / len(self.train.tokens))] if "tokens" in limits else []
+        limits, train = self.config.train.limits, self.train
+        steps = [math.ceil(limits["tokens"] * train.count(0) / train.targets)] if "tokens" in limits else []
         steps += [int(limits["steps"])] if "steps" in limits else []
         if "epochs" in limits:
-            lengths, epochs = self.train.lengths, int(limits["epochs"])
-            alike = [windows] * epochs if not lengths.drawn else None
-            steps.append(sum(alike or (len(lengths.of_epoch(epoch, self.train.rows)) for epoch in range(epochs))))
+            steps.append(sum(train.count(epoch) for epoch in range(int(limits["epochs"]))))
         return min(steps, default=None)
 
     def init_carry(self) -> Carry:
@@ -109,16 +107,13 @@ class Session:
         averages = self.config.eval_weights == "average"
         return self.averaging.applied(self.parameters) if averages else nullcontext()
 
-    def gradient(self, tell: Callable[[str], None]) -> Callable[[Tensor, Tensor, Carry, float], tuple[Carry, Tensor]]:
-        """What turns a window into a gradient: (inputs, targets, carry, units) -> (carry, summed nats)."""
+    def gradient(self, tell: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
+        """What turns a batch into a gradient: (batch, carry, units) -> (carry, summed nats)."""
 
-        def objective(inputs: Tensor, targets: Tensor, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        def objective(batch: Batch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
             carry = drop_state(carry, self.config.train.drop_state)
             with autocast(self.device, self.config.precision):
-                found: tuple[Carry, Tensor, Tensor | None] = self.task.objective(
-                    self.model, Window(inputs, targets, 0), carry
-                )
-            return found
+                return self.task.objective(self.model, batch, carry)
 
         if self.config.engine == "graph":
             return GraphedGradient(objective, self.parameters, cuda_capture(self.device), tell)
@@ -172,32 +167,28 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         raise ConfigError(f"train.accumulate={limits.accumulate} cannot be captured with engine=graph; use engine=auto")
     torch.manual_seed(config.seed)
     data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
-    check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
+    task: Task = build(config.task, "task", trust=config.trust)
     model = build_model(config, data.tokenizer).to(device)
+    task.check(config, model, data)
     optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
     if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError(
             f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
         )
-    first = data.tokenizer.eos_id
-    lengths = Lengths(limits.window, limits.window_spread, limits.window_halved, config.seed)
+    train = task.training(data, config)
+    if config.engine == "graph" and not isinstance(train[0], Window):
+        raise ConfigError("engine=graph replays the windows of a text; use engine=auto for this task")
+    columns = min(limits.eval_batch_size, len(data["valid"]))
     return Session(
         config=config,
         device=device,
         data=data,
         model=model,
-        task=build(config.task, "task", trust=config.trust),
+        task=task,
         optimizer=optimizer,
         schedule=build(config.schedule, "schedule", trust=config.trust),
         averaging=build(config.averaging, "averaging", trust=config.trust),
-        train=Streams(data["train"].tokens, limits.batch_size, lengths, first=first, where="train."),
-        valid=Streams(
-            data["valid"].tokens,
-            min(limits.eval_batch_size, len(data["valid"].tokens)),
-            limits.window,
-            first=first,
-            where="train.eval_",
-            clip=True,
-        ),
+        train=train,
+        valid=task.batches(data, "valid", columns, limits.window, "train.eval_"),
         learning_rates=[group["lr"] for group in optimizer.param_groups],
     )

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,8 @@ from .cells import Carry
 from .config import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
 from .errors import ConfigError, NonFiniteError, RunExists, Stopped
 from .evaluate import evaluate
-from .models import LanguageModel
 from .report import closing, describe_run, header, hparams, now
 from .run import RunFolder, file_stem
-from .sample import generate
 from .schema import Config
 from .session import Progress, Session, assemble_session
 from .tasks import perplexity
@@ -93,7 +92,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> float:
 def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> float:
     """Train with everything around it: restored state, logs, signals, and an honest status at the end."""
     progress, carry = Progress(), session.init_carry()
-    console, status, logger = Console(session.data.tokenizer.kind), "failed", None
+    console, status, logger = Console(partial(session.task.headline, data=session.data)), "failed", None
     try:
         if start is not None:
             progress, carry = session.restore(start, run)
@@ -166,17 +165,15 @@ def _fit(
 
         started = time.perf_counter()
         at = session.moment(progress)
-        factor = session.schedule.factor(at)
-        if session.train.lengths.drawn:  # a longer window is a larger step
-            factor *= session.train.heights[progress.window] / limits.window
+        factor = session.schedule.factor(at) * session.train.scale(progress.window)
         for group, lr in zip(optimizer.param_groups, session.learning_rates, strict=True):
             group["lr"] = lr * factor
         if progress.window == 0:
             carry = session.init_carry()
-        window = session.train[progress.window].to(session.device)
+        batch = session.train[progress.window].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        units = window.tokens if limits.loss_unit == "mean" else session.train.batch_size
-        carry, nats = gradient(window.inputs, window.targets, carry, units)
+        units = batch.tokens if limits.loss_unit == "mean" else batch.columns
+        carry, nats = gradient(batch, carry, units)
         summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.
         norm = descend(optimizer, parameters, limits.clip_norm) if math.isfinite(summed) else math.nan
@@ -189,9 +186,9 @@ def _fit(
         if progress.window == len(session.train):
             progress.window, progress.epoch = 0, progress.epoch + 1
             session.train.start_epoch(progress.epoch)
-        progress.tokens += window.tokens
+        progress.tokens += batch.tokens
         progress.nats += summed
-        progress.nats_tokens += window.tokens
+        progress.nats_tokens += batch.tokens
         busy += time.perf_counter() - started
         console.step()
         if progress.step % limits.log_every == 0:
@@ -204,7 +201,8 @@ def _fit(
             }
             logger.scalars(progress.step, progress.tokens, before + time.perf_counter() - began, values)
             epoch = progress.epoch + progress.window / len(session.train)
-            console.training(progress.step, epoch, values, progress.best_loss, progress.best_step)
+            best = session.task.best(progress.valid, session.data) if progress.best_step else ""
+            console.training(progress.step, epoch, values, best, progress.best_step)
             progress.nats, progress.nats_tokens, logged_tokens, busy = 0.0, 0, progress.tokens, 0.0
 
 
@@ -238,16 +236,17 @@ def _evaluate(
         score = evaluate(session.model, session.task, session.valid, session.device, session.config.precision, stopped)
         if stop.number:
             return None
-        text = _sample(session)
-    metrics = session.task.metrics(score, session.data["valid"].counts)
-    improved = score.loss < progress.best_loss
+        text = session.task.show(session.model, session.data, session.config.sample)
+    metrics = session.task.metrics(score, session.data, "valid")
+    judged = session.task.judged(metrics)
+    improved = judged < progress.best_loss
     progress.evaluated_at = progress.step
     progress.bad_evaluations = 0 if improved else progress.bad_evaluations + 1
     if improved:
-        progress.best_loss, progress.best_step, progress.valid = score.loss, progress.step, metrics
-    progress.losses.append(score.loss)
-    session.schedule.observe(score.loss)
-    session.averaging.observe(score.loss)
+        progress.best_loss, progress.best_step, progress.valid = judged, progress.step, metrics
+    progress.losses.append(judged)
+    session.schedule.observe(judged)
+    session.averaging.observe(judged)
     progress.seconds += time.perf_counter() - started
     logger.scalars(
         progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}
@@ -257,14 +256,7 @@ def _evaluate(
         run.samples.mkdir(exist_ok=True)
         (run.samples / f"step-{progress.step:09d}.txt").write_text(text + "\n", encoding="utf-8")
     console.evaluation(progress.step, metrics, improved, progress.seconds, text)
-    return score.loss
-
-
-def _sample(session: Session) -> str:
-    if not isinstance(session.model, LanguageModel) or session.config.sample.tokens == 0:
-        return ""
-    how = session.config.sample
-    return how.prompt + "".join(generate(session.model, session.data.tokenizer, how))
+    return judged
 
 
 def _non_finite(run: RunFolder, model: nn.Module, step: int, nats: float, lr: float) -> str:

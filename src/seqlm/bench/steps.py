@@ -81,13 +81,14 @@ def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device, preci
     task, parameters, carry = LanguageModeling(), list(model.parameters()), model.init_carry(batch)
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 
-    def objective(inputs: Tensor, targets: Tensor, carry: Any) -> Any:
+    def objective(window: Window, carry: Any) -> Any:
         with autocast(device, precision):
-            return task.objective(model, Window(inputs, targets, targets.numel()), carry)
+            return task.objective(model, window, carry)
 
     def step(tokens: Tensor) -> float:
         nonlocal carry
-        carry, nats = gradient(objective, parameters, tokens[:-1], tokens[1:], detach(carry), batch)
+        window = Window(tokens[:-1], tokens[1:], tokens[1:].numel())
+        carry, nats = gradient(objective, parameters, window, detach(carry), batch)
         descend(optimizer, parameters, 5.0)
         return float(nats.item())
 

@@ -1,8 +1,14 @@
 """Text: where it comes from, how it becomes token ids, and how a model reads them."""
 
+from .atis import Atis
+from .batches import Batch, Batches
+from .bucketed import Bucketed, EncodedExamples, ExampleBatch
 from .corpus import SPLITS, Corpus, TextCounts
+from .dataset import Data
 from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
+from .example_tokenizer import ExampleTokenizer
+from .examples import Example, Examples
 from .ptb import PennTreebank
 from .ptbchar import PennTreebankChar
 from .pydoc import PydocCorpus
@@ -16,12 +22,22 @@ from .wikitext import WikiText2, WikiText103
 __all__ = [
     "IGNORE",
     "SPLITS",
+    "Atis",
+    "Batch",
+    "Batches",
+    "Bucketed",
     "ByteTokenizer",
     "CharTokenizer",
     "Corpus",
     "Counts",
+    "Data",
     "Encoded",
+    "EncodedExamples",
     "Enwik8",
+    "Example",
+    "ExampleBatch",
+    "ExampleTokenizer",
+    "Examples",
     "HiddenMarkov",
     "Lengths",
     "MarkovChain",

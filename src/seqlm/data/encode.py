@@ -42,6 +42,9 @@ class Encoded:
     counts: Counts
     fingerprint: str  # changes whenever text or tokenizer do
 
+    def __len__(self) -> int:
+        return len(self.tokens)
+
     def limited(self, limit: int | None, tokenizer: Tokenizer) -> Encoded:
         """The first `limit` tokens, counted anew."""
         if limit is None or limit >= len(self.tokens):
@@ -73,7 +76,8 @@ def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train"
         blocks = (block for split in splits for block in corpus.read(split))
         unfitted.fit(blocks).save(folder / "tokenizer.json")
 
-    return _cached(key, write, lambda folder: load_tokenizer(folder / "tokenizer.json"))[1]
+    fitted: Tokenizer = _cached(key, write, lambda folder: load_tokenizer(folder / "tokenizer.json"))[1]
+    return fitted
 
 
 def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:

@@ -38,9 +38,21 @@ class Window(NamedTuple):
     targets: Tensor
     tokens: int  # targets that count
 
+    @property
+    def columns(self) -> int:
+        """Columns read side by side."""
+        return self.inputs.shape[1]
+
     def to(self, device: torch.device) -> Window:
         """The window on the device that computes."""
         return Window(self.inputs.to(device), self.targets.to(device), self.tokens)
+
+    def parts(self, count: int) -> list[Window]:
+        """Its columns in `count` groups."""
+        if count == 1:
+            return [self]
+        cut = zip(self.inputs.chunk(count, 1), self.targets.chunk(count, 1), strict=True)
+        return [Window(inputs, targets, int((targets != IGNORE).sum())) for inputs, targets in cut]
 
 
 class Lengths(NamedTuple):
@@ -113,6 +125,19 @@ class Streams:
         self.tokens, self.batch_size, self.first = tokens, batch_size, first
         self.lengths = lengths._replace(window=min(window, self.rows))
         self.start_epoch(0)
+
+    @property
+    def targets(self) -> int:
+        """Target tokens of an epoch."""
+        return len(self.tokens)
+
+    def count(self, epoch: int) -> int:
+        """The number of windows in an epoch."""
+        return len(self.lengths.of_epoch(epoch, self.rows))
+
+    def scale(self, index: int) -> float:
+        """A window that was drawn longer is a larger step."""
+        return self.heights[index] / self.lengths.window if self.lengths.drawn else 1.0
 
     def start_epoch(self, epoch: int) -> None:
         """Cut the text for this epoch."""

@@ -199,10 +199,14 @@ KINDS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[ByteTokenizer]
 }
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Any:
     """The tokenizer saved in `path`; raises ConfigError if it is missing, damaged or of an unknown kind."""
+    from .example_tokenizer import ExampleTokenizer
+
     try:
         data = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        if data["kind"] == ExampleTokenizer.kind:
+            return ExampleTokenizer.load(data)
         tokenizer = KINDS[data["kind"]](**data["settings"])
         if isinstance(tokenizer, ByteTokenizer):
             return tokenizer

@@ -3,7 +3,7 @@
 from ..engines.scan import scan
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
-from .recurrent import Bidirectional, Layer, Recurrent, Stack
+from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
 from .softmax import linear_cross_entropy
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "mixture_cross_entropy",
     "mixture_log_probabilities",
     "scan",
+    "turned",
 ]

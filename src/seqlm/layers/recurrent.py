@@ -1,4 +1,4 @@
-"""Cells in time and in depth. All three share `init_carry(batch_size)` and `forward(xs, carry)`, so they nest."""
+"""Cells in time and in depth. All share `init_carry(batch_size)` and `forward(xs, carry, lengths)`, so they nest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from ..engines import Engine, Plan, pick
 
 
 class Layer(nn.Module):
-    """A map of sequences with memory: forward(xs (T, B, I), carry) -> (carry, ys (T, B, O))."""
+    """A map of sequences with memory: forward(xs (T, B, I), carry, lengths) -> (carry, ys (T, B, O)).
+
+    `lengths` (B,) are those of the sequences, where some end before T: what stands behind an end changes no output
+    before it, in either direction. The carry is then that of the padded sequence.
+    """
 
     input_size: int
     output_size: int
@@ -49,8 +53,18 @@ class Recurrent(Layer):
     def init_carry(self, batch_size: int) -> Carry:
         return self.cell.init_carry(batch_size)
 
-    def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
+    def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
+        if not self.reverse or lengths is None:
+            return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
+        carry, ys = self.plan.run(self.cell, turned(xs, lengths), carry, reverse=False)
+        return carry, turned(ys, lengths)
+
+
+def turned(xs: Tensor, lengths: Tensor) -> Tensor:
+    """Sequences (T, B, ...) of `lengths` (B,) read backwards, each from its own end; the padding stays behind."""
+    place = torch.arange(len(xs), device=xs.device).unsqueeze(1)
+    place = torch.where(place < lengths, lengths - 1 - place, place)  # (T, B)
+    return xs.gather(0, place.view(*place.shape, *[1] * (xs.dim() - 2)).expand_as(xs))
 
 
 class Bidirectional(Layer):
@@ -76,9 +90,9 @@ class Bidirectional(Layer):
     def init_carry(self, batch_size: int) -> Carry:
         return (self.fwd.init_carry(batch_size), self.bwd.init_carry(batch_size))
 
-    def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        fwd_carry, fwd_ys = self.fwd(xs, carry[0])
-        bwd_carry, bwd_ys = self.bwd(xs, carry[1])
+    def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
+        fwd_carry, fwd_ys = self.fwd(xs, carry[0], lengths)
+        bwd_carry, bwd_ys = self.bwd(xs, carry[1], lengths)
         return (fwd_carry, bwd_carry), torch.cat([fwd_ys, bwd_ys], dim=-1)
 
 
@@ -123,11 +137,11 @@ class Stack(Layer):
     def init_carry(self, batch_size: int) -> Carry:
         return tuple(layer.init_carry(batch_size) for layer in self.layers)  # type: ignore[operator]
 
-    def forward(self, xs: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
+    def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
         new, outputs = [], []
         for index, (layer, layer_carry) in enumerate(zip(self.layers, carry, strict=True)):
             below = self.dropout(xs) if index else xs
-            layer_carry, ys = layer(below, layer_carry)
+            layer_carry, ys = layer(below, layer_carry, lengths)
             xs = ys + below if self.residual and index else ys
             new.append(layer_carry)
             outputs.append(xs)

@@ -1,5 +1,15 @@
 """Models: what turns tokens into predictions."""
 
+from .heads import TagHead
 from .language_model import LanguageModel, build_language_model, build_stack, cells_of
+from .sequence_model import SequenceModel, build_sequence_model
 
-__all__ = ["LanguageModel", "build_language_model", "build_stack", "cells_of"]
+__all__ = [
+    "LanguageModel",
+    "SequenceModel",
+    "TagHead",
+    "build_language_model",
+    "build_sequence_model",
+    "build_stack",
+    "cells_of",
+]

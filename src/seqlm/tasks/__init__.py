@@ -1,5 +1,19 @@
 """Tasks: loss and metrics of one kind of problem."""
 
-from .lm import LanguageModeling, Score, perplexity
+from .base import Score, Task
+from .examples import ExampleTask
+from .generation import check_prompt, draw, generate
+from .lm import LanguageModeling, perplexity
+from .tagging import Tagging
 
-__all__ = ["LanguageModeling", "Score", "perplexity"]
+__all__ = [
+    "ExampleTask",
+    "LanguageModeling",
+    "Score",
+    "Tagging",
+    "Task",
+    "check_prompt",
+    "draw",
+    "generate",
+    "perplexity",
+]

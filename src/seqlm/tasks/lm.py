@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import IGNORE, Counts, Window
+from ..data import IGNORE, Data, Lengths, Streams, Window
 from ..models import LanguageModel
-
-
-@dataclass
-class Score:
-    """Sums over target tokens; every mean is divided once, at the end."""
-
-    nats: float = 0.0
-    tokens: int = 0
-
-    @property
-    def loss(self) -> float:
-        """Nats per token."""
-        return self.nats / self.tokens
+from ..schema import Config, SamplingConfig
+from .base import Score, Task
+from .generation import check_prompt, generate
 
 
 def perplexity(nats: float, units: int) -> float:
@@ -31,7 +20,7 @@ def perplexity(nats: float, units: int) -> float:
     return math.exp(mean) if mean < 700 else math.inf
 
 
-class LanguageModeling:
+class LanguageModeling(Task):
     """Next-token prediction: loss = -sum_t ln p(w_t | w_1 .. w_{t-1}) over all targets of a window.
 
     Wants a causal model (a bidirectional one is refused when it is built). While training two penalties, in nats per
@@ -40,14 +29,27 @@ class LanguageModeling:
     columns and units (AR and TAR; S. Merity et al., arXiv 1708.01009).
     """
 
+    model = LanguageModel
+
     def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
         for name, value in {"activation_penalty": activation_penalty, "temporal_penalty": temporal_penalty}.items():
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}={value} must be at least 0")
         self.activation_penalty, self.temporal_penalty = activation_penalty, temporal_penalty
 
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
+
+    def training(self, data: Data, config: Config) -> Streams:
+        how = config.train
+        lengths = Lengths(how.window, how.window_spread, how.window_halved, config.seed)
+        return Streams(data["train"].tokens, how.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+
+    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Streams:
+        return Streams(data[split].tokens, batch_size, window, first=data.tokenizer.eos_id, where=where, clip=True)
+
     def objective(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
-        """Read a window to learn from it: (carry, summed nats, penalty in nats per token or None)."""
         reading = model.read(window.inputs, carry)
         nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE), None
         if self.activation_penalty:
@@ -55,15 +57,24 @@ class LanguageModeling:
         if self.temporal_penalty and len(reading.top) > 1:
             change = self.temporal_penalty * reading.top.float().diff(dim=0).pow(2).mean()
             penalty = change if penalty is None else penalty + change
-        return reading.carry, nats, penalty
+        return reading.carry, nats, None if penalty is None else penalty * window.targets.numel()
 
-    def nats(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor]:
-        """Read a window: (carry, summed nats of its targets, a scalar in float32)."""
-        return model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE)
+    def score(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Score]:
+        carry, nats = model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE)
+        return carry, Score(nats.item(), window.tokens)
 
-    def metrics(self, score: Score, counts: Counts | None = None) -> dict[str, float]:
-        """loss (nats per token), ppl, and for a whole split bpc: bits per character of its text."""
-        values = {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens)}
-        if counts is not None:
-            values["bpc"] = score.nats / math.log(2) / counts.characters
-        return values
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per token), ppl, and bpc: bits per character of the text."""
+        characters = data[split].counts.characters
+        return {
+            "loss": score.loss,
+            "ppl": perplexity(score.nats, score.tokens),
+            "bpc": score.nats / math.log(2) / characters,
+        }
+
+    def headline(self, loss: float, data: Data) -> str:
+        bits = {"char": "bpc", "byte": "bits/byte"}.get(data.tokenizer.kind)  # words are told in perplexity
+        return f"{bits} {loss / math.log(2):.3f}" if bits else f"ppl {math.exp(min(loss, 700)):.2f}"
+
+    def show(self, model: LanguageModel, data: Data, how: SamplingConfig) -> str:
+        return how.prompt + "".join(generate(model, data.tokenizer, how)) if how.tokens else ""

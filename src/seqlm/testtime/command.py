@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..assemble import LoadedRun
 from ..cells import Carry
-from ..data import Streams, Window
+from ..data import IGNORE, Streams, Window
 from ..errors import ConfigError
 from ..schema import EvalConfig
 from ..tasks import Score
@@ -89,13 +89,13 @@ def _maker(
         model: Any = run.model
         carry, index = model.init_carry(streams.batch_size), 0
 
-        def objective(inputs: Tensor, targets: Tensor, carry: Carry) -> tuple[Carry, Tensor, None]:
-            return (*run.task.nats(model, Window(inputs, targets, 0), carry), None)
+        def objective(window: Window, carry: Carry) -> tuple[Carry, Tensor, None]:
+            return (*model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE), None)
 
         def one() -> int:
             nonlocal carry, index
-            inputs, targets, count = streams[index].to(device)
-            carry, _ = gradient(objective, parameters, inputs, targets, carry, count)
+            batch = streams[index].to(device)
+            carry, _ = gradient(objective, parameters, batch, carry, batch.tokens)
             index += 1
             return len(streams) - index
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -29,8 +28,8 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 class Console:
     """The progress of one run; a tqdm bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, tokenizer: str) -> None:
-        self._bits = {"char": "bpc", "byte": "bits/byte"}.get(tokenizer)  # words are told in perplexity
+    def __init__(self, headline: Callable[[float], str]) -> None:
+        self._headline = headline  # nats per token in the unit people think in
         self._terminal = sys.stdout.isatty()
         self._bar: Any = None
         self._quiet_until = 0.0
@@ -52,22 +51,16 @@ class Console:
         else:
             print(text, flush=True)
 
-    def _headline(self, loss: float) -> str:
-        """Nats per token in the unit people think in."""
-        if self._bits:
-            return f"{self._bits} {loss / math.log(2):.3f}"
-        return f"ppl {math.exp(min(loss, 700)):.2f}"
-
-    def training(self, step: int, epoch: float, values: Mapping[str, float], best_loss: float, best_step: int) -> None:
+    def training(self, step: int, epoch: float, values: Mapping[str, float], best: str, best_step: int) -> None:
         """The numbers of the last log interval, and the best evaluation so far."""
+        headline = self._headline(values["train/loss"])
         shown = (
-            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  {self._headline(values['train/loss'])}  "
+            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  {headline}{'  ' * bool(headline)}"
             f"lr {values['train/lr']:.3g}  grad {values['train/grad_norm']:.2f}  "
             f"{values['train/tokens_per_s']:,.0f} tok/s"
         )
         if self._bar is not None:
-            best = f"  best {self._headline(best_loss)} @ {best_step:,}" if best_step else ""
-            self._bar.set_postfix_str(shown + best, refresh=False)
+            self._bar.set_postfix_str(shown + (f"  best {best} @ {best_step:,}" if best_step else ""), refresh=False)
         elif time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             print(f"step {step:>7,}  {shown}", flush=True)

@@ -11,20 +11,19 @@ from torch import Tensor, nn
 
 from ..cells import Carry, carry_tensors, detach, map_carry
 
-# (inputs (T, B), targets (T, B), carry) -> (carry, summed nats, penalty in nats per token or None)
-Objective = Callable[[Tensor, Tensor, Carry], tuple[Carry, Tensor, "Tensor | None"]]
+# (batch, carry) -> (carry, summed nats, penalty to add to them or None); a batch is one of data.batches
+Objective = Callable[[Any, Carry], tuple[Carry, Tensor, "Tensor | None"]]
 
 
 def gradient(
     objective: Objective,
     parameters: Sequence[nn.Parameter],
-    inputs: Tensor,
-    targets: Tensor,
+    batch: Any,
     carry: Carry,
     units: float,
     parts: int = 1,
 ) -> tuple[Carry, Tensor]:
-    """Leave the gradient of (nats + tokens * penalty) / units in the parameters.
+    """Leave the gradient of (nats + penalty) / units in the parameters.
 
     The columns are read in `parts` one after another, each with its own part of the carry: gradients add up, so that
     is the gradient of all at once. Returns the carry, cut off, and the summed nats, without penalty.
@@ -32,14 +31,14 @@ def gradient(
     for parameter in parameters:
         parameter.grad = None
     carries, nats = [], []
-    columns = zip(inputs.chunk(parts, 1), targets.chunk(parts, 1), _in_parts(carry, parts), strict=True)
-    for window, wanted, start in columns:
-        new, found, penalty = objective(window, wanted, start)
-        whole = found if penalty is None else found + wanted.numel() * penalty
+    pieces = batch.parts(parts)
+    for piece, start in zip(pieces, _in_parts(carry, parts), strict=False):
+        new, found, penalty = objective(piece, start)
+        whole = found if penalty is None else found + penalty
         (whole / units).backward()
         carries.append(detach(new))
         nats.append(found.detach())
-    if parts == 1:
+    if len(pieces) == 1:
         return carries[0], nats[0]
     joined = iter([torch.cat(tensors) for tensors in zip(*map(carry_tensors, carries), strict=True)])
     return map_carry(lambda _: next(joined), carry), torch.stack(nats).sum()
@@ -47,6 +46,8 @@ def gradient(
 
 def _in_parts(carry: Carry, parts: int) -> list[Carry]:
     """The carries of `parts` groups of columns, cut as torch.chunk cuts."""
+    if not carry_tensors(carry):  # a model without memory from batch to batch
+        return [carry] * parts
     cut = [iter(tensors) for tensors in zip(*(t.chunk(parts) for t in carry_tensors(carry)), strict=True)]
     return [map_carry(lambda _, tensors=tensors: next(tensors), carry) for tensors in cut]  # type: ignore[misc]
 
@@ -62,8 +63,7 @@ Capture = Callable[[Callable[[], None]], Graph]
 
 class _Captured(NamedTuple):
     graph: Graph
-    inputs: Tensor
-    targets: Tensor
+    window: Any
     nats: Tensor
     gradients: list[Tensor | None]
 
@@ -91,25 +91,25 @@ class GraphedGradient:
         self.carry: Carry = None
         self.broken = False
 
-    def __call__(self, inputs: Tensor, targets: Tensor, carry: Carry, units: float) -> tuple[Carry, Tensor]:
+    def __call__(self, window: Any, carry: Carry, units: float) -> tuple[Carry, Tensor]:
         if self.broken:
-            return gradient(self.objective, self.parameters, inputs, targets, carry, units)
-        key = (inputs.shape, units)
+            return gradient(self.objective, self.parameters, window, carry, units)
+        key = (window.inputs.shape, units)
         if key not in self.captured:
             try:
-                self.captured[key] = self._record(inputs, targets, carry, units)
+                self.captured[key] = self._record(window, carry, units)
             except RuntimeError as error:
                 self.broken = True
                 self.captured.clear()
                 reason = str(error).strip().partition("\n")[0]
                 self.tell(f"engine=graph: the step cannot be captured ({reason}); going on without a graph")
-                return self(inputs, targets, carry, units)
+                return self(window, carry, units)
             if len(self.captured) > self.most:
                 self.captured.popitem(last=False)
         self.captured.move_to_end(key)
         recorded = self.captured[key]
-        recorded.inputs.copy_(inputs)
-        recorded.targets.copy_(targets)
+        recorded.window.inputs.copy_(window.inputs)
+        recorded.window.targets.copy_(window.targets)
         for mine, given in zip(carry_tensors(self.carry), carry_tensors(carry), strict=True):
             if mine is not given:
                 mine.copy_(given)
@@ -118,15 +118,15 @@ class GraphedGradient:
             parameter.grad = found
         return self.carry, recorded.nats
 
-    def _record(self, inputs: Tensor, targets: Tensor, carry: Carry, units: float) -> _Captured:
+    def _record(self, window: Any, carry: Carry, units: float) -> _Captured:
         before = map_carry(torch.clone, carry)
         if self.carry is None:
             self.carry = map_carry(torch.clone, carry)
-        inputs, targets = inputs.clone(), targets.clone()
-        total = torch.zeros((), device=inputs.device)
+        window = window._replace(inputs=window.inputs.clone(), targets=window.targets.clone())
+        total = torch.zeros((), device=window.inputs.device)
 
         def step() -> None:
-            new, nats = gradient(self.objective, self.parameters, inputs, targets, self.carry, units)
+            new, nats = gradient(self.objective, self.parameters, window, self.carry, units)
             for mine, made in zip(carry_tensors(self.carry), carry_tensors(new), strict=True):
                 mine.copy_(made)
             total.copy_(nats)
@@ -136,7 +136,7 @@ class GraphedGradient:
         finally:  # capturing ran the step
             for mine, kept in zip(carry_tensors(self.carry), carry_tensors(before), strict=True):
                 mine.copy_(kept)
-        return _Captured(graph, inputs, targets, total, [parameter.grad for parameter in self.parameters])
+        return _Captured(graph, window, total, [parameter.grad for parameter in self.parameters])
 
 
 def cuda_capture(device: torch.device) -> Capture:

@@ -1,0 +1,55 @@
+"""What a training loop asks of data: batches, a number of them in an epoch, each target token in one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Batch(Protocol):
+    """What a model reads in one step. A task knows its fields, the loop only these."""
+
+    @property
+    def tokens(self) -> int:
+        """Targets that count."""
+
+    @property
+    def columns(self) -> int:
+        """Sequences read side by side."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on the device that computes."""
+
+    def parts(self, count: int) -> list[Self]:
+        """`count` batches of some of the columns each, cut as torch.chunk cuts."""
+
+
+class Batches(Protocol):
+    """The batches of a split, in an order that follows from the epoch's number."""
+
+    @property
+    def batch_size(self) -> int:
+        """Columns of a batch."""
+
+    @property
+    def targets(self) -> int:
+        """Target tokens of an epoch."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Arrange the batches of this epoch."""
+
+    def count(self, epoch: int) -> int:
+        """The number of batches in an epoch."""
+
+    def __len__(self) -> int:
+        """The number of batches in this epoch."""
+
+    def __getitem__(self, index: int) -> Batch:
+        """A batch of this epoch."""
+
+    def scale(self, index: int) -> float:
+        """What the learning rate of this batch is multiplied by."""

@@ -1,0 +1,69 @@
+"""The data of a run: where it comes from, what turns it into ids, and its splits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError
+from .bucketed import EncodedExamples
+from .corpus import Corpus
+from .encode import encode_split, fit_tokenizer
+from .example_tokenizer import ExampleTokenizer
+from .examples import Examples
+
+
+@dataclass
+class Data:
+    """A corpus, its tokenizer, and its splits (Encoded or EncodedExamples), encoded when first asked for."""
+
+    corpus: Corpus | Examples
+    tokenizer: Any  # a Tokenizer of text, or of examples
+    limit: int | None = None  # tokens or examples of each split that are used
+    _encoded: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def fitted(cls, corpus: Corpus | Examples, unfitted: Any, vocab_from: str, limit: int | None) -> Data:
+        """With the vocabulary of train, or of all splits (`vocab_from="all"`)."""
+        textual = isinstance(corpus, Corpus)
+        if isinstance(unfitted, ExampleTokenizer) == textual:
+            kind, choice = ("a text", "word") if textual else ("examples", "examples")
+            raise ConfigError(
+                f"data.tokenizer is a {type(unfitted).__name__}, but this data is {kind}; use data/tokenizer={choice}"
+            )
+        if isinstance(corpus, Corpus):
+            return cls(corpus, fit_tokenizer(corpus, unfitted, vocab_from), limit)
+        splits = corpus.splits() if vocab_from == "all" else ("train",)
+        return cls(corpus, unfitted.fit(e for split in splits for e in corpus.examples(split)), limit)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever train or valid do."""
+        return f"{self['train'].fingerprint}/{self['valid'].fingerprint}"
+
+    def __getitem__(self, split: str) -> Any:
+        if split not in self._encoded:
+            self._encoded[split] = self._encode(split)
+        return self._encoded[split]
+
+    def _encode(self, split: str) -> Any:
+        if isinstance(self.corpus, Corpus):
+            return encode_split(self.corpus, split, self.tokenizer).limited(self.limit, self.tokenizer)
+        if split not in self.corpus.splits():
+            raise ConfigError(f"split={split} does not exist in this data; it has: {', '.join(self.corpus.splits())}")
+        originals = list(self.corpus.examples(split))[: self.limit]
+        if not originals:
+            raise ConfigError(f"split={split} of this data holds no examples")
+        fingerprint = self.corpus.fingerprint(split) + ("" if self.limit is None else f"[:{self.limit}]")
+        encoded = [self.tokenizer.encode(example) for example in originals]
+        return EncodedExamples(encoded, originals, self.tokenizer, fingerprint)
+
+    def describe(self) -> str:
+        """A line for the header of a run."""
+        name = type(self.corpus).__name__
+        if isinstance(self.corpus, Corpus):
+            sizes = " / ".join(f"{split} {len(self[split]):,}" for split in ("train", "valid"))
+            return f"{name}, {self.tokenizer.kind} vocabulary {len(self.tokenizer):,}, tokens {sizes}"
+        sizes = " / ".join(f"{split} {len(self[split]):,}" for split in ("train", "valid"))
+        known = ", ".join(f"{count:,} {what}" for what, count in self.tokenizer.counted().items())
+        return f"{name}, {known}, examples {sizes}"

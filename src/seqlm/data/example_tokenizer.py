@@ -1,0 +1,159 @@
+"""Examples <-> ids: a vocabulary for each field, fitted once on train and saved with the run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import ConfigError
+from .examples import Example
+from .streams import IGNORE
+from .tokenizers import EOS, UNK
+
+PAD = "<pad>"
+UNKNOWN, END = 0, 1  # ids of <unk> and <eos> in vocabularies of text
+SPECIALS = {"words": [UNK, EOS], "target": [UNK, EOS], "characters": [UNK, PAD], "tags": [], "label": []}
+SIZES = {
+    "words": "vocab_size",
+    "target": "target_size",
+    "characters": "num_chars",
+    "tags": "num_tags",
+    "label": "num_labels",
+}
+
+
+class ExampleTokenizer:
+    """Maps the fields of examples to arrays of ids and back.
+
+    `unit`: what a text is split into, words at white space or characters; lists of words are kept as they are.
+    `lowercase` and `digits` (every digit becomes 0) change what is looked up, not what is shown. Words and target
+    words seen fewer than `min_count` times in train, or beyond the `max_size` most frequent, are <unk>; tags and labels
+    that train lacks have no id, so that no probability is asked of them: predictions of them always count as wrong.
+    """
+
+    kind = "examples"
+
+    def __init__(
+        self,
+        *,
+        unit: Literal["word", "char"] = "word",
+        lowercase: bool = False,
+        digits: bool = False,
+        min_count: int = 1,
+        max_size: int | None = None,
+    ) -> None:
+        if min_count < 1:
+            raise ValueError(f"min_count={min_count} must be at least 1")
+        if max_size is not None and max_size < 3:
+            raise ValueError(f"max_size={max_size} must be at least 3")
+        self.unit, self.lowercase, self.digits, self.min_count, self.max_size = (
+            unit, lowercase, digits, min_count, max_size,
+        )  # fmt: skip
+        self.vocabularies: dict[str, list[str]] = {}
+        self.num_features = 0
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made with."""
+        return {key: getattr(self, key) for key in ("unit", "lowercase", "digits", "min_count", "max_size")}
+
+    def split(self, text: str | list[str]) -> list[str]:
+        """The units of a text."""
+        if not isinstance(text, str):
+            return list(text)
+        return list(text) if self.unit == "char" else text.split()
+
+    def join(self, units: Iterable[str]) -> str:
+        """The text of units."""
+        return ("" if self.unit == "char" else " ").join(units)
+
+    def fit(self, examples: Iterable[Example]) -> ExampleTokenizer:
+        """A tokenizer of these settings with the vocabularies of `examples`."""
+        counts: dict[str, Counter[str]] = {}
+        fitted = ExampleTokenizer(**self.settings())
+        for example in examples:
+            for name in ("words", "target"):
+                if name in example:
+                    units = self.split(example[name])
+                    counts.setdefault(name, Counter()).update(map(self._form, units))
+                    if name == "words":
+                        counts.setdefault("characters", Counter()).update("".join(units))
+            if "tags" in example:
+                counts.setdefault("tags", Counter()).update(example["tags"])
+            if "label" in example:
+                counts.setdefault("label", Counter())[example["label"]] += 1
+            if "features" in example:
+                fitted.num_features = int(np.shape(example["features"])[-1])
+        for name, counted in counts.items():
+            specials, text = SPECIALS[name], name in ("words", "target")
+            kept = [item for item, n in counted.items() if item not in specials and (not text or n >= self.min_count)]
+            kept.sort(key=lambda item, counted=counted: (-counted[item], item))  # type: ignore[misc]
+            room = self.max_size - len(specials) if self.max_size is not None and text else None
+            fitted.vocabularies[name] = [*specials, *kept[:room]]
+        return fitted._indexed()
+
+    def _indexed(self) -> ExampleTokenizer:
+        self._ids = {
+            name: {item: index for index, item in enumerate(items)} for name, items in self.vocabularies.items()
+        }
+        return self
+
+    def _form(self, unit: str) -> str:
+        """What a unit is looked up as."""
+        unit = unit.lower() if self.lowercase else unit
+        return "".join("0" if character.isdigit() else character for character in unit) if self.digits else unit
+
+    def sizes(self) -> dict[str, int]:
+        """What a model must know: vocab_size, target_size, num_chars, num_tags, num_labels, num_features."""
+        sizes = {SIZES[name]: len(items) for name, items in self.vocabularies.items()}
+        return {**sizes, "num_features": self.num_features} if self.num_features else sizes
+
+    def counted(self) -> dict[str, int]:
+        """How many of each thing there are, for people."""
+        return {name: len(items) for name, items in self.vocabularies.items() if name != "characters"}
+
+    def encode(self, example: Example) -> dict[str, Any]:
+        """The fields of an example as arrays: words, target, tags (T,) int64, label int, features (T, F) float32.
+
+        `characters` is the ids of each word's characters. Raises ConfigError if lengths do not fit.
+        """
+        encoded: dict[str, Any] = {}
+        for name in ("words", "target"):
+            if name in example and name in self._ids:
+                units, ids = self.split(example[name]), self._ids[name]
+                encoded[name] = np.array([ids.get(self._form(unit), UNKNOWN) for unit in units], dtype=np.int64)
+                if name == "words":
+                    ids = self._ids["characters"]
+                    encoded["characters"] = [[ids.get(character, UNKNOWN) for character in unit] for unit in units]
+        if "tags" in example and "tags" in self._ids:
+            ids = self._ids["tags"]
+            encoded["tags"] = np.array([ids.get(tag, IGNORE) for tag in example["tags"]], dtype=np.int64)
+        if "label" in example and "label" in self._ids:
+            encoded["label"] = self._ids["label"].get(example["label"], IGNORE)
+        if "features" in example:
+            encoded["features"] = np.asarray(example["features"], dtype=np.float32)
+        lengths = {name: len(encoded[name]) for name in ("words", "tags", "features") if name in encoded}
+        if len(set(lengths.values())) > 1:
+            raise ConfigError(f"an example has {' but '.join(f'{n} {name}' for name, n in lengths.items())}: {example}")
+        return encoded
+
+    def save(self, path: Path) -> None:
+        data = {
+            "kind": self.kind,
+            "settings": self.settings(),
+            "num_features": self.num_features,
+            "vocabularies": self.vocabularies,
+        }
+        path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> ExampleTokenizer:
+        """From what `save` wrote."""
+        tokenizer = cls(**data["settings"])
+        tokenizer.vocabularies = {name: list(items) for name, items in data["vocabularies"].items()}
+        tokenizer.num_features = int(data["num_features"])
+        return tokenizer._indexed()

@@ -1,0 +1,46 @@
+"""Examples: sequences that begin and end, with what is to be said of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# What an example may hold, by field:
+#   words     the sequence that is read: a list of strings, or a text that the tokenizer splits
+#   features  instead of words, or beside them: an array (T, F) of numbers
+#   tags      a list of strings, one for each word
+#   label     a string
+#   target    another sequence, as words
+Example: TypeAlias = Mapping[str, Any]
+SEQUENCES = ("words", "tags", "target", "features")
+
+
+class Examples(ABC):
+    """Examples in splits (`train`, `valid`, `test`); a source is one file in this folder and one YAML."""
+
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits there are, in the order train, valid, test."""
+
+    @abstractmethod
+    def examples(self, split: str) -> Iterator[Example]:
+        """The examples of `split`, in order."""
+
+    def fingerprint(self, split: str) -> str:
+        """A hash that changes whenever an example of `split` does."""
+        digest = hashlib.sha256()
+        for example in self.examples(split):
+            for name, value in sorted(example.items()):
+                exact = np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else json.dumps(value)
+                digest.update(f"{name}\0".encode())
+                digest.update(exact if isinstance(exact, bytes) else exact.encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    def note(self) -> str:
+        """One line about this source for the header of a run, or nothing."""
+        return ""

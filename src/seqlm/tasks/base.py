@@ -1,0 +1,87 @@
+"""What the loop asks of one kind of problem."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..cells import Carry
+from ..data import Batches, Data
+from ..errors import ConfigError
+from ..schema import Config, SamplingConfig
+
+
+@dataclass
+class Score:
+    """Sums over target tokens; every mean is divided once, at the end."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    counts: Counter[Any] = field(default_factory=Counter)  # whatever else a task counts
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nats / self.tokens
+
+    def add(self, other: Score) -> None:
+        """Add the sums of another part of the split."""
+        self.nats += other.nats
+        self.tokens += other.tokens
+        self.counts.update(other.counts)
+
+
+class Task(ABC):
+    """Loss and metrics of one kind of problem: what one loop, one checkpoint and one command line do not know."""
+
+    model: ClassVar[type[nn.Module]]  # what it can train
+    judged_by: str = "loss"  # the metric that weights are chosen by; every other than the loss is better if higher
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        """Raise ConfigError for what does not go together."""
+        if not isinstance(model, self.model):
+            raise ConfigError(
+                f"task={type(self).__name__} trains a {self.model.__name__}, but model= makes a {type(model).__name__}"
+            )
+
+    @abstractmethod
+    def training(self, data: Data, config: Config) -> Batches:
+        """The batches to learn from."""
+
+    @abstractmethod
+    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Batches:
+        """The batches to score a split with: every target once, in an order that never changes."""
+
+    @abstractmethod
+    def objective(self, model: Any, batch: Any, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        """Read a batch to learn from it: (carry, summed nats, penalty to add to them or None)."""
+
+    @abstractmethod
+    def score(self, model: Any, batch: Any, carry: Carry) -> tuple[Carry, Score]:
+        """Read a batch to be tested on it."""
+
+    @abstractmethod
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """What a whole split is told by: the names behind `valid/` and `test/`."""
+
+    def judged(self, metrics: dict[str, float]) -> float:
+        """What weights are chosen by; lower is better."""
+        return metrics["loss"] if self.judged_by == "loss" else -metrics[self.judged_by]
+
+    def headline(self, loss: float, data: Data) -> str:
+        """Nats per token in the unit people think in; empty if that is nats."""
+        return ""
+
+    def best(self, metrics: dict[str, float], data: Data) -> str:
+        """The metric that weights are chosen by, with its name."""
+        if self.judged_by != "loss":
+            return f"{self.judged_by} {metrics[self.judged_by]:.4f}"
+        return self.headline(metrics["loss"], data) or f"loss {metrics['loss']:.4f}"
+
+    def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
+        """What the model does, in a line or two of text, at an evaluation; or nothing."""
+        return ""

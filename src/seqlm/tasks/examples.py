@@ -1,0 +1,80 @@
+"""What tasks on whole sequences have in common: bucketed batches, no carry, options of streams refused."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..cells import Carry
+from ..data import Bucketed, Data, Example, ExampleBatch
+from ..errors import ConfigError
+from ..models import SequenceModel
+from ..schema import Config, SamplingConfig
+from .base import Score, Task
+
+Prediction = dict[str, Any]  # fields of an example, as the model sees them
+
+
+class ExampleTask(Task):
+    """A task on examples: each batch is read by itself, and what is predicted is counted against what was wanted.
+
+    A subclass names its `head` and the fields that are `targets`, predicts, counts, and makes metrics of the counts.
+    """
+
+    model = SequenceModel
+    head: ClassVar[type[nn.Module]]
+    targets: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
+        """What the model says of every example of a batch it has encoded as `ys`, in the order of its columns."""
+
+    @abstractmethod
+    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+        """One example counted: numbers that add up to those of a split."""
+
+    def report(self, score: Score) -> dict[str, Any]:
+        """Tables beyond the metrics of a split, for `seqlm eval`."""
+        return {}
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        name = type(self).__name__
+        if not isinstance(model.head, self.head):
+            raise ConfigError(
+                f"task {name} needs a model with a {self.head.__name__}, this one has a {type(model.head).__name__}; "
+                "choose another model="
+            )
+        for key in ("window_spread", "window_halved", "drop_state"):
+            if getattr(config.train, key):
+                raise ConfigError(
+                    f"train.{key}={getattr(config.train, key)} does nothing: {name} reads whole sequences; leave it out"
+                )
+
+    def training(self, data: Data, config: Config) -> Bucketed:
+        return Bucketed(data["train"], config.train.batch_size, self.targets, seed=config.seed, where="train.")
+
+    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Bucketed:
+        return Bucketed(data[split], batch_size, self.targets, where=where)
+
+    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, None]:
+        return carry, model.nats(batch), None
+
+    def score(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
+        ys, lengths = model.encode(batch)
+        score = Score(model.head.nats(ys, lengths, batch).item(), batch.tokens)
+        for said, wanted in zip(self.predict(model, ys, lengths, batch), batch.originals, strict=True):
+            score.counts.update(self.count(said, wanted))
+        return carry, score
+
+    def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
+        batch = data["valid"].batch([0]).to(next(model.parameters()).device)
+        said = self.predict(model, *model.encode(batch), batch)[0]
+        return "\n".join(f"{name}: {_text(value)}" for name, value in {**batch.originals[0], **said}.items())
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
