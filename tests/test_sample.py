@@ -9,8 +9,8 @@ from seqlm import GRUCell, LanguageModel, Recurrent, Stack
 from seqlm.config import verb_config
 from seqlm.data import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
-from seqlm.sample import draw, generate
 from seqlm.schema import SampleConfig
+from seqlm.tasks import draw, generate
 from seqlm.train import train
 
 from .conftest import tiny

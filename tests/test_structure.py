@@ -26,7 +26,7 @@ MAY = {
     "training": {"cells", "errors", "run"},
     "tasks": {"cells", "data", "errors", "models", "schema"},
     "assemble": LEAVES,
-    "report": LEAVES | {"layers", "models", "session"},  # session for its types only
+    "report": LEAVES | {"layers", "models", "session", "tasks"},  # session for its types only
     "sample": LEAVES | {"assemble", "models", "tasks"},
     "testtime": LEAVES | {"assemble", "cells", "tasks"},
     "lens": {"data"},
@@ -35,6 +35,7 @@ MAY = {
     "session": LEAVES | {"assemble", "cells", "tasks"},
     "train": LEAVES | {"assemble", "cells", "evaluate", "report", "session", "tasks"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "train"},
+    "predict": LEAVES | {"assemble", "tasks"},
     "runs": {"errors", "run"},
     "cli": {
         "__init__",
@@ -43,6 +44,7 @@ MAY = {
         "config",
         "errors",
         "evaluate",
+        "predict",
         "resume",
         "runs",
         "sample",

@@ -124,6 +124,16 @@ def sample(words: Words) -> None:
     run(folder, changes)
 
 
+def predict(words: Words) -> None:
+    """say something of each line of a file: seqlm predict RUN FILE|- [key=value]"""
+    folder, rest = _run_and_words("predict", words)
+    if not rest or "=" in rest[0]:
+        raise ConfigError("seqlm predict needs a file after the run's folder, or - for standard input")
+    from .predict import main as run
+
+    run(folder, rest[0], rest[1:])
+
+
 def runs(words: Words) -> None:
     """list runs, best first: seqlm runs [DIR]"""
     if len(words) > 1:
@@ -145,6 +155,7 @@ VERBS: dict[str, Callable[[Words], None]] = {
     "resume": resume,
     "eval": evaluate,
     "sample": sample,
+    "predict": predict,
     "runs": runs,
     "bench": bench,
     "certify": certify,

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from .assemble import load_run
+from .assemble import LoadedRun, load_run
 from .config import verb_config
 from .data import Batches
+from .errors import ConfigError
 from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
-from .tasks import Score, Task, perplexity
+from .tasks import ExampleTask, Score, Task, perplexity
 from .testtime.command import adapts, evaluate_adaptively
 from .training.device import autocast, prepare
 
@@ -53,6 +54,9 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     run = load_run(
         folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, data=how.data, trust=how.trust
     )
+    if isinstance(run.task, ExampleTask):
+        _evaluate_examples(run, run.task, how, device, as_json)
+        return
     encoded, tokenizer = run.data[how.split], run.tokenizer
     window = run.config.train.window if how.window is None else how.window
     run.model.to(device)
@@ -92,16 +96,68 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
     print(to_json(result) if as_json else _table(result), flush=True)
+    kind = "-adapted" if "adaptation" in result else ""
+    _keep(run, f"eval-{how.split}{kind}.json", result)
+
+
+def _evaluate_examples(run: LoadedRun, task: ExampleTask, how: EvalConfig, device: torch.device, as_json: bool) -> None:
+    """Score a split of examples; the size of batches changes nothing but the speed."""
+    plain = verb_config("eval", EvalConfig, [])
+    for key in ("window", "lens", "temperature", "dynamic", "cache"):
+        if getattr(how, key) != getattr(plain, key):
+            raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
+    columns = run.config.train.eval_batch_size if how.batch_size == plain.batch_size else how.batch_size
+    started = time.perf_counter()
+    score = evaluate(run.model, task, task.batches(run.data, how.split, columns, 0), device, how.precision)
+    result = {
+        "run": run.folder.name,
+        "split": how.split,
+        "checkpoint": run.checkpoint.step,
+        "weights": run.weights,
+        "examples": len(run.data[how.split]),
+        "tokens": score.tokens,
+        "nats": score.nats,
+        **task.metrics(score, run.data, how.split),
+        "report": task.report(score),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    print(to_json(result) if as_json else _example_table(result), flush=True)
+    _keep(run, f"eval-{how.split}.json", result)
+
+
+def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
+    """Write a score into the run's folder, if it is of the run's own data."""
     if run.data.fingerprint != run.folder.info().get("data_fingerprint"):
         print(
-            f"note: this is not the data {folder} was trained on; the score is not kept in its folder", file=sys.stderr
+            f"note: this is not the data {run.folder.path} was trained on; the score is not kept in its folder",
+            file=sys.stderr,
         )
         return
     try:
-        kind = "-adapted" if "adaptation" in result else ""
-        write_atomically(run.folder.path / f"eval-{how.split}{kind}.json", to_json(result, indent=2) + "\n")
+        write_atomically(run.folder.path / name, to_json(result, indent=2) + "\n")
     except OSError as error:
         print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
+
+
+def _example_table(result: dict[str, Any]) -> str:
+    told = {key: value for key, value in result.items() if key not in ("run", "checkpoint", "weights", "report")}
+    rows = [("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights")]
+    rows += [(key, f"{value:,.4f}" if isinstance(value, float) else f"{value}") for key, value in told.items()]
+    lines = [f"{name:<20} {value}" for name, value in rows]
+    for title, found in result["report"].items():
+        lines += ["", title, *(_aligned(found) if isinstance(found, list) else [str(found)])]
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows of a table, columns aligned, numbers to the right."""
+    if not rows:
+        return ["(nothing)"]
+    texts = [list(rows[0])] + [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    right = [isinstance(value, (int, float)) for value in rows[0].values()]
+    cells = (zip(line, widths, right, strict=True) for line in texts)
+    return ["  ".join(f"{t:>{w}}" if r else f"{t:<{w}}" for t, w, r in line).rstrip() for line in cells]
 
 
 def _table(result: dict[str, Any]) -> str:

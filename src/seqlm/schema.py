@@ -165,6 +165,21 @@ class EvalConfig:
 
 
 @dataclass(kw_only=True)
+class PredictConfig:
+    """Keys of `seqlm predict RUN FILE`."""
+
+    format: str = _key(allowed=("jsonl", "columns"))
+    batch_size: int = _key(least=1)
+    checkpoint: str = _key()
+    weights: str = _key(allowed=("auto", *WEIGHTS))
+    device: str = _key()
+    precision: str = _key(allowed=PRECISIONS)
+    engine: str = _key(allowed=ENGINES)
+    threads: int | None = _key(least=1)
+    trust: list[str] = _key()
+
+
+@dataclass(kw_only=True)
 class BenchConfig:
     """Keys of `seqlm bench`."""
 

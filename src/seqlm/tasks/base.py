@@ -45,7 +45,8 @@ class Task(ABC):
         """Raise ConfigError for what does not go together."""
         if not isinstance(model, self.model):
             raise ConfigError(
-                f"task={type(self).__name__} trains a {self.model.__name__}, but model= makes a {type(model).__name__}"
+                f"{type(self).__name__} trains a {self.model.__name__}, but this model is a {type(model).__name__}; "
+                "choose another task= or model="
             )
 
     @abstractmethod

@@ -70,9 +70,13 @@ class ExampleTask(Task):
             score.counts.update(self.count(said, wanted))
         return carry, score
 
+    def answers(self, model: SequenceModel, batch: ExampleBatch) -> list[Prediction]:
+        """What the model says of every example of a batch."""
+        return self.predict(model, *model.encode(batch), batch)
+
     def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
         batch = data["valid"].batch([0]).to(next(model.parameters()).device)
-        said = self.predict(model, *model.encode(batch), batch)[0]
+        said = self.answers(model, batch)[0]
         return "\n".join(f"{name}: {_text(value)}" for name, value in {**batch.originals[0], **said}.items())
 
 
