@@ -144,7 +144,7 @@ FAILURES = [
     ("sample outputs/done temperature=.inf", "temperature=inf must be finite"),
     ("sample outputs/done tokens=-4", "tokens=-4 must be at least 0"),
     ("runs nowhere", "nowhere is not a folder"),
-    ("trian", "seqlm trian is unknown; verbs: train, resume, eval, sample, runs"),
+    ("trian", "seqlm trian is unknown; verbs: train, resume, eval, sample, predict, runs"),
 ]  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
         "entropy_note": session.data.corpus.note() or None,
+        "judged_by": session.task.judged_by,
     }
 
 
