@@ -4,7 +4,7 @@ from ..engines.scan import scan
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
-from .softmax import linear_cross_entropy
+from .softmax import OutputLayer, Softmax, linear_cross_entropy
 
 __all__ = [
     "Bidirectional",
@@ -12,7 +12,9 @@ __all__ = [
     "Layer",
     "LockedDropout",
     "Mixture",
+    "OutputLayer",
     "Recurrent",
+    "Softmax",
     "Stack",
     "StandardDropout",
     "WordEmbedding",

@@ -16,13 +16,12 @@ from ..layers import (
     DropoutKind,
     Layer,
     Mixture,
+    OutputLayer,
     Recurrent,
+    Softmax,
     Stack,
     WordEmbedding,
-    linear_cross_entropy,
     make_dropout,
-    mixture_cross_entropy,
-    mixture_log_probabilities,
 )
 
 
@@ -122,28 +121,26 @@ class LanguageModel(nn.Module):
         self.stack = stack
         self.output_dropout = make_dropout(dropout_kind, output_dropout)
         self.projection = nn.Linear(stack.output_size, embedding_size, bias=False) if projection else None
-        self.mixture = None
-        if softmaxes != 1:
-            self.mixture = Mixture(stack.output_size, embedding_size, softmaxes, dropout=latent_dropout)
-        self.decoder = nn.Linear(embedding_size if narrow else stack.output_size, vocab_size)
+        decoder = (
+            Softmax(embedding_size if projection else stack.output_size, vocab_size)
+            if softmaxes == 1
+            else Mixture(stack.output_size, embedding_size, vocab_size, softmaxes, dropout=latent_dropout)
+        )
+        self.decoder: OutputLayer = decoder
         self._reset_parameters(init_range)
         if tied:
-            self.decoder.weight = self.embedding.weight
+            decoder.weight = self.embedding.weight
 
     def _reset_parameters(self, init_range: float | None) -> None:
         if init_range is not None and init_range <= 0:
             raise ValueError(f"init_range={init_range} must be greater than 0")
         scale = 0.1 if init_range is None else init_range
         nn.init.uniform_(self.embedding.weight, -scale, scale)
-        nn.init.uniform_(self.decoder.weight, -scale, scale)
+        self.decoder.initialise(scale, every=init_range is not None)
         if init_range is None:
-            nn.init.zeros_(self.decoder.bias)
             return
-        nn.init.uniform_(self.decoder.bias, -scale, scale)
         if self.projection is not None:
             nn.init.uniform_(self.projection.weight, -scale, scale)
-        if self.mixture is not None:
-            self.mixture.reset_parameters(scale)
         for cell in cells_of(self):
             cell.reset_parameters(init_range)
 
@@ -161,22 +158,11 @@ class LanguageModel(nn.Module):
 
     def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
-        ys, weight, bias = reading.ys.flatten(0, 1), self._weight(reading), self.decoder.bias
-        if self.mixture is None:
-            return linear_cross_entropy(ys, weight, bias, targets.flatten(), ignore_index=ignore_index)
-        log_prior, latent = (part.flatten(0, 1) for part in self.mixture(reading.ys))
-        return mixture_cross_entropy(log_prior, latent, weight, bias, targets.flatten(), ignore_index)
+        return self.decoder.nats(reading.ys, targets, reading.words, ignore_index)
 
     def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
         """What the softmax is taken of (T, B, V); of a mixture, the logarithms of probabilities."""
-        weight, bias = self._weight(reading), self.decoder.bias
-        if self.mixture is None:
-            return nn.functional.linear(reading.ys, weight, bias) / temperature
-        log_prior, latent = self.mixture(reading.ys)
-        return mixture_log_probabilities(log_prior, latent, weight, bias, temperature)
-
-    def _weight(self, reading: Reading) -> Tensor:
-        return self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
+        return self.decoder.logits(reading.ys, reading.words, temperature)
 
     def log_probabilities(self, reading: Reading, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """ln p of every target (T, B) under softmax(logits / temperature); 0 where a target is negative."""
