@@ -86,6 +86,11 @@ def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
 
 def build_model(config: Config, tokenizer: Tokenizer) -> Any:
     """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
+    if (cutoffs := config.model.get("cutoffs")) and not tokenizer.ranked:
+        raise ConfigError(
+            f"model.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a {tokenizer.kind} "
+            "tokenizer are not in; use data/tokenizer=word or char, or model.cutoffs=null"
+        )
     engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
     return build(config.model, "model", trust=config.trust, vocab_size=len(tokenizer), engine=engine)
 
