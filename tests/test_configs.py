@@ -11,6 +11,7 @@ import torch
 from seqlm.assemble import check_parts
 from seqlm.build import build
 from seqlm.config import find_configs, load_config, plain_dict, save_config, verb_config
+from seqlm.errors import ConfigError
 from seqlm.schema import EvalConfig, SampleConfig
 from seqlm.train import train
 
@@ -92,6 +93,17 @@ def test_saved_configs_are_plain_and_come_back_equal(tmp_path):
     assert "${" not in (tmp_path / "config.yaml").read_text() and "!!" not in (tmp_path / "config.yaml").read_text()
 
 
+def test_keys_that_a_run_does_not_know_yet(tmp_path):
+    path, config = tmp_path / "config.yaml", compose(*TINY, "train.clip_norm=0.3")
+    save_config(config, path)
+    path.write_text(re.sub("  (l2|drop_state): .*\n|precision: .*\n", "", path.read_text()))
+    assert "precision" not in path.read_text()
+    assert plain_dict(load_config(path)) == plain_dict(config)
+    path.write_text(path.read_text() + "presicion: float32\n")
+    with pytest.raises(ConfigError, match="presicion is not a key of this configuration; did you mean precision"):
+        load_config(path)
+
+
 def test_trust_in_a_saved_config_is_not_believed(tmp_path):
     config = compose("trust=[os.]")
     assert config.trust == ["os."]
@@ -120,7 +132,6 @@ def test_nodes_name_their_own_package():
 
 
 def test_devices_that_are_not_there_are_refused():
-    from seqlm.errors import ConfigError
     from seqlm.training.device import prepare
 
     for device, precision, message in [

@@ -40,7 +40,7 @@ def windows(device="cpu"):
         yield tokens[:-1].contiguous(), tokens[1:].contiguous()
 
 
-def losses(make, device="cpu", dropout=0.0):
+def losses(make, device="cpu", dropout=0.0, l2=0.0):
     torch.manual_seed(0)
     stack = Stack([Recurrent(LSTMCell(8, 8)), Recurrent(LSTMCell(8, 8), engine="fused")])
     model = LanguageModel(11, stack, input_dropout=dropout, init_range=0.3).to(device)
@@ -54,7 +54,7 @@ def losses(make, device="cpu", dropout=0.0):
     carry = model.init_carry(3)
     for inputs, targets in windows(device):
         carry, nats = step(Window(inputs, targets, targets.numel()), carry, float(targets.numel()))
-        descend(optimizer, parameters, 0.25)
+        descend(optimizer, parameters, 0.25, l2)
         found.append(nats.item())
     return found, map_carry(torch.clone, carry), step
 
@@ -63,11 +63,13 @@ def eager(objective, parameters):
     return lambda *window: gradient(objective, parameters, *window)
 
 
-def test_replays_train_as_eager_steps_do():
-    expected, carry, _ = losses(eager)
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+def test_replays_train_as_eager_steps_do(l2):
+    expected, carry, _ = losses(eager, l2=l2)
     said = []
     found, last, step = losses(
-        lambda objective, parameters: GraphedGradient(objective, parameters, recorder(parameters), said.append, most=3)
+        lambda objective, parameters: GraphedGradient(objective, parameters, recorder(parameters), said.append, most=3),
+        l2=l2,
     )
     assert found == expected and not said
     assert all(torch.equal(a, b) for one, two in zip(carry, last, strict=True) for a, b in zip(one, two, strict=True))
@@ -95,14 +97,14 @@ def test_a_cpu_is_refused(tmp_path):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_cuda_graphs_train_as_eager_steps_do(dropout):
-    expected, *_ = losses(eager, "cuda", dropout)
+@pytest.mark.parametrize(("dropout", "l2"), [(0.0, 0.0), (0.5, 0.1)])
+def test_cuda_graphs_train_as_eager_steps_do(dropout, l2):
+    expected, *_ = losses(eager, "cuda", dropout, l2)
     said = []
 
     def make(*parts):
         return GraphedGradient(*parts, cuda_capture(torch.device("cuda")), said.append)
 
-    found, *_ = losses(make, "cuda", dropout)
+    found, *_ = losses(make, "cuda", dropout, l2)
     assert not said
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-3)

@@ -90,12 +90,14 @@ def test_only_the_command_line_knows_hydra():
             assert not any(name.split(".")[0] == "omegaconf" for name in imports(path)), path
 
 
-def test_checkpoints_are_never_unpickled_freely():
+def test_files_are_never_unpickled_freely():
+    wanted = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False", "numpy.load": "allow_pickle=False"}
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load"):
-                flags = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert flags.get("weights_only") == "True", f"{path}:{node.lineno}"
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        for call in calls:
+            flags = {ast.unparse(keyword) for keyword in call.keywords}
+            assert wanted.get(ast.unparse(call.func)) in {None, *flags}, f"{path}:{call.lineno}"
+            assert not {"weights_only=False", "allow_pickle=True"} & flags, f"{path}:{call.lineno}"
         assert not {"pickle", "joblib", "dill", "marshal"} & imports(path), path
 
 

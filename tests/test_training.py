@@ -76,7 +76,7 @@ def test_impossible_schedules_are_refused(node, message):
 # ---- what a run computes
 
 
-def by_hand(config, steps, clip, unit):
+def by_hand(config, steps, clip, unit, l2):
     """The plain training loop of the textbooks, on the same model and data: logged losses by step."""
     session = assemble_session(config)
     model, losses = session.model, {}
@@ -91,7 +91,8 @@ def by_hand(config, steps, clip, unit):
         carry, logits = model(inputs, carry)
         carry = seqlm.detach(carry)
         sums = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-        (sums / (count if unit == "mean" else config.train.batch_size)).backward()
+        loss = sums / (count if unit == "mean" else config.train.batch_size)
+        (loss + l2 / 2 * sum(parameter.square().sum() for parameter in model.parameters())).backward()
         if clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         with torch.no_grad():
@@ -103,13 +104,17 @@ def by_hand(config, steps, clip, unit):
     return losses
 
 
-@pytest.mark.parametrize(("unit", "clip", "lr"), [("mean", 0.1, 2.0), ("sum", 1.0, 0.1), ("mean", None, 1.0)])
-def test_a_run_is_the_loop_of_the_textbooks(tmp_path, unit, clip, lr):
+@pytest.mark.parametrize(
+    ("unit", "clip", "lr", "l2"),
+    [("mean", 0.1, 2.0, 0.0), ("sum", 1.0, 0.1, 0.0), ("mean", None, 1.0, 0.0), ("sum", 1.0, 0.1, 0.2)],
+)
+def test_a_run_is_the_loop_of_the_textbooks(tmp_path, unit, clip, lr, l2):
     overrides = [
         "data.tokens=500", "optim=sgd", f"optim.lr={lr}", "schedule=constant", f"train.loss_unit={unit}",
         f"train.clip_norm={'null' if clip is None else clip}", "model.dropout.hidden=0.3", "train.eval_every=1000",
+        f"train.l2={l2}",
     ]  # fmt: skip
-    expected = by_hand(tiny(tmp_path, *overrides), 40, clip, unit)
+    expected = by_hand(tiny(tmp_path, *overrides), 40, clip, unit, l2)
     train(tiny(tmp_path, *overrides), {})
     measured = of("train/loss", tmp_path / "run")
     assert measured.keys() == expected.keys() and len(measured) == 13
@@ -124,6 +129,20 @@ def test_sum_and_mean_are_one_recipe_in_two_units(tmp_path):
     train(tiny(tmp_path, *common, "train.loss_unit=mean", "optim.lr=3.5", "train.clip_norm=0.2", name="mean"), {})
     summed, mean = of("train/loss", tmp_path / "sum"), of("train/loss", tmp_path / "mean")
     assert summed == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_l2_is_inside_the_clip(clip):
+    """g = (1, 0) + 0.5 (3, 4), and only then scaled to norm 1; torch's weight decay would come after that."""
+    ours, theirs = (torch.nn.Parameter(torch.tensor([3.0, 4.0])) for _ in range(2))
+    theirs.grad, ours.grad = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0])
+    unused = torch.nn.Parameter(torch.ones(2))
+    norm = seqlm.train.descend(torch.optim.SGD([ours, unused], lr=1.0), [ours, unused], clip, 0.5)
+    assert norm == pytest.approx(math.hypot(2.5, 2.0))
+    scale = 1.0 if clip is None else 1 / norm
+    assert ours.tolist() == pytest.approx([3 - 2.5 * scale, 4 - 2.0 * scale]) and unused.tolist() == [1, 1]
+    seqlm.train.descend(torch.optim.SGD([theirs], lr=1.0, weight_decay=0.5), [theirs], clip)
+    assert torch.allclose(ours, theirs) == (clip is None)
 
 
 def test_limits_end_a_run(tmp_path):

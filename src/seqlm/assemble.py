@@ -70,6 +70,11 @@ def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
             f"this data is {has}, but model._target_={config.model['_target_']} reads {wants}; "
             "choose another model= or data="
         )
+    if (cutoffs := config.model.get("cutoffs")) and not getattr(tokenizer, "ranked", True):
+        raise ConfigError(
+            f"model.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a {tokenizer.kind} "
+            "tokenizer are not in; use data/tokenizer=word or char, or model.cutoffs=null"
+        )
     return build(config.model, "model", trust=config.trust, engine=engine, **known)
 
 

@@ -125,9 +125,13 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only."""
-    values = _read_yaml(path)
-    config = typed(Config, values)
+    """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only.
+
+    Keys that are younger than the run have the values of configs/train.yaml.
+    """
+    values, defaults = (_flatten(_read_yaml(file), Config) for file in (path, find_configs() / "train.yaml"))
+    younger = {key: defaults[key] for key in _keys(Config) if key in defaults and key not in values}
+    config = typed(Config, _nest({**younger, **values}))
     config.trust = []
     return config
 

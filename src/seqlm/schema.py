@@ -50,6 +50,7 @@ class TrainConfig:
     eval_batch_size: int = _key(least=1)
     loss_unit: str = _key(allowed=("mean", "sum"))
     clip_norm: float | None = _key(above=0)
+    l2: float = _key(least=0)
     drop_state: float = _key(least=0, below=1)
     default_steps: int = _key(least=1)
     steps: int | None = _key(least=1)

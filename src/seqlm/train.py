@@ -176,7 +176,7 @@ def _fit(
         carry, nats = gradient(batch, carry, units)
         summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.
-        norm = descend(optimizer, parameters, limits.clip_norm) if math.isfinite(summed) else math.nan
+        norm = descend(optimizer, parameters, limits.clip_norm, limits.l2) if math.isfinite(summed) else math.nan
         if not math.isfinite(norm):
             raise NonFiniteError(_non_finite(run, model, progress.step, summed, optimizer.param_groups[0]["lr"]))
 
@@ -206,13 +206,19 @@ def _fit(
             progress.nats, progress.nats_tokens, logged_tokens, busy = 0.0, 0, progress.tokens, 0.0
 
 
-def descend(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float | None) -> float:
-    """One step down the gradient, scaled to a global norm of `clip_norm` at most; returns the norm before.
+def descend(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], clip_norm: float | None, l2: float = 0.0
+) -> float:
+    """One step down the gradient of loss + l2 / 2 ||w||^2, scaled to a norm of `clip_norm` at most; returns the norm.
 
-    g <- g * min(1, clip_norm / ||g||), ||g|| over all parameters (R. Pascanu et al., arXiv 1211.5063). Takes no
-    step if the norm is not finite: one NaN would spread to every parameter for good.
+    g <- g + l2 w,  g <- g * min(1, clip_norm / ||g||), ||g|| over all parameters (R. Pascanu et al., arXiv 1211.5063).
+    Takes no step if the norm is not finite: one NaN would spread to every parameter for good.
     """
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+    if l2:
+        for parameter, gradient in gradients.items():
+            gradient.add_(parameter.detach(), alpha=l2)
+    norm = nn.utils.get_total_norm(gradients.values())
     size = norm.item()
     if math.isfinite(size):
         if clip_norm is not None:

@@ -26,6 +26,7 @@ class Tokenizer(ABC):
     vocabulary: list[str]
     eos_id: int
     unk_id: int | None  # None: nothing is ever unknown
+    ranked: ClassVar[bool] = False  # ids rise as frequency in the fitted text falls, but for a few at the start
 
     def __len__(self) -> int:
         return len(self.vocabulary)
@@ -66,6 +67,8 @@ class Tokenizer(ABC):
 
 class _Vocabulary:
     """Settings that cut a vocabulary: types seen `min_count` times at least, `max_size` at most with the specials."""
+
+    ranked = True
 
     def __init__(self, *, min_count: int = 1, max_size: int | None = None) -> None:
         if min_count < 1:

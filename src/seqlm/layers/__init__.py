@@ -1,18 +1,22 @@
 """Time, depth and dropout around cells."""
 
 from ..engines.scan import scan
+from .adaptive import AdaptiveSoftmax
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
-from .softmax import linear_cross_entropy
+from .softmax import OutputLayer, Softmax, linear_cross_entropy
 
 __all__ = [
+    "AdaptiveSoftmax",
     "Bidirectional",
     "DropoutKind",
     "Layer",
     "LockedDropout",
     "Mixture",
+    "OutputLayer",
     "Recurrent",
+    "Softmax",
     "Stack",
     "StandardDropout",
     "WordEmbedding",

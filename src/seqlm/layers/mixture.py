@@ -9,37 +9,46 @@ from torch.utils.checkpoint import checkpoint
 
 from ..cells import require_positive
 from .dropout import make_dropout
-from .softmax import CHUNK_BYTES
+from .softmax import CHUNK_BYTES, Softmax
 
 
-class Mixture(nn.Module):
-    """What a mixture of softmaxes is made of: y (T, B, H) -> ln pi (T, B, K), latent (T, B, K, E).
+class Mixture(Softmax):
+    """A mixture of K softmaxes over V words: ys (T, B, H) -> p (T, B, V).
 
     pi = softmax(W_pi y),  latent_k = dropout(tanh(W_k y + b_k)),  p(w) = sum_k pi_k softmax(W_o latent_k + b_o)_w
 
     One softmax of a dot product has no more rank than the embedding has dimensions; the mixture has. Dropout is locked,
-    a mask for each of the K. Z. Yang, Z. Dai, R. Salakhutdinov and W. W. Cohen, arXiv 1711.03953 (2018).
+    a mask for each of the K; a temperature divides the logits of each softmax. Z. Yang, Z. Dai, R. Salakhutdinov and
+    W. W. Cohen, arXiv 1711.03953 (2018).
     """
 
-    def __init__(self, input_size: int, embedding_size: int, experts: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
+    def __init__(
+        self, input_size: int, embedding_size: int, vocab_size: int, experts: int, *, dropout: float = 0.0
+    ) -> None:
         require_positive(input_size=input_size, embedding_size=embedding_size, experts=experts)
+        super().__init__(embedding_size, vocab_size)
         self.experts = experts
         self.prior = nn.Linear(input_size, experts, bias=False)
         self.latent = nn.Linear(input_size, experts * embedding_size)
         self.dropout = make_dropout("locked", dropout)
 
-    def reset_parameters(self, scale: float | None = None) -> None:
-        """Draw every parameter from U(-scale, scale), or as torch does."""
-        for linear in (self.prior, self.latent):
-            linear.reset_parameters()
-        if scale is not None:
-            for parameter in self.parameters():
+    def initialise(self, scale: float, *, every: bool) -> None:
+        super().initialise(scale, every=every)
+        if every:
+            for parameter in (*self.prior.parameters(), *self.latent.parameters()):
                 nn.init.uniform_(parameter, -scale, scale)
 
-    def forward(self, ys: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, ys: Tensor) -> tuple[Tensor, Tensor]:
+        """ln pi (T, B, K) and latent (T, B, K, E)."""
         latent = self.dropout(self.latent(ys).tanh())
         return self.prior(ys).float().log_softmax(-1), latent.unflatten(-1, (self.experts, -1))
+
+    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        return mixture_log_probabilities(*self.parts(ys), self._masked(words), self.bias, temperature)
+
+    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
+        log_prior, latent = (part.flatten(0, 1) for part in self.parts(ys))
+        return mixture_cross_entropy(log_prior, latent, self._masked(words), self.bias, targets.flatten(), ignore_index)
 
 
 def mixture_log_probabilities(

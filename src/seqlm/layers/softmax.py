@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 CHUNK_BYTES = 2**26  # of logits at once: 64 MiB; large enough for whole matrix products, small against a vocabulary
+
+
+class OutputLayer(Protocol):
+    """From what a model makes of a text, ys (T, B, I), to a distribution over its V words.
+
+    `words` (V, 1), where given, is a mask on the rows of weights that are tied to an embedding.
+    """
+
+    def initialise(self, scale: float, *, every: bool) -> None:
+        """Draw the weights of words from U(-scale, scale), and with `every` all other parameters too."""
+
+    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """What one softmax over all words gives p of (T, B, V): ln p, up to a constant of each row."""
+
+    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
+        """Summed nats of targets (T, B) other than `ignore_index`."""
+
+
+class Softmax(nn.Linear):
+    """p = softmax(W y + b): the weights (V, I) are a row a word, so an embedding can be tied to them."""
+
+    def initialise(self, scale: float, *, every: bool) -> None:
+        nn.init.uniform_(self.weight, -scale, scale)
+        if every:
+            nn.init.uniform_(self.bias, -scale, scale)
+        else:
+            nn.init.zeros_(self.bias)
+
+    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        return F.linear(ys, self._masked(words), self.bias) / temperature
+
+    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
+        weight = self._masked(words)
+        return linear_cross_entropy(ys.flatten(0, 1), weight, self.bias, targets.flatten(), ignore_index=ignore_index)
+
+    def _masked(self, words: Tensor | None) -> Tensor:
+        return self.weight if words is None else self.weight * words
 
 
 def linear_cross_entropy(

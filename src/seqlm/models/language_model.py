@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -12,17 +13,17 @@ from ..cells import Carry, Cell, RecurrentDropout, require_positive, require_pro
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import (
+    AdaptiveSoftmax,
     Bidirectional,
     DropoutKind,
     Layer,
     Mixture,
+    OutputLayer,
     Recurrent,
+    Softmax,
     Stack,
     WordEmbedding,
-    linear_cross_entropy,
     make_dropout,
-    mixture_cross_entropy,
-    mixture_log_probabilities,
 )
 
 
@@ -72,7 +73,8 @@ class LanguageModel(nn.Module):
 
     tokens (T, B) int64 -> logits (T, B, V). With `tied`, W_o is E itself (one Parameter; O. Press and
     L. Wolf, arXiv 1608.05859); P is the identity unless `projection` adds a linear map from the stack's
-    width to the embedding's. More than one of `softmaxes` are a Mixture, with `latent_dropout` inside. Dropout
+    width to the embedding's. More than one of `softmaxes` are a Mixture, with `latent_dropout` inside; `cutoffs` and
+    `div_value` are those of an AdaptiveSoftmax, for words in the order of their frequency. Dropout
     probabilities: `embedding_dropout` of word types, `input_dropout` on the embedded input, `output_dropout` before the
     softmax; with `embedding_tied` words that the embedding drops are dropped from tied softmax weights too.
     `init_range` w draws every parameter from U(-w, w); by default cells use torch's own range and embedding and softmax
@@ -88,6 +90,8 @@ class LanguageModel(nn.Module):
         projection: bool = False,
         softmaxes: int = 1,
         latent_dropout: float = 0.0,
+        cutoffs: Sequence[int] | None = None,
+        div_value: float = 4.0,
         embedding_dropout: float = 0.0,
         embedding_tied: bool = False,
         input_dropout: float = 0.0,
@@ -106,6 +110,17 @@ class LanguageModel(nn.Module):
             raise ValueError(f"projection=true does nothing with softmaxes={softmaxes}: each has a map of its own")
         if latent_dropout and softmaxes == 1:
             raise ValueError(f"dropout.latent={latent_dropout} does nothing with one softmax; set softmaxes=15, say")
+        if cutoffs is None and div_value != 4:
+            raise ValueError(f"div_value={div_value} does nothing without cutoffs; set cutoffs=[2000,10000], say")
+        if cutoffs is not None and softmaxes > 1:
+            raise ValueError(
+                f"cutoffs={list(cutoffs)} and softmaxes={softmaxes} are two output layers; set one of them"
+            )
+        if cutoffs is not None and tied:
+            raise ValueError(
+                f"tied=true cannot be with cutoffs={list(cutoffs)}: the weights of rare words are narrower than an "
+                "embedding; set tied=false"
+            )
         narrow = projection or softmaxes > 1  # a map to the embedding's width comes before the softmax
         if tied and not narrow and stack.output_size != embedding_size:
             raise ValueError(
@@ -122,12 +137,17 @@ class LanguageModel(nn.Module):
         self.stack = stack
         self.output_dropout = make_dropout(dropout_kind, output_dropout)
         self.projection = nn.Linear(stack.output_size, embedding_size, bias=False) if projection else None
-        self.mixture = None
-        if softmaxes != 1:
-            self.mixture = Mixture(stack.output_size, embedding_size, softmaxes, dropout=latent_dropout)
-        self.decoder = nn.Linear(embedding_size if narrow else stack.output_size, vocab_size)
+        width = embedding_size if projection else stack.output_size
+        self.decoder: OutputLayer
+        if cutoffs is not None:
+            self.decoder = AdaptiveSoftmax(width, vocab_size, cutoffs, div_value=div_value)
+        elif softmaxes != 1:
+            self.decoder = Mixture(stack.output_size, embedding_size, vocab_size, softmaxes, dropout=latent_dropout)
+        else:
+            self.decoder = Softmax(width, vocab_size)
         self._reset_parameters(init_range)
         if tied:
+            assert isinstance(self.decoder, Softmax)
             self.decoder.weight = self.embedding.weight
 
     def _reset_parameters(self, init_range: float | None) -> None:
@@ -135,15 +155,11 @@ class LanguageModel(nn.Module):
             raise ValueError(f"init_range={init_range} must be greater than 0")
         scale = 0.1 if init_range is None else init_range
         nn.init.uniform_(self.embedding.weight, -scale, scale)
-        nn.init.uniform_(self.decoder.weight, -scale, scale)
+        self.decoder.initialise(scale, every=init_range is not None)
         if init_range is None:
-            nn.init.zeros_(self.decoder.bias)
             return
-        nn.init.uniform_(self.decoder.bias, -scale, scale)
         if self.projection is not None:
             nn.init.uniform_(self.projection.weight, -scale, scale)
-        if self.mixture is not None:
-            self.mixture.reset_parameters(scale)
         for cell in cells_of(self):
             cell.reset_parameters(init_range)
 
@@ -161,22 +177,11 @@ class LanguageModel(nn.Module):
 
     def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
-        ys, weight, bias = reading.ys.flatten(0, 1), self._weight(reading), self.decoder.bias
-        if self.mixture is None:
-            return linear_cross_entropy(ys, weight, bias, targets.flatten(), ignore_index=ignore_index)
-        log_prior, latent = (part.flatten(0, 1) for part in self.mixture(reading.ys))
-        return mixture_cross_entropy(log_prior, latent, weight, bias, targets.flatten(), ignore_index)
+        return self.decoder.nats(reading.ys, targets, reading.words, ignore_index)
 
     def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
-        """What the softmax is taken of (T, B, V); of a mixture, the logarithms of probabilities."""
-        weight, bias = self._weight(reading), self.decoder.bias
-        if self.mixture is None:
-            return nn.functional.linear(reading.ys, weight, bias) / temperature
-        log_prior, latent = self.mixture(reading.ys)
-        return mixture_log_probabilities(log_prior, latent, weight, bias, temperature)
-
-    def _weight(self, reading: Reading) -> Tensor:
-        return self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
+        """What the softmax is taken of (T, B, V): scores, or the logarithms of probabilities."""
+        return self.decoder.logits(reading.ys, reading.words, temperature)
 
     def log_probabilities(self, reading: Reading, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """ln p of every target (T, B) under softmax(logits / temperature); 0 where a target is negative."""
@@ -254,6 +259,8 @@ def build_language_model(
     tied: bool = False,
     projection: bool = False,
     softmaxes: int = 1,
+    cutoffs: list[int] | None = None,
+    div_value: float = 4.0,
     dropout: Dropouts | None = None,
     init_range: float | None = None,
     num_params: int | str | None = None,
@@ -277,7 +284,11 @@ def build_language_model(
                 sized: LanguageModel = build_language_model(**{**given, "hidden_size": size})
             return sum(parameter.numel() for parameter in sized.parameters())
 
-        hidden_size = solve_size(count, budget(num_params))
+        # A cluster of an adaptive softmax has 1 feature at least.
+        least = (
+            1 if cutoffs is None or (projection and embedding_size) else math.ceil(max(1, div_value) ** len(cutoffs))
+        )
+        hidden_size = solve_size(count, budget(num_params), least)
     embedding_size = hidden_size if embedding_size is None else embedding_size
     require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers, softmaxes=softmaxes)
     if bidirectional:
@@ -302,7 +313,7 @@ def build_language_model(
         recurrent_dropout=inside,
         engine=engine,
     )
-    if tied and not projection and softmaxes == 1 and stack.output_size != embedding_size:
+    if tied and not projection and softmaxes == 1 and cutoffs is None and stack.output_size != embedding_size:
         raise ConfigError(
             f"model.tied=true needs equal widths, but model.embedding_size={embedding_size} and the last layer has "
             f"{stack.output_size}; set model.embedding_size={stack.output_size}, or model.projection=true to map one "
@@ -315,6 +326,8 @@ def build_language_model(
         projection=projection,
         softmaxes=softmaxes,
         latent_dropout=drop.get("latent", 0.0),
+        cutoffs=cutoffs,
+        div_value=div_value,
         embedding_dropout=drop.get("embedding", 0.0),
         embedding_tied=drop.get("embedding_tied", False),
         input_dropout=drop.get("input", 0.0),
@@ -334,11 +347,13 @@ def budget(text: int | str) -> int:
         raise ConfigError(f"model.num_params={text} should be a number, as 24M, 500k or 1000000") from None
 
 
-def solve_size(count: Callable[[int], int], most: int) -> int:
-    """The largest size >= 1 with count(size) <= most, for a count that rises with it."""
-    if count(1) > most:
-        raise ConfigError(f"model.num_params={most} is too small: with hidden size 1 there are {count(1):,} parameters")
-    low, high = 1, 2
+def solve_size(count: Callable[[int], int], most: int, least: int = 1) -> int:
+    """The largest size >= least with count(size) <= most, for a count that rises with it."""
+    if count(least) > most:
+        raise ConfigError(
+            f"model.num_params={most} is too small: with hidden size {least} there are {count(least):,} parameters"
+        )
+    low, high = least, 2 * least
     while count(high) <= most:
         low, high = high, 2 * high
     while high - low > 1:
