@@ -1,22 +1,25 @@
 """Records of finished runs, and the README's table made from them.
 
-    python scripts/results.py record RUN      write results/<experiment>[-<engine>].json from a run scored by seqlm eval
+    python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run
     python scripts/results.py table           rewrite the table in README.md
     python scripts/results.py table --check   fail if README.md does not show what results/ says
 
-A record holds no path and no text: what was measured, with which code, on which hardware.
+A record holds no path and no text: what was measured, with which code, on which hardware. Runs that differ in nothing
+but the seed are one row of the table, with their mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from seqlm import certify
 from seqlm.cli import preset
+from seqlm.config import differences
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
 from seqlm.schema import ENGINES
@@ -29,8 +32,8 @@ START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of result
 def record(folder: str) -> Path:
     """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=... batch_size=1`."""
     run = RunFolder.open(folder)
-    path = RESULTS / certify.file_name(run)
-    written = certify.record(run, preset(certify.experiment_of(run)))
+    setting = preset(certify.experiment_of(run))
+    path, written = RESULTS / certify.file_name(run, setting), certify.record(run, setting)
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -45,30 +48,52 @@ def table() -> str:
         name = experiment.stem if experiment else "default"
         words = f"experiment={name}" if experiment else ""
         quoted = certify.quoted(name).get("test", "")
-        records = {"": RESULTS / f"{name}.json"} | {f" engine={e}": RESULTS / f"{name}-{e}.json" for e in ENGINES}
-        found = {suffix: path for suffix, path in records.items() if path.is_file()}
-        if not found:
+        records = {"": _seeds(name)} | {f" engine={engine}": _seeds(f"{name}-{engine}") for engine in ENGINES}
+        if not any(records.values()):
             lines.append(f"| `{words}` | | {quoted} | not run yet | | | | |")
-        for suffix, path in found.items():
-            lines.append(_row(f"`{words}{suffix}`" if words else "(no arguments)", quoted, path))
+        for suffix, found in records.items():
+            if found:
+                lines.append(_row(f"`{words}{suffix}`" if words else "(no arguments)", quoted, found))
     return "\n".join(lines)
 
 
-def _row(words: str, quoted: str, path: Path) -> str:
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    unit = "ppl" if data["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
+def _seeds(name: str) -> list[dict[str, Any]]:
+    """The records of one setting, each with a seed of its own."""
+    paths = [path for path in [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-seed*.json"))] if path.is_file()]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    for path, other in zip(paths[1:], records[1:], strict=True):
+        changed = [
+            f"{key}: {old} -> {new}"
+            for key, old, new in differences(records[0]["config"], other["config"])
+            if key in records[0]["config"] and key in other["config"] and not key.startswith(certify.HARMLESS)
+        ]
+        if changed:
+            raise SeqlmError(f"{path.name} is not the setting of {paths[0].name}: {'; '.join(changed)}")
+    return records
+
+
+def _row(words: str, quoted: str, records: list[dict[str, Any]]) -> str:
+    first = records[0]
+    unit = "ppl" if first["config"]["data.tokenizer._target_"].endswith("WordTokenizer") else "bpc"
     digits, suffix = (3, " bits/char") if unit == "bpc" else (2, "")
-    scores = {split: f"{score[unit]:.{digits}f}" for split, score in data["scores"].items()}
+
+    def mean(split: str) -> str:
+        values = [record["scores"][split][unit] for record in records if split in record["scores"]]
+        some = f" ({len(values)} of them)" if len(values) < len(records) else ""
+        return f"{statistics.mean(values):.{digits}f}{some}" if values else ""
+
     test, valid = (
-        scores[split] + (f", adapted {scores[f'{split}_adapted']}" if f"{split}_adapted" in scores else "")
+        mean(split) + (f", adapted {adapted}" if (adapted := mean(f"{split}_adapted")) else "")
         for split in ("test", "valid")
     )
-    epochs = data["config"].get("train.epochs")
-    length = f"{epochs} epochs" if epochs else f"{data['steps']:,} steps"
-    minutes = f"{data['seconds'] / 60:.0f} min"
-    speed = f"{data['tokens'] / data['seconds']:,.0f}"
-    total = f"{data['parameters']['total']:,}"
-    return f"| {words} | {total} | {quoted} | **{test}**{suffix} | {valid} | {length} | {minutes} | {speed} |"
+    seeds = f" ({len(records)} seeds)" if len(records) > 1 else ""
+    epochs = first["config"].get("train.epochs")
+    length = f"{epochs} epochs" if epochs else f"{statistics.mean(record['steps'] for record in records):,.0f} steps"
+    tokens, seconds = (sum(record[key] for record in records) for key in ("tokens", "seconds"))
+    minutes = f"{seconds / len(records) / 60:.0f} min"
+    total = f"{first['parameters']['total']:,}"
+    score = f"**{test}**{suffix}{seeds}"
+    return f"| {words} | {total} | {quoted} | {score} | {valid} | {length} | {minutes} | {tokens / seconds:,.0f} |"
 
 
 def speed() -> str:
@@ -113,16 +138,16 @@ def main() -> int:
     verbs.add_parser("record").add_argument("run")
     verbs.add_parser("table").add_argument("--check", action="store_true")
     options = parser.parse_args()
-    if options.verb == "record":
-        try:
+    try:
+        if options.verb == "record":
             print(record(options.run))
-        except SeqlmError as error:
-            print(f"results: {error}", file=sys.stderr)
-            return error.exit_code
-        return 0
-    before = README.read_text(encoding="utf-8")
-    head, rest = before.split(START)
-    after = f"{head}{START}\n{table()}\n{speed()}{END}{rest.split(END, 1)[1]}"
+            return 0
+        before = README.read_text(encoding="utf-8")
+        head, rest = before.split(START)
+        after = f"{head}{START}\n{table()}\n{speed()}{END}{rest.split(END, 1)[1]}"
+    except SeqlmError as error:
+        print(f"results: {error}", file=sys.stderr)
+        return error.exit_code
     if options.check:
         return int(after != before)
     README.write_text(after, encoding="utf-8")

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from seqlm.certify import certify, published, summary
+import seqlm.certify
+import seqlm.cli
+from seqlm.certify import certify, file_name, published, summary
 from seqlm.config import load_config, plain_dict
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
@@ -34,6 +36,28 @@ def test_a_certificate(tmp_path, capsys):
     test = written["scores"]["test"]
     assert f"{test['ppl']:.3f}" in text and f"{test['ppl'] - 114.5:+.2f}" in text
     assert f"{test['lens']['ppl']:.3f}" in text
+
+
+def test_each_seed_and_engine_has_a_record_of_its_own(tmp_path):
+    for name, words in {"auto": [], "forced": ["engine=fused", "seed=7"]}.items():
+        train(tiny(tmp_path, "train.steps=2", *words, name=name), {"experiment": "zaremba_small"})
+    auto, forced = (RunFolder.open(tmp_path / name) for name in ("auto", "forced"))
+    assert file_name(auto, {"seed": 1}) == "zaremba_small.json"
+    assert file_name(auto, {"seed": 7}) == "zaremba_small-seed1.json"
+    assert file_name(forced, {"seed": 7}) == "zaremba_small-fused.json"
+    assert file_name(forced, {"seed": 1}) == "zaremba_small-fused-seed7.json"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [([], ""), (["seed=2"], "-seed2"), (["seed=2", "engine=fused"], "-fused-seed2")]
+)
+def test_each_seed_and_engine_is_trained_as_a_run_of_its_own(monkeypatch, tmp_path, words, name):
+    seen = []
+    monkeypatch.setattr(seqlm.cli, "train", seen.append)
+    monkeypatch.setattr(seqlm.certify, "certify", lambda folder, *_: seen.append(folder))
+    seqlm.cli.certify(["experiment=zaremba_small", *words, f"run.root={tmp_path}"])
+    assert seen[1] == tmp_path / f"certify-zaremba_small{name}"
+    assert {"experiment=zaremba_small", *words, f"run.name={seen[1].name}"} <= set(seen[0])
 
 
 def test_what_is_no_certificate(tmp_path):

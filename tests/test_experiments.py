@@ -18,7 +18,7 @@ from .conftest import compose
 from .test_model import model_of
 
 # Words or characters: of the Penn Treebank if not listed.
-VOCABULARY = {"awd_wt2": 33_278, "awd_ptbchar": 50, "awd_enwik8": 205, "laptop_char": 50}
+VOCABULARY = {"awd_wt2": 33_278, "awd_ptbchar": 50, "awd_enwik8": 205, "laptop_char": 50, "mogrifier_ptbchar": 50}
 # Parameters as published, or counted by hand where only "23M" was.
 # Melis: their cells have one bias where torch's have two, their vocabulary one word more.
 PARAMETERS = {
@@ -34,6 +34,8 @@ PARAMETERS = {
     "melis_10m": 9_997_549 + 4 * 1194 - (268 + 1),
     "melis_24m": 23_979_620 + 4 * 4 * 723 - (723 + 1),
     "mogrifier_ptb": 23_987_393 + 2 * 4 * 912 - (912 + 1),
+    # By hand: embedding and softmax; of each layer gates, two rounds on x and two on h, of rank 24 with a bias.
+    "mogrifier_ptbchar": 50 * 1209 * 2 + 50 + 2 * (8 * 1209 * (1209 + 1) + 4 * (2 * 24 + 1) * 1209),
     "mos_ptb": 21_500_620,
     "rhn_ptb": 23_482_400,
     "laptop": 5_877_520,

@@ -48,6 +48,7 @@ DROPS = {
     "weight": RecurrentDropout(weight=0.5),
     "state": RecurrentDropout(state=0.5),
     "per gate": RecurrentDropout(state=0.5, per_gate=True),
+    "input": RecurrentDropout(per_gate=True, input=0.5),
     "zoneout": RecurrentDropout(zoneout=0.3),
     "memory": RecurrentDropout(zoneout_memory=0.3),
     "all": RecurrentDropout(weight=0.2, state=0.3, zoneout=0.2),
@@ -160,6 +161,72 @@ def test_weight_drop_by_hand():
         np.testing.assert_allclose(found[0][t].detach().numpy(), h, atol=1e-12)
 
 
+def masks_of_gates(gates):
+    """Masks of the state and of the input that a window with seed 3 draws: 0 or 2, and 0 or 4."""
+    torch.manual_seed(3)
+    zero = torch.zeros((), dtype=torch.float64)
+    state, entering = dropout_mask((gates, B, H), 0.5, zero).numpy(), dropout_mask((gates, B, E), 0.75, zero).numpy()
+    assert set(state.ravel()) == {0.0, 2.0} and set(entering.ravel()) == {0.0, 4.0}
+    assert len({mask.tobytes() for mask in entering}) == gates
+    return state, entering
+
+
+@pytest.mark.parametrize("engine", ["scan", "fused"])
+def test_masks_of_each_gate_by_hand(engine):
+    """Gal's LSTM in NumPy, gate by gate; the same masks at every step."""
+    torch.manual_seed(0)
+    cell = LSTMCell(E, H).double()
+    cell.regularise(RecurrentDropout(state=0.5, per_gate=True, input=0.75))
+    xs, carry = given(cell)
+    found = window(cell, engine, xs, carry)[0].detach().numpy()
+    state, entering = masks_of_gates(4)
+    w_ih, w_hh, b_ih, b_hh = (np.split(p.detach().numpy(), 4) for p in cell.parameters())
+    h, c = (t.numpy() for t in carry)
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    for t in range(T):
+        x = xs[t].numpy()
+        i, f, g, o = ((x * entering[k]) @ w_ih[k].T + b_ih[k] + (h * state[k]) @ w_hh[k].T + b_hh[k] for k in range(4))
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        np.testing.assert_allclose(found[t], h, atol=1e-12)
+
+
+def test_masks_of_each_gate_of_a_highway_by_hand():
+    """Masks of candidate and transform gate, on the input of the first layer and on the state of all."""
+    torch.manual_seed(0)
+    cell = RHNCell(E, H, depth=3).double()
+    cell.regularise(RecurrentDropout(state=0.5, per_gate=True, input=0.75))
+    xs, carry = given(cell)
+    found = window(cell, "scan", xs, carry)[0].detach().numpy()
+    state, entering = masks_of_gates(2)
+    w_ih, w_hh, b_hh = (p.detach().numpy() for p in cell.parameters())
+    rows = [slice(k * H, (k + 1) * H) for k in range(6)]
+    s = carry.h.numpy()
+    for t in range(T):
+        for layer in range(3):
+            a, b = ((s * state[k]) @ w_hh[rows[2 * layer + k]].T + b_hh[rows[2 * layer + k]] for k in range(2))
+            if layer == 0:
+                a, b = (part + (xs[t].numpy() * entering[k]) @ w_ih[rows[k]].T for k, part in enumerate((a, b)))
+            gate = 1 / (1 + np.exp(-b))
+            s = gate * np.tanh(a) + (1 - gate) * s
+        np.testing.assert_allclose(found[t], s, atol=1e-12)
+
+
+def test_where_a_model_draws_masks_of_gates():
+    words = ["model.num_layers=2", "model.hidden_size=8", "model.dropout.input=0.4", "model.dropout.hidden=0.3"]
+    gatewise = model_of(*words, "model.dropout.per_gate=true")
+    assert gatewise.input_dropout.p == gatewise.stack.dropout.p == 0
+    drops = [layer.cell.dropout for layer in gatewise.stack.layers]
+    assert drops == [RecurrentDropout(per_gate=True, input=p) for p in (0.4, 0.3)]
+    first = model_of(*words[:3], "model.dropout.per_gate=true")
+    assert [layer.cell.dropout.per_gate for layer in first.stack.layers] == [True, False]
+    words.append("model.dropout.state=0.2")
+    for kind, gates in (("standard", "true"), ("locked", "false")):
+        shared = model_of(*words, f"model.dropout.kind={kind}", f"model.dropout.per_gate={gates}")
+        assert (shared.input_dropout.p, shared.stack.dropout.p) == (0.4, 0.3)
+        assert {layer.cell.dropout for layer in shared.stack.layers} == {RecurrentDropout(0.0, 0.2, gates == "true")}
+
+
 @pytest.mark.parametrize("kind", ["free", "capped", "coupled"])
 def test_input_gates_by_hand(kind):
     torch.manual_seed(0)
@@ -186,6 +253,12 @@ def test_what_does_nothing_is_refused():
         LSTMCell(E, H).regularise(RecurrentDropout(weight=1.0))
     with pytest.raises(ConfigError, match=r"layer 0: model.dropout.zoneout_memory does nothing"):
         model_of("model=gru", "model.dropout.zoneout_memory=0.2")
+    with pytest.raises(ValueError, match="input=0.5 needs per_gate=true"):
+        LSTMCell(E, H).regularise(RecurrentDropout(input=0.5))
+    with pytest.raises(ConfigError, match="model.dropout.per_gate=true does nothing without state, or input or hidden"):
+        model_of("model.dropout.input=0.4", "model.dropout.kind=standard", "model.dropout.per_gate=true")
+    with pytest.raises(ConfigError, match="layer 0: model.dropout.per_gate=true does nothing: QRNNCell"):
+        model_of("model.dropout.input=0.4", "model/cell=qrnn", "model.dropout.per_gate=true")
     with pytest.raises(ConfigError, match="embedding_tied=true does nothing"):
         model_of("model.dropout.embedding_tied=true")
 

@@ -35,7 +35,7 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
         print()
     written = record(run, preset)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / file_name(run)
+    path = out / file_name(run, preset)
     write_atomically(path, to_json(written, indent=1) + "\n")
     print(summary(written))
     print(f"record      {path}")
@@ -52,10 +52,12 @@ def experiment_of(run: RunFolder) -> str:
     return str(run.info().get("choices", {}).get("experiment") or "default")
 
 
-def file_name(run: RunFolder) -> str:
-    """<experiment>.json, with the engine if one was forced."""
-    engine = load_config(run.config).engine
-    return f"{experiment_of(run)}.json" if engine == "auto" else f"{experiment_of(run)}-{engine}.json"
+def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
+    """<experiment>[-<engine>][-seed<seed>].json: the engine if one was forced, the seed if it is not the preset's."""
+    config = load_config(run.config)
+    engine = [] if config.engine == "auto" else [config.engine]
+    seed = [] if config.seed == preset["seed"] else [f"seed{config.seed}"]
+    return "-".join([experiment_of(run), *engine, *seed]) + ".json"
 
 
 def check(run: RunFolder, preset: Mapping[str, Any]) -> None:

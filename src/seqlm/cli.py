@@ -88,7 +88,9 @@ def certify(words: Words) -> None:
         name, _ = _taken("experiment", words, "")
         if not name:
             raise ConfigError("seqlm certify needs a run's folder, or experiment=NAME to train it first")
-        run_name, words = _taken("run.name", words, f"certify-{name}")
+        engine, seed = (_taken(key, words, "")[0] for key in ("engine", "seed"))
+        own = f"certify-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
+        run_name, words = _taken("run.name", words, own)
         root, words = _taken("run.root", words, "outputs")
         folder = Path(root) / run_name
         if not finished(folder):

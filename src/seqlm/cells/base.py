@@ -75,6 +75,11 @@ class Cell(nn.Module, ABC):
     output_size: int  # declared, never guessed: a Jordan cell's output is not its hidden layer
     dropout = RecurrentDropout()  # inside the recurrence; set by `regularise`
 
+    @property
+    def drops(self) -> RecurrentDropout:
+        """What is dropped now: nothing in eval mode."""
+        return self.dropout if self.training else RecurrentDropout()
+
     def regularise(self, dropout: RecurrentDropout) -> None:
         """Drop inside the recurrence from now on. Raises ValueError for what this cell cannot drop."""
         for name, value in dropout._asdict().items():
@@ -156,7 +161,7 @@ class GatedCell(Cell):
         return Hidden(self.weight_hh.new_zeros(batch_size, self.hidden_size))
 
     def project(self, xs: Tensor) -> Tensor:
-        return F.linear(xs, self.weight_ih, self.bias_ih)
+        return masked_affine(self.weight_ih, self.bias_ih, self.drops.draw_input(xs, self.num_gates))(xs)
 
     @property
     def gated(self) -> bool:
@@ -177,8 +182,7 @@ class GatedCell(Cell):
 
     def recurrence(self, batch_size: int) -> Recurrence:
         """The tensors of ONE window, with the masks of this window drawn."""
-        drop = self.dropout if self.training else RecurrentDropout()
-        weight, mask = drop.draw(self.weight_hh, batch_size, self.num_gates)
+        weight, mask = self.drops.draw(self.weight_hh, batch_size, self.num_gates)
         return Recurrence(weight, self.bias_hh, mask)
 
     def inputs(self, xs: Tensor) -> Any:
@@ -228,7 +232,7 @@ class GatedCell(Cell):
 
 
 def masked_affine(weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """h (B, H) -> weight (mask * h) + bias, each gate's rows under its own mask if there are several."""
+    """h (..., B, H) -> weight (mask * h) + bias, each gate's rows under its own mask if there are several."""
     if mask is None or mask.dim() == 2:
         return lambda h: F.linear(h if mask is None else h * mask, weight, bias)
     weights = weight.chunk(len(mask))

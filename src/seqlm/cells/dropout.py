@@ -51,6 +51,8 @@ class RecurrentDropout(NamedTuple):
              S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)
     state    of the state as it enters the recurrent product: h <- h * m / (1 - p) (Y. Gal and Z. Ghahramani, arXiv
              1512.05287); with `per_gate` each gate has a mask of its own, as in their paper, else all share one
+    input    of the input as it enters the product of each gate, x <- x * m / (1 - p), with `per_gate` only: a mask that
+             gates share needs no cell, see LockedDropout
     zoneout, zoneout_memory
              units of h, and of the rest of the carry, that keep their value: h_t = m * h_{t-1} + (1 - m) * h'_t with
              m ~ Bernoulli(p); in eval mode m is its mean p (D. Krueger et al., arXiv 1606.01305)
@@ -59,6 +61,7 @@ class RecurrentDropout(NamedTuple):
     weight: float = 0.0
     state: float = 0.0
     per_gate: bool = False
+    input: float = 0.0
     zoneout: float = 0.0
     zoneout_memory: float = 0.0
 
@@ -71,16 +74,22 @@ class RecurrentDropout(NamedTuple):
             mask = dropout_mask(((gates,) if self.per_gate else ()) + (rows, weight.shape[1]), self.state, weight)
         return weight, mask
 
+    def draw_input(self, xs: Tensor, gates: int) -> Tensor | None:
+        """The masks (G, B, I) of the inputs (..., B, I) of a window, one for each gate; None if nothing is dropped."""
+        return dropout_mask((gates, *xs.shape[-2:]), self.input, xs) if self.input else None
+
     @property
     def zones(self) -> bool:
         """Whether units may keep their value."""
         return self.zoneout > 0 or self.zoneout_memory > 0
 
     def check(self) -> RecurrentDropout:
-        """Itself; raises ValueError, naming the field, if a probability is none, or `per_gate` has nothing to drop."""
+        """Itself; raises ValueError, naming the field, if a probability is none, or a field has nothing to do."""
         for name, value in self._asdict().items():
             if name != "per_gate":
                 require_probability(name, value)
-        if self.per_gate and not self.state:
-            raise ValueError("per_gate=true does nothing without state, the probability of dropping")
+        if self.per_gate and not (self.state or self.input):
+            raise ValueError("per_gate=true does nothing without state or input, the probability of dropping")
+        if self.input and not self.per_gate:
+            raise ValueError(f"input={self.input} needs per_gate=true; a mask that gates share is LockedDropout's")
         return self

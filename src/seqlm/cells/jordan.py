@@ -65,8 +65,7 @@ class JordanCell(Cell):
         self.dropout = dropout.check()
 
     def bind(self, carry: JordanCarry) -> Step:
-        drop = self.dropout if self.training else RecurrentDropout()
-        weight, mask = drop.draw(self.weight_yh, carry.y.shape[0])
+        weight, mask = self.drops.draw(self.weight_yh, carry.y.shape[0])
         context = masked_affine(weight, None, mask)
 
         def step(carry: JordanCarry, z: Tensor) -> tuple[JordanCarry, Tensor]:

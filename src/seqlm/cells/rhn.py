@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .base import Cell, Hidden, Step, masked_affine, require_positive
 from .dropout import RecurrentDropout
@@ -41,7 +40,7 @@ class RHNCell(Cell):
             self.bias_hh.view(self.depth, 2, -1)[:, 1] = self.transform_bias
 
     def project(self, xs: Tensor) -> Tensor:
-        return F.linear(xs, self.weight_ih)
+        return masked_affine(self.weight_ih, None, self.drops.draw_input(xs, gates=2))(xs)
 
     def regularise(self, dropout: RecurrentDropout) -> None:
         for name in ("zoneout", "zoneout_memory"):
@@ -53,8 +52,7 @@ class RHNCell(Cell):
         self.dropout = dropout.check()
 
     def bind(self, carry: Hidden) -> Step:
-        drop = self.dropout if self.training else RecurrentDropout()
-        weight, mask = drop.draw(self.weight_hh, carry.h.shape[0], gates=2)
+        weight, mask = self.drops.draw(self.weight_hh, carry.h.shape[0], gates=2)
         blocks = zip(weight.chunk(self.depth), self.bias_hh.chunk(self.depth), strict=True)
         first, *deeper = [masked_affine(w, b, mask) for w, b in blocks]
 

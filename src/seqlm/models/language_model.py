@@ -31,7 +31,8 @@ class Dropouts(TypedDict, total=False):
     """Dropout probabilities by place, and their kind; what is left out is 0, and locked.
 
     `embedding_tied`: words dropped from the embedding are dropped from tied softmax weights as well. `weight` to
-    `zoneout_memory` act inside the recurrence: see RecurrentDropout.
+    `zoneout_memory` act inside the recurrence: see RecurrentDropout. With `per_gate` locked masks of `input` and
+    `hidden` differ from gate to gate as well.
     """
 
     kind: DropoutKind
@@ -214,23 +215,28 @@ def build_stack(
     bidirectional: bool,
     residual: bool,
     skip_sum: bool,
-    dropout: nn.Module,
-    recurrent_dropout: RecurrentDropout,
+    dropout: Dropouts,
     engine: Engine,
 ) -> Stack:
     """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
 
-    A bidirectional layer has two cells of `hidden_size` each.
+    A bidirectional layer has two cells of `hidden_size` each. Of `dropout` it does what is between layers and inside.
     """
+    kind, between, gatewise = dropout.get("kind", "locked"), dropout.get("hidden", 0.0), drops_gatewise(dropout)
+    inside = {key: value for key, value in dropout.items() if key in RecurrentDropout._fields and key != "input"}
     specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers
     built: list[Layer] = []
     for index, spec in enumerate(specs):
         make = spec.get("cell", cell)
         sizes = {"input_size": input_size, "hidden_size": spec.get("hidden_size", hidden_size)}
         cells = [make(**sizes) for _ in range(1 + bidirectional)]
+        drop = RecurrentDropout(**inside)  # type: ignore[arg-type]
+        if gatewise:
+            entering = between if index else dropout.get("input", 0.0)
+            drop = drop._replace(input=entering, per_gate=bool(drop.state or entering))
         for one in cells:
             try:
-                one.regularise(recurrent_dropout)
+                one.regularise(drop)
             except ValueError as error:
                 raise ConfigError(f"layer {index}: model.dropout.{error}") from error
         try:
@@ -242,7 +248,18 @@ def build_stack(
             raise ConfigError(f"layer {index}: {error}") from error
         built.append(Bidirectional(*directions) if bidirectional else directions[0])
         input_size = built[-1].output_size
-    return Stack(built, dropout=dropout, residual=residual, skip_sum=skip_sum)
+    outside = make_dropout(kind, 0.0 if gatewise else between)
+    return Stack(built, dropout=outside, residual=residual, skip_sum=skip_sum)
+
+
+def drops_gatewise(dropout: Dropouts) -> bool:
+    """Whether what enters a layer is dropped inside its cells, by a locked mask for each gate. Raises ConfigError."""
+    if not dropout.get("per_gate"):
+        return False
+    locked = dropout.get("kind", "locked") == "locked"
+    if not dropout.get("state") and not (locked and (dropout.get("input") or dropout.get("hidden"))):
+        raise ConfigError("model.dropout.per_gate=true does nothing without state, or input or hidden with kind=locked")
+    return locked
 
 
 def build_language_model(
@@ -299,7 +316,6 @@ def build_language_model(
     drop: Dropouts = {"kind": "locked", **(dropout or {})}
     for place in ("embedding", "input", "hidden", "output", "latent"):
         require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
-    inside = RecurrentDropout(**{key: drop[key] for key in RecurrentDropout._fields if key in drop})  # type: ignore[literal-required]
     stack = build_stack(
         input_size=embedding_size,
         cell=cell,
@@ -309,8 +325,7 @@ def build_language_model(
         bidirectional=bidirectional,
         residual=residual,
         skip_sum=skip_sum,
-        dropout=make_dropout(drop["kind"], drop.get("hidden", 0.0)),
-        recurrent_dropout=inside,
+        dropout=drop,
         engine=engine,
     )
     if tied and not projection and softmaxes == 1 and cutoffs is None and stack.output_size != embedding_size:
@@ -330,7 +345,7 @@ def build_language_model(
         div_value=div_value,
         embedding_dropout=drop.get("embedding", 0.0),
         embedding_tied=drop.get("embedding_tied", False),
-        input_dropout=drop.get("input", 0.0),
+        input_dropout=0.0 if drops_gatewise(drop) else drop.get("input", 0.0),
         output_dropout=drop.get("output", 0.0),
         dropout_kind=drop["kind"],
         init_range=init_range,
