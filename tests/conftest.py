@@ -38,6 +38,18 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(params=["kernels", "operations"])
+def loop_body(request, monkeypatch):
+    """Both bodies of the fused loop: compiled kernels, and torch's operations as where there is no compiler."""
+    from seqlm.engines import compiled
+
+    if request.param == "operations":
+        monkeypatch.setenv("SEQLM_KERNELS", "0")
+    elif compiled.compiler() is None:
+        pytest.skip("no C compiler was found")
+    return request.param
+
+
 @pytest.fixture
 def ptb():
     if not (PTB / "train.txt").is_file():

@@ -21,7 +21,7 @@ from seqlm.cells import (
     carry_tensors,
     map_carry,
 )
-from seqlm.cells.dropout import dropout_mask
+from seqlm.cells.dropout import dropout_mask, keep_mask
 
 T, B, E, H = 6, 2, 3, 4
 
@@ -234,35 +234,73 @@ def positive(n):
 CANDIDATES = {"identity": lambda n: n, "g": positive}
 
 
+def average(parts, start, kept=None, p=0.0):
+    """States of an average with (forget, update) gates and a candidate at each step; `kept` units keep theirs."""
+    h, hs = start, []
+    for t, (forget, update, candidate) in enumerate(parts):
+        new = forget * h + update * candidate
+        h = p * h + (1 - p) * new if kept is None else np.where(kept[t], h, new)
+        hs.append(h)
+    return hs
+
+
+def min_gru(w, x, g):
+    z = sigmoid(w["weight_ih"][:H] @ x + w["bias_ih"][:H])
+    return 1 - z, z, g(w["weight_ih"][H:] @ x + w["bias_ih"][H:])
+
+
+def min_lstm(w, x, g):
+    i, f, n = np.split(w["weight_ih"] @ x + w["bias_ih"], 3)
+    i, f = sigmoid(i), sigmoid(f)
+    return f / (f + i), i / (f + i), g(n)
+
+
+MINIMAL = [(MinGRUCell, min_gru), (MinLSTMCell, min_lstm)]
+
+
 @pytest.mark.parametrize("candidate", CANDIDATES)
-def test_min_gru(candidate):
-    cell = made(MinGRUCell, candidate=candidate)
+@pytest.mark.parametrize(("kind", "equations"), MINIMAL)
+def test_minimal_cells(kind, equations, candidate):
+    cell = made(kind, candidate=candidate)
     w, g = arrays(cell), CANDIDATES[candidate]
 
     def oracle(xs, start, row):
-        (h,), ys = start, []
-        for x in xs:
-            z = sigmoid(w["weight_ih"][:H] @ x + w["bias_ih"][:H])
-            h = (1 - z) * h + z * g(w["weight_ih"][H:] @ x + w["bias_ih"][H:])
-            ys.append(h)
-        return ys, [h]
+        hs = average([equations(w, x, g) for x in xs], start[0])
+        return hs, hs[-1:]
 
     compare(cell, oracle)
 
 
-@pytest.mark.parametrize("candidate", CANDIDATES)
-def test_min_lstm(candidate):
-    cell = made(MinLSTMCell, candidate=candidate)
-    w, g = arrays(cell), CANDIDATES[candidate]
+def masks_of_the_window(weights, drop):
+    """Weights and kept units as `compare` will have them drawn: weight_ih, zones, other weights."""
+    torch.manual_seed(2)
+    first, *others = weights
+    found = {
+        first: weights[first] * dropout_mask(weights[first].shape, drop.weight, torch.tensor(weights[first])).numpy()
+    }
+    kept = keep_mask((T, B, H), 1 - drop.zoneout, torch.empty(0)).numpy()
+    for name in others:
+        mask = dropout_mask(weights[name].shape, drop.weight, torch.tensor(weights[name])).numpy()
+        found[name] = weights[name] * mask
+    assert all((weight == 0).any() for weight in found.values()) and kept.any() and not kept.all()
+    return found, kept
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(("kind", "equations"), MINIMAL)
+def test_minimal_cells_with_masks(kind, equations, train):
+    """Input weights are dropped once for a window, units keep their state at steps of their own; or on average."""
+    cell, drop = made(kind).train(train), RecurrentDropout(weight=0.4, zoneout=0.3)
+    cell.regularise(drop)
+    w, kept, p = arrays(cell), None, drop.zoneout
+    if train:
+        masked, kept = masks_of_the_window({"weight_ih": w["weight_ih"]}, drop)
+        w, p = w | masked, 0.0
 
     def oracle(xs, start, row):
-        (h,), ys = start, []
-        for x in xs:
-            i, f, n = np.split(w["weight_ih"] @ x + w["bias_ih"], 3)
-            i, f = sigmoid(i), sigmoid(f)
-            h = f / (f + i) * h + i / (f + i) * g(n)
-            ys.append(h)
-        return ys, [h]
+        parts = [equations(w, x, CANDIDATES["identity"]) for x in xs]
+        hs = average(parts, start[0], None if kept is None else kept[:, row], p)
+        return hs, hs[-1:]
 
     compare(cell, oracle)
 
@@ -274,23 +312,41 @@ def test_min_lstm_gates_that_are_both_closed_stay_numbers():
     torch.testing.assert_close(y, torch.full((B, H), (math.exp(-1) * 1 + 5) / (math.exp(-1) + 1)))
 
 
-@pytest.mark.parametrize("window", [1, 2])
-def test_qrnn(window):
-    cell = made(QRNNCell, window=window)
-    w = arrays(cell)
+def qrnn_oracle(w, window, kept=None, p=0.0):
+    """With zoneout as in the paper: a forget gate that is 1; or as its mean."""
 
     def oracle(xs, start, row):
         c, ys = start[0], []
         for t in range(T):
             a = w["weight_ih"] @ xs[t] + w["bias_ih"]
             if window == 2:
-                a = a + (start[1] if t == 0 else w["weight_previous"] @ xs[t - 1])
+                a = a + w["weight_previous"] @ (start[1] if t == 0 else xs[t - 1])
             z, f, o = np.tanh(a[:H]), sigmoid(a[H : 2 * H]), sigmoid(a[2 * H :])
+            f = 1 - (1 - p) * (1 - f) if kept is None else np.where(kept[t, row], 1.0, f)
             c = f * c + (1 - f) * z
             ys.append(o * c)
-        return ys, [c] if window == 1 else [c, w["weight_previous"] @ xs[-1]]
+        return ys, [c] if window == 1 else [c, xs[-1]]
 
-    compare(cell, oracle)
+    return oracle
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_qrnn(window):
+    cell = made(QRNNCell, window=window)
+    compare(cell, qrnn_oracle(arrays(cell), window))
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("window", [1, 2])
+def test_qrnn_with_masks(window, train):
+    """Both of its weights are dropped; forget gates become 1."""
+    cell, drop = made(QRNNCell, window=window).train(train), RecurrentDropout(weight=0.4, zoneout=0.3)
+    cell.regularise(drop)
+    w, kept, p = arrays(cell), None, drop.zoneout
+    if train:
+        masked, kept = masks_of_the_window({name: w[name] for name in w if name.startswith("weight")}, drop)
+        w, p = w | masked, 0.0
+    compare(cell, qrnn_oracle(w, window, kept, p))
 
 
 @pytest.mark.parametrize(
@@ -320,8 +376,10 @@ def test_arguments_that_make_no_sense(kind, options, message):
         (RHNCell, {"zoneout": 0.2}, r"zoneout=0\.2 is not for RHNCell"),
         (RHNCell, {"zoneout_memory": 0.2}, r"zoneout_memory=0\.2 is not for RHNCell"),
         (RHNCell, {"weight": 1.5}, r"weight=1\.5 must be"),
-        (MinGRUCell, {"state": 0.2}, r"state=0\.2 does nothing: MinGRUCell has no dropout inside its recurrence"),
-        (MinLSTMCell, {"per_gate": True}, "per_gate=true does nothing: MinLSTMCell"),
+        (MinGRUCell, {"state": 0.2}, r"state=0\.2 does nothing: the state of MinGRUCell is its only memory"),
+        (MinLSTMCell, {"per_gate": True}, "per_gate=true does nothing: the state of MinLSTMCell"),
+        (QRNNCell, {"zoneout_memory": 0.2}, r"zoneout_memory=0\.2 does nothing: .* it drops weight and zoneout"),
+        (QRNNCell, {"zoneout": 1.0}, r"zoneout=1\.0 must be"),
     ],
 )
 def test_masks_that_a_cell_cannot_draw(kind, drop, message):

@@ -45,7 +45,7 @@ def test_what_the_terminal_shows(home):
     header, rest = done.stdout.split("watch", 1)
     assert "outputs/shown" in header and "cpu, 1 threads, float32" in header
     assert re.search(r"parameters +[\d,]+ \(embedding [\d,]+, recurrent [\d,]+\)", header)
-    assert "layer 1     JordanCell 12 -> 12, engine deferred: fused: JordanCell is not a gated cell" in header
+    assert "layer 1     JordanCell 12 -> 12, engine deferred: fused: JordanCell is not a gated or linear cell" in header
     assert "entropy rate" in header and "until 40 steps" in header
     assert "tensorboard --logdir outputs" in rest and "best so far" in rest
     assert "next        seqlm eval outputs/shown split=test" in rest and "best valid" in rest

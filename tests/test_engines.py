@@ -14,7 +14,9 @@ from seqlm.cells import (
     Hidden,
     LayerNormGRUCell,
     LayerNormLSTMCell,
+    MinLSTMCell,
     PeepholeLSTMCell,
+    QRNNCell,
     carry_tensors,
     map_carry,
 )
@@ -33,16 +35,6 @@ def made(kind, *sizes, **options):
     return cell
 
 
-@pytest.fixture(params=["kernels", "operations"])
-def loop_body(request, monkeypatch):
-    """Both bodies of the fused loop: compiled kernels, and torch's operations as where there is no compiler."""
-    if request.param == "operations":
-        monkeypatch.setenv("SEQLM_KERNELS", "0")
-    elif compiled.compiler() is None:
-        pytest.skip("no C compiler was found")
-    return request.param
-
-
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize("engine", ["fused", "deferred"])
@@ -55,7 +47,10 @@ def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, 
     compare_with_scan(cell, engine, torch.float64, steps, reverse)
 
 
-@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, LayerNormLSTMCell, LayerNormGRUCell])
+@pytest.mark.parametrize(
+    "kind",
+    [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, LayerNormLSTMCell, LayerNormGRUCell, QRNNCell, MinLSTMCell],
+)
 def test_fused_gradients_match_finite_differences(kind, loop_body):
     cell = made(kind, 2, 3)
     names = [name for name, _ in cell.named_parameters()]

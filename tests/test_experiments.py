@@ -37,6 +37,7 @@ PARAMETERS = {
     # By hand: embedding and softmax; of each layer gates, two rounds on x and two on h, of rank 24 with a bias.
     "mogrifier_ptbchar": 50 * 1209 * 2 + 50 + 2 * (8 * 1209 * (1209 + 1) + 4 * (2 * 24 + 1) * 1209),
     "mos_ptb": 21_500_620,
+    "qrnn_ptb": 24_020_150,
     "rhn_ptb": 23_482_400,
     "laptop": 5_877_520,
     "wlm_200": 4_653_200,

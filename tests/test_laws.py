@@ -203,7 +203,7 @@ def test_scan_needs_no_torch_module():
         def bind(self, carry):
             return lambda n, z: (n + 1, z + n)
 
-        def inputs(self, xs):
+        def inputs(self, xs, carry):
             return xs
 
     last, ys = scan(Counter(), torch.zeros(3, 1), torch.zeros(()))

@@ -100,6 +100,16 @@ def test_layers_of_different_cells_from_the_command_line():
         model_of("model.layers=[{hidden: 3}]")
 
 
+def test_a_layer_may_have_options_of_its_own():
+    """What a layer does not say is that of the model's cell."""
+    model = model_of("model/cell=qrnn", "model.cell.bias=false", "model.layers=[{}, {cell: {window: 1}}, {cell: lstm}]")
+    first, second, third = (layer.cell for layer in model.stack.layers)
+    assert (first.window, second.window) == (2, 1) and first.bias_ih is second.bias_ih is None
+    assert third.bias_ih is not None
+    with pytest.raises(ConfigError, match=r"layers.0.cell.windo is not an argument of QRNNCell; did you mean .*window"):
+        model_of("model/cell=qrnn", "model.layers=[{cell: {windo: 1}}]")
+
+
 def test_init_range_covers_every_parameter():
     torch.manual_seed(0)
     model = model_of("model.init_range=0.05", "model.hidden_size=30", "model.num_layers=2")

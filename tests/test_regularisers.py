@@ -11,8 +11,11 @@ from seqlm import ElmanCell, GRUCell, JordanCell, LanguageModel, LSTMCell, Recur
 from seqlm.cells import (
     LayerNormGRUCell,
     LayerNormLSTMCell,
+    MinGRUCell,
+    MinLSTMCell,
     MogrifierLSTMCell,
     PeepholeLSTMCell,
+    QRNNCell,
     RecurrentDropout,
     RHNCell,
     carry_tensors,
@@ -43,6 +46,10 @@ MAKERS = {
     "mogrifier": MogrifierLSTMCell,
     "mogrifier low rank": lambda *sizes: MogrifierLSTMCell(*sizes, rounds=3, rank=2, input_gate="capped"),
     "rhn": lambda *sizes: RHNCell(*sizes, depth=3),
+    "qrnn": QRNNCell,
+    "qrnn window 1": lambda *sizes: QRNNCell(*sizes, window=1),
+    "min gru": MinGRUCell,
+    "min lstm": MinLSTMCell,
 }
 DROPS = {
     "weight": RecurrentDropout(weight=0.5),

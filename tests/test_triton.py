@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from seqlm import ElmanCell, GRUCell, LSTMCell
-from seqlm.cells import LayerNormLSTMCell, PeepholeLSTMCell
-from seqlm.engines import fused, triton_kernels
+from seqlm.cells import LayerNormLSTMCell, MinGRUCell, MinLSTMCell, PeepholeLSTMCell, QRNNCell
+from seqlm.engines import fused, linear, triton_kernels
 
 from . import regularised
 from .test_engines import made
@@ -44,3 +44,17 @@ def test_a_window_larger_than_a_block(on_triton, monkeypatch):
 
 def test_what_is_not_elementwise_runs_on_torchs_operations(on_triton):
     assert "layer normalisation has no kernel" in fused.describe(LayerNormLSTMCell(4, 5))
+
+
+@pytest.fixture
+def linear_on_triton(monkeypatch):
+    monkeypatch.setattr(linear, "_loops", lambda like: (linear._triton(), "one kernel a window"))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", [QRNNCell, MinGRUCell, MinLSTMCell])
+def test_linear_recurrences_equal_scan(kind, dtype, steps, reverse, linear_on_triton):
+    """131 units: more than a block for three rows, and not a multiple of it."""
+    compare_with_scan(made(kind, 5, 131).to(dtype), "fused", dtype, steps, reverse)

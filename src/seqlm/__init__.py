@@ -12,14 +12,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .assemble import LoadedRun, load_run
-    from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LSTMCell, detach
+    from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LinearCell, LSTMCell, detach
     from .errors import ConfigError, SeqlmError
     from .layers import Bidirectional, LockedDropout, Recurrent, Stack, scan
     from .models import LanguageModel
 
 _HOME = {
     "assemble": ("LoadedRun", "load_run"),
-    "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "detach"),
+    "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "LinearCell", "detach"),
     "errors": ("ConfigError", "SeqlmError"),
     "layers": ("Bidirectional", "LockedDropout", "Recurrent", "Stack", "scan"),
     "models": ("LanguageModel",),
@@ -36,6 +36,7 @@ __all__ = [
     "JordanCell",
     "LSTMCell",
     "LanguageModel",
+    "LinearCell",
     "LoadedRun",
     "LockedDropout",
     "Recurrent",

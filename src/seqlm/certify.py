@@ -17,7 +17,9 @@ from .run import RunFolder, to_json, write_atomically
 HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
 # How the code of a recipe counts: by the beginning of its name.
-LENSES = {"awd": "awd", "mos": "awd", "zaremba": "zaremba", "wlm": "wlm", "melis": "lamb", "mogrifier": "lamb"}
+LENSES = {
+    "awd": "awd", "qrnn": "awd", "mos": "awd", "zaremba": "zaremba", "wlm": "wlm", "melis": "lamb", "mogrifier": "lamb",
+}  # fmt: skip
 
 
 def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], out: Path) -> Path:

@@ -199,18 +199,22 @@ def cell_nodes() -> dict[str, Any]:
 
 
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Replace names in `model.layers=[{cell: gru}]` by the cell's own YAML node, found in `folders`."""
+    """Make the node of a cell of what `model.layers` may say of one.
+
+    [{cell: gru}] names a YAML file found in `folders`; [{cell: {window: 1}}] is the model's cell with other options.
+    """
     layers = model.get("layers") if isinstance(model, dict) else None
     for index, layer in enumerate(layers if isinstance(layers, list) else []):
-        name = layer.get("cell") if isinstance(layer, dict) else None
-        if not isinstance(name, str):
-            continue
-        files = [folder / "model" / "cell" / f"{name}.yaml" for folder in folders]
-        path = next((file for file in files if file.is_file()), None)
-        if path is None:
-            names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
-            raise ConfigError(f"model.layers.{index}.cell={name} is unknown; allowed: {', '.join(names)}")
-        layer["cell"] = _read_yaml(path)
+        cell = layer.get("cell") if isinstance(layer, dict) else None
+        if isinstance(cell, dict) and "_target_" not in cell:
+            layer["cell"] = {**model.get("cell", {}), **cell}
+        elif isinstance(cell, str):
+            files = [folder / "model" / "cell" / f"{cell}.yaml" for folder in folders]
+            path = next((file for file in files if file.is_file()), None)
+            if path is None:
+                names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
+                raise ConfigError(f"model.layers.{index}.cell={cell} is unknown; allowed: {', '.join(names)}")
+            layer["cell"] = _read_yaml(path)
 
 
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:

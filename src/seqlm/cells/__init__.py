@@ -21,6 +21,7 @@ from .dropout import RecurrentDropout, dropout_mask, require_probability
 from .elman import ElmanCell
 from .gru import GRUCell
 from .jordan import JordanCarry, JordanCell
+from .linear import LinearCell
 from .lstm import LSTMCarry, LSTMCell
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "JordanCell",
     "LSTMCarry",
     "LSTMCell",
+    "LinearCell",
     "Recurrence",
     "RecurrentDropout",
     "Step",

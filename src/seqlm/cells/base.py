@@ -98,8 +98,11 @@ class Cell(nn.Module, ABC):
         """
         return xs
 
-    def inputs(self, xs: Tensor) -> Any:
-        """What the steps of one window read, and all that engines ask for: `project`, with what is drawn for each."""
+    def inputs(self, xs: Tensor, carry: Carry) -> Any:
+        """What the steps of one window read, in the order of the steps: `project`, with what is drawn for each.
+
+        It is all that engines ask for. The carry is that before the first step.
+        """
         return self.project(xs)
 
     @abstractmethod
@@ -185,12 +188,12 @@ class GatedCell(Cell):
         weight, mask = self.drops.draw(self.weight_hh, batch_size, self.num_gates)
         return Recurrence(weight, self.bias_hh, mask)
 
-    def inputs(self, xs: Tensor) -> Any:
+    def inputs(self, xs: Tensor, carry: Carry) -> Any:
         z = self.project(xs)
         if not (self.training and self.dropout.zones):
             return z
         shape = (*xs.shape[:-1], self.hidden_size)
-        kept = [keep_mask(shape, 1 - p, xs).to(xs.dtype) for p in self._zones(len(self.init_carry(1))) if p]
+        kept = [keep_mask(shape, 1 - p, xs).to(xs.dtype) for p in self._zones(len(carry)) if p]
         return (*(z if isinstance(z, tuple) else (z,)), *kept)
 
     def transition(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:

@@ -47,8 +47,8 @@ def _dropped(p: float) -> int:
 class RecurrentDropout(NamedTuple):
     """What a cell drops while it is trained; masks are drawn once for a window, zoneout's at every step.
 
-    weight   of the recurrent weights: W <- W * m / (1 - p), the raw W gets the gradient (weight-drop, DropConnect;
-             S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)
+    weight   of the recurrent weights, in a LinearCell of the input weights: W <- W * m / (1 - p), the raw W gets the
+             gradient (weight-drop, DropConnect; S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)
     state    of the state as it enters the recurrent product: h <- h * m / (1 - p) (Y. Gal and Z. Ghahramani, arXiv
              1512.05287); with `per_gate` each gate has a mask of its own, as in their paper, else all share one
     input    of the input as it enters the product of each gate, x <- x * m / (1 - p), with `per_gate` only: a mask that
@@ -68,8 +68,7 @@ class RecurrentDropout(NamedTuple):
     def draw(self, weight: Tensor, rows: int, gates: int = 1) -> tuple[Tensor, Tensor | None]:
         """The recurrent weight (G*H, R) of a window, masked, and the mask of the state (B, R) or (G, B, R)."""
         mask = None
-        if self.weight:
-            weight = weight * dropout_mask(weight.shape, self.weight, weight)
+        weight = self.drop_weight(weight)
         if self.state:
             mask = dropout_mask(((gates,) if self.per_gate else ()) + (rows, weight.shape[1]), self.state, weight)
         return weight, mask
@@ -77,6 +76,10 @@ class RecurrentDropout(NamedTuple):
     def draw_input(self, xs: Tensor, gates: int) -> Tensor | None:
         """The masks (G, B, I) of the inputs (..., B, I) of a window, one for each gate; None if nothing is dropped."""
         return dropout_mask((gates, *xs.shape[-2:]), self.input, xs) if self.input else None
+
+    def drop_weight(self, weight: Tensor) -> Tensor:
+        """A weight of a window, masked."""
+        return weight * dropout_mask(weight.shape, self.weight, weight) if self.weight else weight
 
     @property
     def zones(self) -> bool:

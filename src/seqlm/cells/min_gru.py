@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from .base import Cell, Hidden, require_positive
+from .linear import LinearCell
 
 Candidate = Literal["identity", "g"]
 
 
-class MinGRUCell(Cell):
+class MinGRUCell(LinearCell):
     """minGRU cell: a gate and a candidate that depend on the input alone, so the state is a running average.
 
     z, n = split(W_ih x_t + b_ih)
@@ -25,30 +24,18 @@ class MinGRUCell(Cell):
     "Were RNNs All We Needed?", arXiv 2410.01201 (2024).
     """
 
-    blocks = 2  # of H rows in weight_ih: the gate, the candidate
+    num_gates = 2  # the gate, the candidate
 
     def __init__(
         self, input_size: int, hidden_size: int, *, candidate: Candidate = "identity", bias: bool = True
     ) -> None:
-        super().__init__()
-        require_positive(input_size=input_size, hidden_size=hidden_size)
-        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        super().__init__(input_size, hidden_size, bias=bias)
         self.candidate, self._g = candidate, candidate_named(candidate)
-        self.weight_ih = nn.Parameter(torch.empty(self.blocks * hidden_size, input_size))
-        self.bias_ih = nn.Parameter(torch.empty(self.blocks * hidden_size)) if bias else None
-        self.reset_parameters()
 
-    def init_carry(self, batch_size: int) -> Hidden:
-        return Hidden(self.weight_ih.new_zeros(batch_size, self.hidden_size))
-
-    def project(self, xs: Tensor) -> Tensor:
-        return F.linear(xs, self.weight_ih, self.bias_ih)
-
-    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
-        update, candidate = z.chunk(2, -1)  # each (B, H)
+    def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
+        update, candidate = z.chunk(2, -1)
         update = update.sigmoid()
-        h = (1 - update) * carry.h + update * self._g(candidate)
-        return Hidden(h), h
+        return 1 - update, update * self._g(candidate)
 
 
 def candidate_named(name: str) -> Callable[[Tensor], Tensor]:

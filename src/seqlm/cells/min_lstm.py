@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Hidden
 from .min_gru import MinGRUCell
 
 
@@ -20,11 +19,10 @@ class MinLSTMCell(MinGRUCell):
     Needed?", arXiv 2410.01201 (2024).
     """
 
-    blocks = 3  # two gates, the candidate
+    num_gates = 3  # two gates, the candidate
 
-    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
-        i, f, candidate = z.chunk(3, -1)  # each (B, H)
+    def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
+        i, f, candidate = z.chunk(3, -1)
         # f' from the quotient of the gates: where both are too small for their sum, 0 / 0 would not be a number.
         forget = (F.logsigmoid(f) - F.logsigmoid(i)).sigmoid()
-        h = forget * carry.h + (1 - forget) * self._g(candidate)
-        return Hidden(h), h
+        return forget, (1 - forget) * self._g(candidate)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..cells import Carry, Cell, GatedCell, LSTMCell
+from ..cells import Carry, Cell, LSTMCell
 from . import deferred, fused, native, scan
 
 Engine = Literal["auto", "scan", "native", "fused", "deferred"]
@@ -78,6 +78,6 @@ def pick(cell: Cell, engine: Engine = "auto") -> Plan:
 
 
 def _plan(name: str, reason: str, cell: Cell) -> Plan:
-    if name == "fused" and isinstance(cell, GatedCell):
+    if name == "fused":
         reason += f" ({fused.describe(cell)})"
     return Plan(name, reason, ENGINES[name].run)

@@ -102,10 +102,15 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
     if dtype not in (torch.float32, torch.float64):
         raise Unsupported(f"no kernels for {dtype}")
     homes, source = _source(kernel, dtype)
+    return Function(library(source).step, homes, source)
+
+
+def library(source: str) -> ctypes.CDLL:
+    """Compile a source. Raises Unsupported if that cannot be done here."""
     program = compiler()
     if program is None:
         raise Unsupported("no C compiler was found")
-    return Function(_load(source, program), homes, source)
+    return _load(source, program)
 
 
 def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
@@ -175,7 +180,7 @@ def _index(value: Value, j: int) -> str:
 
 
 @functools.cache
-def _load(source: str, program: str) -> Compiled:
+def _load(source: str, program: str) -> ctypes.CDLL:
     """Compile a source, or find it compiled."""
     key = hashlib.sha256("\0".join([source, program, *FLAGS, _processor()]).encode()).hexdigest()[:24]
     target = cache_folder() / f"{key}.so"
@@ -183,8 +188,7 @@ def _load(source: str, program: str) -> Compiled:
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             _compile(program, source, target)
-        step: Compiled = ctypes.CDLL(str(target)).step
-        return step
+        return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error
 

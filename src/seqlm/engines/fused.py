@@ -1,9 +1,9 @@
-"""The engine for any gated cell: no autograd inside the loop over time, gradients by hand.
+"""The engine for any gated or linear cell: no autograd inside the loop over time, gradients by hand.
 
-A cell's `gates` are traced once (trace.py). From the trace comes a program (program.py, reverse.py): which operations
-run inside the loop, which for all steps at once. Where every operation is elementwise, and there is a compiler, the
-loop body is one kernel instead (lower.py; compiled.py on the CPU, triton_kernels.py on CUDA). This file runs either
-around the products of every step.
+The recurrence of a linear cell has two loops of its own (linear.py). A gated cell's `gates` are traced once (trace.py).
+From the trace comes a program (program.py, reverse.py): which operations run inside the loop, which for all steps at
+once. Where every operation is elementwise, and there is a compiler, the loop body is one kernel instead (lower.py;
+compiled.py on the CPU, triton_kernels.py on CUDA). This file runs either around the products of every step.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, fx
 
-from ..cells import Carry, Cell, GatedCell, RecurrentDropout, carry_tensors, map_carry
-from . import compiled, triton_kernels
+from ..cells import Carry, Cell, GatedCell, LinearCell, RecurrentDropout, carry_tensors, map_carry
+from . import compiled, linear, triton_kernels
 from .code import Block
 from .deferred import differentiable_once
 from .homes import Homes, Place, block_of, evaluate, known
@@ -49,18 +49,20 @@ class Kernels(NamedTuple):
 
 def refusal(cell: Cell) -> str | None:
     """Why this engine cannot serve `cell` exactly, or None when it can."""
-    if not isinstance(cell, GatedCell):
-        return f"{type(cell).__name__} is not a gated cell: it has no gates()"
-    if not cell.gated:
-        return f"{type(cell).__name__} has a step of its own, not the one derived from gates()"
-    tried, key = _refusals.setdefault(cell, {}), (cell.weight_hh.device, cell.weight_hh.dtype, cell.dropout)
+    if not isinstance(cell, (GatedCell, LinearCell)):
+        return f"{type(cell).__name__} is not a gated or linear cell: it has neither gates() nor coefficients()"
+    if not (cell.linear if isinstance(cell, LinearCell) else cell.gated):
+        return f"{type(cell).__name__} has a step of its own, not the one derived from {_written(cell)}()"
+    tried, key = _refusals.setdefault(cell, {}), (cell.weight_ih.device, cell.weight_ih.dtype, cell.dropout)
     if key not in tried:
         tried[key] = _trial(cell)
     return tried[key]
 
 
-def describe(cell: GatedCell) -> str:
-    """What the loop body is: one kernel a step, or torch's operations and why."""
+def describe(cell: Cell) -> str:
+    """What the loop is: one kernel a step or a window, or torch's operations and why."""
+    if isinstance(cell, LinearCell):
+        return linear.describe(cell)
     kernels = next(reversed(_programs[cell].values()))[1] if refusal(cell) is None else ""
     return kernels if isinstance(kernels, str) else "one kernel a step"
 
@@ -76,18 +78,18 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     gradient needs: 4H + 2H numbers a step and column for an LSTM, H for an Elman cell, 4H + H for a GRU. z is not kept
     and all else is computed again. Differentiable once.
     """
+    if isinstance(cell, LinearCell):
+        return linear.run(cell, xs, carry, reverse=reverse)
     assert isinstance(cell, GatedCell)
     steps, rows = xs.shape[:2]
     state = carry_tensors(carry)
     weight, bias, mask, extras = cell.recurrence(rows)
-    projected = cell.inputs(xs)
+    projected = cell.inputs(xs.flip(0) if reverse else xs, carry)
     z = list(projected) if isinstance(projected, tuple) else [projected]
     dtype = state[0].dtype
     _require_rows(rows, steps, state, z, extras)
     # State and gates in the carry's type, products in autocast's: what is added up stays exact.
     z = [part.to(dtype) if part.is_floating_point() else part for part in z]
-    if reverse:
-        z = [part.flip(0) for part in z]
     grad = torch.is_grad_enabled()
     layout = _layout(z, extras, dtype, [grad and part.requires_grad for part in z])
     program, kernels = _program(cell, layout, steps, rows, bias is not None)
@@ -112,37 +114,49 @@ def _require_rows(rows: int, steps: int, state: list[Tensor], z: list[Tensor], e
         )
 
 
-def _trial(cell: GatedCell) -> str | None:
-    """Why this cell cannot be compiled, or None if it gives what `scan` gives, on a small window, with gradients.
+def _written(cell: GatedCell | LinearCell) -> str:
+    """What the author of a cell wrote."""
+    return "coefficients" if isinstance(cell, LinearCell) else "gates"
+
+
+def _trial(cell: GatedCell | LinearCell) -> str | None:
+    """Why this cell cannot be served, or None if it gives what `scan` gives, on a small window, with gradients.
 
     Tracing cannot see everything an author may write; what it gets wrong is refused here, not met in training.
     """
-    weight = cell.weight_hh
+    weight = cell.weight_ih
     devices = [weight.device] if weight.device.type == "cuda" else []
     kind = type(cell).__name__
     with torch.enable_grad(), torch.random.fork_rng(devices):  # masks drawn here are nobody's
         try:
-            recurrence = cell.recurrence(2)
-            for constant in (recurrence.mask, *recurrence.extras):
-                if constant is not None and constant.requires_grad:
-                    return f"the mask or the extras of {kind} need a gradient"
+            if any(constant.requires_grad for constant in _constants(cell)):
+                return f"the mask or the extras of {kind} need a gradient"
             copied = copy.deepcopy(cell)
             torch.manual_seed(0)
             xs = torch.randn(3, 2, cell.input_size, dtype=weight.dtype, device=weight.device)
             carry = map_carry(lambda t: torch.rand_like(t) if t.is_floating_point() else t, cell.init_carry(2))
             results = [_window(engine, copied, xs, carry) for engine in (scan, run)]
-            _programs[cell] = _programs.pop(copied)  # a program knows no cell
-        except Exception as error:  # whatever an author's gates may raise
+            if copied in _programs:
+                _programs[cell] = _programs.pop(copied)  # a program knows no cell
+        except Exception as error:  # whatever an author may raise
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            return f"the gates of {kind} cannot be traced: {reason}"
+            return f"the {_written(cell)} of {kind} cannot be traced: {reason}"
     tolerance = 1e-9 if weight.dtype is torch.float64 else 1e-3
     for expected, found in zip(*results, strict=True):
         if not (expected - found).norm() <= tolerance * (1 + expected.norm()):
-            return f"compiled, the gates of {kind} do not give what they give step by step"
+            return f"all steps at once, the {_written(cell)} of {kind} do not give what they give step by step"
     return None
 
 
-def _window(engine: Any, cell: GatedCell, xs: Tensor, carry: Carry) -> list[Tensor]:
+def _constants(cell: Cell) -> list[Tensor]:
+    """What is the same at all steps of a window and gets no gradient."""
+    if not isinstance(cell, GatedCell):
+        return []
+    recurrence = cell.recurrence(2)
+    return [constant for constant in (recurrence.mask, *recurrence.extras) if constant is not None]
+
+
+def _window(engine: Any, cell: Cell, xs: Tensor, carry: Carry) -> list[Tensor]:
     """Outputs, last carry and gradients of a window, masks drawn from the same seed."""
     torch.manual_seed(1)
     start = map_carry(lambda t: t.clone().requires_grad_(t.is_floating_point()), carry)

@@ -24,11 +24,11 @@ def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tupl
     step = cell.bind(carry)
     # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
     # of T slices would be T full-size tensors.
-    projected: Any = cell.inputs(xs)
+    projected: Any = cell.inputs(xs.flip(0) if reverse else xs, carry)
     several = isinstance(projected, tuple)
     zs: Any = list(zip(*(z.unbind(0) for z in projected), strict=True)) if several else projected.unbind(0)
     ys = []
-    for z in reversed(zs) if reverse else zs:
+    for z in zs:
         carry, y = step(carry, z)
         ys.append(y)
     return carry, torch.stack(ys[::-1] if reverse else ys)

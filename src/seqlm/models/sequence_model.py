@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cells import Carry, Cell, RecurrentDropout, require_positive, require_probability
+from ..cells import Carry, Cell, require_positive, require_probability
 from ..data import ExampleBatch
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout
-from .language_model import Dropouts, LayerSpec, build_stack, cells_of
+from .language_model import Dropouts, LayerSpec, build_stack, cells_of, drops_gatewise
 
 PLACES = ("embedding", "input", "hidden", "output")
 
@@ -102,7 +102,6 @@ def build_sequence_model(
     readers: list[Any] = []
     if "vocab_size" in sizes:
         readers.append(WordReader(sizes["vocab_size"], embedding_size, dropout=drop.get("embedding", 0.0)))
-    inside = RecurrentDropout(**{key: drop[key] for key in RecurrentDropout._fields if key in drop})  # type: ignore[literal-required]
     stack = build_stack(
         input_size=sum(reader.output_size for reader in readers),
         cell=cell,
@@ -112,15 +111,14 @@ def build_sequence_model(
         bidirectional=bidirectional,
         residual=residual,
         skip_sum=skip_sum,
-        dropout=make_dropout(drop["kind"], drop.get("hidden", 0.0)),
-        recurrent_dropout=inside,
+        dropout=drop,
         engine=engine,
     )
     model = SequenceModel(
         readers,
         stack,
         head(input_size=stack.output_size, sizes=sizes),
-        input_dropout=make_dropout(drop["kind"], drop.get("input", 0.0)),
+        input_dropout=make_dropout(drop["kind"], 0.0 if drops_gatewise(drop) else drop.get("input", 0.0)),
         output_dropout=make_dropout(drop["kind"], drop.get("output", 0.0)),
     )
     if init_range is not None:

@@ -1,0 +1,102 @@
+"""Cells whose state enters linearly, unit by unit: a step in time is one product and one sum."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Carry, Cell, Hidden, map_carry, require_positive
+from .dropout import RecurrentDropout, keep_mask
+
+
+class LinearCell(Cell):
+    """A cell with a linear recurrence; authors write `coefficients`, and `read` where the output is not the state.
+
+    z_t = W_ih x_t + b_ih,  a_t, b_t, ... = coefficients(z_t),  h_t = a_t * h_{t-1} + b_t,  y_t = read(h_t, ...)
+
+    Both functions get any number of steps at once, z (T, B, G*H): they compute on the last dimension, and no step and
+    no row sees another. The carry is a NamedTuple whose first field is the state (B, H); what a step leaves in other
+    fields, `inputs` returns besides z, as tensors (T, B, ...). Parameters bear torch's names, `num_gates` blocks
+    stacked: weight_ih (G*H, I), bias_ih (G*H) or None. They are drawn as torch.nn.Linear draws them.
+
+    Two kinds of `dropout` have something to do: `weight`, here of the input weights, which are all there are (as in
+    AWD-QRNN; S. Merity et al., arXiv 1803.08240), and `zoneout` of the state.
+    """
+
+    num_gates: int
+
+    bias_ih: nn.Parameter | None
+
+    def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
+        super().__init__()
+        require_positive(input_size=input_size, hidden_size=hidden_size)
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
+        rows = self.num_gates * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
+        self.bias_ih = nn.Parameter(torch.empty(rows)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self, scale: float | None = None) -> None:
+        super().reset_parameters(1 / math.sqrt(self.input_size) if scale is None else scale)
+
+    def init_carry(self, batch_size: int) -> Carry:
+        return Hidden(self.weight_ih.new_zeros(batch_size, self.hidden_size))
+
+    def regularise(self, dropout: RecurrentDropout) -> None:
+        for name in ("state", "per_gate", "zoneout_memory"):
+            if value := getattr(dropout, name):
+                raise ValueError(
+                    f"{name}={str(value).lower()} does nothing: the state of {type(self).__name__} is its only memory "
+                    "and meets no weight; it drops weight and zoneout"
+                )
+        self.dropout = dropout.check()
+
+    def dropped(self, weight: Tensor) -> Tensor:
+        """A weight of the input under the mask of a window, which is drawn here; in eval mode the weight itself."""
+        return self.dropout.drop_weight(weight) if self.training else weight
+
+    def project(self, xs: Tensor) -> Tensor:
+        return F.linear(xs, self.dropped(self.weight_ih), self.bias_ih)
+
+    def inputs(self, xs: Tensor, carry: Carry) -> tuple[Tensor, ...]:
+        z, p = self.project(xs), self.dropout.zoneout
+        return (z, keep_mask((*z.shape[:-1], self.hidden_size), 1 - p, z)) if self.training and p else (z,)
+
+    @abstractmethod
+    def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
+        """z (T, B, G*H) -> a, b (T, B, H) each, or what is broadcast to that, and what `read` gets besides h."""
+
+    def read(self, h: Tensor, *gates: Tensor) -> Tensor:
+        """States (T, B, H) and the rest of `coefficients` -> outputs (T, B, H)."""
+        return h
+
+    @property
+    def linear(self) -> bool:
+        """Whether `step`, `bind` and `unroll` are those derived from `coefficients`: False in a cell with its own."""
+        return all(getattr(type(self), name) is getattr(LinearCell, name) for name in ("step", "bind", "unroll"))
+
+    def unroll(
+        self, inputs: Any, carry: Carry, recurrence: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> tuple[Carry, Tensor]:
+        """Any number of steps by `recurrence`, (a, b, h_0) -> h (T, B, H): what `inputs` made, carry -> (carry, ys)."""
+        z, *left = inputs if isinstance(inputs, tuple) else (inputs,)
+        a, b, *gates = self.coefficients(z)
+        if p := self.dropout.zoneout:
+            if self.training:
+                *left, kept = left
+                a, b = torch.where(kept, 1.0, a), torch.where(kept, 0.0, b)
+            else:
+                a, b = p + (1 - p) * a, (1 - p) * b
+        hs = recurrence(a, b, carry[0])
+        return type(carry)(hs[-1], *(part[-1] for part in left)), self.read(hs, *gates)
+
+    def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
+        one = map_carry(lambda part: part.unsqueeze(0), z)
+        carry, ys = self.unroll(one, carry, lambda a, b, h: a * h + b)
+        return carry, ys[0]
