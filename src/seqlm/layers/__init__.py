@@ -4,7 +4,7 @@ from ..engines.scan import scan
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
-from .softmax import linear_cross_entropy
+from .softmax import exact, linear_cross_entropy, target_log_probabilities
 
 __all__ = [
     "Bidirectional",
@@ -16,9 +16,11 @@ __all__ = [
     "Stack",
     "StandardDropout",
     "WordEmbedding",
+    "exact",
     "linear_cross_entropy",
     "make_dropout",
     "mixture_cross_entropy",
     "mixture_log_probabilities",
     "scan",
+    "target_log_probabilities",
 ]

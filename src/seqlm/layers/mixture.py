@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..cells import require_positive
 from .dropout import make_dropout
-from .softmax import CHUNK_BYTES
+from .softmax import chunks, exact
 
 
 class Mixture(nn.Module):
@@ -39,7 +39,7 @@ class Mixture(nn.Module):
 
     def forward(self, ys: Tensor) -> tuple[Tensor, Tensor]:
         latent = self.dropout(self.latent(ys).tanh())
-        return self.prior(ys).float().log_softmax(-1), latent.unflatten(-1, (self.experts, -1))
+        return exact(self.prior(ys)).log_softmax(-1), latent.unflatten(-1, (self.experts, -1))
 
 
 def mixture_log_probabilities(
@@ -49,7 +49,7 @@ def mixture_log_probabilities(
 
     Added up as logsumexp, so that nothing underflows; `temperature` divides the logits of every softmax.
     """
-    logits = F.linear(latent, weight, bias).float() / temperature
+    logits = exact(F.linear(latent, weight, bias)) / temperature
     return torch.logsumexp(logits.log_softmax(-1) + log_prior.unsqueeze(-1), -2)
 
 
@@ -60,10 +60,8 @@ def mixture_cross_entropy(
 
     Logits live for a chunk of N at a time, of 64 MiB at most, and are computed again in the backward pass.
     """
-    rows = max(1, CHUNK_BYTES // (len(weight) * latent.shape[1] * 4))
     total = log_prior.new_zeros(())
-    for start in range(0, len(targets), rows):
-        part = slice(start, start + rows)
+    for part in chunks(len(targets), len(weight) * latent.shape[1] * 4):
         given = (log_prior[part], latent[part], weight, bias, targets[part], ignore_index)
         if torch.is_grad_enabled():
             total = total + checkpoint(_nats, *given, use_reentrant=False)

@@ -19,10 +19,12 @@ from ..layers import (
     Recurrent,
     Stack,
     WordEmbedding,
+    exact,
     linear_cross_entropy,
     make_dropout,
     mixture_cross_entropy,
     mixture_log_probabilities,
+    target_log_probabilities,
 )
 
 
@@ -48,13 +50,18 @@ class Dropouts(TypedDict, total=False):
 
 
 class Reading(NamedTuple):
-    """A window as the model read it."""
+    """A window as the model read it: every mask is drawn, the rest is arithmetic."""
 
     carry: Carry
-    ys: Tensor  # (T, B, O): what the softmax layer sees
+    ys: Tensor  # (T, B, O): what the softmax layer sees; (T, B, K, E) in a mixture
+    log_prior: Tensor | None  # (T, B, K): how a mixture weighs its softmaxes
     top: Tensor  # (T, B, H): outputs of the last layer
     dropped: Tensor  # (T, B, H): and with dropout
     words: Tensor | None  # (V, 1): the mask on word types, where it is also that of the softmax weights
+
+    def part(self, steps: slice) -> Reading:
+        """The same at some of the steps, for the softmax layer alone."""
+        return self._replace(ys=self.ys[steps], log_prior=None if self.log_prior is None else self.log_prior[steps])
 
 
 class LayerSpec(TypedDict, total=False):
@@ -156,32 +163,41 @@ class LanguageModel(nn.Module):
         words = self.embedding.draw_mask()
         carry, top = self.stack(self.input_dropout(self.embedding.look_up(tokens, words)), carry)
         dropped = self.output_dropout(top)
-        ys = dropped if self.projection is None else self.projection(dropped)
-        return Reading(carry, ys, top, dropped, words if self.embedding_tied else None)
+        ys, log_prior = dropped if self.projection is None else self.projection(dropped), None
+        if self.mixture is not None:
+            log_prior, ys = self.mixture(ys)
+        return Reading(carry, ys, log_prior, top, dropped, words if self.embedding_tied else None)
 
     def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
         ys, weight, bias = reading.ys.flatten(0, 1), self._weight(reading), self.decoder.bias
-        if self.mixture is None:
+        if reading.log_prior is None:
             return linear_cross_entropy(ys, weight, bias, targets.flatten(), ignore_index=ignore_index)
-        log_prior, latent = (part.flatten(0, 1) for part in self.mixture(reading.ys))
-        return mixture_cross_entropy(log_prior, latent, weight, bias, targets.flatten(), ignore_index)
+        log_prior = reading.log_prior.flatten(0, 1)
+        return mixture_cross_entropy(log_prior, ys, weight, bias, targets.flatten(), ignore_index)
 
     def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
         """What the softmax is taken of (T, B, V); of a mixture, the logarithms of probabilities."""
         weight, bias = self._weight(reading), self.decoder.bias
-        if self.mixture is None:
+        if reading.log_prior is None:
             return nn.functional.linear(reading.ys, weight, bias) / temperature
-        log_prior, latent = self.mixture(reading.ys)
-        return mixture_log_probabilities(log_prior, latent, weight, bias, temperature)
+        return mixture_log_probabilities(reading.log_prior, reading.ys, weight, bias, temperature)
 
     def _weight(self, reading: Reading) -> Tensor:
         return self.decoder.weight if reading.words is None else self.decoder.weight * reading.words
 
-    def log_probabilities(self, reading: Reading, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """ln p of every target (T, B) under softmax(logits / temperature); 0 where a target is negative."""
-        logs = self.logits(reading, temperature).float().log_softmax(-1)
-        return torch.where(targets < 0, 0.0, logs.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1))
+    def log_softmax(self, reading: Reading, temperature: float = 1.0) -> Tensor:
+        """ln p of every word (T, B, V), p = softmax(logits / temperature)."""
+        return exact(self.logits(reading, temperature)).log_softmax(-1)
+
+    def log_probabilities(
+        self, reading: Reading, targets: Tensor, temperature: float = 1.0, ignore_index: int = -100
+    ) -> Tensor:
+        """ln p of every target (T, B), 0 for `ignore_index`, in pieces as `score`."""
+        row = 4 * self.vocab_size * reading.ys[0, ..., 0].numel()
+        return target_log_probabilities(
+            lambda steps: self.log_softmax(reading.part(steps), temperature), targets, row, ignore_index
+        )
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
