@@ -28,10 +28,10 @@ MAY = {
     "assemble": LEAVES,
     "report": LEAVES | {"layers", "models", "session"},  # session for its types only
     "sample": LEAVES | {"assemble", "models"},
-    "testtime": LEAVES | {"assemble", "cells", "tasks"},
+    "testtime": LEAVES | {"assemble", "cells", "layers", "tasks"},
     "lens": {"data"},
     "certify": LEAVES | {"evaluate"},
-    "evaluate": LEAVES | {"assemble", "lens", "tasks", "testtime"},
+    "evaluate": LEAVES | {"lens", "tasks", "testtime"},
     "session": LEAVES | {"assemble", "cells", "sample"},
     "train": LEAVES | {"assemble", "cells", "evaluate", "models", "report", "sample", "session", "tasks"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "train"},

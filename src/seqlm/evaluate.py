@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from .assemble import load_run
 from .config import verb_config
 from .data import Streams
 from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
 from .tasks import Score, perplexity
-from .testtime.command import adapts, evaluate_adaptively
+from .testtime.command import averaged, check, evaluate_with, load_runs, make_scorer
 from .training.device import autocast, prepare
 
 
@@ -51,27 +50,29 @@ def evaluate(
 def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     """`seqlm eval RUN [key=value ...] [--json]`: print and keep the scores of a split."""
     how = verb_config("eval", EvalConfig, words)
+    check(how)
     device = prepare(how.device, how.precision, how.threads)
-    run = load_run(
-        folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, data=how.data, trust=how.trust
-    )
+    runs = load_runs(folder, how)
+    for one in runs:
+        one.model.to(device)
+    run, scorer, done = runs[0], make_scorer(runs, how), dict[str, Any]()
     encoded, tokenizer = run.data[how.split], run.tokenizer
     window = run.config.train.window if how.window is None else how.window
-    run.model.to(device)
     started = time.perf_counter()
-    if adapts(how):
-        score, adaptation = evaluate_adaptively(run, how, window, device)
+    if how.adapting or how.averaging or how.temperature != 1.0:
+        score, scorer, done = evaluate_with(scorer, runs, how, window)
     else:
         streams = Streams(encoded.tokens, how.batch_size, window, first=tokenizer.eos_id, clip=True)
-        score, adaptation = evaluate(run.model, run.task, streams, device, how.precision), {}
+        score = evaluate(run.model, run.task, streams, device, how.precision)
     seconds = time.perf_counter() - started
     assert score.tokens == len(encoded.tokens), "every target once"
 
+    done = {**averaged(runs, how), **done}
     if how.lens != "seqlm":
-        seen = look_through(how.lens, run.model, encoded.tokens, how.split, window, tokenizer.eos_id, device)
+        seen = look_through(how.lens, scorer, encoded.tokens, how.split, window, tokenizer.eos_id)
         ppl = perplexity(seen["loss"], 1)
         difference = ppl - perplexity(score.nats, score.tokens)
-        adaptation["lens"] = {**seen, "ppl": ppl, "difference": difference, "source": LENSES[how.lens].source}
+        done["lens"] = {**seen, "ppl": ppl, "difference": difference, "source": LENSES[how.lens].source}
     counts = encoded.counts
     unknown = 0 if tokenizer.unk_id is None else int((encoded.tokens == tokenizer.unk_id).sum())
     result = {
@@ -89,7 +90,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "ppl_word": perplexity(score.nats, counts.words),
         "words": counts.words,
         "oov_rate": unknown / score.tokens,
-        **adaptation,
+        **done,
         "seconds": round(seconds, 3),
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
@@ -100,10 +101,15 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         )
         return
     try:
-        kind = "-adapted" if "adaptation" in result else ""
-        write_atomically(run.folder.path / f"eval-{how.split}{kind}.json", to_json(result, indent=2) + "\n")
+        write_atomically(run.folder.path / f"eval-{how.split}{_kind(result)}.json", to_json(result, indent=2) + "\n")
     except OSError as error:
         print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
+
+
+def _kind(result: Mapping[str, Any]) -> str:
+    """What is added to the name of a result that is not of one model as it was trained."""
+    names = {"average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted"}
+    return "".join(f"-{name}" for key, name in names.items() if key in result)
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -122,8 +128,16 @@ def _table(result: dict[str, Any]) -> str:
         lens = result["lens"]
         how = f"{lens['columns']} columns, {lens['tokens']:,} tokens scored; {lens['source']}"
         rows.append((f"as {lens['lens']} counts", f"{lens['ppl']:,.2f} ({lens['difference']:+.2f})   ({how})"))
-    adapted = {**result.get("adaptation", {})}
-    rows += [("adaptation", "  ".join(f"{key} {value}" for key, value in adapted.items()))] if adapted else []
+    if "average_last" in result:
+        rows.append(("mean of weights", f"of steps {', '.join(f'{step:,}' for step in result['average_last'])}"))
+    if "ensemble" in result:
+        others = ", ".join(f"{other['run']} (step {other['checkpoint']})" for other in result["ensemble"])
+        rows.append(("ensemble", f"with {others}; {result['mean']} mean"))
+    if "monte_carlo" in result:
+        drawn = result["monte_carlo"]
+        rows.append(("Monte-Carlo dropout", f"{drawn['samples']} samples, seed {drawn['seed']}; {result['mean']} mean"))
+    if "adaptation" in result:
+        rows.append(("adaptation", "  ".join(f"{key} {value}" for key, value in result["adaptation"].items())))
     if "search" in result:
         searched = result["search"]
         rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens")]

@@ -1,7 +1,7 @@
 """Time, depth and dropout around cells."""
 
 from ..engines.scan import scan
-from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
+from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, scale_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack
 from .softmax import exact, linear_cross_entropy, target_log_probabilities
@@ -21,6 +21,7 @@ __all__ = [
     "make_dropout",
     "mixture_cross_entropy",
     "mixture_log_probabilities",
+    "scale_dropout",
     "scan",
     "target_log_probabilities",
 ]

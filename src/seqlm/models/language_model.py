@@ -194,10 +194,16 @@ class LanguageModel(nn.Module):
         self, reading: Reading, targets: Tensor, temperature: float = 1.0, ignore_index: int = -100
     ) -> Tensor:
         """ln p of every target (T, B), 0 for `ignore_index`, in pieces as `score`."""
-        row = 4 * self.vocab_size * reading.ys[0, ..., 0].numel()
         return target_log_probabilities(
-            lambda steps: self.log_softmax(reading.part(steps), temperature), targets, row, ignore_index
+            lambda steps: self.log_softmax(reading.part(steps), temperature),
+            targets,
+            self.row_bytes(targets.shape[1]),
+            ignore_index,
         )
+
+    def row_bytes(self, batch_size: int) -> int:
+        """The size of the logits of one step."""
+        return 4 * batch_size * self.vocab_size * (1 if self.mixture is None else self.mixture.experts)
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
