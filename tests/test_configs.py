@@ -13,6 +13,7 @@ from seqlm.build import build
 from seqlm.config import find_configs, load_config, plain_dict, save_config, verb_config
 from seqlm.errors import ConfigError
 from seqlm.schema import EvalConfig, SampleConfig
+from seqlm.testtime.command import check
 from seqlm.train import train
 
 from .conftest import TINY, compose, tiny
@@ -32,6 +33,21 @@ def test_experiments_compose_check_and_name_their_source(experiment):
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert "# @package _global_" in header and "Published:" in header and f"results/{experiment}.json" in header
     assert f"seqlm train experiment={experiment} " in header
+
+
+def test_commands_in_headers_can_be_typed():
+    """Every further command that an experiment's header gives, its numbers being those of the paper."""
+    seen = []
+    for name in options("experiment"):
+        header = re.findall(r"^# (.*)$", (CONFIGS / "experiment" / f"{name}.yaml").read_text(), re.M)
+        for verb, rest in re.findall(r"seqlm (eval RUN|train)((?: \S+=\S+)+)", "\n".join(header)):
+            words = [word for word in rest.split() if not word.startswith("[")]
+            if verb == "train":
+                check_parts(compose(*words))
+            else:
+                check(verb_config("eval", EvalConfig, words))
+                seen.append(name)
+    assert {"awd_ptb", "awd_wt2", "mos_ptb", "gal_large", "zaremba_large"} <= set(seen) and seen.count("awd_ptb") == 3
 
 
 @pytest.mark.parametrize(

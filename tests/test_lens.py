@@ -11,6 +11,7 @@ import torch
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.evaluate import main
 from seqlm.lens import LENSES, look_through
+from seqlm.testtime import Scorer
 from seqlm.train import train
 
 from .conftest import tiny
@@ -55,7 +56,7 @@ def test_columns(model, name, split):
     for k in range(columns):
         column = [int(token) for token in tokens[k * rows : (k + 1) * rows]]
         nats += column_nats(model, column[:scored], column[1 : scored + 1])
-    found = look_through(name, model, tokens, split, WINDOW, EOS, torch.device("cpu"))
+    found = look_through(name, Scorer([model]), tokens, split, WINDOW, EOS)
     assert found["tokens"] == columns * scored and found["columns"] == columns
     divisor = columns * (scored + (name == "awd"))
     assert found["loss"] == pytest.approx(nats / divisor, rel=1e-6)
@@ -67,7 +68,7 @@ def test_a_column_for_every_hundred_sentences(model):
     generator = np.random.default_rng(5)
     sentences = [[*generator.integers(2, V, generator.integers(1, 6)).tolist(), EOS] for _ in range(350)]
     tokens = np.array([token for sentence in sentences for token in sentence], dtype=np.uint16)
-    found = look_through("lamb", model, tokens, "valid", WINDOW, EOS, torch.device("cpu"))
+    found = look_through("lamb", Scorer([model]), tokens, "valid", WINDOW, EOS)
     assert found["columns"] == 3 and found["tokens"] == len(tokens)
     nats = 0.0
     for k in range(3):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.errors import ConfigError
-from seqlm.layers import mixture, mixture_cross_entropy, mixture_log_probabilities
+from seqlm.layers import mixture_cross_entropy, mixture_log_probabilities, softmax
 
 from .test_model import model_of
 
@@ -37,7 +37,7 @@ def test_probabilities_by_hand():
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_loss_and_gradient_in_chunks(monkeypatch, rows):
-    monkeypatch.setattr(mixture, "CHUNK_BYTES", rows * V * K * 4)
+    monkeypatch.setattr(softmax, "CHUNK_BYTES", rows * V * K * 4)
     targets = torch.tensor([0, 3, 10, -1, 2, 2, 7])
     whole, pieces = parts(), parts()
     logs = mixture_log_probabilities(whole[0].log_softmax(-1), *whole[1:])

@@ -276,7 +276,7 @@ def test_embedding_masks_reach_tied_weights():
     model = LanguageModel(50, stack, tied=True, embedding_dropout=0.5, embedding_tied=True)
     reading = model.read(torch.zeros(T, B, dtype=torch.int64), model.init_carry(B))
     assert set(reading.words.flatten().tolist()) == {0.0, 2.0}
-    expected = F.linear(reading.ys, model.decoder.weight * reading.words, model.decoder.bias)
+    expected = F.linear(reading.features[0], model.decoder.weight * reading.words, model.decoder.bias)
     torch.manual_seed(9)
     _, logits = model(torch.ones(T, B, dtype=torch.int64), model.init_carry(B))
     torch.manual_seed(9)
@@ -311,7 +311,7 @@ def test_penalties_by_hand():
     assert LanguageModeling(temporal_penalty=1.0).objective(model, one, model.init_carry(B))[2] is None
     assert nats.item() == pytest.approx(
         linear_cross_entropy(
-            reading.ys.flatten(0, 1), model.decoder.weight, model.decoder.bias, whole.targets.flatten()
+            reading.features[0].flatten(0, 1), model.decoder.weight, model.decoder.bias, whole.targets.flatten()
         ).item()
     )
 

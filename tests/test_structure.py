@@ -24,11 +24,11 @@ MAY = {
     "models": {"cells", "data", "engines", "errors", "layers"},
     "data": {"errors", "run"},
     "training": {"cells", "errors", "run"},
-    "tasks": {"cells", "data", "errors", "models", "schema"},
+    "tasks": {"cells", "data", "errors", "models", "schema", "training"},
     "assemble": LEAVES,
     "report": LEAVES | {"layers", "models", "session", "tasks"},  # session for its types only
     "sample": LEAVES | {"assemble", "models", "tasks"},
-    "testtime": LEAVES | {"assemble", "cells", "tasks"},
+    "testtime": LEAVES | {"assemble", "cells", "layers", "tasks"},
     "lens": {"data"},
     "certify": LEAVES | {"evaluate"},
     "evaluate": LEAVES | {"assemble", "lens", "tasks", "testtime"},

@@ -16,8 +16,9 @@ from seqlm.data import Streams
 from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate, main
 from seqlm.tasks import LanguageModeling
-from seqlm.testtime import Adaptation, Cache, DynamicWeights, adaptive_evaluate
-from seqlm.testtime.search import _best_share, climb
+from seqlm.testtime import Cache, DynamicWeights, Scorer, adaptive_evaluate
+from seqlm.testtime.dynamic import gradient_statistics
+from seqlm.testtime.search import best_share, climb
 from seqlm.train import train
 
 from .conftest import tiny
@@ -41,30 +42,32 @@ def streams(steps=40, window=4, batch_size=1, seed=1):
 
 def test_without_adaptation_it_is_plain_evaluation(model):
     plain = evaluate(model, LanguageModeling(), streams(), CPU)
-    found = adaptive_evaluate(model, streams(), CPU, Adaptation())
-    assert found.tokens == plain.tokens == 40 and found.nats == pytest.approx(plain.nats, rel=1e-5)
+    for batch_size in (1, 3):
+        plain = evaluate(model, LanguageModeling(), streams(batch_size=batch_size), CPU)
+        found = adaptive_evaluate(Scorer([model]), streams(batch_size=batch_size))
+        assert found.tokens == plain.tokens == 40 * batch_size and found.nats == pytest.approx(plain.nats, rel=1e-12)
     assert model.training
     with pytest.raises(ValueError, match="batch_size=2"):
-        adaptive_evaluate(model, streams(batch_size=2), CPU, Adaptation())
+        adaptive_evaluate(Scorer([model]), streams(batch_size=2), cache=Cache(5, 1.0, 0.1))
 
 
 def test_temperature_by_hand(model):
-    found = adaptive_evaluate(model, streams(), CPU, Adaptation(temperature=1.7))
+    found = adaptive_evaluate(Scorer([model], temperature=1.7), streams())
+    assert found == adaptive_evaluate(Scorer([model]).at(1.7), streams())
     expected, carry = 0.0, model.eval().init_carry(1)
     for index in range(len(streams())):
         inputs, targets, _ = streams()[index]
         carry, logits = model(inputs, carry)
         expected += F.cross_entropy(logits.flatten(0, 1) / 1.7, targets.flatten(), reduction="sum").item()
-    assert found.nats == pytest.approx(expected, rel=1e-5)
+    assert found.nats == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("size", "flatness", "share"), [(7, 0.5, 0.2), (100, 2.0, 0.4), (1, 0.0, 0.1)])
 def test_cache_by_hand(model, size, flatness, share):
     """Every pair of positions in a Python loop."""
-    found = adaptive_evaluate(model, streams(), CPU, Adaptation(cache=Cache(size=size, flatness=flatness, share=share)))
-    again = adaptive_evaluate(
-        model, streams(window=9), CPU, Adaptation(cache=Cache(size=size, flatness=flatness, share=share))
-    )
+    cache = Cache(size=size, flatness=flatness, share=share)
+    found = adaptive_evaluate(Scorer([model]), streams(), cache=cache)
+    again = adaptive_evaluate(Scorer([model]), streams(window=9), cache=cache)
     states, words, logs, carry = [], [], [], model.eval().init_carry(1)
     with torch.no_grad():
         for index in range(len(streams())):
@@ -83,14 +86,18 @@ def test_cache_by_hand(model, size, flatness, share):
             cached = sum(w for w, i in zip(weights, before, strict=True) if words[i] == word) / sum(weights)
             p = (1 - share) * p + share * cached
         nats -= math.log(p)
-    assert found.nats == pytest.approx(nats, rel=1e-5) == again.nats
+    assert found.nats == pytest.approx(nats, rel=1e-12)
+    assert again.nats == pytest.approx(nats, rel=1e-12)
 
 
-@pytest.mark.parametrize("rule", ["rms", "sgd"])
-@pytest.mark.parametrize("norm", ["tensors", "elements"])
+@pytest.mark.parametrize(
+    ("rule", "norm"), [("rms", "tensors"), ("rms", "elements"), ("rms", "sums"), ("sgd", "tensors")]
+)
 def test_dynamic_evaluation_by_hand(model, rule, norm):
     """Krause's update in NumPy, weight by weight, beside a loop over windows."""
     lr, decay, epsilon = (0.01, 0.3, 1e-3) if rule == "rms" else (0.5, 0.3, 1e-3)
+    if norm == "sums":
+        lr, decay, epsilon = 0.03, 0.9, 3e-3
     parameters = list(model.parameters())
     model.eval()
 
@@ -104,23 +111,29 @@ def test_dynamic_evaluation_by_hand(model, rule, norm):
     training, carry, squares = streams(48, 6, 3, seed=5), model.init_carry(3), [0.0] * len(parameters)
     for index in range(len(training)):
         _, gradients, carry = slope(training[index], carry)
-        squares = [square + g**2 / len(training) for square, g in zip(squares, gradients, strict=True)]
-    rms = [np.sqrt(square) for square in squares]
-    mean = np.mean([r.mean() for r in rms]) if norm == "tensors" else np.concatenate([r.ravel() for r in rms]).mean()
+        squares = [square + g**2 for square, g in zip(squares, gradients, strict=True)]
+    if norm == "sums":
+        rms = [np.sqrt(square) for square in squares]
+        mean = np.sum([r.mean() for r in rms])
+    else:
+        rms = [np.sqrt(square / len(training)) for square in squares]
+        mean = (
+            np.mean([r.mean() for r in rms]) if norm == "tensors" else np.concatenate([r.ravel() for r in rms]).mean()
+        )
     trained = [parameter.detach().numpy().copy() for parameter in parameters]
 
-    dynamic = DynamicWeights(parameters, lr=lr, decay=decay, epsilon=epsilon, rule=rule, norm=norm)
-    state = {"carry": model.init_carry(3), "index": 0}
-
     def gradients_of_training():
-        _, gradients, state["carry"] = slope(training[state["index"]], state["carry"])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = torch.from_numpy(gradient)
-        state["index"] += 1
-        return len(training) - state["index"]
+        carry = model.init_carry(3)
+        for index in range(len(training)):
+            _, gradients, carry = slope(training[index], carry)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = torch.from_numpy(gradient)
+            yield
 
-    dynamic.measure(gradients_of_training)
-    found = adaptive_evaluate(model, streams(), CPU, Adaptation(dynamic))
+    statistics = gradient_statistics(parameters, gradients_of_training()) if rule == "rms" else None
+    options = {"epsilon": epsilon, "rule": rule, "norm": norm or "tensors", "statistics": statistics}
+    dynamic = DynamicWeights(parameters, lr=lr, decay=decay, **options)
+    found = adaptive_evaluate(Scorer([model]), streams(), dynamic=dynamic)
     for parameter, value in zip(parameters, trained, strict=True):
         np.testing.assert_array_equal(parameter.detach().numpy(), value)  # as it was before
 
@@ -135,7 +148,7 @@ def test_dynamic_evaluation_by_hand(model, rule, norm):
             else:
                 now = now - lr * g + decay * (start - now)
             parameter.data = torch.from_numpy(now)
-    assert found.nats == pytest.approx(nats, rel=1e-5)
+    assert found.nats == pytest.approx(nats, rel=1e-10)
     assert found.nats != pytest.approx(evaluate(model, LanguageModeling(), streams(), CPU).nats, rel=1e-3)
 
 
@@ -154,10 +167,9 @@ def test_search_walks_downhill():
 def test_best_share():
     half = torch.full((50,), math.log(0.5))
     never, always = torch.full((50,), -torch.inf), torch.zeros(50)
-    cache = Cache(size=5, flatness=1.0, share=0.0)
-    assert _best_share(cache, [(half, never)])[0] == 0.01
-    share, loss = _best_share(cache, [(half, always), (half, always)])
-    assert share == 0.4 and loss == pytest.approx(-math.log(0.7), abs=0.01)
+    assert best_share([(half, never)])[0] == 0.01
+    share, loss = best_share([(half, always), (half, always)])
+    assert share == 0.4 and loss == pytest.approx(-math.log(0.7))
 
 
 def test_from_the_command_line(tmp_path, capsys):
@@ -173,6 +185,7 @@ def test_from_the_command_line(tmp_path, capsys):
         "windows": ["dynamic.lr=0.001", "dynamic.window=9"],
         "sgd": ["dynamic.lr=0.001", "dynamic.rule=sgd"],
         "elements": ["dynamic.lr=0.001", "dynamic.decay=0.1", "dynamic.norm=elements"],
+        "sums": ["dynamic.lr=0.001", "dynamic.decay=0.1", "dynamic.norm=sums"],
         "columns": ["dynamic.lr=0.001", "dynamic.train_batch_size=7"],
         "cache": ["cache.size=30"],
         "sharp": ["cache.size=30", "cache.flatness=3"],

@@ -88,12 +88,18 @@ def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:
 class LoadedRun:
     """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`."""
 
-    def __init__(self, folder: RunFolder, config: Config, which: str, weights: str) -> None:
+    def __init__(self, folder: RunFolder, config: Config, which: str, weights: str, average_last: int | None) -> None:
         self.folder, self.config = folder, config
         self.tokenizer = load_tokenizer(folder.tokenizer)
-        self.checkpoint = checkpoint.find(folder.checkpoints, which, lambda text: print(text, file=sys.stderr))
+        if average_last is None:
+            found = [checkpoint.find(folder.checkpoints, which, _warn)]
+        elif which == "best":
+            found = checkpoint.newest(folder.checkpoints, average_last, _warn)
+        else:
+            raise ConfigError(f"checkpoint={which} and average_last={average_last} both choose; leave one of them out")
+        self.checkpoint, self.steps = found[-1], [one.step for one in found]  # the newest; all whose weights are used
         model = build_model(config, self.tokenizer)
-        self.weights = _load_weights(self.checkpoint, model, config.eval_weights if weights == "auto" else weights)
+        self.weights = _load_mean(found, model, config.eval_weights if weights == "auto" else weights)
         if self.weights != weights and weights != "auto":
             raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
         self.model: nn.Module = model.eval()
@@ -111,6 +117,7 @@ def load_run(
     folder: str | Path,
     *,
     checkpoint: str = "best",
+    average_last: int | None = None,
     weights: str = "auto",
     engine: str = "auto",
     data: Mapping[str, Any] | None = None,
@@ -118,9 +125,10 @@ def load_run(
 ) -> LoadedRun:
     """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
 
-    `checkpoint` is best, last or a step; `weights` raw, average, or auto: what the run evaluated itself with;
-    `data` replaces keys of the run's data (`{"path": ...}`); `trust` names packages of yours that its config
-    may build from. Raises ConfigError if the folder is not a run.
+    `checkpoint` is best, last or a step; `average_last` takes the mean of the weights of that many newest ones instead.
+    `weights` are raw, average, or auto: what the run evaluated itself with. `data` replaces keys of the run's data
+    (`{"path": ...}`); `trust` names packages of yours that its config may build from. Raises ConfigError if the folder
+    is not a run.
     """
     run = RunFolder.open(folder)
     config = load_config(run.config)
@@ -128,7 +136,7 @@ def load_run(
     if data:
         config.data = {**(config.data if isinstance(config.data, dict) else {}), **data}
     check_parts(config)
-    return LoadedRun(run, config, checkpoint, weights)
+    return LoadedRun(run, config, checkpoint, weights, average_last)
 
 
 def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> None:
@@ -137,11 +145,37 @@ def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer
     Raises ConfigError if the run has another vocabulary or another model.
     """
     run = RunFolder.open(folder)
-    theirs = load_tokenizer(run.tokenizer)
-    if (theirs.kind, theirs.vocabulary) != (tokenizer.kind, tokenizer.vocabulary):
+    if not same_vocabulary(load_tokenizer(run.tokenizer), tokenizer):
         raise ConfigError(f"init_from={folder} has another vocabulary; use the data and tokenizer of that run")
-    found = checkpoint.find(run.checkpoints, "best", lambda text: print(text, file=sys.stderr))
-    _load_weights(found, model, load_config(run.config).eval_weights)
+    _load_weights(checkpoint.find(run.checkpoints, "best", _warn), model, load_config(run.config).eval_weights)
+
+
+def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether a token's number means the same to both."""
+    return (one.kind, one.vocabulary) == (other.kind, other.vocabulary)
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _load_mean(found: Sequence[checkpoint.Checkpoint], model: nn.Module, which: str) -> str:
+    """Load the mean of the weights of checkpoints, oldest first; returns whether they were raw or averages."""
+    kinds, sums = [], None
+    for one in found:
+        kinds.append(_load_weights(one, model, which))
+        if len(found) > 1:  # in float64: the order does not matter
+            weights = [parameter.detach().double() for parameter in model.parameters()]
+            sums = weights if sums is None else [a + b for a, b in zip(sums, weights, strict=True)]
+    if len(set(kinds)) > 1:
+        raise ConfigError(
+            f"only the newest {kinds.count('average')} of {len(found)} checkpoints hold an average of the weights; use "
+            f"weights=raw, or average_last={kinds.count('average')}"
+        )
+    with torch.no_grad():
+        for parameter, total in zip(model.parameters(), sums or [], strict=False):
+            parameter.copy_(total / len(found))
+    return kinds[0]
 
 
 def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) -> str:

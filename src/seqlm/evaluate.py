@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from .assemble import LoadedRun, load_run
+from .assemble import LoadedRun
 from .config import verb_config
 from .data import Batches
 from .errors import ConfigError
@@ -18,7 +18,7 @@ from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
 from .tasks import ExampleTask, Score, Task, perplexity
-from .testtime.command import adapts, evaluate_adaptively
+from .testtime.command import averaged, check, evaluate_with, load_runs, make_scorer
 from .training.device import autocast, prepare
 
 
@@ -50,30 +50,33 @@ def evaluate(
 def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     """`seqlm eval RUN [key=value ...] [--json]`: print and keep the scores of a split."""
     how = verb_config("eval", EvalConfig, words)
+    check(how)
     device = prepare(how.device, how.precision, how.threads)
-    run = load_run(
-        folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, data=how.data, trust=how.trust
-    )
+    runs = load_runs(folder, how)
+    for one in runs:
+        one.model.to(device)
+    run = runs[0]
     if isinstance(run.task, ExampleTask):
         _evaluate_examples(run, run.task, how, device, as_json)
         return
+    scorer, done = make_scorer(runs, how), dict[str, Any]()
     encoded, tokenizer = run.data[how.split], run.tokenizer
     window = run.config.train.window if how.window is None else how.window
-    run.model.to(device)
     started = time.perf_counter()
-    if adapts(how):
-        score, adaptation = evaluate_adaptively(run, how, window, device)
+    if how.adapting or how.averaging or how.temperature != 1.0:
+        score, scorer, done = evaluate_with(scorer, runs, how, window)
     else:
         batches = run.task.batches(run.data, how.split, how.batch_size, window)
-        score, adaptation = evaluate(run.model, run.task, batches, device, how.precision), {}
+        score = evaluate(run.model, run.task, batches, device, how.precision)
     seconds = time.perf_counter() - started
     assert score.tokens == len(encoded.tokens), "every target once"
 
+    done = {**averaged(runs, how), **done}
     if how.lens != "seqlm":
-        seen = look_through(how.lens, run.model, encoded.tokens, how.split, window, tokenizer.eos_id, device)
+        seen = look_through(how.lens, scorer, encoded.tokens, how.split, window, tokenizer.eos_id)
         ppl = perplexity(seen["loss"], 1)
         difference = ppl - perplexity(score.nats, score.tokens)
-        adaptation["lens"] = {**seen, "ppl": ppl, "difference": difference, "source": LENSES[how.lens].source}
+        done["lens"] = {**seen, "ppl": ppl, "difference": difference, "source": LENSES[how.lens].source}
     counts = encoded.counts
     unknown = 0 if tokenizer.unk_id is None else int((encoded.tokens == tokenizer.unk_id).sum())
     result = {
@@ -91,19 +94,18 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "ppl_word": perplexity(score.nats, counts.words),
         "words": counts.words,
         "oov_rate": unknown / score.tokens,
-        **adaptation,
+        **done,
         "seconds": round(seconds, 3),
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
     print(to_json(result) if as_json else _table(result), flush=True)
-    kind = "-adapted" if "adaptation" in result else ""
-    _keep(run, f"eval-{how.split}{kind}.json", result)
+    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)
 
 
 def _evaluate_examples(run: LoadedRun, task: ExampleTask, how: EvalConfig, device: torch.device, as_json: bool) -> None:
     """Score a split of examples; the size of batches changes nothing but the speed."""
     plain = verb_config("eval", EvalConfig, [])
-    for key in ("window", "lens", "temperature", "dynamic", "cache"):
+    for key in ("window", "lens", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean"):
         if getattr(how, key) != getattr(plain, key):
             raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
     columns = run.config.train.eval_batch_size if how.batch_size == plain.batch_size else how.batch_size
@@ -118,11 +120,12 @@ def _evaluate_examples(run: LoadedRun, task: ExampleTask, how: EvalConfig, devic
         "tokens": score.tokens,
         "nats": score.nats,
         **task.metrics(score, run.data, how.split),
+        **averaged([run], how),
         "report": task.report(score),
         "seconds": round(time.perf_counter() - started, 3),
     }
     print(to_json(result) if as_json else _example_table(result), flush=True)
-    _keep(run, f"eval-{how.split}.json", result)
+    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)
 
 
 def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
@@ -137,6 +140,12 @@ def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
         write_atomically(run.folder.path / name, to_json(result, indent=2) + "\n")
     except OSError as error:
         print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
+
+
+def _kind(result: Mapping[str, Any]) -> str:
+    """What is added to the name of a result that is not of one model as it was trained."""
+    names = {"average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted"}
+    return "".join(f"-{name}" for key, name in names.items() if key in result)
 
 
 def _example_table(result: dict[str, Any]) -> str:
@@ -176,8 +185,16 @@ def _table(result: dict[str, Any]) -> str:
         lens = result["lens"]
         how = f"{lens['columns']} columns, {lens['tokens']:,} tokens scored; {lens['source']}"
         rows.append((f"as {lens['lens']} counts", f"{lens['ppl']:,.2f} ({lens['difference']:+.2f})   ({how})"))
-    adapted = {**result.get("adaptation", {})}
-    rows += [("adaptation", "  ".join(f"{key} {value}" for key, value in adapted.items()))] if adapted else []
+    if "average_last" in result:
+        rows.append(("mean of weights", f"of steps {', '.join(f'{step:,}' for step in result['average_last'])}"))
+    if "ensemble" in result:
+        others = ", ".join(f"{other['run']} (step {other['checkpoint']})" for other in result["ensemble"])
+        rows.append(("ensemble", f"with {others}; {result['mean']} mean"))
+    if "monte_carlo" in result:
+        drawn = result["monte_carlo"]
+        rows.append(("Monte-Carlo dropout", f"{drawn['samples']} samples, seed {drawn['seed']}; {result['mean']} mean"))
+    if "adaptation" in result:
+        rows.append(("adaptation", "  ".join(f"{key} {value}" for key, value in result["adaptation"].items())))
     if "search" in result:
         searched = result["search"]
         rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens")]

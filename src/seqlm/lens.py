@@ -32,10 +32,11 @@ LENSES = {
 
 
 @torch.no_grad()
-def look_through(
-    name: str, model: Any, tokens: Tokens, split: str, window: int, eos_id: int, device: torch.device
-) -> dict[str, Any]:
-    """Score `tokens` as `name` does: columns, tokens scored, and nats per token by its own division."""
+def look_through(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eos_id: int) -> dict[str, Any]:
+    """Score `tokens` as `name` does: columns, tokens scored, and nats per token by its own division.
+
+    `scorer` is a testtime.Scorer.
+    """
     lens = LENSES[name]
     if name == "lamb":
         inputs, targets = _stripes(tokens, eos_id)
@@ -47,12 +48,11 @@ def look_through(
         if lens.whole_windows and columns > 1 and len(targets) >= window:
             whole = len(targets) // window * window
             inputs, targets = inputs[:whole], targets[:whole]
-    model.eval()
-    carry, nats = model.init_carry(inputs.shape[1]), 0.0
+    carry, nats = scorer.init_carry(inputs.shape[1]), 0.0
     for start in range(0, len(inputs), window):
-        part, wanted = (torch.from_numpy(a[start : start + window]).to(device) for a in (inputs, targets))
-        carry, found = model.nats(part, wanted, carry, ignore_index=IGNORE)
-        nats += found.item()
+        part, wanted = (torch.from_numpy(a[start : start + window]).to(scorer.device) for a in (inputs, targets))
+        scored = scorer.score(part, wanted, carry)
+        carry, nats = scored.carry, nats - scored.log_p.sum().item()
     scored = int((targets != IGNORE).sum())
     divisor = scored + inputs.shape[1] if lens.first_counts else scored
     return {"lens": name, "columns": inputs.shape[1], "tokens": scored, "loss": nats / divisor}

@@ -18,7 +18,14 @@ def main(folder: str, words: Sequence[str]) -> None:
     """`seqlm sample RUN [key=value ...]`: stream text to standard output."""
     how = verb_config("sample", SampleConfig, words)
     device = prepare(how.device, threads=how.threads)
-    run = load_run(folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, trust=how.trust)
+    run = load_run(
+        folder,
+        checkpoint=how.checkpoint,
+        average_last=how.average_last,
+        weights=how.weights,
+        engine=how.engine,
+        trust=how.trust,
+    )
     if not isinstance(run.model, LanguageModel):
         raise ConfigError(f"{folder} is not a language model; only those can be sampled from")
     pieces = generate(run.model.to(device), run.tokenizer, how)

@@ -127,7 +127,7 @@ class DynamicConfig:
     decay: float = _key(least=0, below=1)
     epsilon: float = _key(above=0)
     rule: str = _key(allowed=("rms", "sgd"))
-    norm: str = _key(allowed=("tensors", "elements"))
+    norm: str = _key(allowed=("tensors", "elements", "sums"))
     window: int = _key(least=1)
     train_batch_size: int = _key(least=1)
     search: bool = _key()
@@ -144,12 +144,25 @@ class CacheConfig:
 
 
 @dataclass(kw_only=True)
+class MonteCarloConfig:
+    """Dropout that stays on while a text is scored."""
+
+    samples: int | None = _key(least=1)
+    seed: int = _key(least=0, most=LARGEST_SEED)
+    multiplier: float = _key(above=0, most=1)
+
+
+@dataclass(kw_only=True)
 class EvalConfig:
     """Keys of `seqlm eval RUN`."""
 
     split: str = _key()
     checkpoint: str = _key()
+    average_last: int | None = _key(least=1)
     weights: str = _key(allowed=("auto", *WEIGHTS))
+    ensemble: list[str] = _key()
+    monte_carlo: MonteCarloConfig
+    mean: str = _key(allowed=("arithmetic", "geometric"))
     batch_size: int = _key(least=1)
     window: int | None = _key(least=1)
     lens: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
@@ -163,6 +176,19 @@ class EvalConfig:
     threads: int | None = _key(least=1)
     trust: list[str] = _key()
     data: dict[str, Any] = _key()
+
+    @property
+    def adapting(self) -> list[str]:
+        """The keys that make a model learn from the text it is tested on, as typed."""
+        given = {"dynamic.lr": self.dynamic.lr, "cache.size": self.cache.size}
+        return [f"{key}={value:g}" for key, value in given.items() if value is not None]
+
+    @property
+    def averaging(self) -> list[str]:
+        """The keys that average probabilities of words, as typed."""
+        ensemble = [f"ensemble=[{','.join(self.ensemble)}]"] if self.ensemble else []
+        samples = self.monte_carlo.samples
+        return ensemble + ([f"monte_carlo.samples={samples}"] if samples is not None else [])
 
 
 @dataclass(kw_only=True)
@@ -200,6 +226,7 @@ class SampleConfig(SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 
     checkpoint: str = _key()
+    average_last: int | None = _key(least=1)
     weights: str = _key(allowed=("auto", *WEIGHTS))
     device: str = _key()
     engine: str = _key(allowed=ENGINES)

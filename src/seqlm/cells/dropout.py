@@ -86,6 +86,10 @@ class RecurrentDropout(NamedTuple):
         """Whether units may keep their value."""
         return self.zoneout > 0 or self.zoneout_memory > 0
 
+    def scaled(self, factor: float) -> RecurrentDropout:
+        """The same with every probability times `factor`."""
+        return RecurrentDropout(**{key: p if key == "per_gate" else p * factor for key, p in self._asdict().items()})
+
     def check(self) -> RecurrentDropout:
         """Itself; raises ValueError, naming the field, if a probability is none, or a field has nothing to do."""
         for name, value in self._asdict().items():

@@ -2,15 +2,16 @@
 
 from ..engines.scan import scan
 from .adaptive import AdaptiveSoftmax
-from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
+from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, scale_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
-from .softmax import OutputLayer, Softmax, linear_cross_entropy
+from .softmax import Features, OutputLayer, Softmax, exact, linear_cross_entropy, target_log_probabilities
 
 __all__ = [
     "AdaptiveSoftmax",
     "Bidirectional",
     "DropoutKind",
+    "Features",
     "Layer",
     "LockedDropout",
     "Mixture",
@@ -20,10 +21,13 @@ __all__ = [
     "Stack",
     "StandardDropout",
     "WordEmbedding",
+    "exact",
     "linear_cross_entropy",
     "make_dropout",
     "mixture_cross_entropy",
     "mixture_log_probabilities",
+    "scale_dropout",
     "scan",
+    "target_log_probabilities",
     "turned",
 ]

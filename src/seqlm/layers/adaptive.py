@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .softmax import linear_cross_entropy
+from .softmax import Features, linear_cross_entropy
 
 
 class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
@@ -20,6 +20,8 @@ class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
     torch.nn.AdaptiveLogSoftmaxWithLoss. E. Grave, A. Joulin, M. Cisse, D. Grangier and H. Jegou, arXiv 1609.04309
     (2016).
     """
+
+    softmaxes = 1
 
     def __init__(self, input_size: int, vocab_size: int, cutoffs: Sequence[int], *, div_value: float = 4.0) -> None:
         given, most = list(cutoffs), vocab_size - 1
@@ -43,12 +45,18 @@ class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
             if every:
                 nn.init.uniform_(down.weight, -scale, scale)
 
-    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    def features(self, ys: Tensor) -> Features:
+        return (ys,)
+
+    def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """ln p / temperature of every word."""
+        (ys,) = features
         return torch.unflatten(self.log_prob(ys.flatten(0, 1)), 0, ys.shape[:2]) / temperature
 
-    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
-        xs, targets = ys.flatten(0, 1), targets.flatten()
+    def nats(
+        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
+    ) -> Tensor:
+        xs, targets = features[0].flatten(0, 1), targets.flatten()
         chosen, inside = targets, []  # in the head: the word itself, or its cluster
         for k, (down, out) in enumerate(self._clusters()):
             low, high = self.cutoffs[k : k + 2]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..cells import dropout_mask, require_probability
+from ..cells import Cell, dropout_mask, require_probability
 
 DropoutKind = Literal["locked", "standard"]
 
@@ -78,3 +78,14 @@ class WordEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.look_up(tokens, self.draw_mask())
+
+
+def scale_dropout(model: nn.Module, factor: float) -> None:
+    """Multiply every probability of dropping in `model`, wherever it drops; `factor` is at most 1."""
+    for module in model.modules():
+        if isinstance(module, (StandardDropout, nn.modules.dropout._DropoutNd)):
+            module.p *= factor
+        elif isinstance(module, WordEmbedding):
+            module.dropout *= factor
+        elif isinstance(module, Cell):
+            module.dropout = module.dropout.scaled(factor)

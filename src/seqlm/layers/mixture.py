@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..cells import require_positive
 from .dropout import make_dropout
-from .softmax import CHUNK_BYTES, Softmax
+from .softmax import Features, Softmax, chunks, exact
 
 
 class Mixture(Softmax):
@@ -27,7 +27,7 @@ class Mixture(Softmax):
     ) -> None:
         require_positive(input_size=input_size, embedding_size=embedding_size, experts=experts)
         super().__init__(embedding_size, vocab_size)
-        self.experts = experts
+        self.softmaxes = experts
         self.prior = nn.Linear(input_size, experts, bias=False)
         self.latent = nn.Linear(input_size, experts * embedding_size)
         self.dropout = make_dropout("locked", dropout)
@@ -38,16 +38,19 @@ class Mixture(Softmax):
             for parameter in (*self.prior.parameters(), *self.latent.parameters()):
                 nn.init.uniform_(parameter, -scale, scale)
 
-    def parts(self, ys: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, ys: Tensor) -> tuple[Tensor, ...]:
         """ln pi (T, B, K) and latent (T, B, K, E)."""
         latent = self.dropout(self.latent(ys).tanh())
-        return self.prior(ys).float().log_softmax(-1), latent.unflatten(-1, (self.experts, -1))
+        return exact(self.prior(ys)).log_softmax(-1), latent.unflatten(-1, (self.softmaxes, -1))
 
-    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        return mixture_log_probabilities(*self.parts(ys), self._masked(words), self.bias, temperature)
+    def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        log_prior, latent = features
+        return mixture_log_probabilities(log_prior, latent, self._masked(words), self.bias, temperature)
 
-    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
-        log_prior, latent = (part.flatten(0, 1) for part in self.parts(ys))
+    def nats(
+        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
+    ) -> Tensor:
+        log_prior, latent = (part.flatten(0, 1) for part in features)
         return mixture_cross_entropy(log_prior, latent, self._masked(words), self.bias, targets.flatten(), ignore_index)
 
 
@@ -58,7 +61,7 @@ def mixture_log_probabilities(
 
     Added up as logsumexp, so that nothing underflows; `temperature` divides the logits of every softmax.
     """
-    logits = F.linear(latent, weight, bias).float() / temperature
+    logits = exact(F.linear(latent, weight, bias)) / temperature
     return torch.logsumexp(logits.log_softmax(-1) + log_prior.unsqueeze(-1), -2)
 
 
@@ -69,10 +72,8 @@ def mixture_cross_entropy(
 
     Logits live for a chunk of N at a time, of 64 MiB at most, and are computed again in the backward pass.
     """
-    rows = max(1, CHUNK_BYTES // (len(weight) * latent.shape[1] * 4))
     total = log_prior.new_zeros(())
-    for start in range(0, len(targets), rows):
-        part = slice(start, start + rows)
+    for part in chunks(len(targets), len(weight) * latent.shape[1] * 4):
         given = (log_prior[part], latent[part], weight, bias, targets[part], ignore_index)
         if torch.is_grad_enabled():
             total = total + checkpoint(_nats, *given, use_reentrant=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +12,36 @@ from torch.nn import functional as F
 CHUNK_BYTES = 2**26  # of logits at once: 64 MiB; large enough for whole matrix products, small against a vocabulary
 
 
+Features: TypeAlias = Sequence[Tensor]  # (T, B, ...) each
+
+
 class OutputLayer(Protocol):
     """From what a model makes of a text, ys (T, B, I), to a distribution over its V words.
 
     `words` (V, 1), where given, is a mask on the rows of weights that are tied to an embedding.
     """
 
+    softmaxes: int  # over the words, for each step
+
     def initialise(self, scale: float, *, every: bool) -> None:
         """Draw the weights of words from U(-scale, scale), and with `every` all other parameters too."""
 
-    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    def features(self, ys: Tensor) -> Features:
+        """What it reads of ys: every mask is drawn, the rest is arithmetic on each step."""
+
+    def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """What one softmax over all words gives p of (T, B, V): ln p, up to a constant of each row."""
 
-    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
+    def nats(
+        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
+    ) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`."""
 
 
 class Softmax(nn.Linear):
     """p = softmax(W y + b): the weights (V, I) are a row a word, so an embedding can be tied to them."""
+
+    softmaxes = 1
 
     def initialise(self, scale: float, *, every: bool) -> None:
         nn.init.uniform_(self.weight, -scale, scale)
@@ -37,15 +50,43 @@ class Softmax(nn.Linear):
         else:
             nn.init.zeros_(self.bias)
 
-    def logits(self, ys: Tensor, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        return F.linear(ys, self._masked(words), self.bias) / temperature
+    def features(self, ys: Tensor) -> Features:
+        return (ys,)
 
-    def nats(self, ys: Tensor, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
-        weight = self._masked(words)
-        return linear_cross_entropy(ys.flatten(0, 1), weight, self.bias, targets.flatten(), ignore_index=ignore_index)
+    def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        return F.linear(features[0], self._masked(words), self.bias) / temperature
+
+    def nats(
+        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
+    ) -> Tensor:
+        ys, weight = features[0].flatten(0, 1), self._masked(words)
+        return linear_cross_entropy(ys, weight, self.bias, targets.flatten(), ignore_index=ignore_index)
 
     def _masked(self, words: Tensor | None) -> Tensor:
         return self.weight if words is None else self.weight * words
+
+
+def chunks(rows: int, row_bytes: int) -> list[slice]:
+    """Consecutive pieces of `rows` rows, each of CHUNK_BYTES at most, or of one row."""
+    step = max(1, CHUNK_BYTES // row_bytes)
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def exact(xs: Tensor) -> Tensor:
+    """What a softmax is taken of: float32, float64 if it is that."""
+    return xs if xs.dtype is torch.float64 else xs.float()
+
+
+def target_log_probabilities(
+    log_softmax: Callable[[slice], Tensor], targets: Tensor, row_bytes: int, ignore_index: int = -100
+) -> Tensor:
+    """ln p of each of targets (T, B), 0 for `ignore_index`; `log_softmax` of a piece of T gives (t, B, V)."""
+    found = []
+    for piece in chunks(len(targets), row_bytes):
+        kept = targets[piece] != ignore_index
+        logs = log_softmax(piece).gather(-1, torch.where(kept, targets[piece], 0).unsqueeze(-1)).squeeze(-1)
+        found.append(torch.where(kept, logs, 0.0))
+    return torch.cat(found)
 
 
 def linear_cross_entropy(
@@ -83,17 +124,16 @@ class _Nats(torch.autograd.Function):
         dtype: torch.dtype,
         grad: bool,
     ) -> Tensor:
-        exact = torch.float64 if xs.dtype is torch.float64 else torch.float32
-        rows = max(1, CHUNK_BYTES // (len(weight) * exact.itemsize))
+        kind = torch.float64 if xs.dtype is torch.float64 else torch.float32
         kept = targets != ignore_index
         picked = torch.where(kept, targets, 0).unsqueeze(1)
-        nats = xs.new_zeros((), dtype=exact)
+        nats = xs.new_zeros((), dtype=kind)
         with torch.autocast(xs.device.type, enabled=False):
             inputs, matrix, offset = xs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
             def slope_of(chunk: slice) -> Tensor:
                 """The gradient of the logits of a chunk, softmax - one-hot, after adding its nats."""
-                logs = F.linear(inputs[chunk], matrix, offset).to(exact)
+                logs = F.linear(inputs[chunk], matrix, offset).to(kind)
                 torch.log_softmax(logs, -1, out=logs)
                 at, valid = picked[chunk], kept[chunk].unsqueeze(1)
                 nats.sub_(torch.where(valid, logs.gather(1, at), 0.0).sum())
@@ -103,16 +143,16 @@ class _Nats(torch.autograd.Function):
                 return slope.mul_(valid).to(dtype) if ignored else slope.to(dtype)
 
             ignored = kept.device.type != "cpu" or not bool(kept.all())  # elsewhere it would wait for the answer
-            chunks = [slice(start, start + rows) for start in range(0, len(xs), rows)]
-            ctx.sums = len(chunks) != 1
+            pieces = chunks(len(xs), len(weight) * kind.itemsize)
+            ctx.sums = len(pieces) != 1
             if not grad:
-                for chunk in chunks:
+                for chunk in pieces:
                     slope_of(chunk)
-            elif len(chunks) == 1:  # the products wait for backward
-                ctx.save_for_backward(slope_of(chunks[0]), inputs, matrix)
+            elif len(pieces) == 1:  # the products wait for backward
+                ctx.save_for_backward(slope_of(pieces[0]), inputs, matrix)
             else:
                 dxs, dweight, dbias = torch.empty_like(inputs), torch.zeros_like(weight), weight.new_zeros(len(weight))
-                for chunk in chunks:
+                for chunk in pieces:
                     slope = slope_of(chunk)
                     torch.mm(slope, matrix, out=dxs[chunk])
                     if dtype == weight.dtype:

@@ -16,6 +16,7 @@ from ..layers import (
     AdaptiveSoftmax,
     Bidirectional,
     DropoutKind,
+    Features,
     Layer,
     Mixture,
     OutputLayer,
@@ -23,7 +24,9 @@ from ..layers import (
     Softmax,
     Stack,
     WordEmbedding,
+    exact,
     make_dropout,
+    target_log_probabilities,
 )
 
 
@@ -50,13 +53,17 @@ class Dropouts(TypedDict, total=False):
 
 
 class Reading(NamedTuple):
-    """A window as the model read it."""
+    """A window as the model read it: every mask is drawn, the rest is arithmetic."""
 
     carry: Carry
-    ys: Tensor  # (T, B, O): what the softmax layer sees
+    features: Features  # (T, B, ...): what the output layer reads
     top: Tensor  # (T, B, H): outputs of the last layer
     dropped: Tensor  # (T, B, H): and with dropout
     words: Tensor | None  # (V, 1): the mask on word types, where it is also that of the softmax weights
+
+    def part(self, steps: slice) -> Reading:
+        """The same at some of the steps, for the output layer alone."""
+        return self._replace(features=[feature[steps] for feature in self.features])
 
 
 class LayerSpec(TypedDict, total=False):
@@ -174,20 +181,34 @@ class LanguageModel(nn.Module):
         carry, top = self.stack(self.input_dropout(self.embedding.look_up(tokens, words)), carry)
         dropped = self.output_dropout(top)
         ys = dropped if self.projection is None else self.projection(dropped)
-        return Reading(carry, ys, top, dropped, words if self.embedding_tied else None)
+        return Reading(carry, self.decoder.features(ys), top, dropped, words if self.embedding_tied else None)
 
     def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
-        return self.decoder.nats(reading.ys, targets, reading.words, ignore_index)
+        return self.decoder.nats(reading.features, targets, reading.words, ignore_index)
 
     def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
         """What the softmax is taken of (T, B, V): scores, or the logarithms of probabilities."""
-        return self.decoder.logits(reading.ys, reading.words, temperature)
+        return self.decoder.logits(reading.features, reading.words, temperature)
 
-    def log_probabilities(self, reading: Reading, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """ln p of every target (T, B) under softmax(logits / temperature); 0 where a target is negative."""
-        logs = self.logits(reading, temperature).float().log_softmax(-1)
-        return torch.where(targets < 0, 0.0, logs.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1))
+    def log_softmax(self, reading: Reading, temperature: float = 1.0) -> Tensor:
+        """ln p of every word (T, B, V), p = softmax(logits / temperature)."""
+        return exact(self.logits(reading, temperature)).log_softmax(-1)
+
+    def log_probabilities(
+        self, reading: Reading, targets: Tensor, temperature: float = 1.0, ignore_index: int = -100
+    ) -> Tensor:
+        """ln p of every target (T, B), 0 for `ignore_index`, in pieces as `score`."""
+        return target_log_probabilities(
+            lambda steps: self.log_softmax(reading.part(steps), temperature),
+            targets,
+            self.row_bytes(targets.shape[1]),
+            ignore_index,
+        )
+
+    def row_bytes(self, batch_size: int) -> int:
+        """The size of the logits of one step."""
+        return 4 * batch_size * self.vocab_size * self.decoder.softmaxes
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""

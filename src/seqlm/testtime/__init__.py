@@ -1,8 +1,8 @@
-"""What a trained model can do while it is tested: adapt its weights, remember what it read, change its temperature."""
+"""What trained models can do while they are tested: agree on a word, adapt, remember, change temperature."""
 
-from .adaptive import Adaptation, adaptive_evaluate
+from .adaptive import adaptive_evaluate
 from .cache import Cache
 from .dynamic import DynamicWeights
-from .search import search
+from .scorer import Scorer
 
-__all__ = ["Adaptation", "Cache", "DynamicWeights", "adaptive_evaluate", "search"]
+__all__ = ["Cache", "DynamicWeights", "Scorer", "adaptive_evaluate"]

@@ -1,74 +1,59 @@
-"""Scoring a stream with a model that adapts to it."""
+"""Scoring a text with what was read of it so far."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..cells import detach
 from ..data import IGNORE, Streams
 from ..tasks import Score
-from .cache import Cache
+from ..training.device import autocast
+from .cache import Cache, mix
 from .dynamic import DynamicWeights
+from .scorer import Scorer
 
-
-@dataclass
-class Adaptation:
-    """What is done while a stream is scored; each of them may be left out."""
-
-    dynamic: DynamicWeights | None = None
-    cache: Cache | None = None
-    temperature: float = 1.0
+Observe = Callable[[Tensor, Tensor], None]
 
 
 def adaptive_evaluate(
-    model: Any,
+    scorer: Scorer,
     streams: Streams,
-    device: torch.device,
-    adaptation: Adaptation,
-    observe: Callable[[torch.Tensor, torch.Tensor | None], None] = lambda *_: None,
+    *,
+    dynamic: DynamicWeights | None = None,
+    cache: Cache | None = None,
+    precision: str = "float32",
+    observe: Observe = lambda *_: None,
 ) -> Score:
-    """Sum the nats of every target of one stream; each is scored before anything is learned from it.
+    """Sum the nats of every target, each scored before anything is learned from it.
 
-    `observe` hears of ln p_model and ln p_cache of the words of each window. The model ends as it began. Raises
-    ValueError if `streams` has several columns.
+    `dynamic` are the weights of the scorer's model, `cache` remembers the states of its first reading; `observe` hears
+    of ln p of the words of each window, by the scorer and by the cache. The models end as they began. Raises
+    ValueError if `streams` has several columns and there is something to adapt.
     """
-    if streams.batch_size != 1:
+    if streams.batch_size != 1 and (dynamic is not None or cache is not None):
         raise ValueError(f"batch_size={streams.batch_size}: one stream can be adapted to at a time")
-    dynamic, cache = adaptation.dynamic, adaptation.cache
-    was_training = model.training
-    model.eval()
-    score, carry, first = Score(), model.init_carry(1), True
-    if cache is not None:
-        cache = Cache(size=cache.size, flatness=cache.flatness, share=cache.share)
+    score, carry, memory = Score(), scorer.init_carry(streams.batch_size), None
     try:
         for index in range(len(streams)):
-            inputs, targets, tokens = streams[index]
-            inputs, targets = inputs.to(device), targets.to(device)
-            with torch.set_grad_enabled(dynamic is not None):
-                reading = model.read(inputs, carry)
-                log_p = model.log_probabilities(reading, targets, adaptation.temperature)[:, 0]
-            kept = targets[:, 0] != IGNORE
-            with torch.no_grad():
-                log_model, log_cache = log_p.detach().float()[kept], None
-                mixed = log_model
-                if cache is not None:
-                    log_cache = cache.log_cache(reading.top.detach()[:, 0][kept].float(), targets[:, 0][kept])
-                    mixed = cache.mix(log_model, log_cache, first)
-                observe(log_model, log_cache)
+            inputs, targets, tokens = streams[index].to(scorer.device)
+            with torch.set_grad_enabled(dynamic is not None), autocast(scorer.device, precision):
+                scored = scorer.score(inputs, targets, carry)
+            kept = targets != IGNORE
+            log_p = scored.log_p[kept]
+            mixed = log_p.detach()
+            if cache is not None:
+                memory, log_cache = cache.look_up(memory, scored.states.detach()[kept], targets[kept])
+                observe(mixed, log_cache)
+                mixed = mix(mixed, log_cache, cache.share)
             score.nats -= mixed.sum().item()
             score.tokens += tokens
-            carry, first = detach(reading.carry), False
+            carry = detach(scored.carry)
             if dynamic is not None:
-                for parameter in dynamic.parameters:
-                    parameter.grad = None
-                (-log_p[kept].mean()).backward()
-                dynamic.step()
+                dynamic.follow(-log_p.mean())
     finally:
         if dynamic is not None:
             dynamic.restore()
-        model.train(was_training)
     return score

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
+class Memory(NamedTuple):
+    """The last words of a stream (N), and the states they came in (N, H)."""
+
+    states: Tensor
+    words: Tensor
+
+
+@dataclass(frozen=True)
 class Cache:
     """Mixes the model's probability of the next word with that of a memory of the last `size` words.
 
@@ -16,34 +28,38 @@ class Cache:
     their lambda `share`.
     """
 
-    def __init__(self, *, size: int, flatness: float, share: float) -> None:
-        if size < 1:
-            raise ValueError(f"size={size} must be at least 1")
-        if not 0 <= share < 1:
-            raise ValueError(f"share={share} must be at least 0 and less than 1")
-        if flatness < 0:
-            raise ValueError(f"flatness={flatness} must be at least 0")
-        self.size, self.flatness, self.share = size, flatness, share
-        self.states, self.words = torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+    size: int
+    flatness: float
+    share: float
 
-    def log_cache(self, states: Tensor, words: Tensor) -> Tensor:
-        """ln p_cache of each of `words` (N), met in states (N, H), -inf where it has none; then they are remembered."""
-        if not len(self.states):
-            self.states, self.words = states[:0], words[:0]
-        known = len(self.states)
-        states, words = torch.cat([self.states, states]), torch.cat([self.words, words])
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size} must be at least 1")
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share={self.share} must be at least 0 and less than 1")
+        if self.flatness < 0:
+            raise ValueError(f"flatness={self.flatness} must be at least 0")
+
+    def look_up(self, memory: Memory | None, states: Tensor, words: Tensor) -> tuple[Memory, Tensor]:
+        """ln p_cache of each of `words` (N), met in states (N, H), and the memory that has them too.
+
+        -inf for a word that is not remembered, nan for one that is met when nothing is.
+        """
+        if memory is None:
+            memory = Memory(states[:0], words[:0])
+        known = len(memory.words)
+        states, words = torch.cat([memory.states, states]), torch.cat([memory.words, words])
         place = torch.arange(len(words), device=words.device)
         now = place[known:, None]
         likeness = self.flatness * (states[known:] @ states.t())
         likeness = likeness.masked_fill((place >= now) | (place < now - self.size), -torch.inf)  # what came before
         same = words[known:, None] == words
-        total, found = likeness.logsumexp(1), likeness.masked_fill(~same, -torch.inf).logsumexp(1)
-        self.states, self.words = states[-self.size :], words[-self.size :]
-        return torch.where(total.isfinite(), found - total, -torch.inf)
+        found = likeness.masked_fill(~same, -torch.inf).logsumexp(1) - likeness.logsumexp(1)
+        return Memory(states[-self.size :], words[-self.size :]), found
 
-    def mix(self, log_model: Tensor, log_cache: Tensor, first: bool) -> Tensor:
-        """ln p of words with these ln p_model and ln p_cache (N); `first`: the first of them found the memory empty."""
-        share = torch.full_like(log_model, self.share)
-        if first:
-            share[0] = 0
-        return torch.logaddexp((1 - share).log() + log_model, share.log() + log_cache)
+
+def mix(log_model: Tensor, log_cache: Tensor, share: float) -> Tensor:
+    """ln p of words with these ln p_model and ln p_cache (N)."""
+    log_share = math.log(share) if share else -math.inf
+    mixed = torch.logaddexp(log_model + math.log1p(-share), log_cache + log_share)
+    return torch.where(log_cache.isnan(), log_model, mixed)

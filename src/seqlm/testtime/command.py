@@ -1,115 +1,161 @@
-"""What `seqlm eval` does with temperature=, dynamic.* and cache.*."""
+"""What `seqlm eval` does beyond plain scoring: ensemble, monte_carlo.*, temperature, dynamic.*, cache.*."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..assemble import LoadedRun
+from ..assemble import LoadedRun, load_run, same_vocabulary
 from ..cells import Carry
 from ..data import IGNORE, Streams, Window
 from ..errors import ConfigError
+from ..layers import scale_dropout
 from ..schema import EvalConfig
 from ..tasks import Score
 from ..training.gradient import gradient
-from .adaptive import Adaptation, adaptive_evaluate
+from .adaptive import Observe, adaptive_evaluate
 from .cache import Cache
-from .dynamic import DynamicWeights
-from .search import search
+from .dynamic import DynamicWeights, Statistics, gradient_statistics
+from .scorer import Scorer
+from .search import Setting, search
 
 
-def adapts(how: EvalConfig) -> bool:
-    """Whether anything but plain scoring is asked for."""
-    for part, switch in (("dynamic", "lr"), ("cache", "size")):
-        if getattr(how, part).search and getattr(getattr(how, part), switch) is None:
-            raise ConfigError(f"{part}.search=true needs {part}.{switch}=...: where to begin")
-    return how.temperature != 1.0 or how.dynamic.lr is not None or how.cache.size is not None
+def check(how: EvalConfig) -> None:
+    """Raise ConfigError for what does not go together, or would do nothing."""
+    adapting, averaging, dynamic, problems = how.adapting, how.averaging, how.dynamic, []
+    for part, key in (("dynamic", "lr"), ("cache", "size")):
+        if getattr(how, part).search and getattr(getattr(how, part), key) is None:
+            problems.append(f"{part}.search=true needs {part}.{key}=...: where to begin")
+    if adapting and how.batch_size != 1:
+        problems.append(f"batch_size={how.batch_size}: a model adapts to one stream at a time; use batch_size=1")
+    if adapting and how.precision != "float32":
+        problems.append(f"precision={how.precision}: adapting is done in float32")
+    if adapting and how.lens != "seqlm":
+        problems.append(f"lens={how.lens} counts columns, {adapting[0]} reads one stream; leave one of them out")
+    if dynamic.lr is not None and averaging:
+        problems.append(f"{adapting[0]} adapts one model that is read once; leave it out, or {' and '.join(averaging)}")
+    if dynamic.rule == "sgd" and dynamic.norm != "tensors":
+        problems.append(f"dynamic.norm={dynamic.norm} does nothing with dynamic.rule=sgd")
+    if how.mean != "arithmetic" and not averaging:
+        problems.append(f"mean={how.mean} does nothing without ensemble=[RUN, ...] or monte_carlo.samples=...")
+    if how.monte_carlo.multiplier != 1 and how.monte_carlo.samples is None:
+        problems.append(f"monte_carlo.multiplier={how.monte_carlo.multiplier:g} does nothing without samples")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
-def evaluate_adaptively(
-    run: LoadedRun, how: EvalConfig, window: int, device: torch.device
-) -> tuple[Score, dict[str, Any]]:
-    """Score a split as `how` says; returns what was done as well. Whatever is chosen is chosen on valid."""
-    if how.batch_size != 1:
-        raise ConfigError(f"batch_size={how.batch_size}: a model adapts to one stream at a time; use batch_size=1")
-    if how.precision != "float32":
-        raise ConfigError(f"precision={how.precision}: adapting is done in float32")
-    first, dynamic = run.tokenizer.eos_id, how.dynamic
+def load_runs(folder: str, how: EvalConfig) -> list[LoadedRun]:
+    """The run in `folder` and those of its ensemble; `checkpoint`, `weights` and `average_last` hold for each.
+
+    Raises ConfigError if one is there twice, or has another vocabulary.
+    """
+    options: dict[str, Any] = {
+        key: getattr(how, key) for key in ("checkpoint", "weights", "average_last", "engine", "trust")
+    }
+    runs = [load_run(folder, data=how.data, **options)]
+    for other in how.ensemble:
+        if Path(other).resolve() in [run.folder.path.resolve() for run in runs]:
+            raise ConfigError(f"ensemble: {other} is in it twice; every run counts once")
+        runs.append(load_run(other, **options))
+        if not same_vocabulary(runs[0].tokenizer, runs[-1].tokenizer):
+            raise ConfigError(
+                f"ensemble: {other} has another vocabulary ({len(runs[-1].tokenizer):,} tokens) than {folder} "
+                f"({len(runs[0].tokenizer):,}); only probabilities of the same words can be averaged"
+            )
+    return runs
+
+
+def make_scorer(runs: Sequence[LoadedRun], how: EvalConfig) -> Scorer:
+    """What gives the words of a text their probabilities, at temperature 1."""
+    drawn, mean = how.monte_carlo, how.mean
+    models = [run.model for run in runs]
+    for model in models:
+        scale_dropout(model, drawn.multiplier)
+    return Scorer(models, samples=drawn.samples, seed=drawn.seed, mean=mean)  # type: ignore[arg-type]
+
+
+def evaluate_with(
+    scorer: Scorer, runs: Sequence[LoadedRun], how: EvalConfig, window: int
+) -> tuple[Score, Scorer, dict[str, Any]]:
+    """Score a split as `how` says; returns the scorer that was chosen, and what was done. Choices are made on valid."""
+    run, dynamic, done = runs[0], how.dynamic, dict[str, Any]()
     step = window if dynamic.lr is None else dynamic.window
-    make = None if dynamic.lr is None else _maker(run, how, window, device)
-    cache = None
-    if how.cache.size is not None:
-        cache = Cache(size=how.cache.size, flatness=how.cache.flatness, share=how.cache.share)
-    chosen: dict[str, Any] = {"temperature": how.temperature}
-    if dynamic.lr is not None:
-        chosen |= {"lr": dynamic.lr, "decay": dynamic.decay}
-    if cache is not None:
-        chosen |= {"flatness": cache.flatness, "share": cache.share}
-    found: dict[str, Any] = {}
-    if how.temperature is None or dynamic.search or how.cache.search:
-        tokens = run.data["valid"].tokens[: how.search_tokens]
-        searched = search(
-            run.model,
-            Streams(tokens, 1, step, first=first, clip=True),
-            device,
-            make if dynamic.search else None,
-            (dynamic.lr or 0.0, dynamic.decay),
-            cache if how.cache.search else None,
-            how.temperature,
-            lambda text: print(f"valid: {text}", file=sys.stderr, flush=True),
-            fixed=None if make is None or dynamic.search else make(dynamic.lr or 0.0, dynamic.decay),
-        )
-        chosen |= searched["chosen"]
-        found["search"] = {"tokens": len(tokens), **searched}
-    if cache is not None:
-        cache = Cache(size=cache.size, flatness=chosen["flatness"], share=chosen["share"])
-        chosen["cache"] = cache.size
-    weights = None if make is None else make(chosen["lr"], chosen["decay"])
-    streams = Streams(run.data[how.split].tokens, 1, step, first=first, clip=True)
-    score = adaptive_evaluate(run.model, streams, device, Adaptation(weights, cache, chosen["temperature"]))
-    if dynamic.lr is not None:
-        chosen |= {"rule": dynamic.rule, "window": dynamic.window}
-    return score, {"adaptation": chosen, **found}
-
-
-def _maker(
-    run: LoadedRun, how: EvalConfig, window: int, device: torch.device
-) -> Callable[[float, float], DynamicWeights]:
-    """Builds dynamic weights; what they need to know of train is measured once."""
+    cut = partial(Streams, window=step, first=run.tokenizer.eos_id, clip=True)
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
-    rms: list[torch.Tensor] = []
+    rule: dict[str, Any] = {key: getattr(dynamic, key) for key in ("epsilon", "rule", "norm")}
 
-    def gradients() -> Callable[[], int]:
-        tokens = run.data["train"].tokens
-        streams = Streams(tokens, min(how.dynamic.train_batch_size, len(tokens)), window, first=run.tokenizer.eos_id)
-        model: Any = run.model
-        carry, index = model.init_carry(streams.batch_size), 0
+    @cache
+    def statistics() -> Statistics | None:
+        return None if dynamic.rule == "sgd" else gradient_statistics(parameters, _gradients(run, how, scorer.device))
 
-        def objective(window: Window, carry: Carry) -> tuple[Carry, Tensor, None]:
-            return (*model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE), None)
+    def score(streams: Streams, at: Setting, observe: Observe = lambda *_: None) -> Score:
+        weights = memory = None
+        if at.lr is not None:
+            weights = DynamicWeights(parameters, lr=at.lr, decay=at.decay, statistics=statistics(), **rule)
+        if at.flatness is not None and how.cache.size is not None:
+            memory = Cache(how.cache.size, at.flatness, at.share)
+        return adaptive_evaluate(
+            scorer.at(at.temperature), streams, dynamic=weights, cache=memory, precision=how.precision, observe=observe
+        )
 
-        def one() -> int:
-            nonlocal carry, index
-            batch = streams[index].to(device)
-            carry, _ = gradient(objective, parameters, batch, carry, batch.tokens)
-            index += 1
-            return len(streams) - index
+    flatness = None if how.cache.size is None else how.cache.flatness
+    setting = Setting(how.temperature or 1.0, dynamic.lr, dynamic.decay, flatness, how.cache.share)
+    wanted = ["temperature"] * (how.temperature is None)
+    wanted += ["lr", "decay"] * dynamic.search + ["flatness", "share"] * how.cache.search
+    if wanted:
+        tokens = run.data["valid"].tokens[: how.search_tokens]
+        streams = cut(tokens, min(how.batch_size, len(tokens)))
+        setting, trials = search(partial(score, streams), setting, wanted, _tell)
+        chosen = {key: getattr(setting, key) for key in wanted}
+        done["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials}
+    found = score(cut(run.data[how.split].tokens, how.batch_size), setting)
 
-        return one
+    if how.adapting or how.temperature != 1.0:
+        done["adaptation"] = {"temperature": setting.temperature}
+        if dynamic.lr is not None:
+            done["adaptation"] |= {"lr": setting.lr, "decay": setting.decay, **rule, "window": step}
+        if how.cache.size is not None:
+            done["adaptation"] |= {"flatness": setting.flatness, "share": setting.share, "cache": how.cache.size}
+    return found, scorer.at(setting.temperature), done
 
-    def make(lr: float, decay: float) -> DynamicWeights:
-        dynamic = how.dynamic
-        options: dict[str, Any] = {"epsilon": dynamic.epsilon, "rule": dynamic.rule, "norm": dynamic.norm}
-        made = DynamicWeights(parameters, lr=lr, decay=decay, **options)
-        if dynamic.rule == "rms":
-            if not rms:
-                made.measure(gradients())
-                rms.extend(made.rms)
-            made.use(rms)
-        return made
 
-    return make
+def averaged(runs: Sequence[LoadedRun], how: EvalConfig) -> dict[str, Any]:
+    """What was averaged: weights of checkpoints, probabilities of runs, or of readings with dropout."""
+    done: dict[str, Any] = {}
+    if how.average_last is not None:
+        done["average_last"] = runs[0].steps
+    if how.ensemble:
+        done["ensemble"] = [
+            {"run": run.folder.name, "checkpoint": run.checkpoint.step, "weights": run.weights} for run in runs[1:]
+        ]
+    if how.monte_carlo.samples is not None:
+        done["monte_carlo"] = asdict(how.monte_carlo)
+    return {**done, "mean": how.mean} if how.averaging else done
+
+
+def _tell(text: str) -> None:
+    print(f"valid: {text}", file=sys.stderr, flush=True)
+
+
+def _gradients(run: LoadedRun, how: EvalConfig, device: torch.device) -> Iterator[None]:
+    """Leave the gradient of one training window after the other in the parameters."""
+    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    tokens, model = run.data["train"].tokens, run.model
+    columns = min(how.dynamic.train_batch_size, len(tokens))
+    streams = Streams(tokens, columns, how.dynamic.window, first=run.tokenizer.eos_id, clip=True)
+    carry: Carry = model.init_carry(columns)  # type: ignore[operator]
+
+    def objective(window: Window, carry: Carry) -> tuple[Carry, Tensor, None]:
+        return (*model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE), None)  # type: ignore[operator]
+
+    for index in range(len(streams)):
+        window = streams[index].to(device)
+        carry, _ = gradient(objective, parameters, window, carry, window.tokens)
+        yield

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 Rule = Literal["rms", "sgd"]
-Norm = Literal["tensors", "elements"]
+Norm = Literal["tensors", "elements", "sums"]
+
+
+class Statistics(NamedTuple):
+    """The root of the mean square of the gradient of each weight over so many training windows."""
+
+    rms: list[Tensor]
+    windows: int
+
+
+def gradient_statistics(parameters: Sequence[nn.Parameter], windows: Iterable[object]) -> Statistics:
+    """Measure them; every step of `windows` leaves the gradient of a training window in the parameters."""
+    squares, count = [torch.zeros_like(parameter) for parameter in parameters], 0
+    for _ in windows:
+        count += 1
+        for square, parameter in zip(squares, parameters, strict=True):
+            assert parameter.grad is not None
+            square.addcmul_(parameter.grad, parameter.grad)
+    return Statistics([square.div_(count).sqrt_() for square in squares], count)
 
 
 class DynamicWeights:
@@ -18,9 +36,11 @@ class DynamicWeights:
     rms:  w <- w - lr g / (RMS + epsilon) + decay * min(RMS / mean RMS, 1 / decay) (w_0 - w)
     sgd:  w <- w - lr g + decay (w_0 - w)
 
-    RMS is the root of the mean square of the gradient of each weight over training windows. Its mean: `norm` "tensors"
-    is the mean over tensors of their means (the authors' code), "elements" that over all weights. B. Krause,
-    E. Kahembwe, I. Murray and S. Renals, arXiv 1709.07432 (2017).
+    RMS is the root of the mean square of the gradient of each weight over training windows: the `statistics` that rms
+    needs. Its mean: `norm` "tensors" is the mean over tensors of their means (the authors' code), "elements" that over
+    all weights; "sums" is the authors' first code, which others took over: it has sums for both means, so that other
+    numbers for lr, decay and epsilon make the same steps. B. Krause, E. Kahembwe, I. Murray and S. Renals, arXiv
+    1709.07432 (2017).
     """
 
     def __init__(
@@ -32,34 +52,33 @@ class DynamicWeights:
         epsilon: float = 2e-5,
         rule: Rule = "rms",
         norm: Norm = "tensors",
+        statistics: Statistics | None = None,
     ) -> None:
-        self.parameters, self.lr, self.decay, self.epsilon, self.rule, self.norm = (
-            list(parameters), lr, decay, epsilon, rule, norm,
-        )  # fmt: skip
+        self.parameters = list(parameters)
         self.trained = [parameter.detach().clone() for parameter in self.parameters]
         self.rms: list[Tensor] = []
         self.pull: list[Tensor] = []
+        if rule == "rms":
+            if statistics is None:
+                raise ValueError("rule='rms' needs statistics")
+            self.rms = statistics.rms
+            if norm == "sums":
+                scale = statistics.windows**0.5
+                lr, epsilon, decay = lr / scale, epsilon / scale, decay / len(self.rms)
+            if norm == "elements":
+                mean = torch.stack([one.sum() for one in self.rms]).sum() / sum(one.numel() for one in self.rms)
+            else:
+                mean = torch.stack([one.mean() for one in self.rms]).mean()
+            most = 1 / decay if decay else torch.inf
+            self.pull = [(one / mean).clamp_(max=most) for one in self.rms]
+        self.lr, self.decay, self.epsilon = lr, decay, epsilon
 
-    def measure(self, gradients: Callable[[], int]) -> None:
-        """Take statistics: `gradients` leaves the gradient of a training window, and returns how many are left."""
-        squares = [torch.zeros_like(parameter) for parameter in self.parameters]
-        count, left = 0, 1
-        while left:
-            left = gradients()
-            count += 1
-            for square, parameter in zip(squares, self.parameters, strict=True):
-                assert parameter.grad is not None
-                square.addcmul_(parameter.grad, parameter.grad)
-        self.use([square.div_(count).sqrt_() for square in squares])
-
-    def use(self, rms: Sequence[Tensor]) -> None:
-        """Take statistics that were measured before."""
-        if self.norm == "tensors":
-            mean = torch.stack([one.mean() for one in rms]).mean()
-        else:
-            mean = torch.stack([one.sum() for one in rms]).sum() / sum(one.numel() for one in rms)
-        most = 1 / self.decay if self.decay else torch.inf
-        self.rms, self.pull = list(rms), [(one / mean).clamp_(max=most) for one in rms]
+    def follow(self, loss: Tensor) -> None:
+        """Take a step down the gradient of `loss`."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()
+        self.step()
 
     @torch.no_grad()
     def step(self) -> None:
@@ -67,7 +86,7 @@ class DynamicWeights:
         for index, (parameter, trained) in enumerate(zip(self.parameters, self.trained, strict=True)):
             assert parameter.grad is not None
             drawn = (trained - parameter).mul_(self.decay)
-            if self.rule == "rms":
+            if self.rms:
                 parameter.addcdiv_(parameter.grad, self.rms[index] + self.epsilon, value=-self.lr)
                 drawn *= self.pull[index]
             else:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..data import Streams
-from .adaptive import Adaptation, adaptive_evaluate
-from .cache import Cache
-from .dynamic import DynamicWeights
+from ..tasks import Score
+from .adaptive import Observe
+from .cache import mix
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+
+
+class Setting(NamedTuple):
+    """The numbers that can be chosen on valid. Without `lr` weights stay, without `flatness` there is no cache."""
+
+    temperature: float = 1.0
+    lr: float | None = None
+    decay: float = 0.0
+    flatness: float | None = None
+    share: float = 0.0
 
 
 def climb(loss_of: Callable[[float], float], start: float, factor: float, most: int = 8) -> float:
@@ -34,74 +42,58 @@ def climb(loss_of: Callable[[float], float], start: float, factor: float, most: 
 
 
 def search(
-    model: Any,
-    streams: Streams,
-    device: torch.device,
-    make: Callable[[float, float], DynamicWeights] | None,
-    dynamic: tuple[float, float],
-    cache: Cache | None,
-    temperature: float | None,
+    score: Callable[[Setting, Observe], Score],
+    start: Setting,
+    wanted: Collection[str],
     tell: Callable[[str], None],
-    fixed: DynamicWeights | None = None,
-) -> dict[str, Any]:
-    """Choose temperature, then lr and decay of dynamic evaluation, then flatness and share of the cache.
+) -> tuple[Setting, list[dict[str, Any]]]:
+    """Choose temperature, then lr and decay, then flatness and share: those of them that are `wanted`.
 
-    `make(lr, decay)` builds dynamic weights, tried from `dynamic` on; without it they are `fixed`, or left out, as is a
-    `cache` of None. A `temperature` that is given is kept. Returns what was chosen, and the loss of every trial.
+    The temperature is chosen without the other two, lr and decay without the cache. `score` scores valid under a
+    setting. Returns what was chosen, and the loss of every trial.
     """
     trials: list[dict[str, Any]] = []
 
-    def loss(note: dict[str, Any], adaptation: Adaptation, observe: Any = lambda *_: None) -> float:
-        found = adaptive_evaluate(model, streams, device, adaptation, observe).loss
-        return keep(note, found)
-
-    def keep(note: dict[str, Any], found: float) -> float:
-        trials.append({**note, "loss": round(found, 6)})
+    def keep(note: dict[str, Any], loss: float) -> float:
+        trials.append({**note, "loss": round(loss, 6)})
         tell("  ".join(f"{key} {value:g}" for key, value in trials[-1].items()))
-        return found
+        return loss
 
-    chosen: dict[str, Any] = {}
-    if temperature is None:
-        temperature = climb(lambda t: loss({"temperature": t}, Adaptation(temperature=t)), 1.0, 1.04)
-    chosen["temperature"] = temperature
-    weights = fixed
-    if make is not None:
-        lr, decay = dynamic
+    def best(at: Setting, name: str, shown: Sequence[str], factor: float) -> Setting:
+        def loss_of(value: float) -> float:
+            trial = at._replace(**{name: value})
+            loss = score(trial, lambda *_: None).loss
+            return keep({key: getattr(trial, key) for key in shown}, loss)
 
-        def adapted(lr: float, decay: float) -> float:
-            return loss({"lr": lr, "decay": decay}, Adaptation(make(lr, decay), temperature=temperature))
+        return at._replace(**{name: climb(loss_of, getattr(at, name), factor)})
 
-        lr = climb(lambda value: adapted(value, decay), lr, 2.0)
-        decay = climb(lambda value: adapted(lr, value), decay, 2.0)
-        chosen |= {"lr": lr, "decay": decay}
-        weights = make(lr, decay)
-    if cache is not None:
-        shares: dict[float, float] = {}  # the best one for each flatness
+    setting = start._replace(lr=None, flatness=None)
+    if "temperature" in wanted:
+        setting = best(setting, "temperature", ["temperature"], 1.04)
+    if start.lr is not None:
+        setting = setting._replace(lr=start.lr)
+        for name in ("lr", "decay"):
+            if name in wanted:
+                setting = best(setting, name, ["lr", "decay"], 2.0)
+    if start.flatness is not None:
+        setting = setting._replace(flatness=start.flatness)
+        if "flatness" in wanted:
+            shares: dict[float, float] = {}  # the best one for each flatness
 
-        def cached(flatness: float) -> float:
-            trial = Cache(size=cache.size, flatness=flatness, share=0.0)
-            seen: list[tuple[Tensor, Tensor | None]] = []
-            observe = partial(_collect, seen)
-            adaptive_evaluate(model, streams, device, Adaptation(weights, trial, temperature), observe)
-            shares[flatness], found = _best_share(trial, seen)
-            return keep({"flatness": flatness, "share": shares[flatness]}, found)
+            def cached(flatness: float) -> float:
+                seen: list[tuple[Tensor, Tensor]] = []
+                score(setting._replace(flatness=flatness), lambda *both: seen.append(both))
+                shares[flatness], loss = best_share(seen)
+                return keep({"flatness": flatness, "share": shares[flatness]}, loss)
 
-        flatness = climb(cached, cache.flatness or 0.3, 1.5)
-        chosen |= {"flatness": flatness, "share": shares[flatness]}
-    return {"chosen": chosen, "trials": trials}
-
-
-def _collect(seen: list[tuple[Tensor, Tensor | None]], log_model: Tensor, log_cache: Tensor | None) -> None:
-    seen.append((log_model, log_cache))
+            flatness = climb(cached, start.flatness or 0.3, 1.5)
+            setting = setting._replace(flatness=flatness, share=shares[flatness])
+    return setting, trials
 
 
-def _best_share(cache: Cache, seen: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[float, float]:
-    """The best of SHARES for these probabilities of model and cache, and its nats per token."""
-    log_model = torch.cat([one for one, _ in seen])
-    log_cache = torch.cat([two for _, two in seen if two is not None])
-    losses = {}
-    for share in SHARES:
-        mixed = Cache(size=cache.size, flatness=cache.flatness, share=share).mix(log_model, log_cache, True)
-        losses[share] = -mixed.mean().item()
+def best_share(seen: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    """The best of SHARES for these ln p of model and cache, and its nats per token."""
+    log_model, log_cache = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    losses = {share: -mix(log_model, log_cache, share).mean().item() for share in SHARES}
     share = min(losses, key=lambda one: losses[one])
     return share, losses[share]

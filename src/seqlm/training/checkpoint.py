@@ -131,12 +131,30 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
                 f"{folder / name} is damaged ({damage}); use checkpoint=last for the newest that is whole"
             )
         return _opened(folder / name)
+    return newest(folder, 1, warn)[0]
+
+
+def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkpoint]:
+    """The newest `count` checkpoints that are whole, oldest first; damaged ones are skipped with a word to `warn`.
+
+    Raises ConfigError if there are fewer.
+    """
+    found: list[Checkpoint] = []
     for step in reversed(steps(folder)):
         damage = verify(folder / _name(step))
         if not damage:
-            return _opened(folder / _name(step))
-        warn(f"checkpoint {folder / _name(step)} is damaged ({damage}); trying the one before")
-    raise ConfigError(f"{folder} holds no checkpoint that is whole; start the run anew")
+            found.insert(0, _opened(folder / _name(step)))
+        else:
+            warn(f"checkpoint {folder / _name(step)} is damaged ({damage}); trying the one before")
+        if len(found) == count:
+            return found
+    if count == 1:
+        raise ConfigError(f"{folder} holds no checkpoint that is whole; start the run anew")
+    there = f"{len(found)} whole checkpoints ({', '.join(str(one.step) for one in found) or 'none'})"
+    raise ConfigError(
+        f"average_last={count} needs more than the {there} in {folder}; use average_last={len(found)}, or train with "
+        f"checkpoint.keep_last={count} or with checkpoint.keep_every=STEPS"
+    )
 
 
 def verify(path: Path) -> str:

@@ -66,15 +66,25 @@ def hardware(device: torch.device) -> str:
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The state of torch's generators that training draws from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
+    """The states of torch's generators that training draws from."""
+    return {one.type: generator_state(one) for one in (torch.device("cpu"), device)}
 
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     """Put torch's generators back to where they were."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+    for one in (torch.device("cpu"), device):
+        if one.type in state:
+            set_generator_state(state[one.type], one)
+
+
+def generator_state(device: torch.device) -> torch.Tensor:
+    """The state of the generator that draws on `device`."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_generator_state(state: torch.Tensor, device: torch.device) -> None:
+    """Put it back to where it was."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
