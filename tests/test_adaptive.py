@@ -51,14 +51,14 @@ def by_hand(made, y):
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
 def test_probabilities_by_hand(temperature):
     made, ys = layer()
-    found = made.logits(ys, temperature=temperature).log_softmax(-1).exp().detach().numpy()
+    found = made.logits((ys,), temperature=temperature).log_softmax(-1).exp().detach().numpy()
     for t in range(4):
         for b in range(3):
             expected = by_hand(made, ys[t, b].numpy())
             assert expected.sum() == pytest.approx(1, abs=1e-12)
             expected **= 1 / temperature
             np.testing.assert_allclose(found[t, b], expected / expected.sum(), rtol=1e-10)
-    torch.testing.assert_close(made.logits(ys).exp().sum(-1), torch.ones(4, 3, dtype=torch.float64))
+    torch.testing.assert_close(made.logits((ys,)).exp().sum(-1), torch.ones(4, 3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("targets", [
@@ -71,7 +71,7 @@ def test_loss_and_gradient(targets, chunk, monkeypatch):
     monkeypatch.setattr(softmax, "CHUNK_BYTES", chunk)
     made, ys = layer()
     targets = torch.tensor(targets)
-    nats = made.nats(ys.requires_grad_(), targets, ignore_index=-1)
+    nats = made.nats((ys.requires_grad_(),), targets, ignore_index=-1)
     slow = sum(-math.log(by_hand(made, ys[t, b].detach().numpy())[targets[t, b]])
                for t in range(4) for b in range(3) if targets[t, b] >= 0)  # fmt: skip
     assert nats.item() == pytest.approx(slow, rel=1e-10)
@@ -81,7 +81,7 @@ def test_loss_and_gradient(targets, chunk, monkeypatch):
         assert nats.item() == pytest.approx(-theirs.item(), rel=1e-10)
     sources = [ys, *made.parameters()]
     nats.backward()
-    logs = made.logits(ys).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    logs = made.logits((ys,)).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     expected = torch.autograd.grad(-torch.where(targets < 0, 0.0, logs).sum(), sources)
     for source, gradient in zip(sources, expected, strict=True):
         torch.testing.assert_close(source.grad, gradient, rtol=1e-10, atol=1e-12)
@@ -90,7 +90,7 @@ def test_loss_and_gradient(targets, chunk, monkeypatch):
 def test_a_word_outside_the_vocabulary_is_an_error():
     made, ys = layer()
     with pytest.raises(IndexError):
-        made.nats(ys, torch.full((4, 3), V))
+        made.nats((ys,), torch.full((4, 3), V))
 
 
 def test_in_a_model():
