@@ -24,7 +24,7 @@ MAY = {
     "models": {"cells", "data", "engines", "errors", "layers"},
     "data": {"errors", "run"},
     "training": {"cells", "errors", "run"},
-    "tasks": {"cells", "data", "errors", "models", "schema"},
+    "tasks": {"cells", "data", "errors", "models", "schema", "training"},
     "assemble": LEAVES,
     "report": LEAVES | {"layers", "models", "session", "tasks"},  # session for its types only
     "sample": LEAVES | {"assemble", "models", "tasks"},

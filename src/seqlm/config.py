@@ -195,18 +195,20 @@ def cell_nodes() -> dict[str, Any]:
 
 
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Replace names in `model.layers=[{cell: gru}]` by the cell's own YAML node, found in `folders`."""
-    layers = model.get("layers") if isinstance(model, dict) else None
-    for index, layer in enumerate(layers if isinstance(layers, list) else []):
-        name = layer.get("cell") if isinstance(layer, dict) else None
+    """Replace names in `model.layers=[{cell: gru}]` and `model.head.cell=gru` by the cell's own YAML node."""
+    model = model if isinstance(model, dict) else {}
+    layers = model.get("layers")
+    places = {f"layers.{index}": layer for index, layer in enumerate(layers if isinstance(layers, list) else [])}
+    for place, part in {**places, "head": model.get("head")}.items():
+        name = part.get("cell") if isinstance(part, dict) else None
         if not isinstance(name, str):
             continue
         files = [folder / "model" / "cell" / f"{name}.yaml" for folder in folders]
         path = next((file for file in files if file.is_file()), None)
         if path is None:
             names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
-            raise ConfigError(f"model.layers.{index}.cell={name} is unknown; allowed: {', '.join(names)}")
-        layer["cell"] = _read_yaml(path)
+            raise ConfigError(f"model.{place}.cell={name} is unknown; allowed: {', '.join(names)}")
+        part["cell"] = _read_yaml(path)
 
 
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Time, depth and dropout around cells."""
 
 from ..engines.scan import scan
+from .attention import Attention, Memory
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
 from .softmax import linear_cross_entropy
 
 __all__ = [
+    "Attention",
     "Bidirectional",
     "DropoutKind",
     "Layer",
     "LockedDropout",
+    "Memory",
     "Mixture",
     "Recurrent",
     "Stack",

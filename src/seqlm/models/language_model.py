@@ -18,6 +18,7 @@ from ..layers import (
     Mixture,
     Recurrent,
     Stack,
+    StandardDropout,
     WordEmbedding,
     linear_cross_entropy,
     make_dropout,
@@ -45,6 +46,11 @@ class Dropouts(TypedDict, total=False):
     zoneout: float
     zoneout_memory: float
     latent: float
+
+
+def recurrent_dropout(drop: Dropouts) -> RecurrentDropout:
+    """What is dropped inside the recurrence."""
+    return RecurrentDropout(**{key: drop[key] for key in RecurrentDropout._fields if key in drop})  # type: ignore[literal-required]
 
 
 class Reading(NamedTuple):
@@ -209,13 +215,14 @@ def build_stack(
     bidirectional: bool,
     residual: bool,
     skip_sum: bool,
-    dropout: nn.Module,
+    dropout: StandardDropout,
     recurrent_dropout: RecurrentDropout,
     engine: Engine,
+    where: str = "model.",
 ) -> Stack:
     """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
 
-    A bidirectional layer has two cells of `hidden_size` each.
+    A bidirectional layer has two cells of `hidden_size` each. Messages speak of keys below `where`.
     """
     specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers
     built: list[Layer] = []
@@ -227,7 +234,7 @@ def build_stack(
             try:
                 one.regularise(recurrent_dropout)
             except ValueError as error:
-                raise ConfigError(f"layer {index}: model.dropout.{error}") from error
+                raise ConfigError(f"layer {index}: {where}dropout.{error}") from error
         try:
             directions = [
                 Recurrent(one, reverse, spec.get("engine", engine))
@@ -288,7 +295,6 @@ def build_language_model(
     drop: Dropouts = {"kind": "locked", **(dropout or {})}
     for place in ("embedding", "input", "hidden", "output", "latent"):
         require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
-    inside = RecurrentDropout(**{key: drop[key] for key in RecurrentDropout._fields if key in drop})  # type: ignore[literal-required]
     stack = build_stack(
         input_size=embedding_size,
         cell=cell,
@@ -299,7 +305,7 @@ def build_language_model(
         residual=residual,
         skip_sum=skip_sum,
         dropout=make_dropout(drop["kind"], drop.get("hidden", 0.0)),
-        recurrent_dropout=inside,
+        recurrent_dropout=recurrent_dropout(drop),
         engine=engine,
     )
     if tied and not projection and softmaxes == 1 and stack.output_size != embedding_size:
