@@ -196,7 +196,13 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
 def _factories(value: Any, where: str, trust: Sequence[str]) -> Any:
     """Replace every node inside `value` by a function that builds it."""
     if _is_node(value):
-        return lambda **runtime: build(value, where, trust=trust, **runtime)
+
+        def make(**runtime: Any) -> Any:
+            return build(value, where, trust=trust, **runtime)
+
+        # Who calls it may ask what it takes.
+        make.__signature__ = inspect.Signature(list(_parameters(_target(value, where, trust)).values()))  # type: ignore[attr-defined]
+        return make
     if isinstance(value, Mapping):
         return {key: _factories(item, f"{where}.{key}", trust) for key, item in value.items()}
     if isinstance(value, list):

@@ -199,22 +199,24 @@ def cell_nodes() -> dict[str, Any]:
 
 
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Make the node of a cell of what `model.layers` may say of one.
+    """Make the node of a cell of what `model.layers` or `model.head` may say of one.
 
-    [{cell: gru}] names a YAML file found in `folders`; [{cell: {window: 1}}] is the model's cell with other options.
+    `{cell: gru}` names a YAML file found in `folders`; `{cell: {window: 1}}` is the model's cell with other options.
     """
-    layers = model.get("layers") if isinstance(model, dict) else None
-    for index, layer in enumerate(layers if isinstance(layers, list) else []):
-        cell = layer.get("cell") if isinstance(layer, dict) else None
+    model = model if isinstance(model, dict) else {}
+    layers = model.get("layers")
+    places = {f"layers.{index}": layer for index, layer in enumerate(layers if isinstance(layers, list) else [])}
+    for place, part in {**places, "head": model.get("head")}.items():
+        cell = part.get("cell") if isinstance(part, dict) else None
         if isinstance(cell, dict) and "_target_" not in cell:
-            layer["cell"] = {**model.get("cell", {}), **cell}
+            part["cell"] = {**model.get("cell", {}), **cell}
         elif isinstance(cell, str):
             files = [folder / "model" / "cell" / f"{cell}.yaml" for folder in folders]
             path = next((file for file in files if file.is_file()), None)
             if path is None:
                 names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
-                raise ConfigError(f"model.layers.{index}.cell={cell} is unknown; allowed: {', '.join(names)}")
-            layer["cell"] = _read_yaml(path)
+                raise ConfigError(f"model.{place}.cell={cell} is unknown; allowed: {', '.join(names)}")
+            part["cell"] = _read_yaml(path)
 
 
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:

@@ -165,6 +165,7 @@ def _fit(
 
         started = time.perf_counter()
         at = session.moment(progress)
+        session.task.begin_step(at)
         factor = session.schedule.factor(at) * session.train.scale(progress.window)
         for group, lr in zip(optimizer.param_groups, session.learning_rates, strict=True):
             group["lr"] = lr * factor
@@ -243,6 +244,7 @@ def _evaluate(
         if stop.number:
             return None
         text = session.task.show(session.model, session.data, session.config.sample)
+        figures = session.task.figures(session.model, session.data)
     metrics = session.task.metrics(score, session.data, "valid")
     judged = session.task.judged(metrics)
     improved = judged < progress.best_loss
@@ -257,6 +259,8 @@ def _evaluate(
     logger.scalars(
         progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}
     )
+    for name, figure in figures.items():
+        logger.picture(name, figure, progress.step)
     if text:
         logger.text("sample", text, progress.step)
         run.samples.mkdir(exist_ok=True)

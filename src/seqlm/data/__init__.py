@@ -5,10 +5,13 @@ from .batches import Batch, Batches
 from .bucketed import Bucketed, EncodedExamples, ExampleBatch
 from .corpus import SPLITS, Corpus, TextCounts
 from .dataset import Data
+from .dates import Dates
 from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
-from .example_tokenizer import ExampleTokenizer
+from .example_tokenizer import END, UNKNOWN, ExampleTokenizer
 from .examples import Example, Examples
+from .generated import Arithmetic, Copy, Reverse
+from .parallel import Parallel
 from .ptb import PennTreebank
 from .ptbchar import PennTreebankChar
 from .pydoc import PydocCorpus
@@ -20,17 +23,22 @@ from .tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, 
 from .wikitext import WikiText2, WikiText103
 
 __all__ = [
+    "END",
     "IGNORE",
     "SPLITS",
+    "UNKNOWN",
+    "Arithmetic",
     "Atis",
     "Batch",
     "Batches",
     "Bucketed",
     "ByteTokenizer",
     "CharTokenizer",
+    "Copy",
     "Corpus",
     "Counts",
     "Data",
+    "Dates",
     "Encoded",
     "EncodedExamples",
     "Enwik8",
@@ -41,9 +49,11 @@ __all__ = [
     "HiddenMarkov",
     "Lengths",
     "MarkovChain",
+    "Parallel",
     "PennTreebank",
     "PennTreebankChar",
     "PydocCorpus",
+    "Reverse",
     "Streams",
     "Text8",
     "TextCorpus",

@@ -67,6 +67,10 @@ class ExampleTokenizer:
             return list(text)
         return list(text) if self.unit == "char" else text.split()
 
+    def units(self, text: str | list[str]) -> list[str]:
+        """The units of a text as they are looked up."""
+        return [self._form(unit) for unit in self.split(text)]
+
     def join(self, units: Iterable[str]) -> str:
         """The text of units."""
         return ("" if self.unit == "char" else " ").join(units)

@@ -2,6 +2,7 @@
 
 from ..engines.scan import scan
 from .adaptive import AdaptiveSoftmax
+from .attention import Attention, Memory
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, scale_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
@@ -9,11 +10,13 @@ from .softmax import Features, OutputLayer, Softmax, exact, linear_cross_entropy
 
 __all__ = [
     "AdaptiveSoftmax",
+    "Attention",
     "Bidirectional",
     "DropoutKind",
     "Features",
     "Layer",
     "LockedDropout",
+    "Memory",
     "Mixture",
     "OutputLayer",
     "Recurrent",

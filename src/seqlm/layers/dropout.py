@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -33,6 +33,10 @@ class StandardDropout(nn.Module):
             return xs
         return xs * dropout_mask(self.mask_shape(xs), self.p, xs)
 
+    def bind(self) -> Callable[[Tensor], Tensor]:
+        """The dropout of ONE window that is read step by step, x (B, F)."""
+        return self.forward
+
 
 class LockedDropout(StandardDropout):
     """Variational dropout: one mask per sequence, the same at every time step.
@@ -44,8 +48,20 @@ class LockedDropout(StandardDropout):
     def mask_shape(self, xs: Tensor) -> Sequence[int]:
         return (1, *xs.shape[1:])
 
+    def bind(self) -> Callable[[Tensor], Tensor]:
+        masks: list[Tensor] = []  # one, from the first step on
 
-def make_dropout(kind: DropoutKind, p: float) -> nn.Module:
+        def drop(x: Tensor) -> Tensor:
+            if not self.training or self.p == 0:
+                return x
+            if not masks:
+                masks.append(dropout_mask(x.shape, self.p, x))
+            return x * masks[0]
+
+        return drop
+
+
+def make_dropout(kind: DropoutKind, p: float) -> StandardDropout:
     """Dropout on sequences: `locked` (one mask per sequence) or `standard` (a fresh one at every step)."""
     if kind not in ("locked", "standard"):
         raise ValueError(f"kind={kind!r} is unknown; allowed: locked, standard")

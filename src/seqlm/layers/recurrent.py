@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..cells import Carry, Cell
+from ..cells import Carry, Cell, Step, map_carry
 from ..engines import Engine, Plan, pick
+from .dropout import StandardDropout
 
 
 class Layer(nn.Module):
@@ -24,6 +26,10 @@ class Layer(nn.Module):
     causal: bool  # y_t depends on x_0 .. x_t only
 
     def init_carry(self, batch_size: int) -> Carry:
+        raise NotImplementedError
+
+    def bind(self, carry: Carry) -> Step:
+        """For what is not known beforehand: step(carry, x (B, I)) -> (carry, y (B, O)), masks drawn for ONE window."""
         raise NotImplementedError
 
 
@@ -58,6 +64,17 @@ class Recurrent(Layer):
             return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
         carry, ys = self.plan.run(self.cell, turned(xs, lengths), carry, reverse=False)
         return carry, turned(ys, lengths)
+
+    def bind(self, carry: Carry) -> Step:
+        if self.reverse:
+            raise ValueError("a layer that runs backward cannot be run step by step")
+        step = self.cell.bind(carry)
+
+        def one(carry: Carry, x: Tensor) -> tuple[Carry, Tensor]:
+            z = self.cell.inputs(x.unsqueeze(0), carry)
+            return step(carry, map_carry(lambda part: part[0], z))
+
+        return one
 
 
 def turned(xs: Tensor, lengths: Tensor) -> Tensor:
@@ -109,7 +126,7 @@ class Stack(Layer):
         self,
         layers: Sequence[Layer],
         *,
-        dropout: nn.Module | None = None,
+        dropout: StandardDropout | None = None,
         residual: bool = False,
         skip_sum: bool = False,
     ) -> None:
@@ -130,7 +147,7 @@ class Stack(Layer):
                     f"one below {below.output_size}; give all layers one width or set skip_sum=false"
                 )
         self.layers = nn.ModuleList(layers)
-        self.dropout, self.residual, self.skip_sum = dropout or nn.Identity(), residual, skip_sum
+        self.dropout, self.residual, self.skip_sum = dropout or StandardDropout(0.0), residual, skip_sum
         self.input_size, self.output_size = layers[0].input_size, layers[-1].output_size
         self.causal = all(layer.causal for layer in layers)
 
@@ -138,10 +155,22 @@ class Stack(Layer):
         return tuple(layer.init_carry(batch_size) for layer in self.layers)  # type: ignore[operator]
 
     def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
+        runs = [lambda carry, xs, layer=layer: layer(xs, carry, lengths) for layer in self.layers]
+        return self._through(runs, [self.dropout] * len(runs), carry, xs)
+
+    def bind(self, carry: Carry) -> Step:
+        steps = [layer.bind(below) for layer, below in zip(self.layers, carry, strict=True)]  # type: ignore[operator]
+        drops = [self.dropout.bind() for _ in steps]
+        return partial(self._through, steps, drops)
+
+    def _through(
+        self, runs: Sequence[Step], drops: Sequence[Callable[[Tensor], Tensor]], carry: Carry, xs: Tensor
+    ) -> tuple[Carry, Tensor]:
+        """Up through the layers: any number of steps of each, or one."""
         new, outputs = [], []
-        for index, (layer, layer_carry) in enumerate(zip(self.layers, carry, strict=True)):
-            below = self.dropout(xs) if index else xs
-            layer_carry, ys = layer(below, layer_carry, lengths)
+        for index, (run, drop, layer_carry) in enumerate(zip(runs, drops, carry, strict=True)):
+            below = drop(xs) if index else xs
+            layer_carry, ys = run(layer_carry, below)
             xs = ys + below if self.residual and index else ys
             new.append(layer_carry)
             outputs.append(xs)

@@ -238,10 +238,12 @@ def build_stack(
     skip_sum: bool,
     dropout: Dropouts,
     engine: Engine,
+    where: str = "model.",
 ) -> Stack:
     """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
 
     A bidirectional layer has two cells of `hidden_size` each. Of `dropout` it does what is between layers and inside.
+    Messages speak of keys below `where`.
     """
     kind, between, gatewise = dropout.get("kind", "locked"), dropout.get("hidden", 0.0), drops_gatewise(dropout)
     inside = {key: value for key, value in dropout.items() if key in RecurrentDropout._fields and key != "input"}
@@ -259,7 +261,7 @@ def build_stack(
             try:
                 one.regularise(drop)
             except ValueError as error:
-                raise ConfigError(f"layer {index}: model.dropout.{error}") from error
+                raise ConfigError(f"layer {index}: {where}dropout.{error}") from error
         try:
             directions = [
                 Recurrent(one, reverse, spec.get("engine", engine))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,12 +94,7 @@ def build_sequence_model(
     """
     embedding_size = hidden_size if embedding_size is None else embedding_size
     require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
-    drop: Dropouts = {"kind": "locked", **(dropout or {})}
-    for place in PLACES:
-        require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
-    for key in ("embedding_tied", "latent"):
-        if drop.get(key):
-            raise ConfigError(f"model.dropout.{key}={drop[key]} does nothing here; leave it out")
+    drop = checked_dropouts(dropout, "model.")
     readers: list[Any] = []
     if "vocab_size" in sizes:
         readers.append(WordReader(sizes["vocab_size"], embedding_size, dropout=drop.get("embedding", 0.0)))
@@ -114,10 +110,11 @@ def build_sequence_model(
         dropout=drop,
         engine=engine,
     )
+    known = {"engine": engine} if "engine" in inspect.signature(head).parameters else {}  # of a head with layers
     model = SequenceModel(
         readers,
         stack,
-        head(input_size=stack.output_size, sizes=sizes),
+        head(input_size=stack.output_size, sizes=sizes, **known),
         input_dropout=make_dropout(drop["kind"], 0.0 if drops_gatewise(drop) else drop.get("input", 0.0)),
         output_dropout=make_dropout(drop["kind"], drop.get("output", 0.0)),
     )
@@ -129,6 +126,17 @@ def build_sequence_model(
         for one in cells_of(model):
             one.reset_parameters(init_range)
     return model
+
+
+def checked_dropouts(dropout: Dropouts | None, where: str) -> Dropouts:
+    """With a kind; raises ValueError or ConfigError, naming keys below `where`, for what cannot be or does nothing."""
+    drop: Dropouts = {"kind": "locked", **(dropout or {})}
+    for place in PLACES:
+        require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
+    for key in ("embedding_tied", "latent"):
+        if drop.get(key):
+            raise ConfigError(f"{where}dropout.{key}={drop[key]} does nothing here; leave it out")
+    return drop
 
 
 def size_of(sizes: Mapping[str, int], name: str, what: str) -> int:

@@ -4,12 +4,14 @@ from .base import Score, Task
 from .examples import ExampleTask
 from .generation import check_prompt, draw, generate
 from .lm import LanguageModeling, perplexity
+from .seq2seq import Seq2Seq
 from .tagging import Tagging
 
 __all__ = [
     "ExampleTask",
     "LanguageModeling",
     "Score",
+    "Seq2Seq",
     "Tagging",
     "Task",
     "check_prompt",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
 from ..data import Batches, Data
 from ..errors import ConfigError
 from ..schema import Config, SamplingConfig
+from ..training import Heatmap, Moment
 
 
 @dataclass
@@ -73,6 +77,10 @@ class Task(ABC):
         """What weights are chosen by; lower is better."""
         return metrics["loss"] if self.judged_by == "loss" else -metrics[self.judged_by]
 
+    def begin_step(self, at: Moment) -> None:
+        """Hear how far the run has come, before each step."""
+        return None
+
     def headline(self, loss: float, data: Data) -> str:
         """Nats per token in the unit people think in; empty if that is nats."""
         return ""
@@ -86,3 +94,19 @@ class Task(ABC):
     def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
         """What the model does, in a line or two of text, at an evaluation; or nothing."""
         return ""
+
+    def figures(self, model: Any, data: Data) -> dict[str, Heatmap]:
+        """Pictures of what the model does, by name, at an evaluation."""
+        return {}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients: nothing is dropped, nothing is drawn."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ..data import Bucketed, Data, Example, ExampleBatch
 from ..errors import ConfigError
 from ..models import SequenceModel
 from ..schema import Config, SamplingConfig
-from .base import Score, Task
+from .base import Score, Task, evaluating
 
 Prediction = dict[str, Any]  # fields of an example, as the model sees them
 
@@ -35,6 +36,10 @@ class ExampleTask(Task):
     @abstractmethod
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         """One example counted: numbers that add up to those of a split."""
+
+    def wanted(self, batch: ExampleBatch) -> Sequence[Example]:
+        """The examples of a batch as predictions are counted against them."""
+        return batch.originals
 
     def report(self, score: Score) -> dict[str, Any]:
         """Tables beyond the metrics of a split, for `seqlm eval`."""
@@ -66,7 +71,7 @@ class ExampleTask(Task):
     def score(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
         ys, lengths = model.encode(batch)
         score = Score(model.head.nats(ys, lengths, batch).item(), batch.tokens)
-        for said, wanted in zip(self.predict(model, ys, lengths, batch), batch.originals, strict=True):
+        for said, wanted in zip(self.predict(model, ys, lengths, batch), self.wanted(batch), strict=True):
             score.counts.update(self.count(said, wanted))
         return carry, score
 
@@ -76,7 +81,8 @@ class ExampleTask(Task):
 
     def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
         batch = data["valid"].batch([0]).to(next(model.parameters()).device)
-        said = self.answers(model, batch)[0]
+        with evaluating(model):
+            said = self.answers(model, batch)[0]
         return "\n".join(f"{name}: {_text(value)}" for name, value in {**batch.originals[0], **said}.items())
 
 

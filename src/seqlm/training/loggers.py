@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
 from ..run import to_json
+from .figures import Heatmap
 
 STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
 MAX_HPARAMS = 40
@@ -42,6 +43,10 @@ class RunLogger:
     def text(self, tag: str, text: str, step: int) -> None:
         """Preformatted text under TensorBoard's TEXT tab."""
         self._writer.add_text(tag, "\n".join("    " + line for line in text.splitlines()), step)
+
+    def picture(self, tag: str, picture: Heatmap, step: int) -> None:
+        """A picture under TensorBoard's IMAGES tab."""
+        self._writer.add_image(tag, picture.pixels(), step, dataformats="HWC")
 
     def hparams(self, config: Mapping[str, Any], name: str) -> None:
         """A session of TensorBoard's HPARAMS tab, in this run's own event file: N runs show as N runs.

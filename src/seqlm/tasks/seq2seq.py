@@ -1,0 +1,148 @@
+"""Sequence to sequence: another sequence for every sequence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..cells import Carry, require_probability
+from ..data import END, Data, EncodedExamples, Example, ExampleBatch, ExampleTokenizer
+from ..models import Decoder, SequenceModel
+from ..schema import Config, SamplingConfig
+from ..training import Heatmap, Moment
+from .base import Score, evaluating
+from .examples import ExampleTask, Prediction
+from .translation import corpus_scores
+
+SHOWN = 4  # examples of valid at each evaluation
+
+
+class Seq2Seq(ExampleTask):
+    """Writes the target of a source: loss = -sum_t ln p(w_t | w_<t, x), the end of each target included.
+
+    Learns with the true words before (teacher forcing), or with probability `scheduled_sampling` with words that the
+    decoder draws (S. Bengio et al., arXiv 1506.03099): that probability from the first step on (`sampling_schedule`
+    "constant"), or rising from 0 with the part of the run that is done ("linear"). Writes greedily, or with a `beam`,
+    of which the best by ln p / ((5 + length) / 6)^`length_penalty` is taken (Y. Wu et al., arXiv 1609.08144);
+    `max_length` words at most, or twice as many as the source has and ten. `bleu` adds BLEU and chrF by sacrebleu.
+    """
+
+    head = Decoder
+    targets = ("target",)
+
+    def __init__(
+        self,
+        *,
+        beam: int = 1,
+        length_penalty: float = 0.0,
+        max_length: int | None = None,
+        scheduled_sampling: float = 0.0,
+        sampling_schedule: Literal["linear", "constant"] = "linear",
+        bleu: bool = False,
+        judged_by: Literal["exact", "accuracy", "loss", "bleu", "chrf"] = "exact",
+    ) -> None:
+        if beam < 1:
+            raise ValueError(f"beam={beam} must be at least 1")
+        if length_penalty < 0:
+            raise ValueError(f"length_penalty={length_penalty} must be at least 0")
+        if length_penalty and beam == 1:
+            raise ValueError(f"length_penalty={length_penalty} does nothing with beam=1; set beam=5, say")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length} must be at least 1")
+        require_probability("scheduled_sampling", scheduled_sampling)
+        if sampling_schedule != "linear" and not scheduled_sampling:
+            raise ValueError(f"sampling_schedule={sampling_schedule} does nothing with scheduled_sampling=0")
+        if judged_by in ("bleu", "chrf") and not bleu:
+            raise ValueError(f"judged_by={judged_by} needs bleu=true")
+        self.how = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
+        self.scheduled_sampling, self.sampling_schedule = scheduled_sampling, sampling_schedule
+        self.sampled = 0.0 if sampling_schedule == "linear" else scheduled_sampling
+        self.bleu, self.judged_by = bleu, judged_by
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        if self.bleu:
+            corpus_scores([], [])
+
+    def begin_step(self, at: Moment) -> None:
+        if self.sampling_schedule == "linear":
+            self.sampled = self.scheduled_sampling * min(at.fraction, 1.0)
+
+    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, None]:
+        return carry, model.head.nats(*model.encode(batch), batch, self.sampled), None
+
+    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
+        names = batch.tokenizer.vocabularies["target"]
+        return [{"target": [names[word] for word in row]} for row in model.head.write(ys, lengths, **self.how)]
+
+    def wanted(self, batch: ExampleBatch) -> Sequence[Example]:
+        """Sources and targets as units, in the form in which they are looked up."""
+        units = batch.tokenizer.units
+        return [{name: units(one[name]) for name in ("words", "target") if name in one} for one in batch.originals]
+
+    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+        mine, theirs = said["target"], wanted["target"]
+        right = sum(a == b for a, b in zip(mine, theirs, strict=False)) + (len(mine) == len(theirs))
+        counts: Counter[Any] = Counter(right=right, places=max(len(mine), len(theirs)) + 1)  # with the end
+        counts["length", len(wanted["words"]), "exact" if mine == theirs else "wrong"] += 1
+        if self.bleu:
+            counts["pair", tuple(mine), tuple(theirs)] += 1
+        return counts
+
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per word), exact (share of targets without an error), accuracy (share of places, end included).
+
+        A place is right if the word there is the reference's; where one of the two has ended, it is wrong. With `bleu`
+        also bleu and chrf, from 0 to 100, of whole texts.
+        """
+        outcomes: Counter[str] = Counter()
+        pairs = []
+        for key, number in score.counts.items():
+            if key[0] == "length":
+                outcomes[key[2]] += number
+            elif key[0] == "pair":
+                pairs += [tuple(map(data.tokenizer.join, key[1:]))] * number
+        scores = corpus_scores(*zip(*pairs, strict=True)) if pairs else {}
+        return {
+            "loss": score.loss,
+            "exact": outcomes["exact"] / outcomes.total(),
+            "accuracy": score.counts["right"] / score.counts["places"],
+            **scores,
+        }
+
+    def report(self, score: Score) -> dict[str, Any]:
+        """For each length of a source, how many there are and the share of targets without an error."""
+        rows = []
+        for length in sorted({key[1] for key in score.counts if key[0] == "length"}):
+            exact, wrong = (score.counts["length", length, outcome] for outcome in ("exact", "wrong"))
+            rows.append({"length": length, "examples": exact + wrong, "exact": exact / (exact + wrong)})
+        return {"by length of the source": rows}
+
+    def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
+        """Some sources with what is made of them."""
+        with evaluating(model):
+            batch = data["valid"].batch(range(min(SHOWN, len(data["valid"])))).to(next(model.parameters()).device)
+            said = self.answers(model, batch)
+        lines = []
+        for mine, wanted in zip(said, self.wanted(batch), strict=True):
+            source, target, right = map(data.tokenizer.join, (wanted["words"], mine["target"], wanted["target"]))
+            lines.append(f"{source} -> {target}" + (f" (should be {right})" if target != right else ""))
+        return "\n".join(lines)
+
+    def figures(self, model: SequenceModel, data: Data) -> dict[str, Heatmap]:
+        if model.head.attention is None:
+            return {}
+        return {"attention": self.attention_map(model, data.tokenizer, data["valid"].originals[0])}
+
+    def attention_map(self, model: SequenceModel, tokenizer: ExampleTokenizer, example: Example) -> Heatmap:
+        """What the decoder looks at for each word that it writes, and for the end; `example` needs words alone."""
+        batch = EncodedExamples([tokenizer.encode(example)], [example], tokenizer).batch([0])
+        with evaluating(model):
+            ys, lengths = model.encode(batch.to(next(model.parameters()).device))
+            words = model.head.write(ys, lengths, **self.how)
+            weights = model.head.attend(ys, lengths, words)[0].float().cpu().numpy()
+        rows = [tokenizer.vocabularies["target"][word] for word in (*words[0], END)]
+        return Heatmap(weights, rows, tokenizer.units(example["words"]), "written", "read")
