@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from .build import describe_type, fits
 from .errors import ConfigError
-from .run import write_atomically
+from .run import RunFolder, write_atomically
 from .schema import Config
 
 T = TypeVar("T")
@@ -113,9 +113,17 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same config with paths of data and of another run that hold in any working directory."""
+    """The same config with paths of data and of other runs that hold in any working directory.
+
+    Of a language model whose states are read it also says which checkpoint: the one that is the best now.
+    """
     if config.init_from:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
+    if isinstance(config.model, dict) and config.model.get("language_models"):
+        config = replace(config, model={**config.model, "language_models": [
+            {"checkpoint": RunFolder.open(spec["run"]).best, **spec, "run": str(Path(spec["run"]).resolve())}
+            for spec in config.model["language_models"]
+        ]})  # fmt: skip
     if not isinstance(config.data, dict):
         return config
     absolute = {
@@ -195,9 +203,14 @@ def cell_nodes() -> dict[str, Any]:
 
 
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Replace names in `model.layers=[{cell: gru}]` by the cell's own YAML node, found in `folders`."""
+    """Replace names in `model.layers=[{cell: gru}]` by the cell's own YAML node, found in `folders`.
+
+    And in `model.characters={cell: gru}`.
+    """
     layers = model.get("layers") if isinstance(model, dict) else None
-    for index, layer in enumerate(layers if isinstance(layers, list) else []):
+    places = {f"layers.{index}": layer for index, layer in enumerate(layers if isinstance(layers, list) else [])}
+    places["characters"] = model.get("characters") if isinstance(model, dict) else None
+    for where, layer in places.items():
         name = layer.get("cell") if isinstance(layer, dict) else None
         if not isinstance(name, str):
             continue
@@ -205,7 +218,7 @@ def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
         path = next((file for file in files if file.is_file()), None)
         if path is None:
             names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
-            raise ConfigError(f"model.layers.{index}.cell={name} is unknown; allowed: {', '.join(names)}")
+            raise ConfigError(f"model.{where}.cell={name} is unknown; allowed: {', '.join(names)}")
         layer["cell"] = _read_yaml(path)
 
 

@@ -3,17 +3,20 @@
 from .atis import Atis
 from .batches import Batch, Batches
 from .bucketed import Bucketed, EncodedExamples, ExampleBatch
+from .conll import Conll
 from .corpus import SPLITS, Corpus, TextCounts
 from .dataset import Data
 from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
 from .example_tokenizer import ExampleTokenizer
 from .examples import Example, Examples
+from .iob import Iob
 from .ptb import PennTreebank
 from .ptbchar import PennTreebankChar
 from .pydoc import PydocCorpus
 from .sources import HiddenMarkov, MarkovChain
 from .streams import IGNORE, Lengths, Streams, Window
+from .taipei import Taipei
 from .text import TextCorpus
 from .text8 import Text8
 from .tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
@@ -28,6 +31,7 @@ __all__ = [
     "Bucketed",
     "ByteTokenizer",
     "CharTokenizer",
+    "Conll",
     "Corpus",
     "Counts",
     "Data",
@@ -39,12 +43,14 @@ __all__ = [
     "ExampleTokenizer",
     "Examples",
     "HiddenMarkov",
+    "Iob",
     "Lengths",
     "MarkovChain",
     "PennTreebank",
     "PennTreebankChar",
     "PydocCorpus",
     "Streams",
+    "Taipei",
     "Text8",
     "TextCorpus",
     "TextCounts",

@@ -1,6 +1,7 @@
 """Time, depth and dropout around cells."""
 
 from ..engines.scan import scan
+from .crf import LinearChainCRF
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
@@ -10,6 +11,7 @@ __all__ = [
     "Bidirectional",
     "DropoutKind",
     "Layer",
+    "LinearChainCRF",
     "LockedDropout",
     "Mixture",
     "Recurrent",

@@ -1,10 +1,11 @@
 """Models: what turns tokens into predictions."""
 
-from .heads import TagHead
+from .heads import CRFHead, TagHead
 from .language_model import LanguageModel, build_language_model, build_stack, cells_of
 from .sequence_model import SequenceModel, build_sequence_model
 
 __all__ = [
+    "CRFHead",
     "LanguageModel",
     "SequenceModel",
     "TagHead",
