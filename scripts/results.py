@@ -39,12 +39,13 @@ def record(folder: str) -> Path:
 
 
 def table() -> str:
-    """The results as a Markdown table: every experiment there is, run or not."""
+    """The results as a Markdown table: every experiment in language modelling, run or not."""
     lines = [
         "| `seqlm train ...` | parameters | published test | measured test | valid | length | time | tokens/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for experiment in [None, *sorted(EXPERIMENTS.glob("*.yaml"))]:
+    experiments = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if certify.task_of(path.stem) == "lm"]
+    for experiment in [None, *experiments]:
         name = experiment.stem if experiment else "default"
         words = f"experiment={name}" if experiment else ""
         quoted = certify.quoted(name).get("test", "")

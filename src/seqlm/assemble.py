@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def check_parts(config: Config) -> None:
     parts: list[tuple[Any, str, tuple[str, ...]]] = [
         (corpus, "data", ()),
         (reading.get("tokenizer", {}), "data.tokenizer", ()),
-        (config.model, "model", ("vocab_size", "sizes", "engine")),
+        (config.model, "model", ("vocab_size", "sizes", "engine", "load")),
         (config.task, "task", ()),
         (config.optim, "optim", ("params",)),
         (config.schedule, "schedule", ()),
@@ -63,6 +63,7 @@ def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
 def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
     """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
     engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
+    known: dict[str, Any]
     known = {"sizes": tokenizer.sizes()} if isinstance(tokenizer, ExampleTokenizer) else {"vocab_size": len(tokenizer)}
     if accepts(config.model, "model", "sizes", trust=config.trust) != ("sizes" in known):
         has, wants = ("examples", "a text") if "sizes" in known else ("a text", "examples")
@@ -75,7 +76,15 @@ def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
             f"model.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a {tokenizer.kind} "
             "tokenizer are not in; use data/tokenizer=word or char, or model.cutoffs=null"
         )
+    if accepts(config.model, "model", "load", trust=config.trust):
+        known["load"] = partial(_trained, engine=engine, trust=config.trust)
     return build(config.model, "model", trust=config.trust, engine=engine, **known)
+
+
+def _trained(folder: str, which: str, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:
+    """Model and tokenizer of a run whose states another model reads."""
+    run = load_run(folder, checkpoint=which, engine=engine, trust=trust)
+    return run.model, run.tokenizer
 
 
 def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:

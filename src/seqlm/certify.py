@@ -128,11 +128,22 @@ def published(name: str) -> dict[str, Any]:
     return {"unit": unit, **numbers} if numbers else {}
 
 
+def task_of(name: str) -> str:
+    """The task that an experiment chooses, or the one it is made from: lm if none does."""
+    text = _text(name)
+    chosen, parent = re.search(r"^  - override /task: (\w+)$", text, re.M), re.search(r"^  - (\w+)$", text, re.M)
+    return chosen[1] if chosen else task_of(parent[1]) if parent else "lm"
+
+
 def _header(name: str) -> str:
     """The line of an experiment that begins with Published."""
-    path = find_configs() / "experiment" / f"{name}.yaml"
-    header = re.search(r"^# Published:(.*)$", path.read_text(encoding="utf-8"), re.M) if path.is_file() else None
+    header = re.search(r"^# Published:(.*)$", _text(name), re.M)
     return header[1] if header else ""
+
+
+def _text(name: str) -> str:
+    path = find_configs() / "experiment" / f"{name}.yaml"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def summary(written: Mapping[str, Any]) -> str:

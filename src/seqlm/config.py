@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from .build import describe_type, fits
 from .errors import ConfigError
-from .run import write_atomically
+from .run import RunFolder, write_atomically
 from .schema import Config
 
 T = TypeVar("T")
@@ -113,9 +113,17 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same config with paths of data and of another run that hold in any working directory."""
+    """The same config with paths of data and of other runs that hold in any working directory.
+
+    Of a language model whose states are read it also says which checkpoint: the one that is the best now.
+    """
     if config.init_from:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
+    if isinstance(config.model, dict) and config.model.get("language_models"):
+        config = replace(config, model={**config.model, "language_models": [
+            {"checkpoint": RunFolder.open(spec["run"]).best, **spec, "run": str(Path(spec["run"]).resolve())}
+            for spec in config.model["language_models"]
+        ]})  # fmt: skip
     if not isinstance(config.data, dict):
         return config
     absolute = {
@@ -199,14 +207,15 @@ def cell_nodes() -> dict[str, Any]:
 
 
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Make the node of a cell of what `model.layers` or `model.head` may say of one.
+    """Make the node of a cell of what `model.layers`, `model.characters` or `model.head` may say of one.
 
     `{cell: gru}` names a YAML file found in `folders`; `{cell: {window: 1}}` is the model's cell with other options.
     """
     model = model if isinstance(model, dict) else {}
     layers = model.get("layers")
     places = {f"layers.{index}": layer for index, layer in enumerate(layers if isinstance(layers, list) else [])}
-    for place, part in {**places, "head": model.get("head")}.items():
+    places |= {name: model.get(name) for name in ("characters", "head")}
+    for place, part in places.items():
         cell = part.get("cell") if isinstance(part, dict) else None
         if isinstance(cell, dict) and "_target_" not in cell:
             part["cell"] = {**model.get("cell", {}), **cell}

@@ -119,6 +119,14 @@ class RunFolder:
         known = self.info() if (self.path / "run.json").is_file() else {}
         write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
 
+    @property
+    def best(self) -> int:
+        """The step of the best checkpoint; raises ConfigError if there is none."""
+        try:
+            return int((self.checkpoints / "best").read_text(encoding="utf-8").strip().removeprefix("step-"))
+        except (OSError, ValueError):
+            raise ConfigError(f"{self.path} has no best checkpoint yet: it has not been evaluated") from None
+
     def status(self) -> str:
         """The status in run.json; `dead` for a run that says it is running while its process is gone."""
         info = self.info()

@@ -3,6 +3,7 @@
 from .atis import Atis
 from .batches import Batch, Batches
 from .bucketed import Bucketed, EncodedExamples, ExampleBatch
+from .conll import Conll
 from .corpus import SPLITS, Corpus, TextCounts
 from .dataset import Data
 from .dates import Dates
@@ -11,12 +12,14 @@ from .enwik8 import Enwik8
 from .example_tokenizer import END, UNKNOWN, ExampleTokenizer
 from .examples import Example, Examples
 from .generated import Arithmetic, Copy, Reverse
+from .iob import Iob
 from .parallel import Parallel
 from .ptb import PennTreebank
 from .ptbchar import PennTreebankChar
 from .pydoc import PydocCorpus
 from .sources import HiddenMarkov, MarkovChain
 from .streams import IGNORE, Lengths, Streams, Window
+from .taipei import Taipei
 from .text import TextCorpus
 from .text8 import Text8
 from .tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer, load_tokenizer
@@ -34,6 +37,7 @@ __all__ = [
     "Bucketed",
     "ByteTokenizer",
     "CharTokenizer",
+    "Conll",
     "Copy",
     "Corpus",
     "Counts",
@@ -47,6 +51,7 @@ __all__ = [
     "ExampleTokenizer",
     "Examples",
     "HiddenMarkov",
+    "Iob",
     "Lengths",
     "MarkovChain",
     "Parallel",
@@ -55,6 +60,7 @@ __all__ = [
     "PydocCorpus",
     "Reverse",
     "Streams",
+    "Taipei",
     "Text8",
     "TextCorpus",
     "TextCounts",

@@ -3,6 +3,7 @@
 from ..engines.scan import scan
 from .adaptive import AdaptiveSoftmax
 from .attention import Attention, Memory
+from .crf import LinearChainCRF
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, scale_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
 from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
@@ -15,6 +16,7 @@ __all__ = [
     "DropoutKind",
     "Features",
     "Layer",
+    "LinearChainCRF",
     "LockedDropout",
     "Memory",
     "Mixture",

@@ -1,11 +1,12 @@
 """Models: what turns tokens into predictions."""
 
 from .decoder import Decoder
-from .heads import TagHead
+from .heads import CRFHead, TagHead
 from .language_model import LanguageModel, build_language_model, build_stack, cells_of
 from .sequence_model import SequenceModel, build_sequence_model
 
 __all__ = [
+    "CRFHead",
     "Decoder",
     "LanguageModel",
     "SequenceModel",

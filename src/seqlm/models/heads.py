@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data import IGNORE, ExampleBatch
+from ..layers import LinearChainCRF
 from .sequence_model import size_of
 
 
@@ -22,10 +24,35 @@ class TagHead(nn.Module):
 
     def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
         """Summed nats of the tags of a batch that have an id."""
-        logits = self.linear(ys).float()
-        return F.cross_entropy(logits.flatten(0, 1), batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum")
+        logits = self.linear(ys).flatten(0, 1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # not in bfloat16
+        return F.cross_entropy(logits, batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum")
+
+    def best(self, ys: Tensor, lengths: Tensor) -> Tensor:
+        """The best tags (T, B), whatever beyond a length."""
+        best: Tensor = self.linear(ys).argmax(-1)
+        return best
 
     def tags(self, ys: Tensor, lengths: Tensor) -> list[list[int]]:
         """The best tags of every sequence."""
-        best = self.linear(ys).argmax(-1).t().tolist()
+        best = self.best(ys, lengths).t().tolist()
         return [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
+
+
+class CRFHead(TagHead):
+    """Tags that depend on each other: p(tags | x) of a LinearChainCRF with emissions W y_t + b.
+
+    A tag without an id is summed over: p of the tags that have one.
+    """
+
+    def __init__(self, input_size: int, sizes: Mapping[str, int]) -> None:
+        super().__init__(input_size, sizes)
+        self.crf = LinearChainCRF(self.linear.out_features)
+
+    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+        """Summed nats of the tags of a batch that have an id."""
+        return self.crf.nats(self.linear(ys), batch["tags"], lengths).sum()
+
+    def best(self, ys: Tensor, lengths: Tensor) -> Tensor:
+        """The best tags (T, B) together."""
+        return self.crf.best(self.linear(ys), lengths)

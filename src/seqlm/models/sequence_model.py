@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
 from ..data import ExampleBatch
+from ..data.example_tokenizer import UNKNOWN
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout
+from .features import CharacterReader, CharacterSpec, LanguageModelSpec, language_model_reader
 from .language_model import Dropouts, LayerSpec, build_stack, cells_of, drops_gatewise
 
-PLACES = ("embedding", "input", "hidden", "output")
+PLACES = ("embedding", "words", "input", "hidden", "output")
+
+
+class SequenceDropouts(Dropouts, total=False):
+    """Dropout probabilities of a model of whole sequences; `words`: of a word that is read as `<unk>`."""
+
+    words: float
 
 
 class WordReader(nn.Module):
-    """Embeds the words of a batch: (T, B) -> (T, B, E). With dropout of word types, and of single words to `<unk>`."""
+    """Embeds the words of a batch: (T, B) -> (T, B, E).
 
-    def __init__(self, vocab_size: int, embedding_size: int, *, dropout: float = 0.0) -> None:
+    While training, `dropout` drops word types from the embedding, and a word becomes `<unk>` with probability
+    `unknown`: so the vector of `<unk>` is learned, and words are not trusted more than what stands around them.
+    """
+
+    def __init__(self, vocab_size: int, embedding_size: int, *, dropout: float = 0.0, unknown: float = 0.0) -> None:
         super().__init__()
-        self.output_size = embedding_size
+        self.output_size, self.unknown = embedding_size, unknown
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=dropout)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, batch: ExampleBatch) -> Tensor:
-        embedded: Tensor = self.embedding(batch["words"])
+        words = batch["words"]
+        if self.training and self.unknown:
+            words = words.masked_fill(torch.rand(words.shape, device=words.device) < self.unknown, UNKNOWN)
+        embedded: Tensor = self.embedding(words)
         return embedded
 
 
@@ -83,21 +98,32 @@ def build_sequence_model(
     bidirectional: bool = True,
     residual: bool = False,
     skip_sum: bool = False,
-    dropout: Dropouts | None = None,
+    characters: CharacterSpec | None = None,
+    language_models: list[LanguageModelSpec] | None = None,
+    dropout: SequenceDropouts | None = None,
     init_range: float | None = None,
     engine: Engine = "auto",
+    load: Callable[[str, str], tuple[nn.Module, Any]] | None = None,
 ) -> SequenceModel:
     """The model that a `model=` preset of whole sequences describes; `sizes` come from the data.
 
     `cell` and `head` are classes or factories, called with their sizes. A layer of a bidirectional model has two cells
-    of `hidden_size` each. Raises ConfigError, speaking of `model.` keys.
+    of `hidden_size` each. `load` gives the model and the tokenizer of a run by its folder and checkpoint, for
+    `language_models`. Raises ConfigError, speaking of `model.` keys.
     """
     embedding_size = hidden_size if embedding_size is None else embedding_size
     require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
     drop = checked_dropouts(dropout, "model.")
     readers: list[Any] = []
     if "vocab_size" in sizes:
-        readers.append(WordReader(sizes["vocab_size"], embedding_size, dropout=drop.get("embedding", 0.0)))
+        types, words = drop.get("embedding", 0.0), drop.get("words", 0.0)
+        readers.append(WordReader(sizes["vocab_size"], embedding_size, dropout=types, unknown=words))
+    if characters is not None:
+        readers.append(_character_reader(characters, sizes, cell, engine))
+    for index, spec in enumerate(language_models or []):
+        size_of(sizes, "vocab_size", "words", "model.language_models")
+        assert load is not None, "who builds a model with language models says how to load them"
+        readers.append(language_model_reader(spec, f"model.language_models.{index}", load))
     stack = build_stack(
         input_size=sum(reader.output_size for reader in readers),
         cell=cell,
@@ -128,9 +154,9 @@ def build_sequence_model(
     return model
 
 
-def checked_dropouts(dropout: Dropouts | None, where: str) -> Dropouts:
+def checked_dropouts(dropout: SequenceDropouts | Dropouts | None, where: str) -> SequenceDropouts:
     """With a kind; raises ValueError or ConfigError, naming keys below `where`, for what cannot be or does nothing."""
-    drop: Dropouts = {"kind": "locked", **(dropout or {})}
+    drop = cast("SequenceDropouts", {"kind": "locked", **(dropout or {})})
     for place in PLACES:
         require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
     for key in ("embedding_tied", "latent"):
@@ -139,10 +165,32 @@ def checked_dropouts(dropout: Dropouts | None, where: str) -> Dropouts:
     return drop
 
 
-def size_of(sizes: Mapping[str, int], name: str, what: str) -> int:
+def _character_reader(
+    spec: CharacterSpec, sizes: Mapping[str, int], cell: Callable[..., Cell], engine: Engine
+) -> CharacterReader:
+    num_chars = size_of(sizes, "num_chars", "words", "model.characters")
+    if "hidden_size" not in spec:
+        raise ConfigError("model.characters.hidden_size is not set: give the units of each direction")
+    hidden_size = spec["hidden_size"]
+    embedding_size = spec.get("embedding_size", hidden_size)
+    require_positive(**{"characters.hidden_size": hidden_size, "characters.embedding_size": embedding_size})
+    layer = build_stack(
+        input_size=embedding_size,
+        cell=spec.get("cell", cell),
+        hidden_size=hidden_size,
+        num_layers=1,
+        layers=None,
+        bidirectional=True,
+        residual=False,
+        skip_sum=False,
+        dropout={},
+        engine=engine,
+    )
+    return CharacterReader(num_chars, embedding_size, layer)
+
+
+def size_of(sizes: Mapping[str, int], name: str, what: str, who: str = "model.head") -> int:
     """A size that the data must have, for heads. Raises ConfigError if it has none."""
     if name not in sizes:
-        raise ConfigError(
-            f"model.head needs {what}, and this data has none; choose data with {what}, or another model="
-        )
+        raise ConfigError(f"{who} needs {what}, and this data has none; choose data with {what}, or another model=")
     return sizes[name]

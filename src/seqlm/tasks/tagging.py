@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -13,26 +13,40 @@ from ..models import SequenceModel, TagHead
 from .base import Score
 from .examples import ExampleTask, Prediction
 
+CONFUSIONS = 20  # of tags, in a report
+
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(type, first, last + 1) of every entity in tags B-type, I-type and O, as conlleval reads them.
+    """(type, first, last + 1) of every entity in tags `prefix-type` and O, as conlleval reads them.
 
-    An entity begins at B-, and at an I- that follows O or another type; so IOB and IOB2 are both read.
+    An entity goes on at I- or E- of its type, after B- or I-; it begins anew at every B- and S-, and wherever else a
+    tag is not O. So IOB, IOB2 and IOBES are all read, broken sequences too.
     """
-    found, start, kind = set(), 0, ""
+    found, kind, start, before = set(), None, 0, "O"
     for place, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
-        if kind and (prefix != "I" or name != kind):
-            found.add((kind, start, place))
-            kind = ""
-        if prefix in ("B", "I") and not kind:
-            start, kind = place, name
+        if not (prefix in ("I", "E") and before in ("B", "I") and name == kind):
+            if kind is not None:
+                found.add((kind, start, place))
+            kind, start = name if prefix in ("B", "I", "E", "S") else None, place
+        before = prefix
     return found
 
 
-def f1(correct: int, found: int, wanted: int) -> float:
-    """2 P R / (P + R) with P = correct / found, R = correct / wanted; 0 where there is nothing."""
-    return 2 * correct / (found + wanted) if correct else 0.0
+class Found(NamedTuple):
+    """Entities: those that are `correct`, among those that were `found`, among those that were `wanted`."""
+
+    correct: int
+    found: int
+    wanted: int
+
+    def rates(self) -> dict[str, float]:
+        """precision P = correct / found, recall R = correct / wanted, f1 = 2 P R / (P + R); 0 / 0 is 0."""
+        return {
+            "precision": self.correct / self.found if self.found else 0.0,
+            "recall": self.correct / self.wanted if self.wanted else 0.0,
+            "f1": 2 * self.correct / (self.found + self.wanted) if self.correct else 0.0,
+        }
 
 
 class Tagging(ExampleTask):
@@ -61,13 +75,27 @@ class Tagging(ExampleTask):
         return counts
 
     def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
-        """loss (nats per tag), f1 of entities, accuracy of tags."""
-        total: Counter[str] = Counter()
-        for key, number in score.counts.items():
-            total["right" if key[0] == "tag" and key[1] == key[2] else key[0]] += number
-        tags = total["right"] + total["tag"]
+        """loss (nats per tag), precision, recall and f1 of entities, accuracy of tags."""
+        right = sum(number for key, number in score.counts.items() if key[0] == "tag" and key[1] == key[2])
+        tags = sum(number for key, number in score.counts.items() if key[0] == "tag")
+        return {"loss": score.loss, **_found(score).rates(), "accuracy": right / tags}
+
+    def report(self, score: Score) -> dict[str, Any]:
+        """`types`: rates and number (`support`) of each type of entity; `confusions`: of tags, most frequent first."""
+        kinds = sorted({key[1] for key in score.counts if key[0] != "tag"})
+        rows = {kind: _found(score, kind) for kind in kinds}
+        wrong = [(number, *key[1:]) for key, number in score.counts.items() if key[0] == "tag" and key[1] != key[2]]
+        wrong.sort(key=lambda item: (-item[0], item[1:]))
         return {
-            "loss": score.loss,
-            "f1": f1(total["correct"], total["found"], total["wanted"]),
-            "accuracy": total["right"] / tags,
+            "types": {kind: {**row.rates(), "support": row.wanted} for kind, row in rows.items()},
+            "confusions": [{"wanted": a, "said": b, "count": number} for number, a, b in wrong[:CONFUSIONS]],
         }
+
+
+def _found(score: Score, kind: str | None = None) -> Found:
+    """The entities of a type, or of all."""
+    sums = {name: 0 for name in Found._fields}
+    for key, number in score.counts.items():
+        if key[0] in sums and kind in (None, key[1]):
+            sums[key[0]] += number
+    return Found(**sums)
