@@ -253,7 +253,7 @@ def _evaluate(
         progress.best_loss, progress.best_step, progress.valid = score.loss, progress.step, metrics
     progress.losses.append(score.loss)
     session.schedule.observe(score.loss)
-    session.averaging.observe(score.loss)
+    session.averaging.observe(progress.losses)
     progress.seconds += time.perf_counter() - started
     logger.scalars(
         progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}
