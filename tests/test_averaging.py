@@ -57,8 +57,7 @@ def test_nt_asgd_is_torchs_asgd():
     sgd = torch.optim.SGD([ours], lr=0.3)
     asgd = torch.optim.ASGD([theirs], lr=0.3, t0=0, lambd=0.0)
     averaging = NonMonotone(patience=0)
-    for loss in (1.0, 2.0):
-        averaging.observe(loss)
+    averaging.observe([1.0, 2.0])
     for step in range(9):
         slope = torch.randn(4, dtype=torch.float64)
         for parameter, optimizer in ((ours, sgd), (theirs, asgd)):
@@ -80,7 +79,7 @@ def test_the_trigger_as_published(n):
             if published is None and len(logs) > n and value > min(logs[: len(logs) - n]):
                 published = k
             logs.append(value)
-            averaging.observe(value)
+            averaging.observe(logs)
             if found is None and averaging.begun:
                 found = k
         assert found == published
@@ -89,11 +88,17 @@ def test_the_trigger_as_published(n):
 
 def test_triggered_by_patience_or_by_time():
     averaging = Triggered(patience=2, start=0.75)
-    for loss in (3.0, 2.0, 2.5, 1.9, 2.0):
-        averaging.observe(loss)
+    losses = [3.0, 2.0, 2.5, 1.9, 2.0, 1.95]
+    for count in range(1, 6):
+        averaging.observe(losses[:count])
         assert not averaging.begun
-    averaging.observe(1.95)
+    averaging.observe(losses)
     assert averaging.begun
+    equal = Triggered(patience=2)
+    equal.observe([2.0, 2.0, 2.0])  # as good is not better
+    assert equal.begun
+    equal.observe([1.0])  # begun is begun
+    assert equal.begun
     values, averages = walk(Triggered(patience=9, start=0.75))
     assert averages[8] is None
     np.testing.assert_allclose(averages[11], values[9:].mean(0), atol=1e-12)

@@ -254,7 +254,7 @@ def _evaluate(
         progress.best_loss, progress.best_step, progress.valid = judged, progress.step, metrics
     progress.losses.append(judged)
     session.schedule.observe(judged)
-    session.averaging.observe(judged)
+    session.averaging.observe(progress.losses)
     progress.seconds += time.perf_counter() - started
     logger.scalars(
         progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}

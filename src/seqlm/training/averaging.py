@@ -31,8 +31,8 @@ class Averaging:
         """What the newest weights count for in the average."""
         raise NotImplementedError
 
-    def observe(self, valid_loss: float) -> None:
-        """Hear of an evaluation."""
+    def observe(self, losses: Sequence[float]) -> None:
+        """Hear of an evaluation: the losses of all so far, this one last."""
 
     @torch.no_grad()
     def update(self, parameters: Sequence[nn.Parameter], at: Moment) -> None:
@@ -122,17 +122,12 @@ class NonMonotone(Averaging):
         if patience < 0:
             raise ValueError(f"patience={patience} must be at least 0")
         self.patience = patience
-        self.losses: list[float] = []
 
-    def observe(self, valid_loss: float) -> None:
-        self.losses.append(valid_loss)
-        self.begun = self.begun or is_nonmonotone(self.losses, self.patience)
+    def observe(self, losses: Sequence[float]) -> None:
+        self.begun = self.begun or is_nonmonotone(losses, self.patience)
 
     def share(self) -> float:
         return 1 / max(1, self.steps - 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "losses": self.losses}
 
 
 class Triggered(Mean):
@@ -145,15 +140,11 @@ class Triggered(Mean):
         super().__init__(start=start)
         if patience < 1:
             raise ValueError(f"patience={patience} must be at least 1")
-        self.patience, self.best, self.bad = patience, float("inf"), 0
+        self.patience = patience
 
-    def observe(self, valid_loss: float) -> None:
-        self.bad = 0 if valid_loss < self.best else self.bad + 1
-        self.best = min(self.best, valid_loss)
-        self.begun = self.begun or self.bad >= self.patience
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "best": self.best, "bad": self.bad}
+    def observe(self, losses: Sequence[float]) -> None:
+        since = len(losses) - 1 - losses.index(min(losses))  # the first of the best
+        self.begun = self.begun or since >= self.patience
 
 
 def is_nonmonotone(losses: Sequence[float], n: int) -> bool:
