@@ -9,6 +9,8 @@ from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
 from .example_tokenizer import ExampleTokenizer
 from .examples import Example, Examples
+from .features import Features
+from .labelled import Labelled
 from .ptb import PennTreebank
 from .ptbchar import PennTreebankChar
 from .pydoc import PydocCorpus
@@ -38,7 +40,9 @@ __all__ = [
     "ExampleBatch",
     "ExampleTokenizer",
     "Examples",
+    "Features",
     "HiddenMarkov",
+    "Labelled",
     "Lengths",
     "MarkovChain",
     "PennTreebank",

@@ -1,10 +1,13 @@
 """Models: what turns tokens into predictions."""
 
 from .heads import TagHead
+from .label_head import JointHead, LabelHead
 from .language_model import LanguageModel, build_language_model, build_stack, cells_of
 from .sequence_model import SequenceModel, build_sequence_model
 
 __all__ = [
+    "JointHead",
+    "LabelHead",
     "LanguageModel",
     "SequenceModel",
     "TagHead",
