@@ -154,12 +154,13 @@ class ExampleTokenizer:
         return encoded
 
     def _check_features(self, example: Example) -> None:
-        shape, values = example["features"].shape, np.asarray(example["features"])
-        if shape[1:] != (self.num_features,):
-            raise ConfigError(f"features have {self.num_features} numbers a step in train, but here {shape}: {example}")
+        features = example["features"]
+        where, values = getattr(features, "path", "an example"), np.asarray(features)
+        if values.shape[1:] != (self.num_features,):
+            raise ConfigError(f"{where}: features {values.shape}, but in train {self.num_features} numbers a step")
         if not np.isfinite(values).all():
             step, place = np.argwhere(~np.isfinite(values))[0]
-            raise ConfigError(f"features hold {values[step, place]} at step {step}, number {place}: {example}")
+            raise ConfigError(f"{where}: features hold {values[step, place]} at step {step}, number {place}")
 
     def save(self, path: Path) -> None:
         data = {
