@@ -24,6 +24,12 @@ def options(group):
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+# Experiments that are no language models, and so read examples.
+ON_EXAMPLES = [
+    name for name in options("experiment") if "override /task:" in (CONFIGS / "experiment" / f"{name}.yaml").read_text()
+]
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiments_compose_check_and_name_their_source(experiment):
     config = compose(f"experiment={experiment}", "data.path=x")
@@ -35,7 +41,8 @@ def test_experiments_compose_check_and_name_their_source(experiment):
 
 
 @pytest.mark.parametrize(
-    "experiment", [name for name in options("experiment") if not re.search("large|1500|enwik8", name)]
+    "experiment",
+    [name for name in options("experiment") if not re.search("large|1500|enwik8", name) and name not in ON_EXAMPLES],
 )
 def test_experiments_train(experiment, tmp_path):
     """Two steps of each recipe on a small vocabulary: all its parts work together."""
@@ -47,6 +54,19 @@ def test_experiments_train(experiment, tmp_path):
     assert train(config, {}) < 6
 
 
+@pytest.mark.parametrize("experiment", ON_EXAMPLES)
+def test_experiments_on_examples_train(experiment, tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / split).mkdir()
+        for name, lines in {"seq.in": "to a\nfrom b 5\n", "seq.out": "O B-x\nO B-y I-y\n", "label": "l\nm\n"}.items():
+            (tmp_path / split / name).write_text(lines * 20)
+    config = compose(f"experiment={experiment}", f"data.path={tmp_path}", f"run.root={tmp_path}", "run.name=run",
+                     "train.epochs=null", "train.steps=2", "train.batch_size=8")  # fmt: skip
+    before = train(config, {})
+    config.run.name, config.train.steps = "longer", 12
+    assert train(config, {}) <= before
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -56,7 +76,14 @@ def test_experiments_train(experiment, tmp_path):
     ],
 )
 def test_every_choice_checks(choice):
-    check_parts(compose(choice, *(["data.path=x"] if choice in ("data=ptb", "data=text") else [])))
+    wants_path = choice.startswith("data=") and "\npath:" in (CONFIGS / f"{choice.replace('=', '/')}.yaml").read_text()
+    more = ["data.path=x"] if wants_path else ["+model/head=tags"] if choice == "model=sequence_model" else []
+    check_parts(compose(choice, *more))
+
+
+@pytest.mark.parametrize("head", options("model/head"))
+def test_every_head_checks(head):
+    check_parts(compose("model=tagger", f"model/head={head}"))
 
 
 @pytest.mark.parametrize(

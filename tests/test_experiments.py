@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from seqlm.build import build
 from seqlm.cells import detach
-from seqlm.config import find_configs
 from seqlm.errors import ConfigError
 from seqlm.models.language_model import budget
 
 from .conftest import compose
+from .test_configs import ON_EXAMPLES, options
 from .test_model import model_of
 
 # Words or characters: of the Penn Treebank if not listed.
@@ -47,7 +46,7 @@ PARAMETERS = {
     "zaremba_medium": 19_780_400,
     "zaremba_large": 66_034_000,
 }
-NAMES = sorted(path.stem for path in Path(find_configs() / "experiment").glob("*.yaml"))
+NAMES = [name for name in options("experiment") if name not in ON_EXAMPLES]
 
 
 @pytest.mark.parametrize("name", NAMES)

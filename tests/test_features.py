@@ -279,6 +279,13 @@ def test_a_tag_for_every_step(tmp_path):
     assert run_on(tmp_path, tmp_path / "latch", *words) > 0.98
 
 
+def test_tags_without_entities_are_not_judged_by_them(tmp_path):
+    arrays, _, tags = some(20)
+    as_archive(tmp_path / "all.npz", arrays, tags=tags)
+    with pytest.raises(ConfigError, match="no tag of this data begins one .* use task.judged_by=accuracy"):
+        train(config_on(tmp_path, tmp_path / "all.npz", "task=tagging", "model=tagger"), {})
+
+
 def test_a_motif_in_dna(tmp_path):
     """One-hot DNA: whether TATA stands somewhere; what finds it is the maximum over the places."""
     rng, strands, label = np.random.default_rng(0), [], []

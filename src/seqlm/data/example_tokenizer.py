@@ -122,7 +122,8 @@ class ExampleTokenizer:
 
     def counted(self) -> dict[str, int]:
         """How many of each thing there are, for people."""
-        return {name: len(items) for name, items in self.vocabularies.items() if name != "characters"}
+        counted = {name: len(items) for name, items in self.vocabularies.items() if name != "characters"}
+        return {**counted, "numbers a step": self.num_features} if self.num_features else counted
 
     def encode(self, example: Example) -> dict[str, Any]:
         """The fields of an example as arrays: words, target, tags (T,) int64, label int, features (T, F) as they are.
