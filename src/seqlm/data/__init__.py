@@ -11,8 +11,10 @@ from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
 from .example_tokenizer import END, UNKNOWN, ExampleTokenizer
 from .examples import Example, Examples
+from .features import Features
 from .generated import Arithmetic, Copy, Reverse
 from .iob import Iob
+from .labelled import Labelled
 from .parallel import Parallel
 from .ptb import PennTreebank
 from .ptbchar import PennTreebankChar
@@ -50,8 +52,10 @@ __all__ = [
     "ExampleBatch",
     "ExampleTokenizer",
     "Examples",
+    "Features",
     "HiddenMarkov",
     "Iob",
+    "Labelled",
     "Lengths",
     "MarkovChain",
     "Parallel",

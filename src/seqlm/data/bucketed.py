@@ -22,7 +22,7 @@ FILL = {"tags": IGNORE, "target": IGNORE}  # what follows the end of a sequence;
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """One split as examples: `encoded` holds their arrays, `originals` what was read."""
+    """One split as examples: `encoded` holds their arrays, or what reads them, `originals` what was read."""
 
     encoded: Sequence[dict[str, Any]]
     originals: Sequence[Example]
@@ -106,7 +106,8 @@ def _padded(examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], d
             fields["characters"], fields["character_lengths"] = torch.from_numpy(padded), torch.from_numpy(sizes)
         elif name in SEQUENCES:
             sized = [len(value) for value in values]
-            padded = np.full((max(sized), len(values), *values[0].shape[1:]), FILL.get(name, 0), values[0].dtype)
+            dtype = np.float32 if name == "features" else np.int64
+            padded = np.full((max(sized), len(values), *values[0].shape[1:]), FILL.get(name, 0), dtype)
             for column, value in enumerate(values):
                 padded[: len(value), column] = value
             fields[name], lengths[name] = torch.from_numpy(padded), torch.tensor(sized)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
+
+from ..errors import ConfigError
 
 BLOCK = 1 << 20  # bytes or characters held at once while reading
 SPLITS = ("train", "valid", "test")
@@ -62,3 +64,12 @@ class TextCounts:
     @property
     def words(self) -> int:
         return self._words + self._lines + (self._last != "\n")
+
+
+def check_fractions(fractions: Sequence[float]) -> Sequence[float]:
+    """The parts of train, valid and test; raises ConfigError if they are none."""
+    if not 2 <= len(fractions) <= 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(
+            f"data.fractions={list(fractions)} must be 2 or 3 positive numbers of sum 1: train, valid, test"
+        )
+    return fractions

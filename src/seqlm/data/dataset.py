@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..errors import ConfigError
 from .bucketed import EncodedExamples
 from .corpus import Corpus
 from .encode import encode_split, fit_tokenizer
 from .example_tokenizer import ExampleTokenizer
 from .examples import Examples
+from .streams import IGNORE
 
 
 @dataclass
@@ -56,6 +59,10 @@ class Data:
             raise ConfigError(f"split={split} of this data holds no examples")
         fingerprint = self.corpus.fingerprint(split) + ("" if self.limit is None else f"[:{self.limit}]")
         encoded = [self.tokenizer.encode(example) for example in originals]
+        for name in encoded[0].keys() & {"tags", "label"}:
+            if all(np.all(example[name] == IGNORE) for example in encoded):
+                first = originals[0][name]
+                raise ConfigError(f"split={split}: train has none of its {name}, which begin with: {first}")
         return EncodedExamples(encoded, originals, self.tokenizer, fingerprint)
 
     def describe(self) -> str:

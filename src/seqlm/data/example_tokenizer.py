@@ -92,6 +92,9 @@ class ExampleTokenizer:
                 counts.setdefault("label", Counter())[example["label"]] += 1
             if "features" in example:
                 fitted.num_features = int(np.shape(example["features"])[-1])
+        if not counts.keys() & {"words", "target"} and self.settings() != ExampleTokenizer().settings():
+            changed = [name for name, value in self.settings().items() if value != getattr(ExampleTokenizer(), name)]
+            raise ConfigError(f"data.tokenizer.{changed[0]} does nothing: this data has no words; leave it out")
         for name, counted in counts.items():
             specials, text = SPECIALS[name], name in ("words", "target")
             kept = [item for item, n in counted.items() if item not in specials and (not text or n >= self.min_count)]
@@ -123,12 +126,14 @@ class ExampleTokenizer:
 
     def counted(self) -> dict[str, int]:
         """How many of each thing there are, for people."""
-        return {name: len(items) for name, items in self.vocabularies.items() if name != "characters"}
+        counted = {name: len(items) for name, items in self.vocabularies.items() if name != "characters"}
+        return {**counted, "numbers a step": self.num_features} if self.num_features else counted
 
     def encode(self, example: Example) -> dict[str, Any]:
-        """The fields of an example as arrays: words, target, tags (T,) int64, label int, features (T, F) float32.
+        """The fields of an example as arrays: words, target, tags (T,) int64, label int, features (T, F) as they are.
 
-        `characters` is the ids of each word's characters. Raises ConfigError if lengths do not fit.
+        `characters` is the ids of each word's characters. Raises ConfigError if there is nothing to read, lengths do
+        not fit, or a feature is no finite number.
         """
         encoded: dict[str, Any] = {}
         for name in ("words", "target"):
@@ -144,11 +149,23 @@ class ExampleTokenizer:
         if "label" in example and "label" in self._ids:
             encoded["label"] = self._ids["label"].get(example["label"], IGNORE)
         if "features" in example:
-            encoded["features"] = np.asarray(example["features"], dtype=np.float32)
+            encoded["features"] = example["features"]
+            self._check_features(example)
         lengths = {name: len(encoded[name]) for name in ("words", "tags", "features") if name in encoded}
         if len(set(lengths.values())) > 1:
             raise ConfigError(f"an example has {' but '.join(f'{n} {name}' for name, n in lengths.items())}: {example}")
+        if 0 in lengths.values():
+            raise ConfigError(f"an example has no {next(iter(lengths))}: {example}")
         return encoded
+
+    def _check_features(self, example: Example) -> None:
+        features = example["features"]
+        where, values = getattr(features, "path", "an example"), np.asarray(features)
+        if values.shape[1:] != (self.num_features,):
+            raise ConfigError(f"{where}: features {values.shape}, but in train {self.num_features} numbers a step")
+        if not np.isfinite(values).all():
+            step, place = np.argwhere(~np.isfinite(values))[0]
+            raise ConfigError(f"{where}: features hold {values[step, place]} at step {step}, number {place}")
 
     def save(self, path: Path) -> None:
         data = {

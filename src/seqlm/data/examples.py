@@ -12,7 +12,7 @@ import numpy as np
 
 # What an example may hold, by field:
 #   words     the sequence that is read: a list of strings, or a text that the tokenizer splits
-#   features  instead of words, or beside them: an array (T, F) of numbers
+#   features  instead of words, or beside them: an array (T, F) of numbers, or what becomes one when it is read
 #   tags      a list of strings, one for each word
 #   label     a string
 #   target    another sequence, as words
@@ -36,9 +36,11 @@ class Examples(ABC):
         digest = hashlib.sha256()
         for example in self.examples(split):
             for name, value in sorted(example.items()):
-                exact = np.ascontiguousarray(value).tobytes() if isinstance(value, np.ndarray) else json.dumps(value)
                 digest.update(f"{name}\0".encode())
-                digest.update(exact if isinstance(exact, bytes) else exact.encode("utf-8", "surrogatepass"))
+                if name == "features":
+                    digest.update(str(value.shape).encode() + np.asarray(value).tobytes())
+                else:
+                    digest.update(json.dumps(value).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def note(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ConfigError
-from .corpus import BLOCK, SPLITS, Corpus
+from .corpus import BLOCK, SPLITS, Corpus, check_fractions
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8; it is no part of the text
 
@@ -140,10 +140,7 @@ class TextCorpus(Corpus):
             present = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
             self._segments = {split: _files(root / f"{split}.txt", "data.path") for split in present}
             return
-        if not 2 <= len(fractions) <= 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise ConfigError(
-                f"data.fractions={list(fractions)} must be 2 or 3 positive numbers of sum 1: train, valid, test"
-            )
+        check_fractions(fractions)
         segments = _files(root, "data.path")
         total = sum(end - start for _, start, end in segments)
         cuts = [0]

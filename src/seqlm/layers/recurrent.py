@@ -23,6 +23,7 @@ class Layer(nn.Module):
 
     input_size: int
     output_size: int
+    backward_size: int = 0  # how many of the outputs, the last ones, come of reading backwards
     causal: bool  # y_t depends on x_0 .. x_t only
 
     def init_carry(self, batch_size: int) -> Carry:
@@ -46,6 +47,7 @@ class Recurrent(Layer):
         self._plans: dict[Any, Plan] = {}
         assert self.plan  # a forced engine that cannot serve the cell is refused here
         self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
+        self.backward_size = cell.output_size if reverse else 0
 
     @property
     def plan(self) -> Plan:
@@ -103,6 +105,7 @@ class Bidirectional(Layer):
             raise ValueError(f"forward reads {forward.input_size} features, backward {backward.input_size}")
         self.fwd, self.bwd = forward, backward
         self.input_size, self.output_size = forward.input_size, forward.output_size + backward.output_size
+        self.backward_size = backward.output_size
 
     def init_carry(self, batch_size: int) -> Carry:
         return (self.fwd.init_carry(batch_size), self.bwd.init_carry(batch_size))
@@ -149,6 +152,7 @@ class Stack(Layer):
         self.layers = nn.ModuleList(layers)
         self.dropout, self.residual, self.skip_sum = dropout or StandardDropout(0.0), residual, skip_sum
         self.input_size, self.output_size = layers[0].input_size, layers[-1].output_size
+        self.backward_size = layers[-1].backward_size
         self.causal = all(layer.causal for layer in layers)
 
     def init_carry(self, batch_size: int) -> Carry:

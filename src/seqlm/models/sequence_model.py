@@ -48,6 +48,19 @@ class WordReader(nn.Module):
         return embedded
 
 
+class FeatureReader(nn.Module):
+    """Vectors as they are, or by a linear map to `embedding_size`: (T, B, F) -> (T, B, E)."""
+
+    def __init__(self, num_features: int, embedding_size: int | None) -> None:
+        super().__init__()
+        self.output_size = embedding_size or num_features
+        self.projection = nn.Linear(num_features, embedding_size) if embedding_size else nn.Identity()
+
+    def forward(self, batch: ExampleBatch) -> Tensor:
+        features: Tensor = self.projection(batch["features"])
+        return features
+
+
 class SequenceModel(nn.Module):
     """Readers -> dropout -> stack -> dropout -> head: y = head(stack([r_1(x); ...; r_n(x)])).
 
@@ -107,17 +120,26 @@ def build_sequence_model(
 ) -> SequenceModel:
     """The model that a `model=` preset of whole sequences describes; `sizes` come from the data.
 
-    `cell` and `head` are classes or factories, called with their sizes. A layer of a bidirectional model has two cells
-    of `hidden_size` each. `load` gives the model and the tokenizer of a run by its folder and checkpoint, for
-    `language_models`. Raises ConfigError, speaking of `model.` keys.
+    `cell` and `head` are classes or factories, called with their sizes; a head is told `backward_size` among them, how
+    many of its inputs, the last ones, come of reading backwards. Words are embedded in `embedding_size` numbers, by
+    default `hidden_size`; features are read as they are, or mapped to `embedding_size` if it is given. A layer of a
+    bidirectional model has two cells of `hidden_size` each. `load` gives the model and the tokenizer of a run by its
+    folder and checkpoint, for `language_models`. Raises ConfigError, speaking of `model.` keys.
     """
-    embedding_size = hidden_size if embedding_size is None else embedding_size
-    require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
+    width = hidden_size if embedding_size is None else embedding_size
+    require_positive(hidden_size=hidden_size, embedding_size=width, num_layers=num_layers)
     drop = checked_dropouts(dropout, "model.")
     readers: list[Any] = []
     if "vocab_size" in sizes:
         types, words = drop.get("embedding", 0.0), drop.get("words", 0.0)
-        readers.append(WordReader(sizes["vocab_size"], embedding_size, dropout=types, unknown=words))
+        readers.append(WordReader(sizes["vocab_size"], width, dropout=types, unknown=words))
+    for place in ("embedding", "words"):
+        if drop.get(place) and "vocab_size" not in sizes:
+            raise ConfigError(f"model.dropout.{place}={drop[place]} does nothing: this data has no words; use input")
+    if "num_features" in sizes:
+        readers.append(FeatureReader(sizes["num_features"], embedding_size))
+    if not readers:
+        raise ConfigError("this data has neither words nor features: there is nothing that model= could read")
     if characters is not None:
         readers.append(_character_reader(characters, sizes, cell, engine))
     for index, spec in enumerate(language_models or []):
@@ -140,7 +162,7 @@ def build_sequence_model(
     model = SequenceModel(
         readers,
         stack,
-        head(input_size=stack.output_size, sizes=sizes, **known),
+        head(input_size=stack.output_size, sizes={**sizes, "backward_size": stack.backward_size}, **known),
         input_dropout=make_dropout(drop["kind"], 0.0 if drops_gatewise(drop) else drop.get("input", 0.0)),
         output_dropout=make_dropout(drop["kind"], drop.get("output", 0.0)),
     )

@@ -65,7 +65,7 @@ class ExampleTask(Task):
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Bucketed:
         return Bucketed(data[split], batch_size, self.targets, where=where)
 
-    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, None]:
+    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         return carry, model.nats(batch), None
 
     def score(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
@@ -87,4 +87,6 @@ class ExampleTask(Task):
 
 
 def _text(value: Any) -> str:
+    if hasattr(value, "shape"):
+        return f"{' x '.join(map(str, value.shape))} numbers"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Data, Example, ExampleBatch
+from ..errors import ConfigError
 from ..models import SequenceModel, TagHead
+from ..schema import Config
 from .base import Score
 from .examples import ExampleTask, Prediction
 
@@ -61,6 +63,14 @@ class Tagging(ExampleTask):
 
     def __init__(self, *, judged_by: Literal["f1", "accuracy", "loss"] = "f1") -> None:
         self.judged_by = judged_by
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        if self.judged_by == "f1" and not any(entities([tag]) for tag in data.tokenizer.vocabularies["tags"]):
+            raise ConfigError(
+                "task.judged_by=f1 counts entities, but no tag of this data begins one (B-...); "
+                "use task.judged_by=accuracy"
+            )
 
     def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
         names = batch.tokenizer.vocabularies["tags"]

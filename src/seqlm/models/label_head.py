@@ -1,0 +1,104 @@
+"""Heads that say one thing of a whole sequence: its label, alone or beside a tag for every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data import IGNORE, ExampleBatch
+from ..errors import ConfigError
+from .heads import TagHead
+from .sequence_model import size_of
+
+Pooling = Literal["last", "mean", "max", "attention"]
+
+
+class LabelHead(nn.Module):
+    """A label for every sequence: p(label | x) = softmax(W p + b), with p (B, H) pooled from outputs y (T, B, H).
+
+    `pooling`: last, where each direction has read everything: forward outputs at the last step, backward ones at the
+    first | mean and max over the steps | attention, p = sum_t a_t y_t with a = softmax_t(v . tanh(U y_t + c)) (Z. Yang
+    et al., "Hierarchical Attention Networks for Document Classification", 2016). Steps beyond a length have no part.
+    """
+
+    targets = ("label",)
+
+    def __init__(self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last") -> None:
+        super().__init__()
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling={pooling} must be one of {', '.join(get_args(Pooling))}")
+        self.pooling, self.forward_size = pooling, input_size - sizes.get("backward_size", 0)
+        self.attention = None
+        if pooling == "attention":
+            self.attention = nn.Sequential(
+                nn.Linear(input_size, input_size), nn.Tanh(), nn.Linear(input_size, 1, bias=False)
+            )
+        self.linear = nn.Linear(input_size, size_of(sizes, "num_labels", "labels"))
+
+    def pool(self, ys: Tensor, lengths: Tensor) -> Tensor:
+        """One vector (B, H) for each sequence (T, B, H)."""
+        if self.pooling == "last":
+            last = ys[lengths - 1, torch.arange(ys.shape[1], device=ys.device)]
+            return torch.cat([last[:, : self.forward_size], ys[0, :, self.forward_size :]], -1)
+        beyond = (torch.arange(len(ys), device=ys.device).unsqueeze(1) >= lengths).unsqueeze(-1)  # (T, B, 1)
+        if self.pooling == "max":
+            return ys.masked_fill(beyond, -torch.inf).amax(0)
+        if self.attention is None:
+            return ys.masked_fill(beyond, 0).sum(0) / lengths.unsqueeze(-1)
+        weights: Tensor = self.attention(ys).masked_fill(beyond, -torch.inf).softmax(0)
+        return (weights * ys).sum(0)
+
+    def logits(self, ys: Tensor, lengths: Tensor) -> Tensor:
+        """What the softmax is taken of, (B, labels)."""
+        logits: Tensor = self.linear(self.pool(ys, lengths))
+        return logits
+
+    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+        """Summed nats of the labels of a batch that have an id."""
+        return F.cross_entropy(self.logits(ys, lengths), batch["label"], ignore_index=IGNORE, reduction="sum")
+
+    def label(self, ys: Tensor, lengths: Tensor) -> list[int]:
+        """The best label of every sequence."""
+        best: list[int] = self.logits(ys, lengths).argmax(-1).tolist()
+        return best
+
+
+class JointHead(nn.Module):
+    """A tag for every step and a label for the whole, by the heads `tags` and `label` on the same outputs.
+
+    ln p(tags, label | x) = ln p(tags | x) + ln p(label | x). B. Liu and I. Lane, arXiv 1609.01454 (2016).
+    """
+
+    targets = ("tags", "label")
+
+    def __init__(
+        self,
+        input_size: int,
+        sizes: Mapping[str, int],
+        tags: Callable[..., nn.Module],
+        label: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        tag_head, label_head = tags(input_size=input_size, sizes=sizes), label(input_size=input_size, sizes=sizes)
+        if not isinstance(tag_head, TagHead) or not isinstance(label_head, LabelHead):
+            raise ConfigError(
+                "model.head.tags must be a head of tags and model.head.label one of labels, not "
+                f"{type(tag_head).__name__} and {type(label_head).__name__}"
+            )
+        self.tag_head, self.label_head = tag_head, label_head
+
+    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+        """Summed nats of the tags and labels of a batch that have an id."""
+        return self.tag_head.nats(ys, lengths, batch) + self.label_head.nats(ys, lengths, batch)
+
+    def tags(self, ys: Tensor, lengths: Tensor) -> list[list[int]]:
+        """The best tags of every sequence."""
+        return self.tag_head.tags(ys, lengths)
+
+    def label(self, ys: Tensor, lengths: Tensor) -> list[int]:
+        """The best label of every sequence."""
+        return self.label_head.label(ys, lengths)

@@ -1,0 +1,72 @@
+"""Classification: a label for every sequence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..data import Data, Example, ExampleBatch
+from ..models import LabelHead, SequenceModel
+from .base import Score
+from .examples import ExampleTask, Prediction
+
+
+class Classification(ExampleTask):
+    """A label for every sequence: loss = -ln p(label | x), accuracy, and F1 averaged over labels.
+
+    `judged_by`: what weights are chosen by on valid: accuracy, macro_f1 or loss. A label that train lacks counts as
+    wrong.
+    """
+
+    head = LabelHead
+    targets = ("label",)
+
+    def __init__(self, *, judged_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
+        self.judged_by = judged_by
+
+    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
+        names = batch.tokenizer.vocabularies["label"]
+        return [{"label": names[label]} for label in model.head.label(ys, lengths)]
+
+    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+        return Counter([(wanted["label"], said["label"])])
+
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per label), accuracy, macro_f1: the mean over labels that are wanted or said anywhere."""
+        rates = rates_by_label(score.counts)
+        return {
+            "loss": score.loss,
+            "accuracy": sum(n for (wanted, said), n in score.counts.items() if wanted == said) / score.counts.total(),
+            "macro_f1": sum(row["f1"] for row in rates) / len(rates),
+        }
+
+    def report(self, score: Score) -> dict[str, Any]:
+        """`labels`: rates and number (`support`) of each label; `confusion`: what was said for what, and how often."""
+        cells = sorted((wanted, -number, said) for (wanted, said), number in score.counts.items())
+        return {
+            "labels": rates_by_label(score.counts),
+            "confusion": [{"wanted": wanted, "said": said, "count": -number} for wanted, number, said in cells],
+        }
+
+
+def rates_by_label(counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Precision, recall, f1 = 2 right / (wanted + said) and support of every label; 0 where there is nothing.
+
+    `counts` are those of (wanted, said).
+    """
+    wanted, said = Counter[str](), Counter[str]()
+    for (a, b), number in counts.items():
+        wanted[a] += number
+        said[b] += number
+    return [
+        {
+            "label": label,
+            "precision": counts[label, label] / max(said[label], 1),
+            "recall": counts[label, label] / max(wanted[label], 1),
+            "f1": 2 * counts[label, label] / (wanted[label] + said[label]),
+            "support": wanted[label],
+        }
+        for label in sorted(wanted.keys() | said.keys())
+    ]

@@ -1,0 +1,80 @@
+"""Tags and a label at once, as in slot filling with intents."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..cells import Carry
+from ..data import Data, Example, ExampleBatch
+from ..models import JointHead, SequenceModel
+from .base import Score
+from .classification import Classification
+from .examples import ExampleTask, Prediction
+from .tagging import Tagging
+
+
+class Joint(ExampleTask):
+    """A tag for every word and a label for the whole: loss = -sum_t ln p(tag_t | x) - ln p(label | x).
+
+    In training the nats of labels count `label_weight` times. Besides what tagging and classification are told by
+    there is `frame`: how many examples have all tags and the label right. `judged_by`: what weights are chosen by on
+    valid: frame, f1 of entities, accuracy of labels, or loss. C.-W. Goo et al., "Slot-Gated Modeling for Joint Slot
+    Filling and Intent Prediction" (2018).
+    """
+
+    head = JointHead
+    targets = ("tags", "label")
+
+    def __init__(
+        self, *, judged_by: Literal["frame", "f1", "accuracy", "loss"] = "frame", label_weight: float = 1.0
+    ) -> None:
+        if not 0 < label_weight < math.inf:
+            raise ValueError(f"label_weight={label_weight} must be greater than 0")
+        self.judged_by, self.label_weight = judged_by, label_weight
+        self.parts: dict[str, ExampleTask] = {"tags": Tagging(), "label": Classification()}
+
+    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        if self.label_weight == 1:
+            return super().objective(model, batch, carry)
+        encoded, head = model.encode(batch), model.head
+        nats = head.label_head.nats(*encoded, batch)
+        return carry, head.tag_head.nats(*encoded, batch) + nats, (self.label_weight - 1) * nats
+
+    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
+        said = [part.predict(model, ys, lengths, batch) for part in self.parts.values()]
+        return [{**tags, **label} for tags, label in zip(*said, strict=True)]
+
+    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+        counts: Counter[Any] = Counter()
+        for name, part in self.parts.items():
+            counts.update({(name, key): number for key, number in part.count(said, wanted).items()})
+        counts["frame", all(said[name] == wanted[name] for name in self.parts)] += 1
+        return counts
+
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per tag or label), f1 of entities, accuracy of labels, frame."""
+        parts = {name: part.metrics(self._of(name, score), data, split) for name, part in self.parts.items()}
+        frames = self._of("frame", score).counts
+        return {
+            "loss": score.loss,
+            "f1": parts["tags"]["f1"],
+            "accuracy": parts["label"]["accuracy"],
+            "frame": frames[True] / frames.total(),
+        }
+
+    def report(self, score: Score) -> dict[str, Any]:
+        """The tables of tagging and of classification."""
+        return {
+            table: rows
+            for name, part in self.parts.items()
+            for table, rows in part.report(self._of(name, score)).items()
+        }
+
+    def _of(self, name: str, score: Score) -> Score:
+        """What was counted under a name."""
+        counts = Counter({key: number for (part, key), number in score.counts.items() if part == name})
+        return Score(score.nats, score.tokens, counts)
