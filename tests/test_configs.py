@@ -26,19 +26,25 @@ def options(group):
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+def path_of(experiment, path):
+    """The word that says where the data lies, if it is not generated."""
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
+    return [] if re.search("override /data: (reverse|dates)$", text, re.M) else [f"data.path={path}"]
+
+
 # Experiments that are no language models, and so read examples.
 ON_EXAMPLES = [name for name in options("experiment") if task_of(name) != "lm"]
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiments_compose_check_and_name_their_source(experiment):
-    config = compose(f"experiment={experiment}", "data.path=x")
+    config = compose(f"experiment={experiment}", *path_of(experiment, "x"))
     check_parts(config)
     assert set(config.train.limits) == ({"minutes"} if experiment.startswith("laptop") else {"epochs"})
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert "# @package _global_" in header and "# Published:" in header and "Measured:" in header
     assert f"results/{experiment}.json" in header or task_of(experiment) != "lm"
-    assert f"seqlm train experiment={experiment} " in header
+    assert re.search(rf"seqlm train experiment={experiment}\b", header)
 
 
 def test_commands_in_headers_can_be_typed():
@@ -76,7 +82,8 @@ def test_experiments_on_examples_train(experiment, tmp_path):
         (tmp_path / split).mkdir()
         for name, lines in {"seq.in": "to a\nfrom b 5\n", "seq.out": "O B-x\nO B-y I-y\n", "label": "l\nm\n"}.items():
             (tmp_path / split / name).write_text(lines * 20)
-    config = compose(f"experiment={experiment}", f"data.path={tmp_path}", f"run.root={tmp_path}", "run.name=run",
+    data = path_of(experiment, tmp_path) or ["data.sizes=[50,8,8]"]
+    config = compose(f"experiment={experiment}", *data, f"run.root={tmp_path}", "run.name=run",
                      "train.epochs=null", "train.steps=2", "train.batch_size=8")  # fmt: skip
     before = train(config, {})
     config.run.name, config.train.steps = "longer", 12

@@ -22,7 +22,7 @@ from seqlm.cells import (
     drop_state,
     map_carry,
 )
-from seqlm.cells.dropout import dropout_mask
+from seqlm.cells.dropout import dropout_mask, keep_mask
 from seqlm.data import Window
 from seqlm.engines import ENGINES
 from seqlm.errors import ConfigError
@@ -232,6 +232,35 @@ def test_where_a_model_draws_masks_of_gates():
         shared = model_of(*words, f"model.dropout.kind={kind}", f"model.dropout.per_gate={gates}")
         assert (shared.input_dropout.p, shared.stack.dropout.p) == (0.4, 0.3)
         assert {layer.cell.dropout for layer in shared.stack.layers} == {RecurrentDropout(0.0, 0.2, gates == "true")}
+
+
+@pytest.mark.parametrize("engine", ["scan", "fused"])
+@pytest.mark.parametrize("training", [True, False])
+def test_everything_inside_a_recurrence_by_hand(engine, training):
+    """Masks of weight and state for the window, of zoneout for each step: of h, then of c; in eval mode their means."""
+    torch.manual_seed(0)
+    cell = LSTMCell(E, H).double().train(training)
+    cell.regularise(RecurrentDropout(weight=0.5, state=0.25, zoneout=0.2, zoneout_memory=0.7))
+    xs, carry = given(cell)
+    found = window(cell, engine, xs, carry)
+    torch.manual_seed(3)
+    weight, state, kept_h, kept_c = 1.0, 1.0, np.full((T, B, H), 0.2), np.full((T, B, H), 0.7)
+    if training:
+        weight = dropout_mask((4 * H, H), 0.5, xs).numpy()
+        state = dropout_mask((B, H), 0.25, xs).numpy()
+        kept_h, kept_c = (keep_mask((T, B, H), 1 - p, xs).numpy() for p in (0.2, 0.7))
+        assert 0.1 < kept_h.mean() < 0.3 and 0.6 < kept_c.mean() < 0.8 and (kept_h[0] != kept_h[1]).any()
+    w_ih, w_hh, b_ih, b_hh = (p.detach().numpy() for p in cell.parameters())
+    h, c = (t.numpy() for t in carry)
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    for t in range(T):
+        a = xs[t].numpy() @ w_ih.T + b_ih + (h * state) @ (w_hh * weight).T + b_hh
+        i, f, g, o = np.split(a, 4, axis=1)
+        new = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = kept_h[t] * h + (1 - kept_h[t]) * sigmoid(o) * np.tanh(new)
+        c = kept_c[t] * c + (1 - kept_c[t]) * new
+        np.testing.assert_allclose(found[0][t].detach().numpy(), h, atol=1e-12)
+    np.testing.assert_allclose(found[2].detach().numpy(), c, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["free", "capped", "coupled"])

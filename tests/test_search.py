@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqlm.cells import map_carry
-from seqlm.data import END, UNKNOWN
+from seqlm.data import END, IGNORE, UNKNOWN
 from seqlm.models.decoder import shifted
 from seqlm.models.search import Hypothesis, beam_search, greedy, length_penalty
 
@@ -27,17 +27,18 @@ def sharpened(seed):
 
 def every_score(model, batch, penalty):
     """ln p / lp of every sequence of at most LIMIT words, by teacher forcing: {words: score} for one source."""
-    ys, lengths = model.encode(batch)
     words = [w for w in range(model.head.linear.out_features) if w not in (END, UNKNOWN)]
-    scores = {}
-    for size in range(LIMIT + 1):
-        for sequence in product(words, repeat=size):
-            target = torch.tensor(sequence, dtype=torch.long).view(-1, 1)
-            inputs, goals = shifted(target, torch.tensor([size]))
-            logs = model.head.linear(model.head.read(ys, lengths, inputs)[0]).log_softmax(-1)
-            total = logs.gather(-1, goals.unsqueeze(-1)).sum().item()
-            scores[sequence] = total / ((5 + size + 1) / 6) ** penalty
-    return scores
+    sequences = [sequence for size in range(LIMIT + 1) for sequence in product(words, repeat=size)]
+    target = torch.full((LIMIT, len(sequences)), IGNORE)
+    for column, sequence in enumerate(sequences):
+        target[: len(sequence), column] = torch.tensor(sequence)
+    ys, lengths = model.encode(batch)
+    ys, lengths = ys.expand(-1, len(sequences), -1), lengths.expand(len(sequences))
+    inputs, goals = shifted(target, torch.tensor([len(sequence) for sequence in sequences]))
+    logs = model.head.linear(model.head.read(ys, lengths, inputs)[0]).log_softmax(-1)
+    picked = logs.gather(-1, goals.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    totals = torch.where(goals == IGNORE, 0.0, picked).sum(0).tolist()
+    return {s: total / ((5 + len(s) + 1) / 6) ** penalty for s, total in zip(sequences, totals, strict=True)}
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 2.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -15,6 +16,7 @@ from seqlm.data import IGNORE
 from seqlm.data.example_tokenizer import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluate import evaluate
+from seqlm.models import CRFHead, TagHead
 from seqlm.run import RunFolder
 from seqlm.train import resume, train
 
@@ -117,6 +119,20 @@ def test_a_tag_that_train_lacks_is_summed_over_and_counts_as_wrong(tmp_path):
         assert metrics["recall"] == 0.5 and metrics["accuracy"] == 0.5
 
 
+def test_a_crf_decides_about_all_tags_together():
+    torch.manual_seed(0)
+    head = CRFHead(2, {"num_tags": 2}).double()
+    with torch.no_grad():
+        head.crf.transitions.copy_(torch.tensor([[-9.0, 9.0], [9.0, -9.0]]))  # the two tags take turns
+    ys, lengths = torch.randn(6, 2, 2, dtype=torch.float64), torch.tensor([6, 3])
+    tags = head.tags(ys, lengths)
+    assert [len(row) for row in tags] == [6, 3] and all(a != b for row in tags for a, b in itertools.pairwise(row))
+    wanted = torch.tensor([[0, 1, 0, 1, 0, 1], [1, 0, 1, IGNORE, IGNORE, IGNORE]]).t()
+    alone = head.crf.nats(head.linear(ys), wanted, lengths)
+    assert head.nats(ys, lengths, {"tags": wanted}).item() == pytest.approx(alone.sum().item())
+    assert alone.sum().item() < 0.5 * TagHead.nats(head, ys, lengths, {"tags": wanted}).item()
+
+
 class Memoryless(Cell):
     """y_t = tanh(W x_t + b): a feed-forward network at every word."""
 
@@ -138,7 +154,7 @@ class Memoryless(Cell):
 @pytest.mark.parametrize("cell", ["elman", "lstm", "memoryless"])
 def test_the_two_taipeis(tmp_path, cell):
     """A city is where one goes to or where one leaves from, by a word before it: memory tells, nothing else does."""
-    config = small(tmp_path, "data.sentences=300", "train.epochs=7", "schedule=constant", "optim.lr=0.02",
+    config = small(tmp_path, "data.sentences=300", "train.epochs=10", "schedule=constant", "optim.lr=0.02",
                    "model.hidden_size=16", "model.bidirectional=false",
                    f"model/cell={'lstm' if cell == 'memoryless' else cell}")  # fmt: skip
     if cell == "memoryless":
@@ -187,9 +203,9 @@ def language_models(tmp_path_factory):
     for name, text, tokenizer in [("forward", "forward", "word"), ("backward", "backward", "word"),
                                   ("letters", "forward", "char")]:  # fmt: skip
         path = folder / f"{text}.txt"
-        train(compose("model=gru", "model.hidden_size=7", "model.dropout.output=0.5", "data=text",
+        train(compose("model=gru", "model.hidden_size=7", "data=text",
                       f"data/tokenizer={tokenizer}", f"data.train={path}", f"data.valid={path}", "train.steps=5",
-                      "train.batch_size=4", "train.window=8", "sample.tokens=0", "threads=1",
+                      "train.batch_size=4", "train.window=8", "sample.tokens=0", "threads=1", "model.dropout.input=0.5",
                       f"run.root={folder}", f"run.name={name}"), {})  # fmt: skip
     return folder
 
@@ -199,33 +215,36 @@ def _requests(split):
 
 
 def reading(folder, *names):
-    specs = ", ".join(f"{{run: {folder / name}, reverse: {str(name == 'backward').lower()}}}" for name in names)
-    return f"model.language_models=[{specs}]"
+    """The option for states of runs; `letters reversed` reads the run `letters` backward."""
+    runs = [name.partition(" ") for name in names]
+    specs = [
+        f"{{run: {folder / run}, reverse: {str(run == 'backward' or bool(rest)).lower()}}}" for run, _, rest in runs
+    ]
+    return f"model.language_models=[{', '.join(specs)}]"
 
 
 def test_states_of_language_models(language_models):
     """Each against the same model reading one sentence from one side, token by token."""
-    names = ("forward", "backward", "letters")
+    names = ("forward", "backward", "letters", "letters reversed")
     model, data = assembled(reading(language_models, *names))
     model.train()  # the language models do not train: no dropout
-    assert model.stack.input_size == 6 + 3 * 7 and len(model.readers) == 4
+    assert model.stack.input_size == 6 + 4 * 7 and len(model.readers) == 5
     batch = data["train"].batch([2, 0, 1])
     for name, reader in zip(names, model.readers[1:], strict=True):
-        run = load_run(language_models / name)
+        run = load_run(language_models / name.partition(" ")[0])
         run.model.double()
         found = reader(batch)
         for column, example in enumerate(batch.originals):
-            words = example["words"][::-1] if name == "backward" else example["words"]
-            pieces = [word if name != "letters" or not index else f" {word}" for index, word in enumerate(words)]
-            carry, ids, states = run.model.init_carry(1), [run.tokenizer.eos_id], []
-            for piece in pieces:
-                for token in ids + run.tokenizer.encode(piece):
+            turn = slice(None, None, -1 if name in ("backward", "letters reversed") else 1)
+            words = [word[turn] if "letters" in name else word for word in example["words"][turn]]
+            carry, states = run.model.init_carry(1), []
+            for index, word in enumerate(words):
+                tokens = run.tokenizer.encode(f" {word}" if index and "letters" in name else word)
+                for token in tokens if index else [run.tokenizer.eos_id, *tokens]:
                     read = run.model.read(torch.tensor([[token]]), carry)
                     carry = read.carry
                 states.append(read.top[0, 0])
-                ids = []
-            wanted = torch.stack(states[::-1] if name == "backward" else states)
-            torch.testing.assert_close(found[: len(words), column], wanted, rtol=0, atol=1e-12)
+            torch.testing.assert_close(found[: len(words), column], torch.stack(states[turn]), rtol=0, atol=1e-12)
 
 
 def test_language_models_are_read_and_nothing_else(language_models, tmp_path, monkeypatch):

@@ -90,7 +90,9 @@ def describe_type(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         # Classes of libraries, such as a Tensor for lr, cannot be written in YAML.
         return " or ".join(
-            describe_type(option) for option in get_args(hint) if option in YAML_TYPES or get_origin(option)
+            describe_type(option)
+            for option in get_args(hint)
+            if option in YAML_TYPES or get_origin(option) or is_typeddict(option)
         )
     if origin is Literal:
         return "one of " + ", ".join(str(option) for option in get_args(hint))

@@ -111,7 +111,7 @@ def preset(experiment: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
-    words = [] if experiment == "default" else [f"experiment={experiment}", "data.path=x"]
+    words = [] if experiment == "default" else [f"experiment={experiment}"]
     with initialize_config_dir(str(find_configs()), version_base="1.3"):
         values: Any = OmegaConf.to_container(compose("train", words), resolve=True)
     resolve_layer_cells(values["model"], [find_configs()])
