@@ -112,7 +112,8 @@ def test_every_choice_checks(choice):
     group, _, name = choice.partition("=")
     text = (CONFIGS / group / f"{name}.yaml").read_text()
     wants_path = group == "data" and ("path: ???" in text or "\npath:" in text)
-    check_parts(compose(choice, *(["data.path=x"] if wants_path else [])))
+    more = ["data.path=x"] if wants_path else ["+model/head=tags"] if choice == "model=sequence_model" else []
+    check_parts(compose(choice, *(["model=tagger"] if group == "model/head" else []), *more))
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_what_does_nothing_is_refused():
         LSTMCell(E, H).regularise(RecurrentDropout(input=0.5))
     with pytest.raises(ConfigError, match="model.dropout.per_gate=true does nothing without state, or input or hidden"):
         model_of("model.dropout.input=0.4", "model.dropout.kind=standard", "model.dropout.per_gate=true")
-    with pytest.raises(ConfigError, match="layer 0: model.dropout.per_gate=true does nothing: QRNNCell"):
+    with pytest.raises(ConfigError, match="layer 0: model.dropout.per_gate=true does nothing: the state of QRNNCell"):
         model_of("model.dropout.input=0.4", "model/cell=qrnn", "model.dropout.per_gate=true")
     with pytest.raises(ConfigError, match="embedding_tied=true does nothing"):
         model_of("model.dropout.embedding_tied=true")

@@ -237,7 +237,8 @@ def _explained(words: Words, error: Exception) -> str:
                 )
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - {'language_model'}))}"
+        options = sorted(set(error.options) - {"language_model", "sequence_model"})  # what presets are made of
+        return f"{group}={choice} is unknown; allowed: {', '.join(options)}"
     groups = [item for item in parsed if (find_configs() / item.key_or_group.partition("@")[0]).is_dir()]
     GlobalHydra.instance().clear()
     try:

@@ -202,7 +202,7 @@ def _fit(
             }
             logger.scalars(progress.step, progress.tokens, before + time.perf_counter() - began, values)
             epoch = progress.epoch + progress.window / len(session.train)
-            best = session.task.best(progress.valid, session.data) if progress.best_step else ""
+            best = session.task.best(progress.valid, session.data) if progress.valid else ""
             console.training(progress.step, epoch, values, best, progress.best_step)
             progress.nats, progress.nats_tokens, logged_tokens, busy = 0.0, 0, progress.tokens, 0.0
 

@@ -13,7 +13,7 @@ from ..cells import Carry, Cell, Step, carry_tensors, map_carry, require_positiv
 from ..data import END, IGNORE, ExampleBatch
 from ..engines import Engine
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
-from .language_model import Dropouts, build_stack
+from .language_model import Dropouts, build_stack, drops_gatewise
 from .search import beam_search, greedy
 from .sequence_model import checked_dropouts, size_of
 
@@ -67,6 +67,8 @@ class Decoder(nn.Module):
                 "dropout.per_gate=true: a decoder reads word by word, with one mask for all gates; use false"
             )
         drop, vocab_size = checked_dropouts(dropout, "model.head."), size_of(sizes, "target_size", "targets")
+        if drops_gatewise(drop) and (drop.get("input") or drop.get("hidden")):  # they would be drawn at every step
+            raise ValueError("dropout.per_gate=true: in a decoder gates share the masks of input and hidden; use false")
         self.stack = build_stack(
             input_size=embedding_size + hidden_size * input_feeding,
             cell=cell,
