@@ -62,8 +62,6 @@ class Decoder(nn.Module):
                 ("input_feeding", "true", "false") if input_feeding else ("attention_size", attention_size, "null")
             )
             raise ValueError(f"{key}={value} does nothing with attention=none; use {key}={none}")
-                "dropout.per_gate=true: a decoder reads word by word, with one mask for all gates; use false"
-            )
         drop, vocab_size = checked_dropouts(dropout, "model.head."), size_of(sizes, "target_size", "targets")
         if drops_gatewise(drop) and (drop.get("input") or drop.get("hidden")):  # they would be drawn at every step
             raise ValueError("dropout.per_gate=true: in a decoder gates share the masks of input and hidden; use false")
