@@ -65,7 +65,12 @@ def test_nats_and_what_is_not_known(crf, emissions, tags):
     assert crf.nats(emissions, padded, torch.tensor(LENGTHS)).tolist() == pytest.approx(wanted, abs=1e-12)
 
 
-def test_the_best_sequence(crf, emissions):
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_sequence(crf, seed):
+    torch.manual_seed(seed)
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter)
+    emissions = torch.randn(T, B, K, dtype=torch.float64)
     best = crf.best(emissions, torch.tensor(LENGTHS))
     for b, length in enumerate(LENGTHS):
         paths = every_path(crf, emissions[:, b], length)
