@@ -216,6 +216,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, atis,
 
 def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     train(tagged(tmp_path, atis, "train.epochs=12", "task.judged_by=loss"), {})
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["parameters"]["embedding"] == 11 * 8
     table = command("eval", "run", "split=test", cwd=tmp_path).stdout
     assert "f1 " in table and "examples             9" in table
     result = json.loads(command("eval", "run", "split=test", "--json", cwd=tmp_path).stdout)

@@ -34,11 +34,11 @@ def now() -> str:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters, each counted once: in total, in the embedding, in the recurrent cells."""
-    embedding = getattr(model, "embedding", None)
+    """Parameters, each counted once: in total, in embeddings, in the recurrent cells."""
+    embeddings = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     return {
         "total": sum(p.numel() for p in model.parameters()),
-        "embedding": sum(p.numel() for p in embedding.parameters()) if isinstance(embedding, nn.Module) else 0,
+        "embedding": sum(p.numel() for p in embeddings),
         "recurrent": sum(p.numel() for cell in cells_of(model) for p in cell.parameters()),
     }
 
