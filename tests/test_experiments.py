@@ -13,7 +13,7 @@ from seqlm.cells import detach
 from seqlm.certify import task_of
 from seqlm.config import find_configs
 from seqlm.errors import ConfigError
-from seqlm.models.language_model import budget
+from seqlm.models.presets import budget
 
 from .conftest import compose
 from .test_model import model_of

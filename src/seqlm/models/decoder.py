@@ -13,9 +13,9 @@ from ..cells import Carry, Cell, Step, carry_tensors, map_carry, require_positiv
 from ..data import END, IGNORE, ExampleBatch
 from ..engines import Engine
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
-from .language_model import Dropouts, build_stack, drops_gatewise
 from .search import beam_search, greedy
 from .sequence_model import checked_dropouts, size_of
+from .stack import Dropouts, build_stack, drops_gatewise
 
 
 class State(NamedTuple):

@@ -16,7 +16,7 @@ from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout
 from .features import CharacterReader, CharacterSpec, LanguageModelSpec, language_model_reader
-from .language_model import Dropouts, LayerSpec, build_stack, cells_of, drops_gatewise
+from .stack import Dropouts, LayerSpec, build_stack, cells_of, drops_gatewise
 
 PLACES = ("embedding", "words", "input", "hidden", "output")
 

@@ -1,0 +1,107 @@
+"""Stacks of layers from sizes, cells and dropout probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+from torch import nn
+
+from ..cells import Cell, RecurrentDropout
+from ..engines import Engine
+from ..errors import ConfigError
+from ..layers import Bidirectional, DropoutKind, Layer, Recurrent, Stack, make_dropout
+
+
+class Dropouts(TypedDict, total=False):
+    """Dropout probabilities by place, and their kind; what is left out is 0, and locked.
+
+    `embedding_tied`: words dropped from the embedding are dropped from tied softmax weights as well. `weight` to
+    `zoneout_memory` act inside the recurrence: see RecurrentDropout. With `per_gate` locked masks of `input` and
+    `hidden` differ from gate to gate as well.
+    """
+
+    kind: DropoutKind
+    embedding: float
+    embedding_tied: bool
+    input: float
+    hidden: float
+    output: float
+    weight: float
+    state: float
+    per_gate: bool
+    zoneout: float
+    zoneout_memory: float
+    latent: float
+
+
+class LayerSpec(TypedDict, total=False):
+    """What one layer has of its own; what is left out is that of the model."""
+
+    cell: Callable[..., Cell]
+    hidden_size: int
+    engine: Engine
+
+
+def cells_of(model: nn.Module) -> list[Cell]:
+    """Every cell inside `model`, lowest layer first."""
+    return [module for module in model.modules() if isinstance(module, Cell)]
+
+
+def build_stack(
+    *,
+    input_size: int,
+    cell: Callable[..., Cell],
+    hidden_size: int,
+    num_layers: int,
+    layers: Sequence[LayerSpec] | None,
+    bidirectional: bool,
+    residual: bool,
+    skip_sum: bool,
+    dropout: Dropouts,
+    engine: Engine,
+    where: str = "model.",
+) -> Stack:
+    """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
+
+    A bidirectional layer has two cells of `hidden_size` each. Of `dropout` it does what is between layers and inside.
+    Messages speak of keys below `where`.
+    """
+    kind, between, gatewise = dropout.get("kind", "locked"), dropout.get("hidden", 0.0), drops_gatewise(dropout)
+    inside = {key: value for key, value in dropout.items() if key in RecurrentDropout._fields and key != "input"}
+    specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers
+    built: list[Layer] = []
+    for index, spec in enumerate(specs):
+        make = spec.get("cell", cell)
+        sizes = {"input_size": input_size, "hidden_size": spec.get("hidden_size", hidden_size)}
+        cells = [make(**sizes) for _ in range(1 + bidirectional)]
+        drop = RecurrentDropout(**inside)  # type: ignore[arg-type]
+        if gatewise:
+            entering = between if index else dropout.get("input", 0.0)
+            drop = drop._replace(input=entering, per_gate=bool(drop.state or entering))
+        for one in cells:
+            try:
+                one.regularise(drop)
+            except ValueError as error:
+                raise ConfigError(f"layer {index}: {where}dropout.{error}") from error
+        try:
+            directions = [
+                Recurrent(one, reverse, spec.get("engine", engine))
+                for one, reverse in zip(cells, (False, True), strict=False)
+            ]
+        except ValueError as error:
+            raise ConfigError(f"layer {index}: {error}") from error
+        built.append(Bidirectional(*directions) if bidirectional else directions[0])
+        input_size = built[-1].output_size
+    outside = make_dropout(kind, 0.0 if gatewise else between)
+    return Stack(built, dropout=outside, residual=residual, skip_sum=skip_sum)
+
+
+def drops_gatewise(dropout: Dropouts) -> bool:
+    """Whether what enters a layer is dropped inside its cells, by a locked mask for each gate. Raises ConfigError."""
+    if not dropout.get("per_gate"):
+        return False
+    locked = dropout.get("kind", "locked") == "locked"
+    if not dropout.get("state") and not (locked and (dropout.get("input") or dropout.get("hidden"))):
+        raise ConfigError("model.dropout.per_gate=true does nothing without state, or input or hidden with kind=locked")
+    return locked
