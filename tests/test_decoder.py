@@ -101,10 +101,17 @@ def test_attention_is_the_average_of_its_equation(score):
             np.testing.assert_allclose(array(contexts[t, b]), a @ array(memory[:length, b]), atol=1e-12)
 
 
-@pytest.mark.parametrize(("attention", "feeding"), VARIANTS)
-def test_the_decoder_is_the_loop_of_its_equations(attention, feeding):
+@pytest.mark.parametrize(("attention", "feeding", "context"), [
+    *((*one, "state") for one in VARIANTS), ("none", False, "input"), ("none", False, "both"),
+    ("general", True, "both"),
+])  # fmt: skip
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_decoder_is_the_loop_of_its_equations(attention, feeding, context, bidirectional):
     """Nats and maps of an Elman decoder of two layers, step by step, one column at a time, in NumPy."""
-    model = variant(attention, feeding, "model.head.cell=elman", "model.head.num_layers=2").eval()
+    if attention == "dot" and not bidirectional:
+        pytest.skip("the widths would differ")
+    options = [f"model.head.context={context}", f"model.bidirectional={bidirectional}"]
+    model = variant(attention, feeding, "model.head.cell=elman", "model.head.num_layers=2", *options).eval()
     batch, head = batch_of(), model.head
     ys, lengths = (part.detach() for part in model.encode(batch))
     p = {name: array(value) for name, value in head.state_dict().items()}
@@ -112,13 +119,17 @@ def test_the_decoder_is_the_loop_of_its_equations(attention, feeding):
     maps = head.attend(ys, lengths, [row[row >= 0].tolist() for row in batch["target"].t()])
     for b, (length, size) in enumerate(zip(lengths.tolist(), batch.lengths["target"].tolist(), strict=True)):
         memory = array(ys[:length, b])
-        start = np.tanh(p["bridge.weight"] @ np.concatenate([memory[-1], memory[0]]) + p["bridge.bias"])
-        width = len(start) // 2
+        known = np.concatenate([memory[-1][:5], memory[0][5:]]) if bidirectional else memory[-1]
+        width = len(p["stack.layers.0.cell.bias_hh"])
+        start = np.zeros(2 * width)
+        if context != "input":
+            start = np.tanh(p["bridge.weight"] @ known + p["bridge.bias"])
         h, fed, words = [start[:width], start[width:]], np.zeros(head.linear.in_features), batch["target"][:size, b]
         read, say = [END, *words.tolist()], [*words.tolist(), END]
         for t, (word, goal) in enumerate(zip(read, say, strict=True)):
             x = p["embedding.weight"][word]
             x = np.concatenate([x, fed]) if feeding else x
+            x = np.concatenate([x, known]) if context != "state" else x
             for layer in (0, 1):
                 w = {name: p[f"stack.layers.{layer}.cell.{name}"] for name in
                      ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}  # fmt: skip
@@ -224,6 +235,7 @@ def test_steps_and_all_at_once_are_the_same():
 OPTIONS = [
     "model.head.attention=additive", "model.head.attention=none model.head.input_feeding=false",
     "model.head.attention=dot model.head.hidden_size=10", "model.head.attention=additive model.head.attention_size=2",
+    "model.head.context=input", "model.head.context=both",
     "model.head.input_feeding=false", "model.head.cell=gru", "model.head.hidden_size=6", "model.head.num_layers=2",
     "model.head.embedding_size=7", "model.head.embedding_size=5 model.head.tied=true", "model.bidirectional=false",
     *[f"model.head.dropout.{place}=0.5" for place in

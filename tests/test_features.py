@@ -168,7 +168,7 @@ def test_what_is_wrong_in_a_folder(tmp_path, what):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"label": ["a"]}, r"should hold features \(N, T, F\), and label \(N,\) or tags \(N, T\)"),
+        ({"label": ["a"]}, r"should hold features \(N, T, F\), and label \(N,\), tags \(N, T\) or target \(N,\)"),
         ({"features": np.zeros((1, 2, 3))}, "should hold features"),
         ({"features": np.zeros((1, 2, 3)), "label": ["a", "b"]}, r"label \(2,\) should be \(1,\)"),
         ({"features": np.zeros((1, 2, 3)), "label": ["a"], "names": ["x"]}, r"names \(1,\) is none of lengths, label"),
@@ -190,7 +190,7 @@ def test_tags_must_fit_and_something_must_be_said(tmp_path):
     with pytest.raises(ConfigError, match="tags.tsv, line 1: 1 tags, but features have 2 steps"):
         list(Features(path=str(tmp_path / "a")).examples("train"))
     as_folder(tmp_path / "b", [np.zeros((2, 1))])
-    with pytest.raises(ConfigError, match="needs labels.tsv .* or tags.tsv"):
+    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv or targets.tsv"):
         list(Features(path=str(tmp_path / "b")).examples("train"))
 
 
@@ -199,7 +199,7 @@ def test_features_are_read_as_they_are_or_mapped(tmp_path, embedding_size):
     """And padding changes nothing: alone or beside others, the same logits."""
     arrays, label, _ = some()
     as_archive(tmp_path / "all.npz", arrays, label)
-    data = Data.fitted(Features(path=str(tmp_path / "all.npz")), ExampleTokenizer(), "all", None)
+    data = Data.fitted(Features(path=str(tmp_path / "all.npz")), ExampleTokenizer(), "all", None, {})
     torch.manual_seed(0)
     model = build_sequence_model(
         sizes=data.tokenizer.sizes(), cell=LSTMCell, head=LabelHead, hidden_size=5, embedding_size=embedding_size

@@ -13,14 +13,14 @@ from torch import nn
 
 from .build import accepts, build, check, fits
 from .config import load_config
-from .data import Data, ExampleTokenizer, Tokenizer, load_tokenizer
+from .data import FIELDS, Data, ExampleTokenizer, Tokenizer, load_tokenizer
 from .errors import ConfigError
 from .run import RunFolder
 from .schema import Config
 from .training import checkpoint
 
 # Keys of a data node that say how its text is read, whatever the text.
-READING = ("tokenizer", "vocab_from", "limit")
+READING = ("tokenizer", "vocab_from", "limit", "rename")
 
 
 def check_parts(config: Config) -> None:
@@ -44,6 +44,9 @@ def check_parts(config: Config) -> None:
     limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
     if not fits(limit, int | None) or (limit is not None and limit < 1):
         problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
+    rename = reading.get("rename")
+    if not fits(rename, dict[str, str | None] | None) or set((rename or {}).values()) - {*FIELDS, None}:
+        problems.append(f"data.rename={rename} should give fields other names ({', '.join(FIELDS)}) or null")
     if vocab_from not in ("train", "all"):
         problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
     if problems:
@@ -54,10 +57,11 @@ def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
     """The data of a config; the tokenizer is fitted unless the run already has one."""
     corpus_node, reading = _split_data(config.data)
     corpus = build(corpus_node, "data", trust=config.trust)
+    rename = reading.get("rename") or {}
     if tokenizer is not None:
-        return Data(corpus, tokenizer, reading.get("limit"))
+        return Data(corpus, tokenizer, reading.get("limit"), rename)
     unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
-    return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"))
+    return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"), rename)
 
 
 def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:

@@ -17,7 +17,7 @@ from .errors import ConfigError
 from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
-from .tasks import ExampleTask, Score, Task, perplexity
+from .tasks import LanguageModeling, Score, Task, TextTask, perplexity
 from .testtime.command import averaged, check, evaluate_with, load_runs, make_scorer
 from .training.device import autocast, prepare
 
@@ -56,8 +56,8 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     for one in runs:
         one.model.to(device)
     run = runs[0]
-    if isinstance(run.task, ExampleTask):
-        _evaluate_examples(run, run.task, how, device, as_json)
+    if not isinstance(run.task, LanguageModeling):
+        _evaluate_task(run, run.task, how, device, as_json)
         return
     scorer, done = make_scorer(runs, how), dict[str, Any]()
     encoded, tokenizer = run.data[how.split], run.tokenizer
@@ -102,21 +102,34 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     _keep(run, f"eval-{how.split}{_kind(result)}.json", result)
 
 
-def _evaluate_examples(run: LoadedRun, task: ExampleTask, how: EvalConfig, device: torch.device, as_json: bool) -> None:
-    """Score a split of examples; the size of batches changes nothing but the speed."""
+def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.device, as_json: bool) -> None:
+    """Score a split for a task other than language modelling, by the metrics that it has."""
     plain = verb_config("eval", EvalConfig, [])
-    for key in ("window", "lens", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean"):
+    windows = isinstance(task, TextTask)
+    for key in (
+        *(() if windows else ("window",)),
+        "lens",
+        "temperature",
+        "dynamic",
+        "cache",
+        "ensemble",
+        "monte_carlo",
+        "mean",
+    ):
         if getattr(how, key) != getattr(plain, key):
             raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
-    columns = run.config.train.eval_batch_size if how.batch_size == plain.batch_size else how.batch_size
+    # Where nothing goes on from batch to batch, their size changes nothing but the speed.
+    faster = not task.carries and how.batch_size == plain.batch_size
+    columns = run.config.train.eval_batch_size if faster else how.batch_size
+    window = run.config.train.window if how.window is None else how.window
     started = time.perf_counter()
-    score = evaluate(run.model, task, task.batches(run.data, how.split, columns, 0), device, how.precision)
+    score = evaluate(run.model, task, task.batches(run.data, how.split, columns, window), device, how.precision)
     result = {
         "run": run.folder.name,
         "split": how.split,
         "checkpoint": run.checkpoint.step,
         "weights": run.weights,
-        "examples": len(run.data[how.split]),
+        **({"batch_size": columns, "window": window} if windows else {"examples": len(run.data[how.split])}),
         "tokens": score.tokens,
         "nats": score.nats,
         **task.metrics(score, run.data, how.split),

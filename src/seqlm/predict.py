@@ -19,10 +19,9 @@ from .data import EncodedExamples, Example
 from .errors import ConfigError
 from .run import to_json
 from .schema import PredictConfig
-from .tasks import ExampleTask, LanguageModeling, perplexity
+from .tasks import ExampleTask, TextTask
 from .training.device import autocast, prepare
 
-FIELDS = ("words", "features")  # what is read
 EMPTY = "empty"
 
 
@@ -51,16 +50,18 @@ def main(folder: str, source: str, words: Sequence[str]) -> None:
 def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) -> list[dict[str, Any]]:
     """What the run says of each example; of an empty one, that it is empty."""
     task = run.task
-    if isinstance(task, LanguageModeling):
-        return [_line_score(run, example, device) for example in examples]
+    if isinstance(task, TextTask):
+        return [_of_line(run, task, example) for example in examples]
     if not isinstance(task, ExampleTask):
         raise ConfigError(f"{run.folder.path} is a run of {type(task).__name__}; seqlm predict cannot use it")
-    reads = [name for name in FIELDS if name in run.tokenizer.reads()]
+    reads = task.reads(run.model, run.tokenizer)
+    if not reads:
+        raise ConfigError(f"{run.folder.path} reads nothing: it writes texts; use seqlm sample")
     given: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = [{"error": EMPTY} for _ in examples]
     for example, answer in zip(examples, answers, strict=True):
         try:
-            given.append({name: _field(name, example) for name in reads})
+            given.append({name: _field(name, example, run.tokenizer) for name in reads})
         except ValueError as error:
             given.append({})
             answer["error"] = str(error)
@@ -75,9 +76,12 @@ def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) 
     return answers
 
 
-def _field(name: str, example: Example) -> Any:
+def _field(name: str, example: Example, tokenizer: Any) -> Any:
     """A field that is read, checked, since people write it by hand."""
-    value = example.get(name, example.get("text") if name == "words" else None)
+    other = {"words": "text", "label": "words"}.get(name)  # a line that is no object is its text
+    value = example.get(name, example.get(other) if other else None)
+    if name == "label" and value in tokenizer.vocabularies["label"]:
+        return value
     if name == "words" and (
         isinstance(value, str) or (isinstance(value, list) and all(isinstance(word, str) for word in value))
     ):
@@ -88,25 +92,23 @@ def _field(name: str, example: Example) -> Any:
         features = np.zeros(0, dtype=np.float32)
     if name == "features" and features.ndim == 2:
         return features
-    wanted = {"words": "a text or a list of words", "features": "numbers for each step, [[...], ...]"}[name]
-    raise ValueError(example.get("error") or f"{name} should be {wanted}, which this run reads")
+    labels = tokenizer.vocabularies.get("label", []) if name == "label" else []
+    wanted = {
+        "words": "a text or a list of words, which this run reads",
+        "features": "numbers for each step, [[...], ...], which this run reads",
+        "label": f"a label of this run ({', '.join(labels[:20])}{' ...' * (len(labels) > 20)})",
+    }[name]
+    raise ValueError(example.get("error") or f"{name} should be {wanted}")
 
 
-def _line_score(run: LoadedRun, example: Example, device: torch.device) -> dict[str, Any]:
-    """The nats of a line under a language model that has read nothing before it; words have an end of line as well."""
-    tokenizer, model = run.tokenizer, cast("Any", run.model)
+def _of_line(run: LoadedRun, task: TextTask, example: Example) -> dict[str, Any]:
+    """What a run on texts says of a line that stands alone."""
     try:
-        text = _field("words", example)
+        text = _field("words", example, run.tokenizer)
     except ValueError as error:
         return {"error": str(error)}
     text = text if isinstance(text, str) else " ".join(text)
-    ids = tokenizer.encode(text + ("\n" if tokenizer.kind == "word" else ""))
-    if not text:
-        return {"error": EMPTY}
-    read = torch.tensor([tokenizer.eos_id, *ids], device=device).unsqueeze(1)
-    nats = model.nats(read[:-1], read[1:], model.init_carry(1))[1].item()
-    unknown = sum(token == tokenizer.unk_id for token in ids)
-    return {"nats": nats, "tokens": len(ids), "ppl": perplexity(nats, len(ids)), "unknown": unknown}
+    return task.answer(run.model, run.tokenizer, text) if text else {"error": EMPTY}
 
 
 def _examples(source: str, held: ExitStack) -> Iterator[Example]:

@@ -20,7 +20,6 @@ from .layers import Recurrent
 from .models import cells_of
 from .run import RunFolder
 from .schema import Config
-from .tasks import LanguageModeling
 from .training.console import clock, table
 from .training.device import describe, hardware
 
@@ -87,7 +86,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
 def closing(run: RunFolder, session: Session, progress: Progress) -> str:
     """The table below the progress bar, with what one may want to do next."""
     valid = "  ".join(f"{name} {value:.4f}" for name, value in progress.valid.items())
-    folder, samples = shlex.quote(str(run.path)), isinstance(session.task, LanguageModeling)
+    folder = shlex.quote(str(run.path))
     return table(
         [
             ("best valid", f"{valid} at step {progress.best_step:,}"),
@@ -97,7 +96,7 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
                 f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s all in all",
             ),
             ("next", f"seqlm eval {folder} split=test"),
-            ("", f"seqlm sample {folder} tokens=400" if samples else f"seqlm predict {folder} FILE"),
+            ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
         ]
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .assemble import load_run
 from .config import verb_config
 from .errors import ConfigError
-from .models import LanguageModel
 from .schema import SampleConfig
-from .tasks import generate
+from .tasks import Conditional
 from .training.device import prepare
 
 
@@ -26,12 +26,14 @@ def main(folder: str, words: Sequence[str]) -> None:
         engine=how.engine,
         trust=how.trust,
     )
-    if not isinstance(run.model, LanguageModel):
-        raise ConfigError(f"{folder} is not a language model; only those can be sampled from")
-    pieces = generate(run.model.to(device), run.tokenizer, how)
-    first = next(pieces, "")  # a bad prompt is refused before anything is printed
-    sys.stdout.write(how.prompt + first)
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    if how.condition is not None and not isinstance(run.task, Conditional):
+        raise ConfigError(f"condition={how.condition} is for runs of task=conditional; leave it out")
+    run.model.to(device)
+    for seed in range(how.seed, how.seed + how.texts):
+        pieces = run.task.write(run.model, run.tokenizer, replace(how, seed=seed))
+        first = next(pieces, "")  # a bad prompt is refused before anything is printed
+        sys.stdout.write(how.prompt + first)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")

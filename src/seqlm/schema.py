@@ -225,6 +225,8 @@ class BenchConfig:
 class SampleConfig(SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 
+    condition: Any = _key()
+    texts: int = _key(least=1)
     checkpoint: str = _key()
     average_last: int | None = _key(least=1)
     weights: str = _key(allowed=("auto", *WEIGHTS))

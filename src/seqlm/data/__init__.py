@@ -2,6 +2,7 @@
 
 from .atis import Atis
 from .batches import Batch, Batches
+from .both import Both, Pair
 from .bucketed import Bucketed, EncodedExamples, ExampleBatch
 from .conll import Conll
 from .corpus import SPLITS, Corpus, TextCounts
@@ -10,8 +11,9 @@ from .dates import Dates
 from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
 from .example_tokenizer import END, UNKNOWN, ExampleTokenizer
-from .examples import Example, Examples
+from .examples import FIELDS, Example, Examples
 from .features import Features
+from .gaps import Gaps
 from .generated import Arithmetic, Copy, Reverse
 from .iob import Iob
 from .labelled import Labelled
@@ -29,6 +31,7 @@ from .wikitext import WikiText2, WikiText103
 
 __all__ = [
     "END",
+    "FIELDS",
     "IGNORE",
     "SPLITS",
     "UNKNOWN",
@@ -36,6 +39,7 @@ __all__ = [
     "Atis",
     "Batch",
     "Batches",
+    "Both",
     "Bucketed",
     "ByteTokenizer",
     "CharTokenizer",
@@ -53,11 +57,13 @@ __all__ = [
     "ExampleTokenizer",
     "Examples",
     "Features",
+    "Gaps",
     "HiddenMarkov",
     "Iob",
     "Labelled",
     "Lengths",
     "MarkovChain",
+    "Pair",
     "Parallel",
     "PennTreebank",
     "PennTreebankChar",

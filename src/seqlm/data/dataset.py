@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from .bucketed import EncodedExamples
 from .corpus import Corpus
 from .encode import encode_split, fit_tokenizer
 from .example_tokenizer import ExampleTokenizer
-from .examples import Examples
+from .examples import Example, Examples
 from .streams import IGNORE
 
 
@@ -23,10 +26,18 @@ class Data:
     corpus: Corpus | Examples
     tokenizer: Any  # a Tokenizer of text, or of examples
     limit: int | None = None  # tokens or examples of each split that are used
+    rename: Mapping[str, str | None] = field(default_factory=dict)  # fields of examples by other names; None: left out
     _encoded: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def fitted(cls, corpus: Corpus | Examples, unfitted: Any, vocab_from: str, limit: int | None) -> Data:
+    def fitted(
+        cls,
+        corpus: Corpus | Examples,
+        unfitted: Any,
+        vocab_from: str,
+        limit: int | None,
+        rename: Mapping[str, str | None] | None = None,
+    ) -> Data:
         """With the vocabulary of train, or of all splits (`vocab_from="all"`)."""
         textual = isinstance(corpus, Corpus)
         if isinstance(unfitted, ExampleTokenizer) == textual:
@@ -37,7 +48,18 @@ class Data:
         if isinstance(corpus, Corpus):
             return cls(corpus, fit_tokenizer(corpus, unfitted, vocab_from), limit)
         splits = corpus.splits() if vocab_from == "all" else ("train",)
-        return cls(corpus, unfitted.fit(e for split in splits for e in corpus.examples(split)), limit)
+        data = cls(corpus, unfitted, limit, rename or {})
+        data.tokenizer = unfitted.fit(example for split in splits for example in data.examples(split))
+        return data
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """The examples of a split, their fields by the names that they have here."""
+        assert not isinstance(self.corpus, Corpus)
+        for example in self.corpus.examples(split):
+            if unknown := self.rename.keys() - example.keys():
+                raise ConfigError(f"data.rename.{min(unknown)} is no field of these examples: {', '.join(example)}")
+            renamed = {self.rename.get(name, name): value for name, value in example.items()}
+            yield {name: value for name, value in renamed.items() if name is not None}
 
     @property
     def fingerprint(self) -> str:
@@ -54,10 +76,11 @@ class Data:
             return encode_split(self.corpus, split, self.tokenizer).limited(self.limit, self.tokenizer)
         if split not in self.corpus.splits():
             raise ConfigError(f"split={split} does not exist in this data; it has: {', '.join(self.corpus.splits())}")
-        originals = list(self.corpus.examples(split))[: self.limit]
+        originals = list(islice(self.examples(split), self.limit))
         if not originals:
             raise ConfigError(f"split={split} of this data holds no examples")
         fingerprint = self.corpus.fingerprint(split) + ("" if self.limit is None else f"[:{self.limit}]")
+        fingerprint += json.dumps(dict(self.rename), sort_keys=True) if self.rename else ""
         encoded = [self.tokenizer.encode(example) for example in originals]
         for name in encoded[0].keys() & {"tags", "label"}:
             if all(np.all(example[name] == IGNORE) for example in encoded):

@@ -119,10 +119,9 @@ class ExampleTokenizer:
         sizes = {SIZES[name]: len(items) for name, items in self.vocabularies.items()}
         return {**sizes, "num_features": self.num_features} if self.num_features else sizes
 
-    def reads(self) -> set[str]:
-        """The fields that are read, not predicted."""
-        known = {"features"} if self.num_features else set()
-        return known | ({"words", "characters"} if "words" in self.vocabularies else set())
+    def fields(self) -> set[str]:
+        """The fields that it knows."""
+        return set(self.vocabularies) | ({"features"} if self.num_features else set())
 
     def counted(self) -> dict[str, int]:
         """How many of each thing there are, for people."""

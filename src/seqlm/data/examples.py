@@ -17,6 +17,7 @@ import numpy as np
 #   label     a string
 #   target    another sequence, as words
 Example: TypeAlias = Mapping[str, Any]
+FIELDS = ("words", "features", "tags", "label", "target")
 SEQUENCES = ("words", "tags", "target", "features")
 
 

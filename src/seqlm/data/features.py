@@ -1,4 +1,4 @@
-"""Sequences of vectors, with a label each or a tag for every step: frames of a video, samples of sensors, DNA."""
+"""Vectors and sequences of them, with what is said of each: frames of a video, samples of sensors, DNA."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .examples import Example
 from .labelled import lines
 from .split_examples import SplitExamples
 
+TABLES = {"label": "labels.tsv", "tags": "tags.tsv", "target": "targets.tsv"}  # what is said of the arrays of a folder
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for files that are not its own
 
 
@@ -40,12 +41,14 @@ class ArrayFile:
 
 
 class Features(SplitExamples):
-    """Arrays (T, F) of numbers, with a label each, or a tag for every step, or both.
+    """Arrays (T, F) of numbers, with a label each, a tag for every step, a text, or several of these.
 
     `path` is a folder with train, valid and perhaps test, or one source, shared out by names or numbers of examples:
-      a folder: NAME.npy (T, F) for each example; labels.tsv with lines NAME, tabulator, label; tags.tsv with lines
-        NAME, tabulator, tags with spaces between. Arrays are read when a batch needs them: memory need not hold all
-      NAME.npz: features (N, T, F); lengths (N,) if some end before T; label (N,); tags (N, T). It is read at once
+      a folder: NAME.npy (T, F) for each example, (1, F) for a single vector; labels.tsv with lines NAME, tabulator,
+        label; tags.tsv, tags with spaces between; targets.tsv, texts. Arrays are read when a batch needs them: memory
+        need not hold all
+      NAME.npz: features (N, T, F); lengths (N,) if some end before T; label (N,); tags (N, T); target (N,), texts. It
+        is read at once
     Nothing is scaled: give numbers of about one. Raises ConfigError with file and line.
     """
 
@@ -66,11 +69,11 @@ class Features(SplitExamples):
             yield name, example
 
     def _folder(self, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        said = {"label": said_of(source / "labels.tsv"), "tags": said_of(source / "tags.tsv")}
+        said = {field: said_of(source / table) for field, table in TABLES.items()}
         present = {field: rows for field, rows in said.items() if rows}
         if not present:
             raise ConfigError(
-                f"data.path={source} needs labels.tsv (NAME, tabulator, label) or tags.tsv beside its .npy"
+                f"data.path={source} needs labels.tsv (NAME, tabulator, label), tags.tsv or targets.tsv beside its .npy"
             )
         names = {path.stem for path in source.glob("*.npy")}
         for field, rows in present.items():
@@ -78,8 +81,7 @@ class Features(SplitExamples):
                 if name not in names:
                     raise ConfigError(f"{where}: {name}.npy does not exist in {source}")
             if missing := sorted(names - rows.keys()):
-                table = "labels.tsv" if field == "label" else "tags.tsv"
-                raise ConfigError(f"{source / table} has no line for {missing[0]}.npy")
+                raise ConfigError(f"{source / TABLES[field]} has no line for {missing[0]}.npy")
         for name, (where, _) in next(iter(present.values())).items():
             example: dict[str, Any] = {field: rows[name][1] for field, rows in present.items()}
             if "tags" in example:
@@ -93,10 +95,10 @@ class Features(SplitExamples):
         except BROKEN as error:
             raise ConfigError(f"{source} is not a .npz file of numbers and texts: {error}") from None
         features = arrays.pop("features", np.zeros(0))
-        if features.ndim != 3 or not arrays.keys() & {"label", "tags"}:
-            raise ConfigError(f"{source} should hold features (N, T, F), and label (N,) or tags (N, T)")
+        if features.ndim != 3 or not arrays.keys() & TABLES.keys():
+            raise ConfigError(f"{source} should hold features (N, T, F), and label (N,), tags (N, T) or target (N,)")
         count, steps = features.shape[:2]
-        allowed = {"lengths": (count,), "label": (count,), "tags": (count, steps)}
+        allowed = {"lengths": (count,), "label": (count,), "tags": (count, steps), "target": (count,)}
         for name, array in arrays.items():
             if array.shape != allowed.get(name):
                 should = f"should be {allowed[name]}" if name in allowed else f"is none of {', '.join(allowed)}"

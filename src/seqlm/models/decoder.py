@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ from ..data import END, IGNORE, ExampleBatch
 from ..engines import Engine
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
 from .search import beam_search, greedy
-from .sequence_model import checked_dropouts, size_of
+from .sequence_model import checked_dropouts, last_outputs, size_of
 from .stack import Dropouts, build_stack, drops_gatewise
+
+Context = Literal["state", "input", "both"]
 
 
 class State(NamedTuple):
@@ -23,19 +25,21 @@ class State(NamedTuple):
 
     carry: Carry
     fed: Tensor  # (B, H): the output before, where it is fed back; else (B, 0)
+    known: Tensor  # (B, O): of the source, where it is read at every step; else (B, 0)
 
 
 class Decoder(nn.Module):
     """Writes the target word by word: p(w_t | w_<t, x) = softmax(W_o o_t + b_o), until it writes `<eos>`.
 
     h_t = stack([E[w_{t-1}]; o_{t-1}]),  o_t = tanh(W_c [c_t; h_t]),  c_t = attention(h_t) over the encoder's outputs
-    y_1 .. y_S,  w_0 = <eos>,  carry_0 = tanh(W_0 [y_S; y_1] + b_0)
+    y_1 .. y_S,  w_0 = <eos>,  carry_0 = tanh(W_0 s + b_0)
 
-    Without `input_feeding` the stack reads E[w_{t-1}] alone. With `attention` "none" o_t = h_t, and all that is known
-    of the source is carry_0: the last output of the encoder in each direction, mapped to every tensor of the carry.
-    `tied`: W_o is E itself. Dropout `input` is on what the stack reads, `output` before the softmax. I. Sutskever,
-    O. Vinyals and Q. V. Le, arXiv 1409.3215; carry_0: D. Bahdanau, K. Cho and Y. Bengio, arXiv 1409.0473; attention
-    after the step, input feeding: M.-T. Luong, H. Pham and C. D. Manning, arXiv 1508.04025.
+    with s the last output of the encoder in each direction. Without `input_feeding` the stack reads E[w_{t-1}] alone.
+    With `attention` "none" o_t = h_t. `context`: what s is for, "state": carry_0 | "input": the stack reads it at every
+    step, and carry_0 = 0 | "both" (K. Cho et al., arXiv 1406.1078). `tied`: W_o is E itself. Dropout `input` is on what
+    the stack reads, `output` before the softmax. I. Sutskever, O. Vinyals and Q. V. Le, arXiv 1409.3215; carry_0: D.
+    Bahdanau, K. Cho and Y. Bengio, arXiv 1409.0473; attention after the step, input feeding: M.-T. Luong, H. Pham and
+    C. D. Manning, arXiv 1508.04025.
     """
 
     def __init__(
@@ -51,8 +55,10 @@ class Decoder(nn.Module):
         attention: Literal["none", "dot", "general", "additive"] = "general",
         attention_size: int | None = None,
         input_feeding: bool = True,
+        context: Context = "state",
         tied: bool = False,
         dropout: Dropouts | None = None,
+        where: str = "model.head.",
     ) -> None:
         super().__init__()
         embedding_size = hidden_size if embedding_size is None else embedding_size
@@ -62,11 +68,13 @@ class Decoder(nn.Module):
                 ("input_feeding", "true", "false") if input_feeding else ("attention_size", attention_size, "null")
             )
             raise ValueError(f"{key}={value} does nothing with attention=none; use {key}={none}")
-        drop, vocab_size = checked_dropouts(dropout, "model.head."), size_of(sizes, "target_size", "targets")
+        if context not in get_args(Context):
+            raise ValueError(f"context={context} must be one of {', '.join(get_args(Context))}")
+        drop, vocab_size = checked_dropouts(dropout, where), size_of(sizes, "target_size", "targets", where.rstrip("."))
         if drops_gatewise(drop) and (drop.get("input") or drop.get("hidden")):  # they would be drawn at every step
             raise ValueError("dropout.per_gate=true: in a decoder gates share the masks of input and hidden; use false")
         self.stack = build_stack(
-            input_size=embedding_size + hidden_size * input_feeding,
+            input_size=embedding_size + hidden_size * input_feeding + input_size * (context != "state"),
             cell=cell,
             hidden_size=hidden_size,
             num_layers=num_layers,
@@ -76,7 +84,7 @@ class Decoder(nn.Module):
             skip_sum=False,
             dropout=drop,
             engine="scan" if input_feeding else engine,  # each step waits for the one before
-            where="model.head.",
+            where=where,
         )
         states = self.stack.output_size
         size = states if attention == "none" else hidden_size
@@ -92,7 +100,8 @@ class Decoder(nn.Module):
         self.output_dropout = make_dropout(drop["kind"], drop.get("output", 0.0))
         self.linear = nn.Linear(size, vocab_size)
         self.widths = [tensor.shape[1] for tensor in carry_tensors(self.stack.init_carry(1))]
-        self.bridge = nn.Linear(2 * input_size, sum(self.widths))
+        self.context, self.backward_size = context, sizes.get("backward_size", 0)
+        self.bridge = nn.Linear(input_size, sum(self.widths)) if context != "input" else None
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.uniform_(self.linear.weight, -0.1, 0.1)
         nn.init.zeros_(self.linear.bias)
@@ -101,12 +110,13 @@ class Decoder(nn.Module):
 
     def start(self, ys: Tensor, lengths: Tensor) -> tuple[Memory | tuple[()], State]:
         """What is attended to, and the state before the first word: ys (S, B, O) of `lengths` (B,)."""
-        columns = torch.arange(ys.shape[1], device=ys.device)
-        ends = torch.cat([ys[lengths - 1, columns], ys[0]], -1)  # each direction has read all at one of them
-        parts = iter(self.bridge(ends).tanh().split(self.widths, -1))
-        carry = map_carry(lambda like: next(parts).to(like.dtype), self.stack.init_carry(ys.shape[1]))
+        summary, carry = last_outputs(ys, lengths, self.backward_size), self.stack.init_carry(ys.shape[1])
+        if self.bridge is not None:
+            parts = iter(self.bridge(summary).tanh().split(self.widths, -1))
+            carry = map_carry(lambda like: next(parts).to(like.dtype), carry)
         fed = ys.new_zeros(ys.shape[1], self.linear.in_features if self.input_feeding else 0)
-        return () if self.attention is None else self.attention.remember(ys, lengths), State(carry, fed)
+        known = summary if self.context != "state" else summary[:, :0]
+        return () if self.attention is None else self.attention.remember(ys, lengths), State(carry, fed, known)
 
     def _read(self, tops: Tensor, memory: Any) -> tuple[Tensor, Tensor]:
         """Outputs of the stack (T, B, H) -> o (T, B, H), weights of the attention (T, B, S) (S = 0 without)."""
@@ -121,9 +131,9 @@ class Decoder(nn.Module):
 
         def write(state: State, tokens: Tensor) -> tuple[State, Tensor, Tensor]:
             embedded = self.embedding.look_up(tokens, words)
-            carry, top = step(state.carry, drop(torch.cat([embedded, state.fed], -1)))
+            carry, top = step(state.carry, drop(torch.cat([embedded, state.fed, state.known], -1)))
             o, weights = (part.squeeze(0) for part in self._read(top.unsqueeze(0), memory))
-            return State(carry, o if self.input_feeding else state.fed), o, weights
+            return State(carry, o if self.input_feeding else state.fed, state.known), o, weights
 
         return write
 
@@ -136,7 +146,9 @@ class Decoder(nn.Module):
         """
         memory, state = self.start(ys, lengths)
         if not (self.input_feeding or sampled):
-            _, tops = self.stack(self.input_dropout(self.embedding(inputs)), state.carry)
+            known = state.known.expand(len(inputs), -1, -1)
+            xs = torch.cat([self.embedding(inputs), known], -1)
+            _, tops = self.stack(self.input_dropout(xs), state.carry)
             return self._read(tops, memory)
         write = self.bind(memory, state)
         outputs: list[Tensor] = []
@@ -171,13 +183,13 @@ class Decoder(nn.Module):
         """
         limits = 2 * lengths + 10 if max_length is None else torch.full_like(lengths, max_length)
         memory, state = self.start(ys, lengths)
-        found = greedy(self._scores(memory, state), state, limits)
+        found = greedy(self.scores(memory, state), state, limits)
         if beam > 1:
             memory, state = map_carry(lambda tensor: tensor.repeat_interleave(beam, 0), (memory, state))
-            found = beam_search(self._scores(memory, state), state, limits, found, beam, length_penalty)
+            found = beam_search(self.scores(memory, state), state, limits, found, beam, length_penalty)
         return [words for words, _ in found]
 
-    def _scores(self, memory: Any, state: State) -> Step:
+    def scores(self, memory: Any, state: State) -> Step:
         """What a search asks: (state, words (B)) -> (state, ln p of the next word (B, V))."""
         write = self.bind(memory, state)
 

@@ -12,7 +12,7 @@ from ..cells import Cell
 from ..data import ExampleBatch, Tokenizer
 from ..errors import ConfigError
 from ..layers import Layer
-from .language_model import LanguageModel
+from .language_model import BidirectionalLanguageModel, LanguageModel
 
 
 class CharacterSpec(TypedDict, total=False):
@@ -24,7 +24,9 @@ class CharacterSpec(TypedDict, total=False):
 
 
 class LanguageModelSpec(TypedDict, total=False):
-    """A run of seqlm whose states are features; `reverse` for one that was trained on reversed text."""
+    """A run of seqlm whose states are features; `reverse` for one that was trained on reversed text.
+
+    A run of task=bilm has states in both directions."""
 
     run: str
     reverse: bool
@@ -102,14 +104,21 @@ class LanguageModelReader(nn.Module):
 
 def language_model_reader(
     spec: LanguageModelSpec, where: str, load: Callable[[str, str], tuple[nn.Module, Any]]
-) -> LanguageModelReader:
-    """The reader that an entry of model.language_models describes; `load` gives the model and tokenizer of a run."""
+) -> list[LanguageModelReader]:
+    """The readers that an entry of model.language_models describes; `load` gives the model and tokenizer of a run.
+
+    Two of them for a run of task=bilm, one in each direction.
+    """
     if not spec.get("run"):
         raise ConfigError(f"{where}.run is not set: give the folder of a run")
     try:
         model, tokenizer = load(spec["run"], str(spec.get("checkpoint", "best")))
     except ConfigError as error:
         raise ConfigError(f"{where}.run: {error}") from error
+    if isinstance(model, BidirectionalLanguageModel):
+        if "reverse" in spec:
+            raise ConfigError(f"{where}.reverse={spec['reverse']} does nothing: {spec['run']} reads in both directions")
+        return [LanguageModelReader(one, tokenizer, turned) for one, turned in ((model.fwd, False), (model.bwd, True))]
     if not isinstance(model, LanguageModel):
         raise ConfigError(f"{where}.run={spec['run']} trained a {type(model).__name__}, not a LanguageModel")
-    return LanguageModelReader(model, tokenizer, spec.get("reverse", False))
+    return [LanguageModelReader(model, tokenizer, spec.get("reverse", False))]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..data import IGNORE, ExampleBatch
 from ..errors import ConfigError
 from .heads import TagHead
-from .sequence_model import size_of
+from .sequence_model import last_outputs, size_of
 
 Pooling = Literal["last", "mean", "max", "attention"]
 
@@ -31,7 +31,7 @@ class LabelHead(nn.Module):
         super().__init__()
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling={pooling} must be one of {', '.join(get_args(Pooling))}")
-        self.pooling, self.forward_size = pooling, input_size - sizes.get("backward_size", 0)
+        self.pooling, self.backward_size = pooling, sizes.get("backward_size", 0)
         self.attention = None
         if pooling == "attention":
             self.attention = nn.Sequential(
@@ -42,8 +42,7 @@ class LabelHead(nn.Module):
     def pool(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """One vector (B, H) for each sequence (T, B, H)."""
         if self.pooling == "last":
-            last = ys[lengths - 1, torch.arange(ys.shape[1], device=ys.device)]
-            return torch.cat([last[:, : self.forward_size], ys[0, :, self.forward_size :]], -1)
+            return last_outputs(ys, lengths, self.backward_size)
         beyond = (torch.arange(len(ys), device=ys.device).unsqueeze(1) >= lengths).unsqueeze(-1)  # (T, B, 1)
         if self.pooling == "max":
             return ys.masked_fill(beyond, -torch.inf).amax(0)

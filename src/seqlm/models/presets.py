@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
 from ..cells import Cell, require_positive, require_probability
 from ..engines import Engine
 from ..errors import ConfigError
-from .language_model import LanguageModel
+from .cloze_model import ClozeModel
+from .language_model import BidirectionalLanguageModel, LanguageModel
 from .stack import Dropouts, LayerSpec, build_stack, drops_gatewise
 
 
@@ -22,6 +25,7 @@ def build_language_model(
     num_layers: int = 1,
     embedding_size: int | None = None,
     layers: list[LayerSpec] | None = None,
+    predicts: Literal["next", "both", "masked"] = "next",
     bidirectional: bool = False,
     residual: bool = False,
     skip_sum: bool = False,
@@ -34,9 +38,11 @@ def build_language_model(
     init_range: float | None = None,
     num_params: int | str | None = None,
     engine: Engine = "auto",
-) -> LanguageModel:
-    """The language model a `model=` preset describes; `cell` is a class or factory called with its sizes.
+) -> LanguageModel | BidirectionalLanguageModel | ClozeModel:
+    """The model of texts that a `model=` preset describes; `cell` is a class or factory called with its sizes.
 
+    `predicts` next: a LanguageModel, the next token | both: a BidirectionalLanguageModel, the next one and by a second
+    stack the one before | masked: a ClozeModel, masked tokens from both sides.
     `embedding_size` is `hidden_size` unless given. With `num_params` (24_000_000, "24M", "500k") the hidden size is the
     largest whose model has no more parameters than that. Messages speak of `model.` keys.
     """
@@ -50,7 +56,7 @@ def build_language_model(
 
         def count(size: int) -> int:
             with torch.device("meta"):
-                sized: LanguageModel = build_language_model(**{**given, "hidden_size": size})
+                sized = build_language_model(**{**given, "hidden_size": size})
             return sum(parameter.numel() for parameter in sized.parameters())
 
         # A cluster of an adaptive softmax has 1 feature at least.
@@ -60,15 +66,17 @@ def build_language_model(
         hidden_size = solve_size(count, budget(num_params), least)
     embedding_size = hidden_size if embedding_size is None else embedding_size
     require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers, softmaxes=softmaxes)
-    if bidirectional:
+    if bidirectional and predicts != "masked":
         raise ConfigError(
             "model.bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
-            "use model.bidirectional=false"
+            "use model.bidirectional=false, or task=bilm model=bilm (two language models, one in each direction), or "
+            "task=cloze model=cloze (masked tokens, seen from both sides)"
         )
     drop: Dropouts = {"kind": "locked", **(dropout or {})}
     for place in ("embedding", "input", "hidden", "output", "latent"):
         require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
-    stack = build_stack(
+    stacked = partial(
+        build_stack,
         input_size=embedding_size,
         cell=cell,
         hidden_size=hidden_size,
@@ -80,28 +88,33 @@ def build_language_model(
         dropout=drop,
         engine=engine,
     )
+    stack = stacked()
     if tied and not projection and softmaxes == 1 and cutoffs is None and stack.output_size != embedding_size:
         raise ConfigError(
             f"model.tied=true needs equal widths, but model.embedding_size={embedding_size} and the last layer has "
             f"{stack.output_size}; set model.embedding_size={stack.output_size}, or model.projection=true to map one "
             "to the other"
         )
-    return LanguageModel(
-        vocab_size,
-        stack,
-        tied=tied,
-        projection=projection,
-        softmaxes=softmaxes,
-        latent_dropout=drop.get("latent", 0.0),
-        cutoffs=cutoffs,
-        div_value=div_value,
-        embedding_dropout=drop.get("embedding", 0.0),
-        embedding_tied=drop.get("embedding_tied", False),
-        input_dropout=0.0 if drops_gatewise(drop) else drop.get("input", 0.0),
-        output_dropout=drop.get("output", 0.0),
-        dropout_kind=drop["kind"],
-        init_range=init_range,
-    )
+    options: dict[str, Any] = {
+        "tied": tied,
+        "projection": projection,
+        "softmaxes": softmaxes,
+        "latent_dropout": drop.get("latent", 0.0),
+        "cutoffs": cutoffs,
+        "div_value": div_value,
+        "embedding_dropout": drop.get("embedding", 0.0),
+        "embedding_tied": drop.get("embedding_tied", False),
+        "input_dropout": 0.0 if drops_gatewise(drop) else drop.get("input", 0.0),
+        "output_dropout": drop.get("output", 0.0),
+        "dropout_kind": drop["kind"],
+        "init_range": init_range,
+    }
+    if predicts == "masked":
+        return ClozeModel(vocab_size, stack, **options)
+    forward = LanguageModel(vocab_size, stack, **options)
+    if predicts == "next":
+        return forward
+    return BidirectionalLanguageModel(forward, LanguageModel(vocab_size, stacked(), **options))
 
 
 def budget(text: int | str) -> int:

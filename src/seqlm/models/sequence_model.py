@@ -145,7 +145,7 @@ def build_sequence_model(
     for index, spec in enumerate(language_models or []):
         size_of(sizes, "vocab_size", "words", "model.language_models")
         assert load is not None, "who builds a model with language models says how to load them"
-        readers.append(language_model_reader(spec, f"model.language_models.{index}", load))
+        readers += language_model_reader(spec, f"model.language_models.{index}", load)
     stack = build_stack(
         input_size=sum(reader.output_size for reader in readers),
         cell=cell,
@@ -209,6 +209,14 @@ def _character_reader(
         engine=engine,
     )
     return CharacterReader(num_chars, embedding_size, layer)
+
+
+def last_outputs(ys: Tensor, lengths: Tensor, backward_size: int) -> Tensor:
+    """Outputs where each direction has read everything (B, O), of ys (T, B, O): forward ones at the last step of
+    `lengths` (B,), backward ones, the last `backward_size`, at the first."""
+    forward_size = ys.shape[-1] - backward_size
+    last = ys[lengths - 1, torch.arange(ys.shape[1], device=ys.device)]
+    return torch.cat([last[:, :forward_size], ys[0, :, forward_size:]], -1)
 
 
 def size_of(sizes: Mapping[str, int], name: str, what: str, who: str = "model.head") -> int:

@@ -43,6 +43,8 @@ class Task(ABC):
     """Loss and metrics of one kind of problem: what one loop, one checkpoint and one command line do not know."""
 
     model: ClassVar[type[nn.Module]]  # what it can train
+    carries: ClassVar[bool] = True  # columns go on from batch to batch: their number then changes what is known of each
+    writes: ClassVar[bool] = False  # whether `seqlm sample` is for it
     judged_by: str = "loss"  # the metric that weights are chosen by; every other than the loss is better if higher
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
@@ -95,9 +97,26 @@ class Task(ABC):
         """What the model does, in a line or two of text, at an evaluation; or nothing."""
         return ""
 
+    def report(self, score: Score) -> dict[str, Any]:
+        """Tables beyond the metrics of a split, for `seqlm eval`."""
+        return {}
+
+    def write(self, model: Any, tokenizer: Any, how: SamplingConfig) -> Iterator[str]:
+        """Text by the model, piece by piece, for `seqlm sample`. Raises ConfigError if it writes none."""
+        raise ConfigError(f"{type(self).__name__} does not write texts; use seqlm predict")
+
     def figures(self, model: Any, data: Data) -> dict[str, Heatmap]:
         """Pictures of what the model does, by name, at an evaluation."""
         return {}
+
+
+def whole_sequences(config: Config, name: str) -> None:
+    """Raise ConfigError for options of streams, which a task that reads sequences by themselves has no use for."""
+    for key in ("window_spread", "window_halved", "drop_state"):
+        if getattr(config.train, key):
+            raise ConfigError(
+                f"train.{key}={getattr(config.train, key)} does nothing: {name} reads whole sequences; leave it out"
+            )
 
 
 @contextmanager

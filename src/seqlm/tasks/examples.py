@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import Bucketed, Data, Example, ExampleBatch
+from ..data import Bucketed, Data, Example, ExampleBatch, ExampleTokenizer
 from ..errors import ConfigError
 from ..models import SequenceModel
 from ..schema import Config, SamplingConfig
-from .base import Score, Task, evaluating
+from .base import Score, Task, evaluating, whole_sequences
 
 Prediction = dict[str, Any]  # fields of an example, as the model sees them
 
@@ -22,10 +22,11 @@ Prediction = dict[str, Any]  # fields of an example, as the model sees them
 class ExampleTask(Task):
     """A task on examples: each batch is read by itself, and what is predicted is counted against what was wanted.
 
-    A subclass names its `head` and the fields that are `targets`, predicts, counts, and makes metrics of the counts.
+    A subclass names its `head`, the fields that are `targets`, predicts, counts, and makes metrics of the counts.
     """
 
-    model = SequenceModel
+    model: ClassVar[type[nn.Module]] = SequenceModel
+    carries = False
     head: ClassVar[type[nn.Module]]
     targets: ClassVar[tuple[str, ...]]
 
@@ -41,10 +42,6 @@ class ExampleTask(Task):
         """The examples of a batch as predictions are counted against them."""
         return batch.originals
 
-    def report(self, score: Score) -> dict[str, Any]:
-        """Tables beyond the metrics of a split, for `seqlm eval`."""
-        return {}
-
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
         name = type(self).__name__
@@ -53,11 +50,7 @@ class ExampleTask(Task):
                 f"task {name} needs a model with a {self.head.__name__}, this one has a {type(model.head).__name__}; "
                 "choose another model="
             )
-        for key in ("window_spread", "window_halved", "drop_state"):
-            if getattr(config.train, key):
-                raise ConfigError(
-                    f"train.{key}={getattr(config.train, key)} does nothing: {name} reads whole sequences; leave it out"
-                )
+        whole_sequences(config, name)
 
     def training(self, data: Data, config: Config) -> Bucketed:
         return Bucketed(data["train"], config.train.batch_size, self.targets, seed=config.seed, where="train.")
@@ -74,6 +67,10 @@ class ExampleTask(Task):
         for said, wanted in zip(self.predict(model, ys, lengths, batch), self.wanted(batch), strict=True):
             score.counts.update(self.count(said, wanted))
         return carry, score
+
+    def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
+        """The fields of an example that a prediction needs."""
+        return tuple(name for name in ("words", "features") if name in tokenizer.fields())
 
     def answers(self, model: SequenceModel, batch: ExampleBatch) -> list[Prediction]:
         """What the model says of every example of a batch."""

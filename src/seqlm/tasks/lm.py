@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import IGNORE, Data, Lengths, Streams, Window
+from ..data import IGNORE, Data, Lengths, Streams, Tokenizer, Window
 from ..models import LanguageModel
 from ..schema import Config, SamplingConfig
-from .base import Score, Task
+from .base import Score
 from .generation import check_prompt, generate
+from .text import TextTask, line_ids, perplexity
 
 
-def perplexity(nats: float, units: int) -> float:
-    """exp(nats / units); infinite, not an error, for a loss that has run away."""
-    mean = nats / units
-    return math.exp(mean) if mean < 700 else math.inf
-
-
-class LanguageModeling(Task):
+class LanguageModeling(TextTask):
     """Next-token prediction: loss = -sum_t ln p(w_t | w_1 .. w_{t-1}) over all targets of a window.
 
     Wants a causal model (a bidirectional one is refused when it is built). While training two penalties, in nats per
@@ -29,7 +27,7 @@ class LanguageModeling(Task):
     columns and units (AR and TAR; S. Merity et al., arXiv 1708.01009).
     """
 
-    model = LanguageModel
+    model, writes = LanguageModel, True
 
     def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
         for name, value in {"activation_penalty": activation_penalty, "temporal_penalty": temporal_penalty}.items():
@@ -42,8 +40,7 @@ class LanguageModeling(Task):
         check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
 
     def training(self, data: Data, config: Config) -> Streams:
-        how = config.train
-        lengths = Lengths(how.window, how.window_spread, how.window_halved, config.seed)
+        how, lengths = config.train, window_lengths(config)
         return Streams(data["train"].tokens, how.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
 
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Streams:
@@ -72,9 +69,31 @@ class LanguageModeling(Task):
             "bpc": score.nats / math.log(2) / characters,
         }
 
-    def headline(self, loss: float, data: Data) -> str:
-        bits = {"char": "bpc", "byte": "bits/byte"}.get(data.tokenizer.kind)  # words are told in perplexity
-        return f"{bits} {loss / math.log(2):.3f}" if bits else f"ppl {math.exp(min(loss, 700)):.2f}"
-
     def show(self, model: LanguageModel, data: Data, how: SamplingConfig) -> str:
         return how.prompt + "".join(generate(model, data.tokenizer, how)) if how.tokens else ""
+
+    def write(self, model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
+        return generate(model, tokenizer, how)
+
+    def answer(self, model: LanguageModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
+        """Its nats and tokens, having read nothing before it."""
+        ids = line_ids(tokenizer, text)
+        nats = line_nats(model, tokenizer, ids)
+        return {
+            "nats": nats,
+            "tokens": len(ids),
+            "ppl": perplexity(nats, len(ids)),
+            "unknown": sum(token == tokenizer.unk_id for token in ids),
+        }
+
+
+def window_lengths(config: Config) -> Lengths:
+    """How long the windows of training are."""
+    how = config.train
+    return Lengths(how.window, how.window_spread, how.window_halved, config.seed)
+
+
+def line_nats(model: LanguageModel, tokenizer: Tokenizer, ids: Sequence[int]) -> float:
+    """Summed nats of tokens, the first of which stands behind the end of a line."""
+    read = torch.tensor([tokenizer.eos_id, *ids], device=next(model.parameters()).device).unsqueeze(1)
+    return model.nats(read[:-1], read[1:], model.init_carry(1))[1].item()

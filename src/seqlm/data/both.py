@@ -1,0 +1,79 @@
+"""A text read from both of its ends at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .streams import Lengths, Streams, Window
+
+
+class Pair(NamedTuple):
+    """A window of a text, and one of the same text backwards."""
+
+    forward: Window
+    backward: Window
+
+    @property
+    def tokens(self) -> int:
+        """Targets that count, in both directions."""
+        return self.forward.tokens + self.backward.tokens
+
+    @property
+    def columns(self) -> int:
+        """Columns read side by side, in each direction."""
+        return self.forward.columns
+
+    def to(self, device: torch.device) -> Pair:
+        """Both on the device that computes."""
+        return Pair(self.forward.to(device), self.backward.to(device))
+
+    def parts(self, count: int) -> list[Pair]:
+        """The columns of both in `count` groups."""
+        return [Pair(*pair) for pair in zip(self.forward.parts(count), self.backward.parts(count), strict=True)]
+
+
+class Both:
+    """Streams of a text and of the same text backwards, cut alike; every token is a target twice, once in each."""
+
+    def __init__(
+        self,
+        tokens: NDArray[np.unsignedinteger],
+        batch_size: int,
+        window: int | Lengths,
+        *,
+        first: int,
+        where: str = "",
+        clip: bool = False,
+    ) -> None:
+        self.forward, self.backward = (
+            Streams(read, batch_size, window, first=first, where=where, clip=clip) for read in (tokens, tokens[::-1])
+        )
+        self.batch_size = batch_size
+
+    @property
+    def targets(self) -> int:
+        """Targets of an epoch, in both directions."""
+        return 2 * self.forward.targets
+
+    def count(self, epoch: int) -> int:
+        """The number of pairs in an epoch."""
+        return self.forward.count(epoch)
+
+    def scale(self, index: int) -> float:
+        """As for the stream of either."""
+        return self.forward.scale(index)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Cut the text for this epoch."""
+        self.forward.start_epoch(epoch)
+        self.backward.start_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.forward)
+
+    def __getitem__(self, index: int) -> Pair:
+        return Pair(self.forward[index], self.backward[index])

@@ -1,0 +1,107 @@
+"""One to many: a text for a label, for a vector, or for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Carry, Cell, require_positive, require_probability
+from ..data import IGNORE, ExampleBatch
+from ..engines import Engine
+from ..errors import ConfigError
+from .decoder import Context, Decoder
+from .sequence_model import size_of
+from .stack import Dropouts
+
+Condition = Literal["label", "features", "nothing"]
+
+
+class ConditionalModel(nn.Module):
+    """A condition and a decoder that writes under it: p(w | c) = prod_t p(w_t | w_<t, c).
+
+    `condition` "label": c is a vector of `size` numbers for each of `inputs` labels | "features": a linear map of a
+    vector of `inputs` numbers | "nothing": one vector for all. While training c is the empty condition, a vector that
+    is learned as well, with probability `empty`: so the model also knows p(w).
+    """
+
+    def __init__(self, condition: Condition, inputs: int, size: int, head: Decoder, *, empty: float = 0.0) -> None:
+        super().__init__()
+        self.condition, self.size, self.head, self.empty = condition, size, head, empty
+        self.reader = {"label": nn.Embedding, "features": nn.Linear}[condition](inputs, size) if inputs else None
+        learned = empty or self.reader is None
+        self.nothing = nn.Parameter(torch.empty(size).uniform_(-0.1, 0.1)) if learned else None
+
+    def init_carry(self, batch_size: int) -> Carry:
+        """Nothing is remembered from batch to batch."""
+        return ()
+
+    def encode(self, batch: ExampleBatch, *, empty: bool = False) -> tuple[Tensor, Tensor]:
+        """What the decoder knows, (1, B, size) of one step; with `empty`, the empty condition for all."""
+        device = self.head.linear.weight.device
+        lengths = torch.ones(batch.columns, dtype=torch.long, device=device)
+        nothing = self.head.linear.weight.new_zeros(self.size) if self.nothing is None else self.nothing
+        without = torch.full((batch.columns,), empty or self.reader is None, device=device)
+        if self.training and self.empty:
+            without = without | (torch.rand(batch.columns, device=device) < self.empty)
+        if self.reader is None or empty:
+            return nothing.expand(1, batch.columns, -1), lengths
+        if self.condition == "label":
+            without = without | (batch["label"] == IGNORE)  # a label that train lacks says nothing
+            known = self.reader(batch["label"].clamp(min=0)).unsqueeze(0)
+        else:
+            known = self.reader(batch["features"])
+        return torch.where(without.unsqueeze(-1), nothing, known), lengths
+
+    def nats(self, batch: ExampleBatch) -> Tensor:
+        """Summed nats of the texts of a batch and of their ends."""
+        return self.head.nats(*self.encode(batch), batch)
+
+
+def build_conditional_model(
+    *,
+    sizes: Mapping[str, int],
+    cell: Callable[..., Cell],
+    hidden_size: int,
+    num_layers: int = 1,
+    embedding_size: int | None = None,
+    condition: Condition | None = None,
+    condition_size: int = 32,
+    context: Context = "both",
+    empty: float = 0.0,
+    tied: bool = False,
+    dropout: Dropouts | None = None,
+    engine: Engine = "auto",
+) -> ConditionalModel:
+    """The model that `model=conditional` describes; `sizes` come from the data.
+
+    `condition` is what texts are written for, by default the label if the data has labels, else its vectors, else
+    nothing; it becomes `condition_size` numbers, which the decoder takes as `context` says. Raises ConfigError.
+    """
+    require_positive(condition_size=condition_size)
+    require_probability("empty", empty)
+    fields = {"label": "num_labels", "features": "num_features"}
+    if condition is None:
+        condition = cast("Condition", next((field for field, size in fields.items() if size in sizes), "nothing"))
+    if condition == "nothing" and empty:
+        raise ConfigError(f"model.empty={empty} does nothing: there is no condition that could be left out; use 0")
+    what = "labels" if condition == "label" else "vectors"
+    inputs = 0 if condition == "nothing" else size_of(sizes, fields[condition], what, f"model.condition={condition}")
+    head = Decoder(
+        condition_size,
+        sizes,
+        engine,
+        cell=cell,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        embedding_size=embedding_size,
+        attention="none",
+        input_feeding=False,
+        context=context,
+        tied=tied,
+        dropout=dropout,
+        where="model.",
+    )
+    return ConditionalModel(condition, inputs, condition_size, head, empty=empty)

@@ -1,0 +1,84 @@
+"""Language modelling from both ends of a text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..cells import Carry
+from ..data import Both, Data, Pair, Tokenizer
+from ..models import BidirectionalLanguageModel
+from ..schema import Config, SamplingConfig
+from .base import Score
+from .generation import check_prompt
+from .lm import LanguageModeling, line_nats, window_lengths
+from .text import TextTask, line_ids, perplexity
+
+DIRECTIONS = ("forward", "backward")
+
+
+class BidirectionalLanguageModeling(TextTask):
+    """Two language models, one in each direction: loss = -sum_t ln p(w_t | w_<t) + ln p(w_t | w_>t).
+
+    Over a window of the text and one of the same text backwards; nats are per token and direction. The penalties are
+    those of LanguageModeling, on each of the two. M. E. Peters et al., arXiv 1802.05365.
+    """
+
+    model, writes = BidirectionalLanguageModel, True
+
+    def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
+        self.one = LanguageModeling(activation_penalty=activation_penalty, temporal_penalty=temporal_penalty)
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
+
+    def training(self, data: Data, config: Config) -> Both:
+        tokens, lengths = data["train"].tokens, window_lengths(config)
+        return Both(tokens, config.train.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+
+    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Both:
+        return Both(data[split].tokens, batch_size, window, first=data.tokenizer.eos_id, where=where, clip=True)
+
+    def objective(
+        self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry
+    ) -> tuple[Carry, Tensor, Tensor | None]:
+        fwd, bwd = (self.one.objective(*of) for of in zip((model.fwd, model.bwd), batch, carry, strict=True))
+        penalty = fwd[2] if bwd[2] is None else bwd[2] if fwd[2] is None else fwd[2] + bwd[2]
+        return (fwd[0], bwd[0]), fwd[1] + bwd[1], penalty
+
+    def score(self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry) -> tuple[Carry, Score]:
+        carries, total = [], Score()
+        for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, strict=True):
+            new, score = self.one.score(*of)
+            carries.append(new)
+            nats: Any = score.nats
+            total.add(Score(score.nats, score.tokens, Counter({name: nats})))
+        return tuple(carries), total
+
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per token and direction), ppl, and the perplexity of each direction by itself."""
+        each = {f"{name}_ppl": perplexity(score.counts[name], score.tokens // 2) for name in DIRECTIONS}
+        return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), **each}
+
+    def show(self, model: BidirectionalLanguageModel, data: Data, how: SamplingConfig) -> str:
+        return self.one.show(model.fwd, data, how)
+
+    def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
+        return self.one.write(model.fwd, tokenizer, how)
+
+    def answer(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
+        """Its nats in each direction, having read nothing else, and their sum."""
+        said, ids = self.one.answer(model.fwd, tokenizer, text), line_ids(tokenizer, text)
+        # Backwards a line begins at its end, and ends at the end of the line before.
+        turned = ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1]
+        backward = line_nats(model.bwd, tokenizer, turned)
+        return {
+            "forward_nats": said.pop("nats"),
+            "backward_nats": backward,
+            **said,
+            "ppl": perplexity(line_nats(model.fwd, tokenizer, ids) + backward, 2 * len(ids)),
+        }

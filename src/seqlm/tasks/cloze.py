@@ -1,0 +1,101 @@
+"""Cloze: masked tokens, seen from both sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Carry
+from ..data import IGNORE, Data, Gaps, Tokenizer, Window
+from ..errors import ConfigError
+from ..models import ClozeModel
+from ..schema import Config, SamplingConfig
+from .base import Score, evaluating, whole_sequences
+from .text import TextTask, line_ids, perplexity
+
+MASK = "<mask>"  # how a gap is written in a line
+BEST = 5  # fillers told for each gap
+SHOWN = 30  # tokens of valid at each evaluation
+
+
+class Cloze(TextTask):
+    """Masked tokens of a text: loss = -sum ln p(w_t | the tokens that are not masked) over those that are.
+
+    A text is read in pieces of `train.window` tokens, each by itself. To learn from, a share `mask` of each is masked,
+    drawn anew in every epoch. To be scored, a piece is read round(1 / mask) times, with a share of it masked, so that
+    every token of the text is a target once; its perplexity is no probability of the text, and lower than that of a
+    language model, which sees one side only. `judged_by`: what weights are chosen by on valid: loss or accuracy.
+    """
+
+    model = ClozeModel
+    carries = False
+
+    def __init__(self, *, mask: float = 0.15, judged_by: Literal["loss", "accuracy"] = "loss") -> None:
+        if not 0 < mask <= 0.5:
+            raise ValueError(f"mask={mask} must be above 0, and 0.5 at most")
+        self.mask, self.judged_by = mask, judged_by
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        whole_sequences(config, type(self).__name__)
+
+    def training(self, data: Data, config: Config) -> Gaps:
+        how, gap = config.train, {"mask": len(data.tokenizer), "share": self.mask}
+        return Gaps(data["train"].tokens, how.batch_size, how.window, **gap, seed=config.seed, where="train.")  # type: ignore[arg-type]
+
+    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Gaps:
+        return Gaps(data[split].tokens, batch_size, window, mask=len(data.tokenizer), share=self.mask, where=where)
+
+    def objective(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        return (*model.nats(batch.inputs, batch.targets, carry, ignore_index=IGNORE), None)
+
+    def score(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Score]:
+        places = batch.targets != IGNORE
+        reading, targets = model.at(model.read(batch.inputs, carry), places), batch.targets[places].unsqueeze(1)
+        logs = model.log_softmax(reading)
+        right = int((logs.argmax(-1) == targets).sum())
+        return carry, Score(-logs.gather(-1, targets.unsqueeze(-1)).sum().item(), batch.tokens, Counter(right=right))
+
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per token), ppl, accuracy: the share of tokens that the model finds most probable."""
+        accuracy = score.counts["right"] / score.tokens
+        return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), "accuracy": accuracy}
+
+    def show(self, model: ClozeModel, data: Data, how: SamplingConfig) -> str:
+        """The beginning of valid, with what the model says of its gaps, and what stands there where that is wrong."""
+        window = self.batches(data, "valid", 1, SHOWN)[0].to(next(model.parameters()).device)
+        with evaluating(model):
+            said = model(window.inputs, ())[1].argmax(-1).squeeze(1).tolist()
+        decode, shown = data.tokenizer.decoder(), []
+        for target, read, mine in zip(window.targets[:, 0].tolist(), window.inputs[:, 0].tolist(), said, strict=True):
+            text = decode(read if target == IGNORE else target)
+            told = data.tokenizer.decode([mine]).strip()
+            shown.append(text if target == IGNORE else f"[{text}]" if mine == target else f"[{text}: {told}]")
+        return "".join(shown)
+
+    def answer(self, model: ClozeModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
+        """Of a line with gaps, written <mask>, the most probable fillers; of one without, the nats of its tokens.
+
+        Nats are those of each token when it alone is masked.
+        """
+        if tokenizer.kind == "byte" and MASK in text:
+            raise ConfigError(f"{MASK} fills words or characters; this run knows bytes")
+        gap = len(tokenizer)
+        pieces = [tokenizer.encode(piece) for piece in text.split(MASK)]
+        ids = [token for piece in pieces[:-1] for token in (*piece, gap)] + line_ids(tokenizer, text.split(MASK)[-1])
+        ids = ids if ids[-1:] == [tokenizer.eos_id] else [*ids, tokenizer.eos_id]
+        read = torch.tensor([tokenizer.eos_id, *ids], device=next(model.parameters()).device).unsqueeze(1)
+        if MASK in text:
+            found = model.log_softmax(model.at(model.read(read, ()), read == gap)).exp().squeeze(1).topk(BEST)
+            rows = zip(found.values.tolist(), found.indices.tolist(), strict=True)
+            fillers = [[{"token": tokenizer.vocabulary[i], "p": p} for p, i in zip(*row, strict=True)] for row in rows]
+            return {"fillers": fillers}
+        places = torch.eye(len(ids) - 1, dtype=torch.bool, device=read.device)
+        alone = torch.zeros(len(read), len(ids) - 1, dtype=torch.bool, device=read.device)
+        alone[1:-1] = places  # token by token
+        targets = torch.where(alone, read, IGNORE)
+        nats = model.nats(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE)[1].item()
+        return {"nats": nats, "tokens": len(ids) - 1, "ppl": perplexity(nats, len(ids) - 1)}

@@ -1,0 +1,150 @@
+"""One to many: texts for a label, for a vector, or for nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Carry
+from ..data import END, UNKNOWN, Data, EncodedExamples, Example, ExampleBatch, ExampleTokenizer
+from ..errors import ConfigError
+from ..models import ConditionalModel, Decoder
+from ..schema import Config, SampleConfig, SamplingConfig
+from .base import Score, evaluating
+from .examples import ExampleTask, Prediction
+from .generation import draw
+from .text import perplexity
+
+SHOWN = 4  # texts at each evaluation
+
+
+class Conditional(ExampleTask):
+    """Writes a text under a condition: loss = -sum_t ln p(w_t | w_<t, c), the end of each text included.
+
+    The text is the field `target`; `data.rename={words: target}` makes it of what is read elsewhere. Where the model
+    has learned the empty condition, `empty_ppl` tells what texts are worth to it without theirs. `seqlm predict` writes
+    the most probable text, word by word, of `max_length` words at most; `seqlm sample` draws.
+    """
+
+    model, writes = ConditionalModel, True
+    head = Decoder
+    targets = ("target",)
+
+    def __init__(self, *, max_length: int = 100) -> None:
+        if max_length < 1:
+            raise ValueError(f"max_length={max_length} must be at least 1")
+        self.max_length = max_length
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        if model.condition == "features" and any(len(one["features"]) != 1 for one in data["train"].encoded):
+            raise ConfigError("task=conditional reads one vector for each text; use task=seq2seq for sequences of them")
+
+    def objective(self, model: Any, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        return carry, model.nats(batch), None
+
+    def score(self, model: Any, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
+        counts: Counter[str] = Counter()
+        if model.empty:
+            nats: Any = model.head.nats(*model.encode(batch, empty=True), batch).item()
+            counts["empty"] = nats
+        return carry, Score(model.nats(batch).item(), batch.tokens, counts)
+
+    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """loss (nats per word, ends included), ppl, and empty_ppl, under the empty condition, if it was learned."""
+        told = {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens)}
+        empty = {"empty_ppl": perplexity(score.counts["empty"], score.tokens)} if "empty" in score.counts else {}
+        return {**told, **empty}
+
+    def predict(self, model: Any, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
+        names = batch.tokenizer.vocabularies["target"]
+        written = model.head.write(ys, lengths, max_length=self.max_length)
+        return [{"target": batch.tokenizer.join(names[word] for word in row)} for row in written]
+
+    def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
+        return () if model.condition == "nothing" else (model.condition,)
+
+    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+        return Counter()  # no text is the right one
+
+    def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
+        """A text for each of the first labels, or for the first vectors of valid."""
+        if not how.tokens:
+            return ""
+        labels = data.tokenizer.vocabularies.get("label", [])
+        given: list[Any] = [None] * SHOWN
+        if model.condition == "label":
+            given = [*labels[:SHOWN]]
+        elif model.condition == "features":
+            given = [one["features"] for one in data["valid"].originals[:SHOWN]]
+        lines = []
+        for index, condition in enumerate(given):
+            text = "".join(sampled(model, data.tokenizer, condition, replace(how, seed=how.seed + index)))
+            lines.append(f"{condition}: {text}" if model.condition == "label" else text)
+        return "\n".join(lines)
+
+    def write(self, model: Any, tokenizer: ExampleTokenizer, how: SampleConfig) -> Iterator[str]:  # type: ignore[override]
+        return sampled(model, tokenizer, how.condition, how)
+
+
+def sampled(model: ConditionalModel, tokenizer: ExampleTokenizer, condition: Any, how: SamplingConfig) -> Iterator[str]:
+    """A text under a condition, None for the empty one: `how.prompt` and what is drawn after it, up to its end.
+
+    `how.tokens` words at most. Raises ConfigError for a condition or a prompt that cannot be.
+    """
+    names = tokenizer.vocabularies["target"]
+    prompt = tokenizer.units(how.prompt)
+    if missing := [unit for unit in prompt if unit not in names]:
+        raise ConfigError(f"prompt={how.prompt!r} has what the vocabulary lacks: {', '.join(missing)}")
+    example = conditioned(model, tokenizer, condition)
+    generator, separator = torch.Generator().manual_seed(how.seed), "" if tokenizer.unit == "char" else " "
+    with evaluating(model):
+        batch = EncodedExamples([tokenizer.encode(example)], [example], tokenizer).batch([0])
+        batch = batch.to(next(model.parameters()).device)
+        memory, state = model.head.start(*model.encode(batch, empty=condition is None))
+        step, words = model.head.scores(memory, state), [END, *(names.index(unit) for unit in prompt)]
+        for place in range(len(prompt) + how.tokens):
+            state, logs = step(state, torch.tensor([words[place]], device=state.fed.device))
+            if place + 1 < len(words):
+                continue
+            last = logs[0].float().cpu()
+            if not how.allow_unk:
+                last[UNKNOWN] = -torch.inf
+            words.append(draw(last, how, generator))
+            if words[-1] == END:
+                return
+            yield (separator if place else "") + names[words[-1]]
+
+
+def conditioned(model: ConditionalModel, tokenizer: ExampleTokenizer, condition: Any) -> Example:
+    """The example that a condition makes, as people type it: a label, or the numbers of a vector."""
+    if condition is None:
+        if model.nothing is None:
+            raise ConfigError(
+                "condition is not set, and this run has not learned texts without one (model.empty=0); "
+                f"set condition={_choices(model, tokenizer)}"
+            )
+        return {"target": []}
+    if model.condition == "label" and str(condition) in tokenizer.vocabularies["label"]:
+        return {"label": str(condition)}
+    if model.condition == "features":
+        try:
+            return {"features": torch.tensor(condition, dtype=torch.float32).view(1, tokenizer.num_features).numpy()}
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    if model.condition == "nothing":
+        raise ConfigError(f"condition={condition} does nothing: this run writes texts without one; leave it out")
+    raise ConfigError(f"condition={condition} is unknown; set condition={_choices(model, tokenizer)}")
+
+
+def _choices(model: ConditionalModel, tokenizer: ExampleTokenizer) -> str:
+    """What a condition may be, for people."""
+    if model.condition == "features":
+        return f"[x, y, ...], {tokenizer.num_features} numbers"
+    labels = tokenizer.vocabularies["label"]
+    return " | ".join(labels[:20]) + (f" | ... ({len(labels)} of them)" if len(labels) > 20 else "")

@@ -1,0 +1,251 @@
+"""One to many: what is written depends on the condition, on nothing else that it should not, and adds up."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from seqlm.assemble import build_data, build_model, load_run
+from seqlm.config import verb_config
+from seqlm.data import END, IGNORE, Data, EncodedExamples, ExampleTokenizer, Features, Taipei
+from seqlm.errors import ConfigError, Stopped
+from seqlm.evaluate import evaluate
+from seqlm.schema import SampleConfig
+from seqlm.tasks import Conditional
+from seqlm.tasks.conditional import sampled
+from seqlm.train import resume, train
+
+from .conftest import compose, seqlm
+from .test_resume import losses, stop_at, weights
+
+TEXTS = {"cat": ["it purrs", "it purrs at night"], "dog": ["it barks", "it barks at cats"], "": ["never"]}
+LINES = "".join(f"{label}\t{text}\n" for label, texts in TEXTS.items() for text in texts if label)
+WORDS = ["task=conditional", "model=conditional", "data=labelled", "threads=1",
+         "model.hidden_size=16", "train.batch_size=8", "train.eval_batch_size=8", "sample.tokens=5"]  # fmt: skip
+
+
+def labelled(folder, times=10):
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.tsv").write_text(LINES * times)
+    return folder
+
+
+def writing(folder, *words, name="run"):
+    rename = [] if any(word.startswith("data.rename") for word in words) else ["data.rename={words: target}"]
+    return compose(*WORDS, *rename, f"data.path={folder}", f"run.root={folder}", f"run.name={name}", *words)
+
+
+def how(*words):
+    return verb_config("sample", SampleConfig, words)
+
+
+def assembled(folder, *words):
+    config = writing(labelled(folder), *words)
+    data = build_data(config)
+    torch.manual_seed(2)
+    model = build_model(config, data.tokenizer).double()
+    for parameter in model.parameters():
+        torch.nn.init.uniform_(parameter, -0.7, 0.7)
+    return model, data
+
+
+@pytest.mark.parametrize("context", ["state", "input", "both"])
+def test_nats_are_those_of_the_words_under_their_condition(tmp_path, context):
+    """Against the decoder's cell, one word after the other, with c = the label's vector."""
+    model, data = assembled(tmp_path, f"model.context={context}", "model/cell=elman", "model.empty=0")
+    model.eval()
+    batch, expected = data["train"].batch([0, 1, 2, 3], ("target",)), 0.0
+    head, layer = model.head, model.head.stack.layers[0]
+    for label, example in zip(batch["label"], batch.originals, strict=True):
+        ids = data.tokenizer.encode(example)["target"].tolist()
+        c = model.reader.weight[label]
+        h = torch.zeros(1, 16).double() if context == "input" else torch.tanh(head.bridge(c)).unsqueeze(0)
+        for read, said in zip([END, *ids], [*ids, END], strict=True):
+            x = head.embedding.weight[read]
+            x = x if context == "state" else torch.cat([x, c])
+            h = torch.tanh(layer.cell.weight_ih @ x + layer.cell.bias_ih + layer.cell.weight_hh @ h[0]
+                           + layer.cell.bias_hh).unsqueeze(0)  # fmt: skip
+            expected -= head.linear(h)[0].log_softmax(-1)[said].item()
+    assert model.nats(batch).item() == pytest.approx(expected, rel=1e-10)
+    assert batch.tokens == sum(len(one["target"].split()) + 1 for one in batch.originals)
+    alone = sum(model.nats(data["train"].batch([index], ("target",))).item() for index in range(4))
+    assert alone == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_empty_condition_is_learned_at_the_rate_asked_for(tmp_path):
+    model, data = assembled(tmp_path, "model.empty=0.3")
+    batch = data["train"].batch(range(40), ("target",))
+    model.train()
+    found = torch.stack([(model.encode(batch)[0][0] == model.nothing).all(-1) for _ in range(100)]).double().mean()
+    assert abs(found.item() - 0.3) < 4 * math.sqrt(0.21 / 4000)
+    model.eval()
+    assert not (model.encode(batch)[0][0] == model.nothing).all(-1).any()
+    assert (model.encode(batch, empty=True)[0] == model.nothing).all()
+    unknown = dict(batch.fields) | {"label": torch.full_like(batch["label"], IGNORE)}
+    object.__setattr__(batch, "fields", unknown)
+    assert (model.encode(batch)[0] == model.nothing).all()  # a label that train lacks says nothing
+
+
+def test_scores_tell_what_the_condition_is_worth(tmp_path):
+    model, data = assembled(tmp_path, "model.empty=0.3")
+    task = Conditional()
+    told = task.metrics(evaluate(model, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid")
+    whole = data["valid"].batch(range(len(data["valid"])), ("target",))
+    model.eval()
+    assert told["ppl"] == pytest.approx(math.exp(model.nats(whole).item() / whole.tokens))
+    empty = model.head.nats(*model.encode(whole, empty=True), whole).item()
+    assert told["empty_ppl"] == pytest.approx(math.exp(empty / whole.tokens)) and told["empty_ppl"] != told["ppl"]
+    plain, data = assembled(tmp_path, "model.empty=0")
+    assert "empty_ppl" not in task.metrics(
+        evaluate(plain, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid"
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that has learned what cats and dogs do."""
+    folder = labelled(tmp_path_factory.mktemp("conditional"), times=20)
+    train(writing(folder, "model.empty=0.25", "train.epochs=25", "optim.lr=0.02", "train.eval_every=null"), {})
+    return load_run(folder / "run")
+
+
+def test_texts_follow_their_condition(run):
+    said = {
+        label: {"".join(sampled(run.model, run.tokenizer, label, how(f"seed={n}"))) for n in range(20)}
+        for label in ("cat", "dog", None)
+    }  # fmt: skip
+    assert said["cat"] >= set(TEXTS["cat"]) and all("purrs" in text for text in said["cat"])
+    assert said["dog"] >= set(TEXTS["dog"]) and all("barks" in text for text in said["dog"])
+    assert said[None] & said["cat"] and said[None] & said["dog"]  # without one, both are written
+    assert "".join(sampled(run.model, run.tokenizer, "dog", how("prompt=it", "temperature=0"))).split()[0] == "barks"
+    assert "".join(sampled(run.model, run.tokenizer, "dog", how("tokens=1"))) == "it"
+    metrics = json.loads((run.folder.path / "run.json").read_text())["metrics"]
+    assert metrics["valid/ppl"] < metrics["valid/empty_ppl"]  # half a choice in each text
+    shown = "".join(path.read_text() for path in sorted((run.folder.path / "samples").iterdir())[-1:])
+    assert "cat: it purrs" in shown and "dog: it barks" in shown
+
+
+def test_from_the_command_line(run, tmp_path):
+    folder = run.folder.path
+    out = seqlm("sample", folder, "condition=cat", "texts=3", "seed=4", "threads=1", cwd=tmp_path).stdout.splitlines()
+    assert len(out) == 3 and all("purrs" in line for line in out)
+    assert out[1] == "".join(sampled(run.model, run.tokenizer, "cat", how("seed=5")))
+    said = seqlm("predict", folder, "-", "threads=1", cwd=tmp_path, input='dog\n{"label": "cat"}\nbird\n', check=False)
+    first, second, third = map(json.loads, said.stdout.splitlines())
+    assert first["target"] in TEXTS["dog"] and second["target"] in TEXTS["cat"]
+    assert said.returncode == 2 and "label should be a label of this run (cat, dog)" in third["error"]
+    scored = json.loads(seqlm("eval", folder, "split=test", "--json", "threads=1", cwd=tmp_path).stdout)
+    assert scored["examples"] == 80 and scored["ppl"] < scored["empty_ppl"]
+    for words, message in [
+        (["condition=bird"], "condition=bird is unknown; set condition=cat | dog"),
+        (["condition=cat", "prompt=zzz"], "prompt='zzz' has what the vocabulary lacks: zzz"),
+    ]:
+        done = seqlm("sample", folder, *words, cwd=tmp_path, check=False)
+        assert done.returncode == 2 and message in done.stderr and not done.stdout
+
+
+@pytest.mark.parametrize("steps", [[4], [3, 5]])
+def test_resume_is_exact(tmp_path, steps, monkeypatch):
+    labelled(tmp_path)
+    words = ["model.empty=0.3", "model.dropout.input=0.2", "train.steps=14", "train.eval_every=7",
+             "train.accumulate=2"]  # fmt: skip
+    train(writing(tmp_path, *words, name="whole"), {})
+    for index, count in enumerate(steps):
+        stop_at(monkeypatch, count)
+        with pytest.raises(Stopped):
+            if index:
+                resume(tmp_path / "parts", [])
+            else:
+                train(writing(tmp_path, *words, name="parts"), {})
+    resume(tmp_path / "parts", [])
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_vector_is_a_condition(tmp_path):
+    """The text says which of the two numbers is larger."""
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(300, 1, 2)).astype(np.float32)
+    texts = np.array(["the first one" if a > b else "it is the second" for a, b in vectors[:, 0]])
+    np.savez(tmp_path / "all.npz", features=vectors, target=texts)
+    words = ["data=features", f"data.path={tmp_path}/all.npz", "data.rename=null", "train.epochs=12", "optim.lr=0.02"]
+    train(writing(tmp_path, *words), {})
+    run = load_run(tmp_path / "run")
+    assert run.model.condition == "features"
+    for vector, text in [([2.0, 0.0], "the first one"), ([-1, 1.5], "it is the second")]:
+        assert "".join(sampled(run.model, run.tokenizer, vector, how("temperature=0"))) == text
+    with pytest.raises(ConfigError, match=r"condition=\[1\] is unknown; set condition=\[x, y, ...\], 2 numbers"):
+        list(sampled(run.model, run.tokenizer, [1], how()))
+    said = seqlm("predict", tmp_path / "run", "-", cwd=tmp_path, input='{"features": [[3, 1]]}\n').stdout
+    assert json.loads(said)["target"] == "the first one"
+    np.savez(tmp_path / "long.npz", features=np.repeat(vectors, 2, 1), target=texts)
+    with pytest.raises(ConfigError, match="reads one vector for each text; use task=seq2seq"):
+        train(writing(tmp_path, *words, f"data.path={tmp_path}/long.npz", name="long"), {})
+
+
+def test_nothing_is_a_condition(tmp_path):
+    """Labels left out: a language model of whole texts."""
+    labelled(tmp_path)
+    words = ["data.rename={words: target, label: null}", "model.empty=0", "train.epochs=2"]
+    train(writing(tmp_path, *words), {})
+    run = load_run(tmp_path / "run")
+    assert run.model.condition == "nothing" and run.tokenizer.fields() == {"target"}
+    assert "".join(sampled(run.model, run.tokenizer, None, how()))
+    with pytest.raises(ConfigError, match="condition=cat does nothing"):
+        list(sampled(run.model, run.tokenizer, "cat", how()))
+    done = seqlm("predict", tmp_path / "run", "-", cwd=tmp_path, input="cat\n", check=False)
+    assert done.returncode == 2 and "reads nothing: it writes texts; use seqlm sample" in done.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    ("model.condition=features", "model.condition=features needs vectors, and this data has none"),
+    ("model.condition=nothing", "model.empty=0.1 does nothing"),
+    ("model.empty=1.5", "empty=1.5"),
+    ("model.context=none", "model.context=none should be one of state, input, both"),
+    ("model.condition_size=0", "condition_size=0 must be at least 1"),
+    ("task.max_length=0", "task.max_length=0 must be at least 1"),
+    ("data.rename=null", "model needs targets, and this data has none"),
+    ("data.rename={text: target}", "data.rename.text is no field of these examples: words, label"),
+    ("data.rename={words: text}", r"should give fields other names \(words, features, tags, label, target\)"),
+    ("data.rename=words", "data.rename=words should give fields other names"),
+    ("model.dropout.latent=0.5", "dropout.latent"),
+    ("task=seq2seq", "trains a SequenceModel, but this model is a ConditionalModel"),
+    ("train.drop_state=0.5", "train.drop_state=0.5 does nothing"),
+])  # fmt: skip
+def test_what_cannot_be(tmp_path, words, message):
+    words = words.replace("model.dropout.latent", "+model.dropout.latent")
+    with pytest.raises(ConfigError, match=message):
+        train(writing(labelled(tmp_path), words, name="wrong"), {})
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_without_the_empty_condition_there_must_be_one(tmp_path):
+    model, data = assembled(tmp_path, "model.empty=0")
+    with pytest.raises(ConfigError, match=r"condition is not set, .* set condition=cat \| dog"):
+        list(sampled(model.float(), data.tokenizer, None, how()))
+
+
+def test_fields_by_other_names():
+    data = Data.fitted(Taipei(), ExampleTokenizer(), "train", None, {"words": "target", "tags": None})
+    first, original = next(data.examples("train")), next(Taipei().examples("train"))
+    assert first == {"target": original["words"]}
+    assert data["train"].originals[0] == first and "num_tags" not in data.tokenizer.sizes()
+    assert data.fingerprint != Data.fitted(Taipei(), ExampleTokenizer(), "train", None).fingerprint
+
+
+def test_texts_of_vectors(tmp_path):
+    """In a folder as in an archive, with other things said beside them."""
+    (tmp_path / "train").mkdir()
+    for name in ("a", "b"):
+        np.save(tmp_path / "train" / f"{name}.npy", np.ones((1, 3)))
+    (tmp_path / "train" / "targets.tsv").write_text("a\tone two\nb\tthree\n")
+    (tmp_path / "train" / "labels.tsv").write_text("a\tx\nb\ty\n")
+    (tmp_path / "valid").symlink_to(tmp_path / "train")
+    found = list(Features(path=str(tmp_path)).examples("train"))
+    assert [(one["target"], one["label"]) for one in found] == [("one two", "x"), ("three", "y")]
+    split = EncodedExamples([], [], ExampleTokenizer().fit(found))
+    assert split.tokenizer.sizes() == {"target_size": 5, "num_labels": 2, "num_features": 3}
