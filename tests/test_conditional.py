@@ -114,10 +114,11 @@ def run(tmp_path_factory):
 
 
 def test_texts_follow_their_condition(run):
+    cool = [how(f"seed={seed}", "temperature=0.5") for seed in range(20)]
     said = {
-        label: {"".join(sampled(run.model, run.tokenizer, label, how(f"seed={n}"))) for n in range(20)}
+        label: {"".join(sampled(run.model, run.tokenizer, label, one)) for one in cool}
         for label in ("cat", "dog", None)
-    }  # fmt: skip
+    }
     assert said["cat"] >= set(TEXTS["cat"]) and all("purrs" in text for text in said["cat"])
     assert said["dog"] >= set(TEXTS["dog"]) and all("barks" in text for text in said["dog"])
     assert said[None] & said["cat"] and said[None] & said["dog"]  # without one, both are written
