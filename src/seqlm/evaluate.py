@@ -121,6 +121,7 @@ def _evaluate_examples(run: LoadedRun, task: ExampleTask, how: EvalConfig, devic
         "nats": score.nats,
         **task.metrics(score, run.data, how.split),
         **averaged([run], how),
+        **({"task": how.task} if how.task else {}),
         "report": task.report(score),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -144,7 +145,10 @@ def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
 
 def _kind(result: Mapping[str, Any]) -> str:
     """What is added to the name of a result that is not of one model as it was trained."""
-    names = {"average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted"}
+    names = {
+        "average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted",
+        "task": "task",
+    }  # fmt: skip
     return "".join(f"-{name}" for key, name in names.items() if key in result)
 
 

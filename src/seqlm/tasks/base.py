@@ -43,6 +43,7 @@ class Task(ABC):
     """Loss and metrics of one kind of problem: what one loop, one checkpoint and one command line do not know."""
 
     model: ClassVar[type[nn.Module]]  # what it can train
+    at_test: ClassVar[tuple[str, ...]] = ()  # the options that change what a trained model says, or how it is measured
     judged_by: str = "loss"  # the metric that weights are chosen by; every other than the loss is better if higher
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:

@@ -32,6 +32,7 @@ class Seq2Seq(ExampleTask):
 
     head = Decoder
     targets = ("target",)
+    at_test = ("beam", "length_penalty", "max_length", "bleu")
 
     def __init__(
         self,
