@@ -23,6 +23,7 @@ class Classification(ExampleTask):
 
     head = LabelHead
     targets = ("label",)
+    reported = ("accuracy",)
 
     def __init__(self, *, judged_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
         self.judged_by = judged_by
