@@ -1,11 +1,11 @@
-"""Records of finished runs, and the README's table made from them.
+"""Records of finished runs, and the README's tables made from them.
 
     python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run
-    python scripts/results.py table           rewrite the table in README.md
+    python scripts/results.py table           rewrite the tables in README.md
     python scripts/results.py table --check   fail if README.md does not show what results/ says
 
 A record holds no path and no text: what was measured, with which code, on which hardware. Runs that differ in nothing
-but the seed are one row of the table, with their mean.
+but the seed are one row of a table, with their mean.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from seqlm.schema import ENGINES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
+NAMES = {"f1": "F1", "macro_f1": "macro F1", "bleu": "BLEU", "chrf": "chrF"}  # metrics that papers write otherwise
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
 
 def record(folder: str) -> Path:
-    """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=... batch_size=1`."""
+    """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=...`."""
     run = RunFolder.open(folder)
     setting = preset(certify.experiment_of(run))
     path, written = RESULTS / certify.file_name(run, setting), certify.record(run, setting)
@@ -44,18 +45,61 @@ def table() -> str:
         "| `seqlm train ...` | parameters | published test | measured test | valid | length | time | tokens/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    experiments = [path for path in sorted(EXPERIMENTS.glob("*.yaml")) if certify.task_of(path.stem) == "lm"]
-    for experiment in [None, *experiments]:
-        name = experiment.stem if experiment else "default"
-        words = f"experiment={name}" if experiment else ""
+    for name in ["default", *(name for name in _experiments() if certify.task_of(name) == "lm")]:
         quoted = certify.quoted(name).get("test", "")
-        records = {"": _seeds(name)} | {f" engine={engine}": _seeds(f"{name}-{engine}") for engine in ENGINES}
-        if not any(records.values()):
-            lines.append(f"| `{words}` | | {quoted} | not run yet | | | | |")
-        for suffix, found in records.items():
-            if found:
-                lines.append(_row(f"`{words}{suffix}`" if words else "(no arguments)", quoted, found))
+        for words, found in _settings(name):
+            lines.append(_row(words, quoted, found) if found else f"| {words} | | {quoted} | not run yet | | | | |")
     return "\n".join(lines)
+
+
+def other_tasks() -> str:
+    """The same of every experiment in another task: its own metrics, shares in percent, and how much seeds differ."""
+    lines = [
+        "Other tasks: shares in percent, mean ± standard deviation over seeds",
+        "",
+        "| `seqlm train ...` | task | parameters | published test | measured test | valid | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in _experiments():
+        if (task := certify.task_of(name)) != "lm":
+            quoted = ", ".join(_named(part) for part in certify.quoted(name).get("test", "").split(", "))
+            for words, found in _settings(name):
+                told = _told(found) if found else "not run yet | | |"
+                total = f"{found[0]['parameters']['total']:,} " if found else ""
+                lines.append(f"| {words} | {task} | {total}| {quoted} | {told}")
+    return "\n".join(lines)
+
+
+def _told(records: list[dict[str, Any]]) -> str:
+    """Test, valid and minutes a run, as cells."""
+
+    def told(split: str, metric: str) -> str:
+        values = [certify.told(metric, record["scores"][split][metric]) for record in records]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{spread}"
+
+    first, seeds = records[0]["reported"], f"({len(records)} seed{'s' * (len(records) > 1)})"
+    test, valid = (", ".join(f"{NAMES.get(m, m)} {told(split, m)}" for m in first) for split in ("test", "valid"))
+    minutes = statistics.mean(record["seconds"] for record in records) / 60
+    return f"**{test}** {seeds} | {valid} | {minutes:.{0 if minutes >= 10 else 1}f} min |"
+
+
+def _named(quoted: str) -> str:
+    """A quoted number with the name of its metric as papers write it."""
+    metric, _, number = quoted.rpartition(" ")
+    return f"{NAMES.get(metric.lower(), metric)} {number}" if metric else quoted
+
+
+def _experiments() -> list[str]:
+    return [path.stem for path in sorted(EXPERIMENTS.glob("*.yaml"))]
+
+
+def _settings(name: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """What to type for an experiment and the records of it, for each engine that was forced; no records if none are."""
+    words = "(no arguments)" if name == "default" else f"`experiment={name}`"
+    records = {words: _seeds(name)}
+    records |= {f"`experiment={name} engine={engine}`": _seeds(f"{name}-{engine}") for engine in ENGINES}
+    return [(words, found) for words, found in records.items() if found] or [(words, [])]
 
 
 def _seeds(name: str) -> list[dict[str, Any]]:
@@ -145,7 +189,7 @@ def main() -> int:
             return 0
         before = README.read_text(encoding="utf-8")
         head, rest = before.split(START)
-        after = f"{head}{START}\n{table()}\n{speed()}{END}{rest.split(END, 1)[1]}"
+        after = f"{head}{START}\n{table()}\n\n{other_tasks()}\n{speed()}{END}{rest.split(END, 1)[1]}"
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)
         return error.exit_code

@@ -43,7 +43,7 @@ def test_experiments_compose_check_and_name_their_source(experiment):
     assert set(config.train.limits) == ({"minutes"} if experiment.startswith("laptop") else {"epochs"})
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert "# @package _global_" in header and "# Published:" in header and "Measured:" in header
-    assert f"results/{experiment}.json" in header or task_of(experiment) != "lm"
+    assert f"results/{experiment}.json" in header
     assert re.search(rf"seqlm train experiment={experiment}\b", header)
 
 

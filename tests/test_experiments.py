@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from seqlm.assemble import build_data, build_model
 from seqlm.build import build
 from seqlm.cells import detach
 from seqlm.certify import task_of
@@ -15,7 +17,8 @@ from seqlm.config import find_configs
 from seqlm.errors import ConfigError
 from seqlm.models.presets import budget
 
-from .conftest import compose
+from .conftest import REPOSITORY, compose
+from .test_configs import path_of
 from .test_model import model_of
 
 # Words or characters: of the Penn Treebank if not listed.
@@ -54,6 +57,37 @@ PARAMETERS = {
 ALL = sorted(path.stem for path in Path(find_configs() / "experiment").glob("*.yaml"))
 NAMES = [name for name in ALL if task_of(name) == "lm"]
 
+ATIS = REPOSITORY.parent / "shared" / "data" / "atis"
+# What the vocabularies of data hold that may not be there, and what a target of each task is one of.
+ATIS_SIZES = {"vocab_size": 726, "num_chars": 40, "num_tags": 120, "num_labels": 21}
+ONE_OF = {"tagging": "num_tags", "classification": "num_labels", "seq2seq": "target_size"}
+
+
+def rewriter(source: int, target: int, embedding: int, size: int, attention: int) -> int:
+    """Parameters of an LSTM in both directions, a bridge for h and c, an LSTM that writes, attention, and a softmax."""
+    encoder = source * embedding + 2 * 4 * size * (embedding + size + 2)
+    decoder = target * size + 4 * size * (size + size + 2) + target * (size + 1)
+    return encoder + 2 * size * (4 * size + 1) + decoder + attention + size * 3 * size
+
+
+# Of models for other tasks, by hand: embedding, recurrence, what predicts.
+COUNTED = {
+    "atis_elman": 726 * 100 + 100 * (100 + 100 + 2) + 120 * (100 + 1),
+    "atis_jordan": 726 * 100 + 100 * (100 + 100 + 1) + 100 * (100 + 1) + 120 * (100 + 1),
+    "atis_bielman": 726 * 100 + 2 * 100 * (100 + 100 + 2) + 120 * (2 * 100 + 1),
+    "dates": rewriter(64, 13, 32, 64, attention=64 * (2 * 64 + 64 + 1)),
+    "reverse": rewriter(12, 12, 32, 64, attention=64 * 2 * 64),
+}
+OTHERS = [name for name in ALL if task_of(name) != "lm"]
+
+
+@cache
+def data_of(name):
+    """The data of an experiment: generated, or found beside the checkout; None if it is neither."""
+    words = path_of(name, ATIS)
+    is_there = not words or ("atis" in name and ATIS.is_dir())
+    return build_data(compose(f"experiment={name}", *words)) if is_there else None
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_those_published(name):
@@ -72,6 +106,27 @@ def test_the_first_loss_is_that_of_knowing_nothing(name):
     with torch.no_grad():
         _, nats = model.nats(tokens[:-1], tokens[1:], detach(carry))
     assert nats.item() / 12 == pytest.approx(math.log(size), rel=0.02)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameters_of_other_tasks_are_those_counted_by_hand(name):
+    data, config = data_of(name), compose(f"experiment={name}", *path_of(name, "somewhere"))
+    sizes = ATIS_SIZES if data is None else data.tokenizer.sizes()
+    with torch.device("meta"):
+        model = build(config.model, "model", sizes=sizes, engine="scan")
+    assert sum(parameter.numel() for parameter in model.parameters()) == COUNTED[name]
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if task_of(name) in ONE_OF])
+def test_the_first_loss_of_other_tasks_is_that_of_knowing_nothing(name):
+    data, config = data_of(name), compose(f"experiment={name}", *path_of(name, "somewhere"))
+    if data is None:
+        pytest.skip("ATIS is not in ../shared/data/atis")
+    torch.manual_seed(0)
+    model, batch = build_model(config, data.tokenizer), build(config.task, "task").batches(data, "valid", 20, 0)[0]
+    with torch.no_grad():
+        nats = model.eval().nats(batch).item() / batch.tokens
+    assert nats == pytest.approx(math.log(data.tokenizer.sizes()[ONE_OF[task_of(name)]]), rel=0.05)
 
 
 @pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "jordan", "layer_norm_lstm"])

@@ -165,5 +165,5 @@ def test_what_is_wrong_with_a_path(tmp_path):
     with pytest.raises(ConfigError, match="data.text and data.label do nothing: .*valid is a folder"):
         read(Labelled(path=str(tmp_path), text=1), "valid")
     (tmp_path / "valid" / "neg" / "9.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ConfigError, match="9.txt is not UTF-8: byte 3"):
+    with pytest.raises(ConfigError, match="9.txt, line 1: byte 0xe9 is not UTF-8"):
         read(Labelled(path=str(tmp_path)), "valid")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.errors import ConfigError
-from seqlm.layers import mixture_cross_entropy, mixture_log_probabilities, softmax
+from seqlm.layers import Mixture, mixture_cross_entropy, mixture_log_probabilities, softmax
 
 from .test_model import model_of
 
@@ -31,8 +31,26 @@ def test_probabilities_by_hand():
             expected[n] += np.exp(log_prior[n, k]) * scores / scores.sum()
     given = [torch.from_numpy(part) for part in (log_prior, latent, weight, bias)]
     found = mixture_log_probabilities(*given, temperature=1.3)
-    np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(found.exp().numpy(), expected, rtol=1e-12)
     assert torch.isfinite(mixture_log_probabilities(given[0] - 500, given[1] * 300, *given[2:])).all()
+
+
+def test_prior_and_latent_by_hand():
+    """pi = softmax(W_pi y), latent_k = tanh(W_k y + b_k), K blocks of E rows; a locked mask for each of the K."""
+    torch.manual_seed(0)
+    made, ys = Mixture(5, E, V, K, dropout=0.4).double(), torch.randn(6, 2, 5, dtype=torch.float64)
+    prior, weight, bias = (part.detach().numpy() for part in (made.prior.weight, made.latent.weight, made.latent.bias))
+    scores = np.exp(ys.numpy() @ prior.T)
+    latent = np.tanh(ys.numpy() @ weight.T + bias).reshape(6, 2, K, E)
+    made.eval()
+    log_prior, found = made.features(ys)
+    np.testing.assert_allclose(log_prior.exp().detach().numpy(), scores / scores.sum(-1, keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(found.detach().numpy(), latent, rtol=1e-12)
+    made.train()
+    mask = made.features(ys)[1].detach().numpy() / latent
+    assert np.allclose(mask, mask[:1]) and len(np.unique(mask.round(4))) == 2
+    assert mask.max() == pytest.approx(1 / 0.6, rel=1e-4)
+    assert not np.allclose(mask[0, :, 0], mask[0, :, 1]) and not np.allclose(mask[0, 0], mask[0, 1])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 100])
@@ -45,7 +63,10 @@ def test_loss_and_gradient_in_chunks(monkeypatch, rows):
     log_prior = pieces[0].log_softmax(-1)
     mixture_cross_entropy(log_prior, *pieces[1:], targets, ignore_index=-1).backward()
     for one, other in zip(whole, pieces, strict=True):
-        torch.testing.assert_close(other.grad, one.grad, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        wanted = F.nll_loss(logs, targets, ignore_index=-1, reduction="sum")
+        torch.testing.assert_close(mixture_cross_entropy(log_prior, *pieces[1:], targets, ignore_index=-1), wanted)
 
 
 def test_in_a_model():

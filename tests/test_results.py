@@ -9,9 +9,12 @@ import sys
 
 import pytest
 
+from seqlm.config import load_config, plain_dict
 from seqlm.errors import SeqlmError
+from seqlm.evaluate import main as evaluate
+from seqlm.train import train
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, compose
 
 RECORDS = sorted((REPOSITORY / "results").glob("*.json"))
 
@@ -74,6 +77,84 @@ def test_seeds_of_another_setting_are_no_seeds(results, tmp_path):
         SeqlmError, match="zaremba_small-seed2.json is not the setting of zaremba_small.json: optim.lr: 1"
     ):
         results.table()
+
+
+def told(folder, name, seed, minutes, scores, **changes):
+    """A record of another task: its metrics on test, each a tenth less on valid."""
+    made = {"seed": seed, "seconds": 60.0 * minutes, "reported": list(scores), "parameters": {"total": 104_920}}
+    made["scores"] = {"test": scores, "valid": {metric: 0.9 * value for metric, value in scores.items()}}
+    made["config"] = {"seed": seed, "optim.lr": 0.003, **changes}
+    (folder / f"{name}.json").write_text(json.dumps(made))
+
+
+def other_rows(results, word):
+    return [line for line in results.other_tasks().splitlines() if f"experiment={word}" in line]
+
+
+def test_other_tasks_are_rows_with_mean_and_deviation(results, tmp_path, monkeypatch):
+    assert other_rows(results, "atis_elman") == ["| `experiment=atis_elman` | tagging | |  | not run yet | | |"]
+    assert not other_rows(results, "zaremba_small") and not rows(results, "atis_elman")
+    told(tmp_path, "atis_elman", 1, 0.25, {"f1": 0.95})
+    assert other_rows(results, "atis_elman") == [
+        "| `experiment=atis_elman` | tagging | 104,920 |  | **F1 95.00** (1 seed) | F1 85.50 | 0.2 min |"
+    ]
+    told(tmp_path, "atis_elman-seed2", 2, 0.5, {"f1": 0.951})
+    told(tmp_path, "atis_elman-seed3", 3, 0.45, {"f1": 0.953})
+    told(tmp_path, "atis_elman-fused", 1, 75, {"f1": 0.5})
+    monkeypatch.setattr(results.certify, "quoted", lambda _: {"test": "f1 94.8, accuracy about 98"})
+    # Mean 95.1333; deviations -0.1333, -0.0333, 0.1667: sqrt((0.01778 + 0.00111 + 0.02778) / 2) = 0.1528.
+    auto, fused = other_rows(results, "atis_elman")
+    assert auto.endswith("| F1 94.8, accuracy about 98 | **F1 95.13 ± 0.15** (3 seeds) | F1 85.62 ± 0.14 | 0.4 min |")
+    assert "`experiment=atis_elman engine=fused`" in fused and "**F1 50.00** (1 seed) | F1 45.00 | 75 min |" in fused
+
+
+def test_every_metric_that_a_task_is_told_by(results, tmp_path):
+    told(tmp_path, "dates", 1, 3, {"exact": 0.99, "bleu": 40.0})
+    told(tmp_path, "dates-seed2", 2, 3, {"exact": 0.98, "bleu": 42.0})
+    assert (
+        "**exact 98.50 ± 0.71, BLEU 41.00 ± 1.41** (2 seeds) | exact 88.65 ± 0.64, BLEU 36.90 ± 1.27 |"
+        in (other_rows(results, "dates")[0])
+    )
+    told(tmp_path, "dates-seed2", 2, 3, {"exact": 0.98, "bleu": 42.0}, **{"optim.lr": 0.1})
+    with pytest.raises(SeqlmError, match=r"dates-seed2.json is not the setting of dates.json: optim.lr: 0.003 -> 0.1"):
+        results.other_tasks()
+
+
+def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.START}\n{results.END}\nafter\n")
+    monkeypatch.setattr(results, "README", readme)
+
+    def done(*words):
+        monkeypatch.setattr(sys, "argv", ["results.py", "table", *words])
+        return results.main()
+
+    assert done("--check") == 1 and done() == 0 and done("--check") == 0
+    told(tmp_path, "atis_jordan", 1, 3, {"f1": 0.95})
+    assert done("--check") == 1 and "F1 95.00" not in readme.read_text()
+    assert done() == 0 and done("--check") == 0
+    text = readme.read_text()
+    assert "F1 95.00" in text and text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "`experiment=zaremba_small`" in text
+
+
+def test_a_run_becomes_a_record(results, tmp_path, monkeypatch):
+    words = ["task=tagging", "model=tagger", "data=taipei", "data.sentences=50", "model.hidden_size=8", "threads=1"]
+    config = compose(*words, "train.steps=2", "seed=5", f"run.root={tmp_path}", "run.name=run")
+    train(config, {"experiment": "atis_bielman"})
+    monkeypatch.setattr(
+        results, "preset", lambda _: {**plain_dict(load_config(tmp_path / "run" / "config.yaml")), "seed": 1}
+    )
+    with pytest.raises(SeqlmError, match="has no score of its best checkpoint"):
+        results.record(str(tmp_path / "run"))
+    for split in ("valid", "test"):
+        evaluate(str(tmp_path / "run"), [f"split={split}"], True)
+    path = results.record(str(tmp_path / "run"))
+    assert (
+        path == tmp_path / "atis_bielman-seed5.json" and "report" not in json.loads(path.read_text())["scores"]["test"]
+    )
+    f1 = 100 * json.loads(path.read_text())["scores"]["test"]["f1"]
+    assert f"**F1 {f1:.2f}** (1 seed)" in other_rows(results, "atis_bielman")[0]
 
 
 def test_the_readme_is_short():

@@ -244,3 +244,21 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, words, message):
     other = [word for word in kept if word.partition("=")[0] != words[0].partition("=")[0]]
     with pytest.raises(ConfigError, match=message):
         train(compose(*other, *words, f"run.root={tmp_path}"), {})
+
+
+def test_a_run_may_be_asked_to_write_otherwise(tmp_path):
+    train(copying(tmp_path, "train.steps=4", "train.eval_every=4"), {})
+    run, other = load_run(tmp_path / "run"), load_run(tmp_path / "run", task={"beam": 4, "max_length": 1})
+    batch = run.data["valid"].batch(range(20))
+    assert run.task.how["beam"] == 1 and other.task.how == {"beam": 4, "length_penalty": 0.0, "max_length": 1}
+    assert max(len(said["target"]) for said in other.task.answers(other.model, batch)) <= 1
+    told = json.loads(command("eval", tmp_path / "run", "task.max_length=1", "--json", cwd=tmp_path).stdout)
+    assert told["task"] == {"max_length": 1} and (tmp_path / "run" / "eval-valid-task.json").is_file()
+    assert not (tmp_path / "run" / "eval-valid.json").is_file()
+    with pytest.raises(ConfigError, match="did you mean task.beam?"):
+        load_run(tmp_path / "run", task={"baem": 2})
+    with pytest.raises(ConfigError, match="task.judged_by does nothing .* may change task.beam, task.len"):
+        load_run(tmp_path / "run", task={"beam": 2, "judged_by": "loss"})
+    (tmp_path / "lines").write_text("a b\n")
+    said = command("predict", tmp_path / "run", "lines", "task.max_length=1", cwd=tmp_path).stdout
+    assert len(json.loads(said)["target"]) <= 1

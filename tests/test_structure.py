@@ -30,7 +30,7 @@ MAY = {
     "sample": LEAVES | {"assemble", "models", "tasks"},
     "testtime": LEAVES | {"assemble", "cells", "layers", "tasks"},
     "lens": {"data"},
-    "certify": LEAVES | {"evaluate"},
+    "certify": LEAVES | {"evaluate", "runs", "tasks"},
     "evaluate": LEAVES | {"assemble", "lens", "tasks", "testtime"},
     "session": LEAVES | {"assemble", "cells", "tasks"},
     "train": LEAVES | {"assemble", "cells", "evaluate", "report", "session", "tasks"},

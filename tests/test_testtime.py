@@ -35,17 +35,18 @@ def model():
     return made
 
 
-def streams(steps=40, window=4, batch_size=1, seed=1):
-    tokens = np.random.default_rng(seed).integers(0, V, steps * batch_size).astype(np.uint16)
+def streams(steps=40, window=4, batch_size=1, seed=1, missing=0):
+    tokens = np.random.default_rng(seed).integers(0, V, steps * batch_size - missing).astype(np.uint16)
     return Streams(tokens, batch_size, window, first=0)
 
 
 def test_without_adaptation_it_is_plain_evaluation(model):
-    plain = evaluate(model, LanguageModeling(), streams(), CPU)
-    for batch_size in (1, 3):
-        plain = evaluate(model, LanguageModeling(), streams(batch_size=batch_size), CPU)
-        found = adaptive_evaluate(Scorer([model]), streams(batch_size=batch_size))
-        assert found.tokens == plain.tokens == 40 * batch_size and found.nats == pytest.approx(plain.nats, rel=1e-12)
+    for batch_size, missing in ((1, 0), (3, 2)):
+        text = streams(batch_size=batch_size, missing=missing)
+        plain = evaluate(model, LanguageModeling(), text, CPU)
+        found = adaptive_evaluate(Scorer([model]), text)
+        assert found.tokens == plain.tokens == 40 * batch_size - missing
+        assert found.nats == pytest.approx(plain.nats, rel=1e-12)
     assert model.training
     with pytest.raises(ValueError, match="batch_size=2"):
         adaptive_evaluate(Scorer([model]), streams(batch_size=2), cache=Cache(5, 1.0, 0.1))
@@ -90,11 +91,23 @@ def test_cache_by_hand(model, size, flatness, share):
     assert again.nats == pytest.approx(nats, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("rule", "norm"), [("rms", "tensors"), ("rms", "elements"), ("rms", "sums"), ("sgd", "tensors")]
-)
-def test_dynamic_evaluation_by_hand(model, rule, norm):
+def test_what_is_no_cache_and_no_rule():
+    for options, message in [
+        ({"size": 0}, "size=0 must be at least 1"),
+        ({"share": 1.0}, "share=1.0 must be at least 0 and less than 1"),
+        ({"share": -0.1}, "share=-0.1 must be"),
+        ({"flatness": -1.0}, "flatness=-1.0 must be at least 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Cache(**{"size": 5, "flatness": 1.0, "share": 0.1, **options})
+    with pytest.raises(ValueError, match="rule='rms' needs statistics"):
+        DynamicWeights([], lr=0.1, decay=0.1)
+
+
+@pytest.mark.parametrize("norm", ["tensors", "elements", "sums", None])
+def test_dynamic_evaluation_by_hand(model, norm):
     """Krause's update in NumPy, weight by weight, beside a loop over windows."""
+    rule = "rms" if norm else "sgd"
     lr, decay, epsilon = (0.01, 0.3, 1e-3) if rule == "rms" else (0.5, 0.3, 1e-3)
     if norm == "sums":
         lr, decay, epsilon = 0.03, 0.9, 3e-3
@@ -117,9 +130,8 @@ def test_dynamic_evaluation_by_hand(model, rule, norm):
         mean = np.sum([r.mean() for r in rms])
     else:
         rms = [np.sqrt(square / len(training)) for square in squares]
-        mean = (
-            np.mean([r.mean() for r in rms]) if norm == "tensors" else np.concatenate([r.ravel() for r in rms]).mean()
-        )
+        whole = np.concatenate([r.ravel() for r in rms])
+        mean = whole.mean() if norm == "elements" else np.mean([r.mean() for r in rms])
     trained = [parameter.detach().numpy().copy() for parameter in parameters]
 
     def gradients_of_training():
@@ -162,6 +174,10 @@ def test_search_walks_downhill():
     assert climb(loss, 1.0, 2.0) == 0.25
     assert seen == [1.0, 2.0, 0.5, 0.25, 0.125]
     assert climb(loss, 0.3, 2.0) == 0.3
+    seen.clear()
+    assert climb(loss, 0.1, 2.0) == 0.4 and seen == [0.1, 0.2, 0.4, 0.8]  # and does not turn back
+    assert climb(lambda x: 1.0, 3.0, 2.0) == 3.0
+    assert climb(lambda x: -x, 1.0, 2.0) == 2.0**8
 
 
 def test_best_share():

@@ -134,22 +134,29 @@ def load_run(
     weights: str = "auto",
     engine: str = "auto",
     data: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
 ) -> LoadedRun:
     """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
 
     `checkpoint` is best, last or a step; `average_last` takes the mean of the weights of that many newest ones instead.
-    `weights` are raw, average, or auto: what the run evaluated itself with. `data` replaces keys of the run's data
-    (`{"path": ...}`); `trust` names packages of yours that its config may build from. Raises ConfigError if the folder
-    is not a run.
+    `weights` are raw, average, or auto: what the run evaluated itself with. `data` and `task` replace keys of
+    these parts of the run (`{"path": ...}`, `{"beam": 5}`); `trust` names packages of yours that its config may build
+    from. Raises ConfigError if the folder is not a run.
     """
     run = RunFolder.open(folder)
     config = load_config(run.config)
     config.engine, config.trust = engine, list(trust)
     if data:
         config.data = {**(config.data if isinstance(config.data, dict) else {}), **data}
+    if task:
+        config.task = {**(config.task if isinstance(config.task, dict) else {}), **task}
     check_parts(config)
-    return LoadedRun(run, config, checkpoint, weights, average_last)
+    loaded = LoadedRun(run, config, checkpoint, weights, average_last)
+    for key in [key for key in task or () if key not in loaded.task.at_test]:
+        options = ", ".join(f"task.{known}" for known in loaded.task.at_test) or "no key of the task"
+        raise ConfigError(f"task.{key} does nothing when a run is tested; it may change {options}")
+    return loaded
 
 
 def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from .build import build
 from .config import DATA_PATHS, differences, dotted, find_configs, load_config, plain_dict
 from .errors import SeqlmError
 from .evaluate import main as evaluate
 from .run import RunFolder, to_json, write_atomically
+from .runs import METRICS
+from .tasks import LanguageModeling, Task
 
 # Keys that may differ from the preset without making it another experiment.
 HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
+SHARES = ("f1", "macro_f1", "accuracy", "frame", "exact")  # metrics from 0 to 1, which papers tell in percent
 # How the code of a recipe counts: by the beginning of its name.
 LENSES = {
     "awd": "awd", "qrnn": "awd", "mos": "awd", "zaremba": "zaremba", "wlm": "wlm", "melis": "lamb", "mogrifier": "lamb",
@@ -31,9 +34,8 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
     run = RunFolder.open(folder)
     preset = preset_of(experiment_of(run))
     check(run, preset)
-    lens = LENSES.get(experiment_of(run).partition("_")[0], "seqlm")
     for split in ("valid", "test"):
-        evaluate(str(folder), [f"split={split}", f"lens={lens}"], False)
+        evaluate(str(folder), [f"split={split}", f"lens={lens_of(experiment_of(run))}"], False)
         print()
     written = record(run, preset)
     out.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,11 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
     print(summary(written))
     print(f"record      {path}")
     return path
+
+
+def lens_of(experiment: str) -> str:
+    """How the code that an experiment comes from counts."""
+    return LENSES.get(experiment.partition("_")[0], "seqlm")
 
 
 def finished(folder: Path) -> bool:
@@ -76,35 +83,49 @@ def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
 
 
 def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run showed: settings, scores of its best checkpoint by one stream, curve, versions, hardware, time."""
+    """What a run showed: settings, scores of its best checkpoint, curve, versions, hardware, time.
+
+    A text is scored as one stream. Scores hold metrics, not the tables of `seqlm eval`.
+    """
     check(run, preset)
     info, config, name = run.info(), load_config(run.config), experiment_of(run)
-    scores = {}
+    task: Task = build(config.task, "task")
+    scores: dict[str, dict[str, Any]] = {}
+    is_text = isinstance(task, LanguageModeling)
+    wanted = {"checkpoint": info["best_step"]} | ({"batch_size": 1} if is_text else {})
     for split in ("valid", "test"):
-        scores[split] = run.eval_result(split)
-        wanted = {"batch_size": 1, "checkpoint": info["best_step"]}
-        if {key: scores[split].get(key) for key in wanted} != wanted:
+        for kind in ("", "-adapted"):  # with dynamic evaluation, cache or temperature
+            score = run.eval_result(split + kind)
+            if {key: score.get(key) for key in wanted} == wanted:
+                kept = {key: value for key, value in score.items() if key not in ("run", "report")}
+                scores[(split + kind).replace("-", "_")] = kept
+        if split not in scores:
             raise SeqlmError(
                 f"{run.path} has no score of its best checkpoint; run: seqlm eval {run.path} split={split}"
             )
-        scores[split].pop("run")
-        adapted = run.path / f"eval-{split}-adapted.json"  # with dynamic evaluation, cache or temperature
-        if adapted.is_file():
-            scores[f"{split}_adapted"] = json.loads(adapted.read_text(encoding="utf-8"))
-            scores[f"{split}_adapted"].pop("run")
-    curve = [[r["step"], r["seconds"], r["valid/ppl"], r["valid/bpc"]] for r in run.records() if "valid/ppl" in r]
+    reported = headlines(task, scores["test"])
+    curve = [one for one in run.records() if "valid/loss" in one]
+    metrics = [key for key in (curve or [{}])[0] if key.startswith("valid/")]
     return {
         "experiment": name,
+        "task": task_of(name),
+        "reported": reported,
         "engine": config.engine,
         "status": info["status"],
-        "published": published(name),
+        "published": published(name, "" if is_text else reported[0]),
         **{key: info.get(key) for key in (*FACTS, "resumed")},
         "tokens_per_s": round(info["tokens"] / info["seconds"], 1),
         "scores": scores,
-        "curve_columns": ["step", "seconds", "valid_ppl", "valid_bpc"],
-        "curve": curve,
+        "curve_columns": ["step", "seconds", *(key.replace("/", "_") for key in metrics)],
+        "curve": [[one["step"], one["seconds"], *(one.get(key) for key in metrics)] for one in curve],
         "config": dotted(recorded(plain_dict(config))),
     }
+
+
+def headlines(task: Task, metrics: Container[str]) -> list[str]:
+    """Those of the metrics that a table of results shows; the loss if there is nothing else."""
+    names = [name for name in dict.fromkeys([task.judged_by, *task.reported]) if name in metrics]
+    return [name for name in names if name != "loss"] or ["loss"]
 
 
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,17 +136,32 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def quoted(name: str) -> dict[str, str]:
-    """What the header of an experiment quotes for valid and test, as it stands there: "114.5", "about 136"."""
-    header = _header(name)
-    found = re.findall(r"\b(valid|test) ((?:about )?\d+(?:\.\d+)?)", header)
+    """What the header of an experiment quotes for valid and test, as it stands there.
+
+    "114.5", "about 136", or with the names of metrics: "frame 82.6, f1 95.2".
+    """
+    number = r"(?:about )?\d+(?:\.\d+)?"
+    metric = rf"(?i:{'|'.join(METRICS)}) {number}"
+    found = re.findall(rf"\b(valid|test) ({number}|{metric}(?:, {metric})*)", _header(name))
     return dict(reversed(found))  # the first of each
 
 
-def published(name: str) -> dict[str, Any]:
-    """The same as numbers, and their unit: perplexity (ppl) or bits per character (bpc)."""
+def published(name: str, metric: str = "") -> dict[str, Any]:
+    """The same as numbers. Of language models with their unit: perplexity (ppl) or bits per character (bpc).
+
+    Of other tasks by metric, {"test": {"f1": 95.2}}, which is `metric` where no name stands; shares in percent.
+    """
+    numbers = {split: text.replace("about ", "").lower() for split, text in quoted(name).items()}
+    if metric:
+        pairs = {split: [f"{metric} {one}".split()[-2:] for one in text.split(", ")] for split, text in numbers.items()}
+        return {split: {known: float(number) for known, number in found} for split, found in pairs.items()}
     unit = "bpc" if " bits " in _header(name) else "ppl"
-    numbers = {split: float(text.removeprefix("about ")) for split, text in quoted(name).items()}
-    return {"unit": unit, **numbers} if numbers else {}
+    return {"unit": unit, **{split: float(text) for split, text in numbers.items()}} if numbers else {}
+
+
+def told(metric: str, value: float) -> float:
+    """A metric in the unit that papers quote: shares in percent."""
+    return 100 * value if metric in SHARES else value
 
 
 def task_of(name: str) -> str:
@@ -148,14 +184,18 @@ def _text(name: str) -> str:
 
 def summary(written: Mapping[str, Any]) -> str:
     """Published and measured, side by side."""
-    quoted, lines = written["published"], [f"{'':<12}{'published':>12}{'measured':>12}{'difference':>12}"]
+    quoted, lines = written["published"], [f"{'':<20}{'published':>12}{'measured':>12}{'difference':>12}"]
     unit = quoted.get("unit", "ppl")
     for split in ("valid", "test"):
         score = written["scores"][split]
-        for name, value in {split: score[unit], f"{split}, theirs": score.get("lens", {}).get("ppl")}.items():
-            if value is None or (unit == "bpc" and "theirs" in name):
-                continue
-            theirs = quoted.get(split)
+        if written.get("task", "lm") == "lm":
+            rows = [(split, score[unit], quoted.get(split))]
+            if "lens" in score and unit != "bpc":
+                rows.append((f"{split}, theirs", score["lens"]["ppl"], quoted.get(split)))
+        else:
+            by_metric = quoted.get(split, {})
+            rows = [(f"{split} {name}", told(name, score[name]), by_metric.get(name)) for name in written["reported"]]
+        for name, value, theirs in rows:
             texts = ("-", "-") if theirs is None else (f"{theirs:.2f}", f"{value - theirs:+.2f}")
-            lines.append(f"{name:<12}{texts[0]:>12}{value:>12.3f}{texts[1]:>12}")
+            lines.append(f"{name:<20}{texts[0]:>12}{value:>12.3f}{texts[1]:>12}")
     return "\n".join(lines)

@@ -134,6 +134,7 @@ def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.de
         "nats": score.nats,
         **task.metrics(score, run.data, how.split),
         **averaged([run], how),
+        **({"task": how.task} if how.task else {}),
         "report": task.report(score),
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -157,7 +158,10 @@ def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
 
 def _kind(result: Mapping[str, Any]) -> str:
     """What is added to the name of a result that is not of one model as it was trained."""
-    names = {"average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted"}
+    names = {
+        "average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted",
+        "task": "task",
+    }  # fmt: skip
     return "".join(f"-{name}" for key, name in names.items() if key in result)
 
 

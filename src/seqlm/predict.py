@@ -29,7 +29,8 @@ def main(folder: str, source: str, words: Sequence[str]) -> None:
     """`seqlm predict RUN FILE|- [key=value ...]`: predictions on standard output."""
     how = verb_config("predict", PredictConfig, words)
     device = prepare(how.device, how.precision, how.threads)
-    run = load_run(folder, checkpoint=how.checkpoint, weights=how.weights, engine=how.engine, trust=how.trust)
+    options = {key: getattr(how, key) for key in ("checkpoint", "weights", "engine", "task", "trust")}
+    run = load_run(folder, **options)
     run.model.to(device)
     if how.format == "columns" and "tags" not in getattr(run.task, "targets", ()):
         raise ConfigError("format=columns shows a word and its tag on each line, but this run gives no tags")

@@ -176,6 +176,7 @@ class EvalConfig:
     threads: int | None = _key(least=1)
     trust: list[str] = _key()
     data: dict[str, Any] = _key()
+    task: dict[str, Any] = _key()
 
     @property
     def adapting(self) -> list[str]:
@@ -204,6 +205,7 @@ class PredictConfig:
     engine: str = _key(allowed=ENGINES)
     threads: int | None = _key(least=1)
     trust: list[str] = _key()
+    task: dict[str, Any] = _key()
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..errors import ConfigError
 from .examples import Example
-from .labelled import lines
+from .labelled import numbered
 from .split_examples import SplitExamples
 
 TABLES = {"label": "labels.tsv", "tags": "tags.tsv", "target": "targets.tsv"}  # what is said of the arrays of a folder
@@ -116,7 +116,7 @@ class Features(SplitExamples):
 def said_of(path: Path) -> dict[str, tuple[str, str]]:
     """What a table says of each NAME, with the line; nothing if there is no such file."""
     rows: dict[str, tuple[str, str]] = {}
-    for number, line in lines(path) if path.is_file() else []:
+    for number, line in numbered(path) if path.is_file() else []:
         where = f"{path}, line {number}"
         name, tabulator, said = line.partition("\t")
         name = name.strip().removesuffix(".npy")

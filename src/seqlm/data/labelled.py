@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from .examples import Example
+from .lines import read_lines
 from .split_examples import SplitExamples
-from .text import read_utf8, whole_file
 
 
 class Labelled(SplitExamples):
@@ -56,7 +56,7 @@ class Labelled(SplitExamples):
     def _table(self, source: Path) -> Iterator[tuple[str, Any, str]]:
         columns: dict[str, int] = {}
         width = 0
-        for number, line in lines(source):
+        for number, line in numbered(source):
             where, cells = f"{source}, line {number}", line.split("\t")
             if not columns:
                 width, columns = len(cells), self._columns(cells, where)
@@ -87,7 +87,7 @@ class Labelled(SplitExamples):
 
     def _objects(self, source: Path) -> Iterator[tuple[str, Any, str]]:
         keys = {what: what if key is None else key for what, key in self._where.items()}
-        for number, line in lines(source):
+        for number, line in numbered(source):
             where = f"{source}, line {number}"
             try:
                 item = json.loads(line)
@@ -117,14 +117,11 @@ class Labelled(SplitExamples):
             raise ConfigError(f"data.path={source} holds neither a folder nor a .txt file for each label")
         for folder in folders:
             for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-                yield str(file), "".join(read_utf8(whole_file(file, "data.path"))).strip(), folder.name
+                yield str(file), "\n".join(read_lines(file)).strip(), folder.name
         for file in files if not folders else []:
-            yield from ((f"{file}, line {number}", line, file.stem) for number, line in lines(file))
+            yield from ((f"{file}, line {number}", line, file.stem) for number, line in numbered(file))
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered(path: Path) -> list[tuple[int, str]]:
     """The lines of a text file that are not empty, with their numbers."""
-    text = "".join(read_utf8(whole_file(path, "data.path")))
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut at form feeds and the like
-        if line.strip():
-            yield number, line.removesuffix("\r")
+    return [(number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip()]

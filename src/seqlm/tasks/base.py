@@ -45,6 +45,8 @@ class Task(ABC):
     model: ClassVar[type[nn.Module]]  # what it can train
     carries: ClassVar[bool] = True  # columns go on from batch to batch: their number then changes what is known of each
     writes: ClassVar[bool] = False  # whether `seqlm sample` is for it
+    at_test: ClassVar[tuple[str, ...]] = ()  # the options that change what a trained model says, or how it is measured
+    reported: ClassVar[tuple[str, ...]] = ("ppl",)  # what tables of results show beside `judged_by`, where it is told
     judged_by: str = "loss"  # the metric that weights are chosen by; every other than the loss is better if higher
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:

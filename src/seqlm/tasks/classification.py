@@ -11,6 +11,7 @@ from ..data import Data, Example, ExampleBatch
 from ..models import LabelHead, SequenceModel
 from .base import Score
 from .examples import ExampleTask, Prediction
+from .tagging import Found
 
 
 class Classification(ExampleTask):
@@ -22,6 +23,7 @@ class Classification(ExampleTask):
 
     head = LabelHead
     targets = ("label",)
+    reported = ("accuracy",)
 
     def __init__(self, *, judged_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
         self.judged_by = judged_by
@@ -52,21 +54,10 @@ class Classification(ExampleTask):
 
 
 def rates_by_label(counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Precision, recall, f1 = 2 right / (wanted + said) and support of every label; 0 where there is nothing.
-
-    `counts` are those of (wanted, said).
-    """
+    """Precision, recall, f1 and number (`support`) of every label, from how often (wanted, said) was counted."""
     wanted, said = Counter[str](), Counter[str]()
     for (a, b), number in counts.items():
         wanted[a] += number
         said[b] += number
-    return [
-        {
-            "label": label,
-            "precision": counts[label, label] / max(said[label], 1),
-            "recall": counts[label, label] / max(wanted[label], 1),
-            "f1": 2 * counts[label, label] / (wanted[label] + said[label]),
-            "support": wanted[label],
-        }
-        for label in sorted(wanted.keys() | said.keys())
-    ]
+    rows = {label: Found(counts[label, label], said[label], wanted[label]) for label in sorted(wanted | said)}
+    return [{"label": label, **row.rates(), "support": row.wanted} for label, row in rows.items()]

@@ -28,6 +28,7 @@ class Joint(ExampleTask):
 
     head = JointHead
     targets = ("tags", "label")
+    reported = ("f1", "accuracy")
 
     def __init__(
         self, *, judged_by: Literal["frame", "f1", "accuracy", "loss"] = "frame", label_weight: float = 1.0

@@ -32,6 +32,8 @@ class Seq2Seq(ExampleTask):
 
     head = Decoder
     targets = ("target",)
+    reported = ("exact", "bleu", "chrf")
+    at_test = ("beam", "length_penalty", "max_length", "bleu")
 
     def __init__(
         self,

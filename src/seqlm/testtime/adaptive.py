@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..cells import detach
 from ..data import IGNORE, Streams
@@ -37,7 +38,7 @@ def adaptive_evaluate(
         raise ValueError(f"batch_size={streams.batch_size}: one stream can be adapted to at a time")
     score, carry, memory = Score(), scorer.init_carry(streams.batch_size), None
     try:
-        for index in range(len(streams)):
+        for index in tqdm(range(len(streams)), unit="window", leave=False, disable=None):  # a bar on terminals only
             inputs, targets, tokens = streams[index].to(scorer.device)
             with torch.set_grad_enabled(dynamic is not None), autocast(scorer.device, precision):
                 scored = scorer.score(inputs, targets, carry)

@@ -59,7 +59,7 @@ def load_runs(folder: str, how: EvalConfig) -> list[LoadedRun]:
     options: dict[str, Any] = {
         key: getattr(how, key) for key in ("checkpoint", "weights", "average_last", "engine", "trust")
     }
-    runs = [load_run(folder, data=how.data, **options)]
+    runs = [load_run(folder, data=how.data, task=how.task, **options)]
     for other in how.ensemble:
         if Path(other).resolve() in [run.folder.path.resolve() for run in runs]:
             raise ConfigError(f"ensemble: {other} is in it twice; every run counts once")
