@@ -112,6 +112,20 @@ def test_what_may_differ(tmp_path):
     }
 
 
+def test_options_that_came_later_are_as_they_were_before(tmp_path):
+    """At the default of their part a run without them is what it says; at another value, or another part, it is not."""
+    train(tiny(tmp_path, "train.steps=4"), {"experiment": "zaremba_small"})
+    run = RunFolder.open(tmp_path / "run")
+    preset = plain_dict(load_config(run.config))
+    lines = run.config.read_text().splitlines(keepends=True)
+    run.config.write_text("".join(line for line in lines if "div_value" not in line and "forget_bias" not in line))
+    assert "div_value" not in load_config(run.config).model
+    check(run, preset)
+    for changed in ({"div_value": 2.0}, {"cell": {**preset["model"]["cell"], "forget_bias": 1.0}}):
+        with pytest.raises(SeqlmError, match=f"as published here: model.{next(iter(changed))}"):
+            check(run, {**preset, "model": {**preset["model"], **changed}})
+
+
 def test_scores_are_of_the_best_checkpoint_read_as_one_stream(tmp_path, capsys):
     train(tiny(tmp_path, "train.steps=30", "train.eval_every=10", "checkpoint.keep_last=9"), {})
     folder = tmp_path / "run"

@@ -45,6 +45,12 @@ def accepts(node: Mapping[str, Any], where: str, argument: str, *, trust: Sequen
     return argument in _parameters(_target(node, where, trust))
 
 
+def defaults(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = ()) -> dict[str, Any]:
+    """The values that what `node` names gives to the arguments it is not given."""
+    parameters = _parameters(_target(node, where, trust)).values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
+
+
 def check(
     node: Mapping[str, Any], where: str, *, runtime: Sequence[str] | None = (), trust: Sequence[str] = ()
 ) -> list[str]:

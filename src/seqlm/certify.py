@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from .build import build
+from .build import build, defaults
 from .config import DATA_PATHS, differences, dotted, find_configs, load_config, plain_dict
 from .errors import SeqlmError
 from .evaluate import main as evaluate
@@ -71,9 +71,10 @@ def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
 
 def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
     """Raise SeqlmError unless the run is finished, and is the experiment it says it is."""
+    wanted = recorded(preset)
     changed = [
         f"{key}: {old} -> {new}"
-        for key, old, new in differences(recorded(preset), recorded(plain_dict(load_config(run.config))))
+        for key, old, new in differences(wanted, grown(recorded(plain_dict(load_config(run.config))), wanted))
         if not key.startswith(HARMLESS) and key != "engine"
     ]
     if changed:
@@ -133,6 +134,17 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     where = ("run", "trust", "resume", "threads", "device", "init_from")
     kept = {key: value for key, value in config.items() if key not in where}
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
+
+
+def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """`config` with the options that parts have gained since, where `like` leaves them at their defaults."""
+    same = "_target_" in config and config["_target_"] == like.get("_target_")
+    known = defaults(config, where or "config") if same else {}
+    found = {key: value for key, value in like.items() if key not in config and key in known and value == known[key]}
+    for key, value in config.items():
+        both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
+        found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
+    return found
 
 
 def quoted(name: str) -> dict[str, str]:
