@@ -40,19 +40,18 @@ class ConditionalModel(nn.Module):
 
     def encode(self, batch: ExampleBatch, *, empty: bool = False) -> tuple[Tensor, Tensor]:
         """What the decoder knows, (1, B, size) of one step; with `empty`, the empty condition for all."""
-        device = self.head.linear.weight.device
-        lengths = torch.ones(batch.columns, dtype=torch.long, device=device)
-        nothing = self.head.linear.weight.new_zeros(self.size) if self.nothing is None else self.nothing
-        without = torch.full((batch.columns,), empty or self.reader is None, device=device)
-        if self.training and self.empty:
-            without = without | (torch.rand(batch.columns, device=device) < self.empty)
+        weight = self.head.linear.weight
+        lengths = torch.ones(batch.columns, dtype=torch.long, device=weight.device)
+        nothing = weight.new_zeros(self.size) if self.nothing is None else self.nothing
         if self.reader is None or empty:
             return nothing.expand(1, batch.columns, -1), lengths
         if self.condition == "label":
-            without = without | (batch["label"] == IGNORE)  # a label that train lacks says nothing
-            known = self.reader(batch["label"].clamp(min=0)).unsqueeze(0)
+            labels = batch["label"]
+            known, without = self.reader(labels.clamp(min=0)).unsqueeze(0), labels == IGNORE  # train lacks that one
         else:
-            known = self.reader(batch["features"])
+            known, without = self.reader(batch["features"]), torch.zeros_like(lengths, dtype=torch.bool)
+        if self.training and self.empty:
+            without = without | (torch.rand(batch.columns, device=weight.device) < self.empty)
         return torch.where(without.unsqueeze(-1), nothing, known), lengths
 
     def nats(self, batch: ExampleBatch) -> Tensor:
