@@ -260,5 +260,5 @@ def test_a_run_may_be_asked_to_write_otherwise(tmp_path):
     with pytest.raises(ConfigError, match="task.judged_by does nothing .* may change task.beam, task.len"):
         load_run(tmp_path / "run", task={"beam": 2, "judged_by": "loss"})
     (tmp_path / "lines").write_text("a b\n")
-    said = command("predict", tmp_path / "run", "lines", "task.max_length=1", cwd=tmp_path).stdout
-    assert len(json.loads(said)["target"]) <= 1
+    failed = command("predict", tmp_path / "run", "lines", "task.baem=2", cwd=tmp_path, check=False)
+    assert failed.returncode == 2 and "did you mean task.beam?" in failed.stderr
