@@ -98,8 +98,8 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "seconds": round(seconds, 3),
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
+    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)  # first: who reads may be gone
     print(to_json(result) if as_json else _table(result), flush=True)
-    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)
 
 
 def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.device, as_json: bool) -> None:
@@ -138,8 +138,8 @@ def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.de
         "report": task.report(score),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)  # first: who reads may be gone
     print(to_json(result) if as_json else _example_table(result), flush=True)
-    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)
 
 
 def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
