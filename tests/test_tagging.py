@@ -303,3 +303,9 @@ def test_from_the_command_line(tmp_path):
     assert "f1" in done.stdout and "Taipei, " in done.stdout and "recall" in done.stdout
     info = json.loads((tmp_path / "outputs" / "run" / "run.json").read_text())
     assert {"valid/loss", "valid/f1", "valid/precision", "valid/recall", "valid/accuracy"} <= info["metrics"].keys()
+    shown = command("eval", "outputs/run", "split=valid", cwd=tmp_path).stdout.splitlines()
+    table = shown.index("types") + 1
+    assert shown[table].split() == ["types", "precision", "recall", "f1", "support"]
+    kind, *numbers = shown[table + 1].split()
+    assert [*map(float, numbers[:3])] == [float(f"{float(number):.4f}") for number in numbers[:3]] and int(numbers[3])
+    assert kind in {tag[2:] for _, tags in _requests("valid") for tag in tags if tag != "O"}

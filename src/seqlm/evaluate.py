@@ -171,7 +171,8 @@ def _example_table(result: dict[str, Any]) -> str:
     rows += [(key, f"{value:,.4f}" if isinstance(value, float) else f"{value}") for key, value in told.items()]
     lines = [f"{name:<20} {value}" for name, value in rows]
     for title, found in result["report"].items():
-        lines += ["", title, *(_aligned(found) if isinstance(found, list) else [str(found)])]
+        rows_of = [{title: name, **row} for name, row in found.items()] if isinstance(found, dict) else found
+        lines += ["", title, *_aligned(rows_of)]
     return "\n".join(lines)
 
 
