@@ -11,7 +11,7 @@ import torch
 
 from seqlm.assemble import build_data, load_run
 from seqlm.build import build
-from seqlm.data import IGNORE, Gaps
+from seqlm.data import IGNORE, CharTokenizer, Gaps
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluate import evaluate
 from seqlm.tasks import Cloze
@@ -142,6 +142,23 @@ def test_the_share_that_is_masked_changes_training_and_not_which_tokens_are_scor
     assert weights(tmp_path / "m0.15") != weights(tmp_path / "m0.4")
 
 
+def test_long_lines_and_small_vocabularies(tmp_path):
+    """A line is read in groups of its gaps; two letters have two fillers."""
+    model = model_of(vocab=4)
+    tokenizer = CharTokenizer().fit(["ab" * 9])
+    assert len(tokenizer) == 4
+    long, parts = "ab" * 80 + "b", []
+    ids = [tokenizer.eos_id, *tokenizer.encode(long), tokenizer.eos_id]
+    for place in range(1, len(ids) - 1):
+        read = torch.tensor(ids).unsqueeze(1)
+        read[place] = len(tokenizer)
+        parts.append(-model(read, ())[1][place, 0].log_softmax(-1)[ids[place]].item())
+    said = Cloze().answer(model, tokenizer, long)
+    assert said["tokens"] == len(long) == len(parts)
+    assert len(Cloze().answer(model, tokenizer, "a<mask>b")["fillers"][0]) == 4
+    assert said["nats"] == pytest.approx(sum(parts), rel=1e-9)
+
+
 @pytest.fixture(scope="module")
 def words_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cloze")
@@ -166,6 +183,8 @@ def test_gaps_are_filled_on_the_command_line(words_run, tmp_path):
         read[place] = len(run.tokenizer)
         nats -= run.model(read, ())[1][place, 0].log_softmax(-1)[ids[place]].item()
     assert said[2]["tokens"] == 2 and said[2]["nats"] == pytest.approx(nats, rel=1e-5)
+    answers = seqlm("predict", words_run, "-", cwd=tmp_path, input=" \nwe\n").stdout.splitlines()
+    assert json.loads(answers[0])["error"] == "empty" and json.loads(answers[1])["tokens"] == 1
     samples = "".join(path.read_text() for path in (words_run / "samples").iterdir())
     assert "[" in samples and "Taipei" in samples
 
@@ -184,8 +203,9 @@ def test_from_the_command_line(words_run, tmp_path):
 @pytest.mark.parametrize("options, message", [
     (["task.mask=0"], "task.mask=0 must be above 0"),
     (["task.mask=0.6"], "and 0.5 at most"),
-    (["train.drop_state=0.1"], "train.drop_state=0.1 does nothing: Cloze reads whole sequences"),
+    (["train.drop_state=0.1"], "train.drop_state=0.1 does nothing: Cloze reads pieces by themselves"),
     (["train.window=5000"], r"train.window=5000 is longer than the text"),
+    (["sample.prompt=a"], "sample.prompt='a' does nothing"),
     (["model.predicts=next"], "cannot be a language model.*task=bilm model=bilm.*task=cloze model=cloze"),
     (["model.predicts=next", "model.bidirectional=false"], "trains a ClozeModel, but this model is a LanguageModel"),
 ])  # fmt: skip

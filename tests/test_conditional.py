@@ -11,12 +11,12 @@ import torch
 
 from seqlm.assemble import build_data, build_model, load_run
 from seqlm.config import verb_config
-from seqlm.data import END, IGNORE, Data, EncodedExamples, ExampleTokenizer, Features, Taipei
+from seqlm.data import END, IGNORE, Data, ExampleTokenizer, Features, Taipei
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluate import evaluate
 from seqlm.schema import SampleConfig
 from seqlm.tasks import Conditional
-from seqlm.tasks.conditional import sampled
+from seqlm.tasks.conditional import conditioned, sampled
 from seqlm.train import resume, train
 
 from .conftest import compose, seqlm
@@ -41,6 +41,12 @@ def writing(folder, *words, name="run"):
 
 def how(*words):
     return verb_config("sample", SampleConfig, words)
+
+
+def written(run, condition, *words):
+    """A text for what is typed as a condition."""
+    model, tokenizer = run.model, run.tokenizer
+    return "".join(sampled(model, tokenizer, conditioned(model, tokenizer, condition), how(*words)))
 
 
 def assembled(folder, *words):
@@ -116,14 +122,14 @@ def run(tmp_path_factory):
 def test_texts_follow_their_condition(run):
     cool = [how(f"seed={seed}", "temperature=0.5") for seed in range(20)]
     said = {
-        label: {"".join(sampled(run.model, run.tokenizer, label, one)) for one in cool}
+        label: {written(run, label, f"seed={seed}", "temperature=0.5") for seed in range(20)}
         for label in ("cat", "dog", None)
     }
     assert said["cat"] >= set(TEXTS["cat"]) and all("purrs" in text for text in said["cat"])
     assert said["dog"] >= set(TEXTS["dog"]) and all("barks" in text for text in said["dog"])
     assert said[None] & said["cat"] and said[None] & said["dog"]  # without one, both are written
-    assert "".join(sampled(run.model, run.tokenizer, "dog", how("prompt=it", "temperature=0"))).split()[0] == "barks"
-    assert "".join(sampled(run.model, run.tokenizer, "dog", how("tokens=1"))) == "it"
+    assert written(run, "dog", "prompt=it", "temperature=0").split()[0] == "barks"
+    assert written(run, "dog", "tokens=1") == "it"
     metrics = json.loads((run.folder.path / "run.json").read_text())["metrics"]
     assert metrics["valid/ppl"] < metrics["valid/empty_ppl"]  # half a choice in each text
     shown = "".join(path.read_text() for path in sorted((run.folder.path / "samples").iterdir())[-1:])
@@ -134,7 +140,7 @@ def test_from_the_command_line(run, tmp_path):
     folder = run.folder.path
     out = seqlm("sample", folder, "condition=cat", "texts=3", "seed=4", "threads=1", cwd=tmp_path).stdout.splitlines()
     assert len(out) == 3 and all("purrs" in line for line in out)
-    assert out[1] == "".join(sampled(run.model, run.tokenizer, "cat", how("seed=5")))
+    assert out[1] == written(run, "cat", "seed=5")
     said = seqlm("predict", folder, "-", "threads=1", cwd=tmp_path, input='dog\n{"label": "cat"}\nbird\n', check=False)
     first, second, third = map(json.loads, said.stdout.splitlines())
     assert first["target"] in TEXTS["dog"] and second["target"] in TEXTS["cat"]
@@ -178,41 +184,46 @@ def test_a_vector_is_a_condition(tmp_path):
     run = load_run(tmp_path / "run")
     assert run.model.condition == "features"
     for vector, text in [([2.0, 0.0], "the first one"), ([-1, 1.5], "it is the second")]:
-        assert "".join(sampled(run.model, run.tokenizer, vector, how("temperature=0"))) == text
+        assert written(run, vector, "temperature=0") == text
     with pytest.raises(ConfigError, match=r"condition=\[1\] is unknown; set condition=\[x, y, ...\], 2 numbers"):
-        list(sampled(run.model, run.tokenizer, [1], how()))
+        written(run, [1])
     said = seqlm("predict", tmp_path / "run", "-", cwd=tmp_path, input='{"features": [[3, 1]]}\n').stdout
     assert json.loads(said)["target"] == "the first one"
     np.savez(tmp_path / "long.npz", features=np.repeat(vectors, 2, 1), target=texts)
-    with pytest.raises(ConfigError, match="reads one vector for each text; use task=seq2seq"):
+    with pytest.raises(
+        ConfigError, match="an example: 2 vectors, but model=conditional reads one; use task=seq2seq for more"
+    ):
         train(writing(tmp_path, *words, f"data.path={tmp_path}/long.npz", name="long"), {})
 
 
 def test_nothing_is_a_condition(tmp_path):
     """Labels left out: a language model of whole texts."""
     labelled(tmp_path)
-    words = ["data.rename={words: target, label: null}", "model.empty=0", "train.epochs=2"]
+    words = ["data.rename={words: target, label: null}", "train.epochs=2"]
     train(writing(tmp_path, *words), {})
     run = load_run(tmp_path / "run")
     assert run.model.condition == "nothing" and run.tokenizer.fields() == {"target"}
-    assert "".join(sampled(run.model, run.tokenizer, None, how()))
+    assert written(run, None)
     with pytest.raises(ConfigError, match="condition=cat does nothing"):
-        list(sampled(run.model, run.tokenizer, "cat", how()))
+        written(run, "cat")
     done = seqlm("predict", tmp_path / "run", "-", cwd=tmp_path, input="cat\n", check=False)
     assert done.returncode == 2 and "reads nothing: it writes texts; use seqlm sample" in done.stderr
 
 
 @pytest.mark.parametrize("words, message", [
     ("model.condition=features", "model.condition=features needs vectors, and this data has none"),
-    ("model.condition=nothing", "model.empty=0.1 does nothing"),
+    ("model.condition=nothing model.empty=0.1", "model.empty=0.1 does nothing"),
     ("model.empty=1.5", "empty=1.5"),
     ("model.context=none", "model.context=none should be one of state, input, both"),
     ("model.condition_size=0", "condition_size=0 must be at least 1"),
     ("task.max_length=0", "task.max_length=0 must be at least 1"),
-    ("data.rename=null", "model needs targets, and this data has none"),
-    ("data.rename={text: target}", "data.rename.text is no field of these examples: words, label"),
-    ("data.rename={words: text}", r"should give fields other names \(words, features, tags, label, target\)"),
-    ("data.rename=words", "data.rename=words should give fields other names"),
+    ("data.rename=null", r"writes the field target, and this data has none; data.rename={words: target}"),
+    ("data.rename={text: target}", "data.rename.text is no field; there are words, features, tags, label, target"),
+    ("data.rename={words: text}", "data.rename.words=text should be words or target or null"),
+    ("data.rename={label: features}", "data.rename.label=features should be label or words or target or null"),
+    ("data.rename=words", "data.rename=words should be a mapping"),
+    ("data.rename={words: target, label: target}", "data.rename gives several fields the name target"),
+    ("sample.prompt=zzz", "sample.prompt='zzz' has what the vocabulary lacks: zzz"),
     ("model.dropout.latent=0.5", "dropout.latent"),
     ("task=seq2seq", "trains a SequenceModel, but this model is a ConditionalModel"),
     ("train.drop_state=0.5", "train.drop_state=0.5 does nothing"),
@@ -220,14 +231,14 @@ def test_nothing_is_a_condition(tmp_path):
 def test_what_cannot_be(tmp_path, words, message):
     words = words.replace("model.dropout.latent", "+model.dropout.latent")
     with pytest.raises(ConfigError, match=message):
-        train(writing(labelled(tmp_path), words, name="wrong"), {})
+        train(writing(labelled(tmp_path), *([words] if "rename" in words else words.split()), name="wrong"), {})
     assert not (tmp_path / "wrong").exists()
 
 
 def test_without_the_empty_condition_there_must_be_one(tmp_path):
     model, data = assembled(tmp_path, "model.empty=0")
     with pytest.raises(ConfigError, match=r"condition is not set, .* set condition=cat \| dog"):
-        list(sampled(model.float(), data.tokenizer, None, how()))
+        conditioned(model, data.tokenizer, None)
 
 
 def test_fields_by_other_names():
@@ -248,5 +259,39 @@ def test_texts_of_vectors(tmp_path):
     (tmp_path / "valid").symlink_to(tmp_path / "train")
     found = list(Features(path=str(tmp_path)).examples("train"))
     assert [(one["target"], one["label"]) for one in found] == [("one two", "x"), ("three", "y")]
-    split = EncodedExamples([], [], ExampleTokenizer().fit(found))
-    assert split.tokenizer.sizes() == {"target_size": 5, "num_labels": 2, "num_features": 3}
+    assert ExampleTokenizer().fit(found).sizes() == {"target_size": 5, "num_labels": 2, "num_features": 3}
+    words = ["data=features", "data.rename={label: null}", "train.batch_size=2", "train.steps=2"]
+    train(writing(tmp_path, *words), {})  # and an evaluation, which shows texts
+    assert written(load_run(tmp_path / "run"), [1, 1, 1])
+    np.save(tmp_path / "train" / "b.npy", np.ones((2, 3)))
+    with pytest.raises(ConfigError, match=r"b.npy: 2 vectors, but model=conditional reads one"):
+        train(writing(tmp_path, *words, name="long"), {})
+
+
+def test_labels_that_look_like_something_else(tmp_path):
+    """They are what was typed, on the command line and in a line of JSON."""
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.tsv").write_text("007\tspy\ntrue\tfact\n7\tdays\n" * 10)
+    train(writing(tmp_path, "train.epochs=20", "optim.lr=0.03", "train.eval_every=null", "model.empty=0"), {})
+    for label, text in {"007": "spy", "true": "fact", "7": "days"}.items():
+        words = [f"condition={label}", "temperature=0", "threads=1"]
+        assert seqlm("sample", tmp_path / "run", *words, cwd=tmp_path).stdout.strip() == text
+    lines = '{"label": 7}\n\n{"label": true}\n'
+    said = [
+        json.loads(line)
+        for line in seqlm("predict", tmp_path / "run", "-", cwd=tmp_path, input=lines).stdout.splitlines()
+    ]
+    assert [one.get("target") for one in said] == ["days", None, "fact"] and said[1]["error"] == "empty"
+
+
+def test_a_run_begins_where_another_ended(tmp_path):
+    labelled(tmp_path)
+    train(writing(tmp_path, "train.steps=3", name="one"), {})
+    train(writing(tmp_path, "train.steps=1", "optim.lr=0", f"init_from={tmp_path}/one", name="two"), {})
+    one, two = (load_run(tmp_path / name).model.state_dict() for name in ("one", "two"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    (tmp_path / "other").mkdir()
+    for split in ("train", "valid"):
+        (tmp_path / "other" / f"{split}.tsv").write_text(LINES.replace("purrs", "sings") * 10)
+    with pytest.raises(ConfigError, match="has another vocabulary"):
+        train(writing(tmp_path / "other", f"init_from={tmp_path}/one", name="three"), {})

@@ -13,7 +13,7 @@ from torch import nn
 
 from .build import accepts, build, check, fits
 from .config import load_config
-from .data import FIELDS, Data, ExampleTokenizer, Tokenizer, load_tokenizer
+from .data import Data, ExampleTokenizer, Tokenizer, check_rename, load_tokenizer
 from .errors import ConfigError
 from .run import RunFolder
 from .schema import Config
@@ -44,9 +44,7 @@ def check_parts(config: Config) -> None:
     limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
     if not fits(limit, int | None) or (limit is not None and limit < 1):
         problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
-    rename = reading.get("rename")
-    if not fits(rename, dict[str, str | None] | None) or set((rename or {}).values()) - {*FIELDS, None}:
-        problems.append(f"data.rename={rename} should give fields other names ({', '.join(FIELDS)}) or null")
+    problems += check_rename(reading.get("rename"))
     if vocab_from not in ("train", "all"):
         problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
     if problems:
@@ -172,7 +170,8 @@ def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer
 
 def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether a token's number means the same to both."""
-    return (one.kind, one.vocabulary) == (other.kind, other.vocabulary)
+    known = ("kind", "vocabulary", "vocabularies", "num_features")  # those of texts, and those of examples
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in known)
 
 
 def _warn(text: str) -> None:

@@ -13,7 +13,7 @@ from .errors import SeqlmError
 from .evaluate import main as evaluate
 from .run import RunFolder, to_json, write_atomically
 from .runs import METRICS
-from .tasks import LanguageModeling, Task
+from .tasks import LanguageModeling, Task, TextTask
 
 # Keys that may differ from the preset without making it another experiment.
 HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
@@ -93,7 +93,9 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     task: Task = build(config.task, "task")
     scores: dict[str, dict[str, Any]] = {}
     is_text = isinstance(task, LanguageModeling)
-    wanted = {"checkpoint": info["best_step"]} | ({"batch_size": 1} if is_text else {})
+    wanted = {"checkpoint": info["best_step"]}
+    if isinstance(task, TextTask):  # one stream; where nothing is carried, pieces as they were in training
+        wanted |= {"batch_size": 1} if task.carries else {"window": config.train.window}
     for split in ("valid", "test"):
         for kind in ("", "-adapted"):  # with dynamic evaluation, cache or temperature
             score = run.eval_result(split + kind)
@@ -109,7 +111,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     metrics = [key for key in (curve or [{}])[0] if key.startswith("valid/")]
     return {
         "experiment": name,
-        "task": task_of(name),
+        "task": info.get("choices", {}).get("task") or task_of(name),
         "reported": reported,
         "engine": config.engine,
         "status": info["status"],

@@ -81,8 +81,10 @@ def _field(name: str, example: Example, tokenizer: Any) -> Any:
     """A field that is read, checked, since people write it by hand."""
     other = {"words": "text", "label": "words"}.get(name)  # a line that is no object is its text
     value = example.get(name, example.get(other) if other else None)
-    if name == "label" and value in tokenizer.vocabularies["label"]:
-        return value
+    if name == "label":
+        value = value if isinstance(value, str) else json.dumps(value)  # as the data read it
+        if not value or value in tokenizer.vocabularies["label"]:
+            return value
     if name == "words" and (
         isinstance(value, str) or (isinstance(value, list) and all(isinstance(word, str) for word in value))
     ):

@@ -29,6 +29,9 @@ def main(folder: str, words: Sequence[str]) -> None:
     if how.condition is not None and not isinstance(run.task, Conditional):
         raise ConfigError(f"condition={how.condition} is for runs of task=conditional; leave it out")
     run.model.to(device)
+    typed = [word.partition("=")[2] for word in words if word.startswith("condition=")]
+    if typed and typed[-1] in getattr(run.tokenizer, "vocabularies", {}).get("label", ()):
+        how = replace(how, condition=typed[-1])  # a label that looks like a number, or like true, is still a label
     for seed in range(how.seed, how.seed + how.texts):
         pieces = run.task.write(run.model, run.tokenizer, replace(how, seed=seed))
         first = next(pieces, "")  # a bad prompt is refused before anything is printed

@@ -176,7 +176,7 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
             f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
         )
     train = task.training(data, config)
-    if config.engine == "graph" and not isinstance(train[0], Window):
+    if config.engine == "graph" and (not task.carries or not isinstance(train[0], Window)):
         raise ConfigError("engine=graph replays the windows of a text; use engine=auto for this task")
     columns = min(limits.eval_batch_size, len(data["valid"]))
     return Session(

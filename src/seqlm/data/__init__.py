@@ -11,7 +11,7 @@ from .dates import Dates
 from .encode import Counts, Encoded, cache_folder, encode_split, fit_tokenizer
 from .enwik8 import Enwik8
 from .example_tokenizer import END, UNKNOWN, ExampleTokenizer
-from .examples import FIELDS, Example, Examples
+from .examples import Example, Examples, check_rename
 from .features import Features
 from .gaps import Gaps
 from .generated import Arithmetic, Copy, Reverse
@@ -31,7 +31,6 @@ from .wikitext import WikiText2, WikiText103
 
 __all__ = [
     "END",
-    "FIELDS",
     "IGNORE",
     "SPLITS",
     "UNKNOWN",
@@ -80,6 +79,7 @@ __all__ = [
     "Window",
     "WordTokenizer",
     "cache_folder",
+    "check_rename",
     "encode_split",
     "fit_tokenizer",
     "load_tokenizer",

@@ -46,6 +46,8 @@ class Data:
                 f"data.tokenizer is a {type(unfitted).__name__}, but this data is {kind}; use data/tokenizer={choice}"
             )
         if isinstance(corpus, Corpus):
+            if rename:
+                raise ConfigError("data.rename does nothing: this data is a text, which has no fields; leave it out")
             return cls(corpus, fit_tokenizer(corpus, unfitted, vocab_from), limit)
         splits = corpus.splits() if vocab_from == "all" else ("train",)
         data = cls(corpus, unfitted, limit, rename or {})
@@ -58,8 +60,11 @@ class Data:
         for example in self.corpus.examples(split):
             if unknown := self.rename.keys() - example.keys():
                 raise ConfigError(f"data.rename.{min(unknown)} is no field of these examples: {', '.join(example)}")
-            renamed = {self.rename.get(name, name): value for name, value in example.items()}
-            yield {name: value for name, value in renamed.items() if name is not None}
+            kept = {name: self.rename.get(name, name) for name in example}
+            names = [new for new in kept.values() if new is not None]
+            if twice := {new for new in names if names.count(new) > 1}:
+                raise ConfigError(f"data.rename gives several fields the name {min(twice)}; leave one out with null")
+            yield {new: example[old] for old, new in kept.items() if new is not None}
 
     @property
     def fingerprint(self) -> str:

@@ -21,6 +21,26 @@ FIELDS = ("words", "features", "tags", "label", "target")
 SEQUENCES = ("words", "tags", "target", "features")
 
 
+# What a field may become by data.rename, besides nothing: a text another text, a label a text as well.
+RENAMES = {"words": ("words", "target"), "target": ("words", "target"), "label": ("label", "words", "target")}
+
+
+def check_rename(rename: Any) -> list[str]:
+    """What is wrong with data.rename, a line each."""
+    if rename is None:
+        return []
+    if not isinstance(rename, Mapping):
+        return [f"data.rename={rename} should be a mapping, as {{words: target, label: null}}, or null"]
+    problems = []
+    for old, new in rename.items():
+        if old not in FIELDS:
+            problems.append(f"data.rename.{old} is no field; there are {', '.join(FIELDS)}")
+        elif new is not None and new not in RENAMES.get(old, (old,)):
+            allowed = [*RENAMES.get(old, ()), "null"]
+            problems.append(f"data.rename.{old}={new} should be {' or '.join(allowed)}")
+    return problems
+
+
 class Examples(ABC):
     """Examples in splits (`train`, `valid`, `test`); a source is one file in this folder and one YAML."""
 

@@ -96,5 +96,5 @@ class Gaps:
         """Which of a piece's own tokens are masked."""
         if self.seed is None:
             return np.arange(reading, own, self.readings)
-        generator = np.random.default_rng([self.seed, self.epoch, piece])
+        generator = np.random.default_rng([self.seed, self.epoch, piece + 1])  # 0: the order of the pieces
         return generator.choice(own, self._drawn(piece), replace=False)

@@ -1,7 +1,7 @@
 """Models: what turns tokens into predictions."""
 
 from .cloze_model import ClozeModel
-from .conditional import ConditionalModel, build_conditional_model
+from .conditional import ConditionalModel, build_conditional_model, one_vector
 from .decoder import Decoder
 from .heads import CRFHead, TagHead
 from .label_head import JointHead, LabelHead
@@ -26,4 +26,5 @@ __all__ = [
     "build_sequence_model",
     "build_stack",
     "cells_of",
+    "one_vector",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
-from ..data import IGNORE, ExampleBatch
+from ..data import IGNORE, Example, ExampleBatch
 from ..engines import Engine
 from ..errors import ConfigError
 from .decoder import Context, Decoder
@@ -49,6 +49,8 @@ class ConditionalModel(nn.Module):
             labels = batch["label"]
             known, without = self.reader(labels.clamp(min=0)).unsqueeze(0), labels == IGNORE  # train lacks that one
         else:
+            for example in batch.originals if len(batch["features"]) > 1 else ():
+                one_vector(example)
             known, without = self.reader(batch["features"]), torch.zeros_like(lengths, dtype=torch.bool)
         if self.training and self.empty:
             without = without | (torch.rand(batch.columns, device=weight.device) < self.empty)
@@ -57,6 +59,16 @@ class ConditionalModel(nn.Module):
     def nats(self, batch: ExampleBatch) -> Tensor:
         """Summed nats of the texts of a batch and of their ends."""
         return self.head.nats(*self.encode(batch), batch)
+
+
+def one_vector(example: Example) -> None:
+    """Raise ConfigError if an example holds a sequence of vectors."""
+    features = example["features"]
+    if len(features) != 1:
+        name = getattr(features, "path", "an example")
+        raise ConfigError(
+            f"{name}: {len(features)} vectors, but model=conditional reads one; use task=seq2seq for more"
+        )
 
 
 def build_conditional_model(
@@ -69,7 +81,7 @@ def build_conditional_model(
     condition: Condition | None = None,
     condition_size: int = 32,
     context: Context = "both",
-    empty: float = 0.0,
+    empty: float | None = None,
     tied: bool = False,
     dropout: Dropouts | None = None,
     engine: Engine = "auto",
@@ -77,10 +89,16 @@ def build_conditional_model(
     """The model that `model=conditional` describes; `sizes` come from the data.
 
     `condition` is what texts are written for, by default the label if the data has labels, else its vectors, else
-    nothing; it becomes `condition_size` numbers, which the decoder takes as `context` says. Raises ConfigError.
+    nothing; it becomes `condition_size` numbers, which the decoder takes as `context` says. `empty` is 0.1 by default,
+    where there is a condition. Raises ConfigError.
     """
     require_positive(condition_size=condition_size)
-    require_probability("empty", empty)
+    require_probability("empty", empty or 0.0)
+    if "target_size" not in sizes:
+        raise ConfigError(
+            "model=conditional writes the field target, and this data has none; data.rename={words: target} makes it "
+            "of the words"
+        )
     fields = {"label": "num_labels", "features": "num_features"}
     if condition is None:
         condition = cast("Condition", next((field for field, size in fields.items() if size in sizes), "nothing"))
@@ -103,4 +121,6 @@ def build_conditional_model(
         dropout=dropout,
         where="model.",
     )
+    if empty is None:
+        empty = 0.1 if inputs else 0.0
     return ConditionalModel(condition, inputs, condition_size, head, empty=empty)

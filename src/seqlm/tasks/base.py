@@ -112,12 +112,12 @@ class Task(ABC):
         return {}
 
 
-def whole_sequences(config: Config, name: str) -> None:
+def whole_sequences(config: Config, name: str, reads: str = "whole sequences") -> None:
     """Raise ConfigError for options of streams, which a task that reads sequences by themselves has no use for."""
     for key in ("window_spread", "window_halved", "drop_state"):
         if getattr(config.train, key):
             raise ConfigError(
-                f"train.{key}={getattr(config.train, key)} does nothing: {name} reads whole sequences; leave it out"
+                f"train.{key}={getattr(config.train, key)} does nothing: {name} reads {reads}; leave it out"
             )
 
 

@@ -71,14 +71,11 @@ class BidirectionalLanguageModeling(TextTask):
         return self.one.write(model.fwd, tokenizer, how)
 
     def answer(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-        """Its nats in each direction, having read nothing else, and their sum."""
+        """Its nats in each direction, having read nothing else, and the perplexity of both."""
         said, ids = self.one.answer(model.fwd, tokenizer, text), line_ids(tokenizer, text)
         # Backwards a line begins at its end, and ends at the end of the line before.
         turned = ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1]
         backward = line_nats(model.bwd, tokenizer, turned)
-        return {
-            "forward_nats": said.pop("nats"),
-            "backward_nats": backward,
-            **said,
-            "ppl": perplexity(line_nats(model.fwd, tokenizer, ids) + backward, 2 * len(ids)),
-        }
+        forward = said.pop("nats")
+        ppl = perplexity(forward + backward, 2 * len(ids))
+        return {"forward_nats": forward, "backward_nats": backward, **said, "ppl": ppl}

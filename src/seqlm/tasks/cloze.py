@@ -19,6 +19,7 @@ from .text import TextTask, line_ids, perplexity
 MASK = "<mask>"  # how a gap is written in a line
 BEST = 5  # fillers told for each gap
 SHOWN = 30  # tokens of valid at each evaluation
+COLUMNS = 64  # of a line, each with another token masked, that are read together
 
 
 class Cloze(TextTask):
@@ -32,6 +33,7 @@ class Cloze(TextTask):
 
     model = ClozeModel
     carries = False
+    at_test = ("mask",)
 
     def __init__(self, *, mask: float = 0.15, judged_by: Literal["loss", "accuracy"] = "loss") -> None:
         if not 0 < mask <= 0.5:
@@ -40,11 +42,16 @@ class Cloze(TextTask):
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
-        whole_sequences(config, type(self).__name__)
+        whole_sequences(config, type(self).__name__, "pieces by themselves")
+        if config.sample.prompt:
+            raise ConfigError(
+                f"sample.prompt={config.sample.prompt!r} does nothing: Cloze shows the beginning of valid"
+            )
 
     def training(self, data: Data, config: Config) -> Gaps:
-        how, gap = config.train, {"mask": len(data.tokenizer), "share": self.mask}
-        return Gaps(data["train"].tokens, how.batch_size, how.window, **gap, seed=config.seed, where="train.")  # type: ignore[arg-type]
+        how, gap = config.train, len(data.tokenizer)
+        tokens, seed = data["train"].tokens, config.seed
+        return Gaps(tokens, how.batch_size, how.window, mask=gap, share=self.mask, seed=seed, where="train.")
 
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Gaps:
         return Gaps(data[split].tokens, batch_size, window, mask=len(data.tokenizer), share=self.mask, where=where)
@@ -66,14 +73,16 @@ class Cloze(TextTask):
 
     def show(self, model: ClozeModel, data: Data, how: SamplingConfig) -> str:
         """The beginning of valid, with what the model says of its gaps, and what stands there where that is wrong."""
+        if not how.tokens:
+            return ""
         window = self.batches(data, "valid", 1, SHOWN)[0].to(next(model.parameters()).device)
         with evaluating(model):
             said = model(window.inputs, ())[1].argmax(-1).squeeze(1).tolist()
         decode, shown = data.tokenizer.decoder(), []
         for target, read, mine in zip(window.targets[:, 0].tolist(), window.inputs[:, 0].tolist(), said, strict=True):
             text = decode(read if target == IGNORE else target)
-            told = data.tokenizer.decode([mine]).strip()
-            shown.append(text if target == IGNORE else f"[{text}]" if mine == target else f"[{text}: {told}]")
+            right, told = (one if one.strip() else repr(one) for one in (text, data.tokenizer.decode([mine])))
+            shown.append(text if target == IGNORE else f"[{right}]" if mine == target else f"[{right}: {told.strip()}]")
         return "".join(shown)
 
     def answer(self, model: ClozeModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
@@ -86,16 +95,18 @@ class Cloze(TextTask):
         gap = len(tokenizer)
         pieces = [tokenizer.encode(piece) for piece in text.split(MASK)]
         ids = [token for piece in pieces[:-1] for token in (*piece, gap)] + line_ids(tokenizer, text.split(MASK)[-1])
+        if not ids or ids == [tokenizer.eos_id]:
+            return {"error": "empty"}
         ids = ids if ids[-1:] == [tokenizer.eos_id] else [*ids, tokenizer.eos_id]
         read = torch.tensor([tokenizer.eos_id, *ids], device=next(model.parameters()).device).unsqueeze(1)
         if MASK in text:
-            found = model.log_softmax(model.at(model.read(read, ()), read == gap)).exp().squeeze(1).topk(BEST)
+            found = model.log_softmax(model.at(model.read(read, ()), read == gap)).exp().squeeze(1).topk(min(BEST, gap))
             rows = zip(found.values.tolist(), found.indices.tolist(), strict=True)
             fillers = [[{"token": tokenizer.vocabulary[i], "p": p} for p, i in zip(*row, strict=True)] for row in rows]
             return {"fillers": fillers}
-        places = torch.eye(len(ids) - 1, dtype=torch.bool, device=read.device)
-        alone = torch.zeros(len(read), len(ids) - 1, dtype=torch.bool, device=read.device)
-        alone[1:-1] = places  # token by token
-        targets = torch.where(alone, read, IGNORE)
-        nats = model.nats(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE)[1].item()
+        nats = 0.0
+        for some in torch.arange(1, len(ids), device=read.device).split(COLUMNS):  # token by token, the end excepted
+            alone = torch.arange(len(read), device=read.device).unsqueeze(1) == some  # (T, B)
+            targets = torch.where(alone, read, IGNORE)
+            nats += model.nats(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE)[1].item()
         return {"nats": nats, "tokens": len(ids) - 1, "ppl": perplexity(nats, len(ids) - 1)}

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
 from ..data import END, UNKNOWN, Data, EncodedExamples, Example, ExampleBatch, ExampleTokenizer
 from ..errors import ConfigError
-from ..models import ConditionalModel, Decoder
+from ..models import ConditionalModel, Decoder, one_vector
 from ..schema import Config, SampleConfig, SamplingConfig
-from .base import Score, evaluating
+from .base import Score
 from .examples import ExampleTask, Prediction
 from .generation import draw
 from .text import perplexity
@@ -34,6 +35,7 @@ class Conditional(ExampleTask):
     model, writes = ConditionalModel, True
     head = Decoder
     targets = ("target",)
+    at_test = ("max_length",)
 
     def __init__(self, *, max_length: int = 100) -> None:
         if max_length < 1:
@@ -42,8 +44,10 @@ class Conditional(ExampleTask):
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
-        if model.condition == "features" and any(len(one["features"]) != 1 for one in data["train"].encoded):
-            raise ConfigError("task=conditional reads one vector for each text; use task=seq2seq for sequences of them")
+        prompt_units(data.tokenizer, config.sample.prompt, "sample.prompt")
+        for split in ("train", "valid") if model.condition == "features" else ():
+            for one in data[split].originals:
+                one_vector(one)
 
     def objective(self, model: Any, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         return carry, model.nats(batch), None
@@ -74,39 +78,38 @@ class Conditional(ExampleTask):
 
     def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
         """A text for each of the first labels, or for the first vectors of valid."""
-        if not how.tokens:
-            return ""
-        labels = data.tokenizer.vocabularies.get("label", [])
-        given: list[Any] = [None] * SHOWN
+        given: list[Example | None] = [None]
         if model.condition == "label":
-            given = [*labels[:SHOWN]]
+            given = [{"label": label} for label in data.tokenizer.vocabularies["label"][:SHOWN]]
         elif model.condition == "features":
-            given = [one["features"] for one in data["valid"].originals[:SHOWN]]
+            given = [*data["valid"].originals[:SHOWN]]
         lines = []
-        for index, condition in enumerate(given):
-            text = "".join(sampled(model, data.tokenizer, condition, replace(how, seed=how.seed + index)))
-            lines.append(f"{condition}: {text}" if model.condition == "label" else text)
+        for index, example in enumerate(given if how.tokens else ()):
+            text = how.prompt + "".join(sampled(model, data.tokenizer, example, replace(how, seed=how.seed + index)))
+            lines.append(f"{example['label']}: {text}" if example and model.condition == "label" else text)
         return "\n".join(lines)
 
     def write(self, model: Any, tokenizer: ExampleTokenizer, how: SampleConfig) -> Iterator[str]:  # type: ignore[override]
-        return sampled(model, tokenizer, how.condition, how)
+        return sampled(model, tokenizer, conditioned(model, tokenizer, how.condition), how)
 
 
-def sampled(model: ConditionalModel, tokenizer: ExampleTokenizer, condition: Any, how: SamplingConfig) -> Iterator[str]:
-    """A text under a condition, None for the empty one: `how.prompt` and what is drawn after it, up to its end.
+@torch.no_grad()
+def sampled(
+    model: ConditionalModel, tokenizer: ExampleTokenizer, example: Example | None, how: SamplingConfig
+) -> Iterator[str]:
+    """Yield the text after `how.prompt` word by word, for what an example gives, None for the empty condition.
 
-    `how.tokens` words at most. Raises ConfigError for a condition or a prompt that cannot be.
+    Up to its end, `how.tokens` words at most. Raises ConfigError for a prompt that the vocabulary lacks.
     """
-    names = tokenizer.vocabularies["target"]
-    prompt = tokenizer.units(how.prompt)
-    if missing := [unit for unit in prompt if unit not in names]:
-        raise ConfigError(f"prompt={how.prompt!r} has what the vocabulary lacks: {', '.join(missing)}")
-    example = conditioned(model, tokenizer, condition)
+    names, prompt = tokenizer.vocabularies["target"], prompt_units(tokenizer, how.prompt)
+    given: Example = {} if example is None else {model.condition: example[model.condition]}
     generator, separator = torch.Generator().manual_seed(how.seed), "" if tokenizer.unit == "char" else " "
-    with evaluating(model):
-        batch = EncodedExamples([tokenizer.encode(example)], [example], tokenizer).batch([0])
+    batch = EncodedExamples([tokenizer.encode(given)], [given], tokenizer).batch([0])
+    was_training = model.training
+    model.eval()
+    try:
         batch = batch.to(next(model.parameters()).device)
-        memory, state = model.head.start(*model.encode(batch, empty=condition is None))
+        memory, state = model.head.start(*model.encode(batch, empty=example is None))
         step, words = model.head.scores(memory, state), [END, *(names.index(unit) for unit in prompt)]
         for place in range(len(prompt) + how.tokens):
             state, logs = step(state, torch.tensor([words[place]], device=state.fed.device))
@@ -119,9 +122,19 @@ def sampled(model: ConditionalModel, tokenizer: ExampleTokenizer, condition: Any
             if words[-1] == END:
                 return
             yield (separator if place else "") + names[words[-1]]
+    finally:
+        model.train(was_training)
 
 
-def conditioned(model: ConditionalModel, tokenizer: ExampleTokenizer, condition: Any) -> Example:
+def prompt_units(tokenizer: ExampleTokenizer, prompt: str, key: str = "prompt") -> list[str]:
+    """The words of a prompt. Raises ConfigError, naming `key`, if the vocabulary of texts lacks one."""
+    units = tokenizer.units(prompt)
+    if missing := [unit for unit in units if unit not in tokenizer.vocabularies["target"]]:
+        raise ConfigError(f"{key}={prompt!r} has what the vocabulary lacks: {', '.join(missing)}; leave it out")
+    return units
+
+
+def conditioned(model: ConditionalModel, tokenizer: ExampleTokenizer, condition: Any) -> Example | None:
     """The example that a condition makes, as people type it: a label, or the numbers of a vector."""
     if condition is None:
         if model.nothing is None:
@@ -129,13 +142,13 @@ def conditioned(model: ConditionalModel, tokenizer: ExampleTokenizer, condition:
                 "condition is not set, and this run has not learned texts without one (model.empty=0); "
                 f"set condition={_choices(model, tokenizer)}"
             )
-        return {"target": []}
+        return None
     if model.condition == "label" and str(condition) in tokenizer.vocabularies["label"]:
         return {"label": str(condition)}
     if model.condition == "features":
         try:
-            return {"features": torch.tensor(condition, dtype=torch.float32).view(1, tokenizer.num_features).numpy()}
-        except (TypeError, ValueError, RuntimeError):
+            return {"features": np.asarray(condition, dtype=np.float32).reshape(1, tokenizer.num_features)}
+        except (TypeError, ValueError):
             pass
     if model.condition == "nothing":
         raise ConfigError(f"condition={condition} does nothing: this run writes texts without one; leave it out")
