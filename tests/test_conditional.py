@@ -120,7 +120,6 @@ def run(tmp_path_factory):
 
 
 def test_texts_follow_their_condition(run):
-    cool = [how(f"seed={seed}", "temperature=0.5") for seed in range(20)]
     said = {
         label: {written(run, label, f"seed={seed}", "temperature=0.5") for seed in range(20)}
         for label in ("cat", "dog", None)
