@@ -32,8 +32,8 @@ def path_of(experiment, path):
     return [] if re.search("override /data: (reverse|dates)$", text, re.M) else [f"data.path={path}"]
 
 
-# Experiments that are no language models, and so read examples.
-ON_EXAMPLES = [name for name in options("experiment") if task_of(name) != "lm"]
+# Experiments that do not read a text.
+ON_EXAMPLES = [name for name in options("experiment") if task_of(name) not in ("lm", "bilm", "cloze")]
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

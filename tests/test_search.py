@@ -81,8 +81,8 @@ def test_a_beam_of_one_is_greedy():
         limits = torch.full_like(lengths, 9)
         nothing = [Hypothesis([], -torch.inf)] * len(limits)
         with torch.no_grad():
-            first = greedy(model.head._scores(memory, state), state, limits)
-            one = beam_search(model.head._scores(memory, state), state, limits, nothing, 1, 0.7)
+            first = greedy(model.head.scores(memory, state), state, limits)
+            one = beam_search(model.head.scores(memory, state), state, limits, nothing, 1, 0.7)
         assert [h.words for h in one] == [h.words for h in first] == model.head.write(ys, lengths, max_length=9)
         for a, b in zip(one, first, strict=True):
             assert a.log_probability == pytest.approx(b.log_probability, rel=1e-12)

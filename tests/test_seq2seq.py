@@ -37,8 +37,8 @@ def copying(folder, *words, name="run"):
 def test_a_tiny_copy_task_is_learned(tmp_path, attention):
     """Sequences that were never seen, said without an error; also through the bridge alone."""
     words = ["data.symbols=8", "data.min_length=1", "data.max_length=3", "data.sizes=[400,40,40]", "optim.lr=0.01",
-             "model.hidden_size=48", f"model.head.attention={attention}", "model.head.input_feeding=false",
-             "train.steps=500", "train.eval_every=250"]  # fmt: skip
+             "model.hidden_size=64", f"model.head.attention={attention}", "model.head.input_feeding=false",
+             "train.steps=600", "train.eval_every=300"]  # fmt: skip
     best = train(copying(tmp_path, *words), {})
     assert -best >= 0.9, best
 
