@@ -81,7 +81,7 @@ SLOTS = 726 * 100 + 40 * 25 + 2 * lstm(25, 25) + 2 * lstm(150, 128) + 120 * (256
 # Of models for other tasks, by hand: embedding, recurrence, what predicts.
 COUNTED = {
     "atis_slots": SLOTS,
-    "atis_intent": 726 * 100 + 2 * lstm(100, 128) + 21 * (256 + 1),
+    "atis_intent": 726 * 100 + 40 * 25 + 2 * lstm(25, 25) + 2 * lstm(150, 128) + 21 * (256 + 1),
     "atis_joint": SLOTS + 21 * (256 + 1),
     "atis_by_intent": 21 * 32 + 32 + 869 * 100 + lstm(100 + 32, 200) + 2 * 200 * (32 + 1) + 869 * (200 + 1),
     "bilm_ptb": 10_000 * 200 + 2 * lstm(200, 200) + 10_000 * (200 + 1),
