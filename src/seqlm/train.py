@@ -114,7 +114,7 @@ def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) 
     finally:
         console.close()
         valid = {f"valid/{name}": value for name, value in progress.valid.items()}
-        counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 1)}
+        counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
         with suppress(OSError):  # on a full disk the error that brought us here is the one to tell
             run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
         if logger is not None:
