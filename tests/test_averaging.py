@@ -10,14 +10,14 @@ import torch
 
 from seqlm.assemble import load_run
 from seqlm.data import Lengths, Streams, Window
-from seqlm.errors import ConfigError, Stopped
-from seqlm.train import resume, train
+from seqlm.errors import ConfigError
+from seqlm.train import train
 from seqlm.training import Averaging, Exponential, Mean, Milestones, Moment, NonMonotone, OneCycle, Triggered
 from seqlm.training.averaging import is_nonmonotone
 from seqlm.training.gradient import gradient
 
 from .conftest import tiny
-from .test_resume import losses, stop_at, weights
+from .test_resume import losses, stops_change_nothing, weights
 
 
 def walk(averaging, steps=12, seed=0):
@@ -126,14 +126,7 @@ AVERAGED = [
 @pytest.mark.parametrize("steps", [(2, 5), (11, 1, 9), (17,)])
 def test_runs_that_average_resume_to_the_bit(tmp_path, steps, monkeypatch):
     """NT-ASGD before, at and after its switch, drawn windows, masks inside the recurrence, columns in parts."""
-    train(tiny(tmp_path, *AVERAGED, name="whole"), {})
-    for index, count in enumerate(steps):
-        stop_at(monkeypatch, count)
-        with pytest.raises(Stopped):
-            train(tiny(tmp_path, *AVERAGED, name="parts"), {}) if index == 0 else resume(tmp_path / "parts", [])
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *AVERAGED, name=name), steps, monkeypatch)
     averages = [load_run(tmp_path / name, checkpoint="last", weights="average") for name in ("whole", "parts")]
     for one, other in zip(*(run.model.parameters() for run in averages), strict=True):
         assert torch.equal(one, other)

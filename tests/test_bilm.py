@@ -10,14 +10,14 @@ import torch
 from seqlm.assemble import build_data, load_run
 from seqlm.build import build
 from seqlm.data import IGNORE, Both, Lengths, Streams
-from seqlm.errors import ConfigError, Stopped
+from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
 from seqlm.models import BidirectionalLanguageModel, LanguageModel
 from seqlm.tasks import BidirectionalLanguageModeling, LanguageModeling
-from seqlm.train import resume, train
+from seqlm.train import train
 
 from .conftest import compose, seqlm, tiny
-from .test_resume import losses, stop_at, weights
+from .test_resume import stops_change_nothing
 
 BILM = ["task=bilm", "model=bilm"]
 
@@ -74,7 +74,7 @@ def test_a_number_of_parameters_is_that_of_both():
 @pytest.mark.parametrize("lengths", [7, Lengths(7, 2.0, 0.3, seed=4)])
 def test_both_directions_read_every_token_once_in_windows_of_one_height(lengths):
     tokens = torch.randperm(101).numpy()
-    both = Both(tokens, 4, lengths, first=0)
+    both = Both(lambda read: Streams(read, 4, lengths, first=0), tokens)
     for epoch in (0, 1):
         both.start_epoch(epoch)
         assert len(both) == both.count(epoch)
@@ -109,17 +109,7 @@ def test_penalties_are_of_both_directions(penalty):
 def test_resume_is_exact(tmp_path, steps, monkeypatch):
     words = [*BILM, "train.steps=14", "train.eval_every=7", "model.dropout.input=0.3", "train.accumulate=2",
              "train.window_spread=2", "task.activation_penalty=1"]  # fmt: skip
-    train(tiny(tmp_path, *words, name="whole"), {})
-    for index, count in enumerate(steps):
-        stop_at(monkeypatch, count)
-        with pytest.raises(Stopped):
-            if index:
-                resume(tmp_path / "parts", [])
-            else:
-                train(tiny(tmp_path, *words, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *words, name=name), steps, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ from torch import nn
 from seqlm import Bidirectional, GRUCell, LSTMCell, Recurrent, Stack
 from seqlm.assemble import load_run
 from seqlm.data import EncodedExamples, ExampleTokenizer
-from seqlm.errors import ConfigError, Stopped
+from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
 from seqlm.models import LabelHead, build_sequence_model
 from seqlm.run import RunFolder
 from seqlm.tasks import Classification, Score
-from seqlm.train import resume, train
+from seqlm.train import train
 
 from .conftest import compose
 from .conftest import seqlm as command
-from .test_resume import losses, stop_at, weights
+from .test_resume import stops_change_nothing
 
 POOLINGS = ("last", "mean", "max", "attention")
 SHORT = [
@@ -210,14 +210,7 @@ def test_weights_are_chosen_by(tmp_path, folder, judged):
 def test_resume_is_equality(tmp_path, folder, monkeypatch):
     more = ["model.head.pooling=attention", "model.dropout.input=0.3", "model.dropout.output=0.2", "averaging=ema",
             "train.epochs=3"]  # fmt: skip
-    train(config_of(tmp_path, folder, *more, name="whole"), {})
-    for index, step in enumerate((4, 9)):
-        stop_at(monkeypatch, step)
-        with pytest.raises(Stopped):
-            resume(tmp_path / "parts", []) if index else train(config_of(tmp_path, folder, *more, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: config_of(tmp_path, folder, *more, name=name), (4, 9), monkeypatch)
 
 
 @pytest.mark.parametrize(

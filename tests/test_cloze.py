@@ -12,13 +12,13 @@ import torch
 from seqlm.assemble import build_data, load_run
 from seqlm.build import build
 from seqlm.data import IGNORE, CharTokenizer, Gaps
-from seqlm.errors import ConfigError, Stopped
+from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
 from seqlm.tasks import Cloze
-from seqlm.train import resume, train
+from seqlm.train import train
 
 from .conftest import compose, seqlm, tiny
-from .test_resume import losses, stop_at, weights
+from .test_resume import stops_change_nothing, weights
 
 CLOZE = ["task=cloze", "model=cloze"]
 
@@ -123,17 +123,7 @@ def test_what_stands_behind_decides(tmp_path, bidirectional):
 def test_resume_is_exact(tmp_path, steps, monkeypatch):
     words = [*CLOZE, "train.steps=14", "train.eval_every=7", "model.dropout.input=0.3", "train.accumulate=2",
              "data.tokens=250", "train.batch_size=8"]  # fmt: skip
-    train(tiny(tmp_path, *words, name="whole"), {})
-    for index, count in enumerate(steps):
-        stop_at(monkeypatch, count)
-        with pytest.raises(Stopped):
-            if index:
-                resume(tmp_path / "parts", [])
-            else:
-                train(tiny(tmp_path, *words, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *words, name=name), steps, monkeypatch)
 
 
 def test_the_share_that_is_masked_changes_training_and_not_which_tokens_are_scored(tmp_path):

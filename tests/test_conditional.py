@@ -12,15 +12,15 @@ import torch
 from seqlm.assemble import build_data, build_model, load_run
 from seqlm.config import verb_config
 from seqlm.data import END, IGNORE, Data, ExampleTokenizer, Features, Taipei
-from seqlm.errors import ConfigError, Stopped
+from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
 from seqlm.schema import SampleConfig
 from seqlm.tasks import Conditional
 from seqlm.tasks.conditional import conditioned, sampled
-from seqlm.train import resume, train
+from seqlm.train import train
 
 from .conftest import compose, seqlm
-from .test_resume import losses, stop_at, weights
+from .test_resume import stops_change_nothing
 
 TEXTS = {"cat": ["it purrs", "it purrs at night"], "dog": ["it barks", "it barks at cats"], "": ["never"]}
 LINES = "".join(f"{label}\t{text}\n" for label, texts in TEXTS.items() for text in texts if label)
@@ -159,17 +159,7 @@ def test_resume_is_exact(tmp_path, steps, monkeypatch):
     labelled(tmp_path)
     words = ["model.empty=0.3", "model.dropout.input=0.2", "train.steps=14", "train.eval_every=7",
              "train.accumulate=2"]  # fmt: skip
-    train(writing(tmp_path, *words, name="whole"), {})
-    for index, count in enumerate(steps):
-        stop_at(monkeypatch, count)
-        with pytest.raises(Stopped):
-            if index:
-                resume(tmp_path / "parts", [])
-            else:
-                train(writing(tmp_path, *words, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: writing(tmp_path, *words, name=name), steps, monkeypatch)
 
 
 def test_a_vector_is_a_condition(tmp_path):

@@ -11,13 +11,13 @@ import torch
 from seqlm import LSTMCell
 from seqlm.assemble import build_data, load_run
 from seqlm.data import Bucketed, Data, ExampleTokenizer, Features
-from seqlm.errors import ConfigError, Stopped
+from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
 from seqlm.models import LabelHead, build_sequence_model
-from seqlm.train import resume, train
+from seqlm.train import train
 
 from .conftest import compose
-from .test_resume import losses, stop_at, weights
+from .test_resume import stops_change_nothing
 
 SHORT = [
     "data=features", "model.hidden_size=16", "model.bidirectional=false", "train.batch_size=16", "optim.lr=0.01",
@@ -305,13 +305,9 @@ def test_resume_is_equality(tmp_path, monkeypatch):
     as_folder(tmp_path / "all", *impulses(np.random.default_rng(0), 60))
     more = ["task=classification", "model=classifier", "model.embedding_size=5", "model.dropout.input=0.2",
             "train.epochs=3", "train.batch_size=8", "checkpoint.every=3", "train.log_every=1"]  # fmt: skip
-    train(config_on(tmp_path, tmp_path / "all", *more, name="whole"), {})
-    stop_at(monkeypatch, 7)
-    with pytest.raises(Stopped):
-        train(config_on(tmp_path, tmp_path / "all", *more, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(
+        tmp_path, lambda name: config_on(tmp_path, tmp_path / "all", *more, name=name), [7], monkeypatch
+    )
 
 
 def test_shown_without_its_numbers(tmp_path):

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from seqlm.assemble import build_data, build_model, load_run
-from seqlm.errors import ConfigError, Stopped
+from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
 from seqlm.tasks import Classification, Joint, Score, Tagging
-from seqlm.train import resume, train
+from seqlm.train import train
 
 from .conftest import compose
-from .test_resume import losses, stop_at, weights
+from .test_resume import stops_change_nothing
 
 SHORT = [
     "data=atis", "task=joint", "model=joint", "model.hidden_size=12", "train.batch_size=6", "train.epochs=10",
@@ -129,13 +129,7 @@ def test_it_learns_both(tmp_path, flights):
 def test_resume_is_equality(tmp_path, flights, monkeypatch):
     more = ["task.label_weight=2.0", "model.dropout.hidden=0.2", "model.num_layers=2", "model.dropout.output=0.2",
             "train.epochs=2"]  # fmt: skip
-    train(config_of(tmp_path, flights, *more, name="whole"), {})
-    stop_at(monkeypatch, 11)
-    with pytest.raises(Stopped):
-        train(config_of(tmp_path, flights, *more, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: config_of(tmp_path, flights, *more, name=name), [11], monkeypatch)
 
 
 def test_a_head_in_the_wrong_place_is_refused(tmp_path, flights):

@@ -67,6 +67,23 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(seqlm.train, "StopSignal", Stop)
 
 
+def stops_change_nothing(folder, config, steps, monkeypatch):
+    """`config(name)` trained at once as `whole`, and as `parts` with a stop after each of `steps`, to the same bits."""
+    train(config("whole"), {})
+    for index, count in enumerate(steps):
+        stop_at(monkeypatch, count)
+        with pytest.raises(Stopped) as caught:
+            if index == 0:
+                train(config("parts"), {})
+            else:
+                resume(folder / "parts", [])
+        assert caught.value.exit_code == 130
+        assert RunFolder(folder / "parts").info()["status"] == "interrupted"
+    resume(folder / "parts", [])
+    assert losses(folder / "parts") == losses(folder / "whole")
+    assert weights(folder / "parts") == weights(folder / "whole")
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("cell", ["elman", "jordan", "lstm", "gru"])
 def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer):
@@ -94,19 +111,7 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer
 def test_stops_at_any_step_change_nothing(tmp_path, steps, monkeypatch):
     """After the first step, inside an epoch, at a checkpoint, where an evaluation is due, at an epoch's end."""
     overrides = [*DROPOUT, "data.tokens=560", "checkpoint.every=7", "schedule=plateau"]
-    train(tiny(tmp_path, *overrides, name="whole"), {})
-    for index, count in enumerate(steps):
-        stop_at(monkeypatch, count)
-        with pytest.raises(Stopped) as caught:
-            if index == 0:
-                train(tiny(tmp_path, *overrides, name="parts"), {})
-            else:
-                resume(tmp_path / "parts", [])
-        assert caught.value.exit_code == 130
-        assert RunFolder(tmp_path / "parts").info()["status"] == "interrupted"
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *overrides, name=name), steps, monkeypatch)
 
 
 MUTANTS = {

@@ -22,7 +22,7 @@ from seqlm.train import resume, train
 
 from .conftest import compose
 from .conftest import seqlm as command
-from .test_resume import losses, stop_at, weights
+from .test_resume import stop_at, stops_change_nothing, weights
 
 SMALL = ["task=tagging", "model=tagger", "data=taipei", "data.sentences=100", "model.hidden_size=8",
          "model.embedding_size=6", "train.batch_size=10", "train.eval_batch_size=4", "train.eval_every=null",
@@ -180,17 +180,7 @@ def test_the_two_taipeis(tmp_path, cell):
 def test_resume_is_exact(tmp_path, steps, monkeypatch):
     overrides = ["model/head=crf", CHARACTERS, "model.dropout.words=0.2", "model.dropout.output=0.3", "train.epochs=3",
                  "train.accumulate=2", "averaging=ema"]  # fmt: skip
-    train(small(tmp_path, *overrides, name="whole"), {})
-    for index, count in enumerate(steps):
-        stop_at(monkeypatch, count)
-        with pytest.raises(Stopped):
-            if index:
-                resume(tmp_path / "parts", [])
-            else:
-                train(small(tmp_path, *overrides, name="parts"), {})
-    resume(tmp_path / "parts", [])
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    stops_change_nothing(tmp_path, lambda name: small(tmp_path, *overrides, name=name), steps, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from .lens import LENSES, look_through
 from .run import to_json, write_atomically
 from .schema import EvalConfig
 from .tasks import LanguageModeling, Score, Task, TextTask, perplexity
+from .tasks.base import evaluating
 from .testtime.command import averaged, check, evaluate_with, load_runs, make_scorer
 from .training.device import autocast, prepare
 
 
-@torch.no_grad()
 def evaluate(
     model: Any,
     task: Task,
@@ -32,18 +32,14 @@ def evaluate(
     stopped: Callable[[], bool] = lambda: False,
 ) -> Score:
     """Add up the scores of all batches, the carry running through; `stopped` may end it early."""
-    was_training = model.training
-    model.eval()
     score, carry = Score(), model.init_carry(batches.batch_size)
-    try:
+    with evaluating(model):
         for index in range(len(batches)):
             if stopped():
                 break
             with autocast(device, precision):
                 carry, part = task.score(model, batches[index].to(device), carry)
             score.add(part)
-    finally:
-        model.train(was_training)
     return score
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from .streams import Lengths, Streams, Window
+from .streams import Streams, Tokens, Window
 
 
 class Pair(NamedTuple):
@@ -37,22 +36,14 @@ class Pair(NamedTuple):
 
 
 class Both:
-    """Streams of a text and of the same text backwards, cut alike; every token is a target twice, once in each."""
+    """Streams of a text and of the same text backwards, cut alike; every token is a target twice, once in each.
 
-    def __init__(
-        self,
-        tokens: NDArray[np.unsignedinteger],
-        batch_size: int,
-        window: int | Lengths,
-        *,
-        first: int,
-        where: str = "",
-        clip: bool = False,
-    ) -> None:
-        self.forward, self.backward = (
-            Streams(read, batch_size, window, first=first, where=where, clip=clip) for read in (tokens, tokens[::-1])
-        )
-        self.batch_size = batch_size
+    `streams` cuts a text.
+    """
+
+    def __init__(self, streams: Callable[[Tokens], Streams], tokens: Tokens) -> None:
+        self.forward, self.backward = streams(tokens), streams(tokens[::-1])
+        self.batch_size = self.forward.batch_size
 
     @property
     def targets(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from .streams import IGNORE, Window
+from .streams import IGNORE, Tokens, Window
 
 
 class Gaps:
@@ -23,7 +23,7 @@ class Gaps:
 
     def __init__(
         self,
-        tokens: NDArray[np.unsignedinteger],
+        tokens: Tokens,
         batch_size: int,
         window: int,
         *,

@@ -18,7 +18,7 @@ Every token is a target exactly once.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 
+Tokens: TypeAlias = NDArray[np.unsignedinteger]
 LEAST = 5  # rows of a window whose length is drawn
 IGNORE = -1  # target of the cells that fill up the last columns
 
@@ -97,7 +98,7 @@ class Streams:
 
     def __init__(
         self,
-        tokens: NDArray[np.unsignedinteger],
+        tokens: Tokens,
         batch_size: int,
         window: int | Lengths,
         *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ..models import BidirectionalLanguageModel
 from ..schema import Config, SamplingConfig
 from .base import Score
 from .generation import check_prompt
-from .lm import LanguageModeling, line_nats, window_lengths
+from .lm import LanguageModeling, line_nats, scoring_streams, training_streams
 from .text import TextTask, line_ids, perplexity
 
 DIRECTIONS = ("forward", "backward")
@@ -37,11 +38,11 @@ class BidirectionalLanguageModeling(TextTask):
         check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
 
     def training(self, data: Data, config: Config) -> Both:
-        tokens, lengths = data["train"].tokens, window_lengths(config)
-        return Both(tokens, config.train.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+        return Both(partial(training_streams, data=data, config=config), data["train"].tokens)
 
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Both:
-        return Both(data[split].tokens, batch_size, window, first=data.tokenizer.eos_id, where=where, clip=True)
+        cut = partial(scoring_streams, data=data, batch_size=batch_size, window=window, where=where)
+        return Both(cut, data[split].tokens)
 
     def objective(
         self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry

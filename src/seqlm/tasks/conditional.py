@@ -16,7 +16,7 @@ from ..data import END, UNKNOWN, Data, EncodedExamples, Example, ExampleBatch, E
 from ..errors import ConfigError
 from ..models import ConditionalModel, Decoder, one_vector
 from ..schema import Config, SampleConfig, SamplingConfig
-from .base import Score
+from .base import Score, evaluating
 from .examples import ExampleTask, Prediction
 from .generation import draw
 from .text import perplexity
@@ -48,9 +48,6 @@ class Conditional(ExampleTask):
         for split in ("train", "valid") if model.condition == "features" else ():
             for one in data[split].originals:
                 one_vector(one)
-
-    def objective(self, model: Any, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
-        return carry, model.nats(batch), None
 
     def score(self, model: Any, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
         counts: Counter[str] = Counter()
@@ -105,9 +102,7 @@ def sampled(
     given: Example = {} if example is None else {model.condition: example[model.condition]}
     generator, separator = torch.Generator().manual_seed(how.seed), "" if tokenizer.unit == "char" else " "
     batch = EncodedExamples([tokenizer.encode(given)], [given], tokenizer).batch([0])
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         batch = batch.to(next(model.parameters()).device)
         memory, state = model.head.start(*model.encode(batch, empty=example is None))
         step, words = model.head.scores(memory, state), [END, *(names.index(unit) for unit in prompt)]
@@ -122,8 +117,6 @@ def sampled(
             if words[-1] == END:
                 return
             yield (separator if place else "") + names[words[-1]]
-    finally:
-        model.train(was_training)
 
 
 def prompt_units(tokenizer: ExampleTokenizer, prompt: str, key: str = "prompt") -> list[str]:

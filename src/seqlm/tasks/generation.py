@@ -11,6 +11,7 @@ from ..data import Tokenizer
 from ..errors import ConfigError
 from ..models import LanguageModel
 from ..schema import SamplingConfig
+from .base import evaluating
 
 
 @torch.no_grad()
@@ -30,9 +31,7 @@ def generate(model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) ->
     for token in prompt:  # words need to know what stands before them
         decode(token)
     tokens = [tokenizer.eos_id, *prompt]
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for _ in range(how.tokens):
             carry, logits = model(torch.tensor(tokens, device=device).unsqueeze(1), carry)  # (T, 1, V)
             last = logits[-1, 0].float().cpu()
@@ -40,8 +39,6 @@ def generate(model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) ->
                 last[tokenizer.unk_id] = -torch.inf
             tokens = [draw(last, how, generator)]
             yield decode(tokens[0])
-    finally:
-        model.train(was_training)
 
 
 def check_prompt(tokenizer: Tokenizer, prompt: str, key: str = "prompt") -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..cells import Carry
 from ..data import IGNORE, Data, Lengths, Streams, Tokenizer, Window
+from ..data.streams import Tokens
 from ..models import LanguageModel
 from ..schema import Config, SamplingConfig
 from .base import Score
@@ -40,11 +41,10 @@ class LanguageModeling(TextTask):
         check_prompt(data.tokenizer, config.sample.prompt, "sample.prompt")
 
     def training(self, data: Data, config: Config) -> Streams:
-        how, lengths = config.train, window_lengths(config)
-        return Streams(data["train"].tokens, how.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+        return training_streams(data["train"].tokens, data, config)
 
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Streams:
-        return Streams(data[split].tokens, batch_size, window, first=data.tokenizer.eos_id, where=where, clip=True)
+        return scoring_streams(data[split].tokens, data, batch_size, window, where)
 
     def objective(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         reading = model.read(window.inputs, carry)
@@ -87,10 +87,16 @@ class LanguageModeling(TextTask):
         }
 
 
-def window_lengths(config: Config) -> Lengths:
-    """How long the windows of training are."""
+def training_streams(tokens: Tokens, data: Data, config: Config) -> Streams:
+    """A text cut to learn from it."""
     how = config.train
-    return Lengths(how.window, how.window_spread, how.window_halved, config.seed)
+    lengths = Lengths(how.window, how.window_spread, how.window_halved, config.seed)
+    return Streams(tokens, how.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+
+
+def scoring_streams(tokens: Tokens, data: Data, batch_size: int, window: int, where: str) -> Streams:
+    """A text cut to score it."""
+    return Streams(tokens, batch_size, window, first=data.tokenizer.eos_id, where=where, clip=True)
 
 
 def line_nats(model: LanguageModel, tokenizer: Tokenizer, ids: Sequence[int]) -> float:
