@@ -19,7 +19,7 @@ from typing import Any
 
 from seqlm import certify
 from seqlm.cli import preset
-from seqlm.config import differences
+from seqlm.config import HARMLESS, differences
 from seqlm.errors import SeqlmError
 from seqlm.run import RunFolder
 from seqlm.schema import ENGINES
@@ -110,7 +110,7 @@ def _seeds(name: str) -> list[dict[str, Any]]:
         changed = [
             f"{key}: {old} -> {new}"
             for key, old, new in differences(records[0]["config"], other["config"])
-            if key in records[0]["config"] and key in other["config"] and not key.startswith(certify.HARMLESS)
+            if key in records[0]["config"] and key in other["config"] and not key.startswith(HARMLESS)
         ]
         if changed:
             raise SeqlmError(f"{path.name} is not the setting of {paths[0].name}: {'; '.join(changed)}")

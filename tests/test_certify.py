@@ -20,10 +20,9 @@ from seqlm.certify import (
     published,
     quoted,
     record,
-    recorded,
     summary,
 )  # fmt: skip
-from seqlm.config import load_config, plain_dict
+from seqlm.config import load_config, plain_dict, recorded
 from seqlm.errors import SeqlmError
 from seqlm.evaluate import main as evaluate
 from seqlm.run import RunFolder

@@ -7,16 +7,14 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from .build import build, defaults
-from .config import DATA_PATHS, differences, dotted, find_configs, load_config, plain_dict
+from .build import build
+from .config import HARMLESS, differences, dotted, find_configs, grown, load_config, plain_dict, recorded
 from .errors import SeqlmError
 from .evaluate import main as evaluate
 from .run import RunFolder, to_json, write_atomically
 from .runs import METRICS
 from .tasks import LanguageModeling, Task, TextTask
 
-# Keys that may differ from the preset without making it another experiment.
-HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
 SHARES = ("f1", "macro_f1", "accuracy", "frame", "exact")  # metrics from 0 to 1, which papers tell in percent
 # How the code of a recipe counts: by the beginning of its name.
@@ -129,24 +127,6 @@ def headlines(task: Task, metrics: Container[str]) -> list[str]:
     """Those of the metrics that a table of results shows; the loss if there is nothing else."""
     names = [name for name in dict.fromkeys([task.judged_by, *task.reported]) if name in metrics]
     return [name for name in names if name != "loss"] or ["loss"]
-
-
-def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what says where, not what."""
-    where = ("run", "trust", "resume", "threads", "device", "init_from")
-    kept = {key: value for key, value in config.items() if key not in where}
-    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
-
-
-def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """`config` with the options that parts have gained since, where `like` leaves them at their defaults."""
-    same = "_target_" in config and config["_target_"] == like.get("_target_")
-    known = defaults(config, where or "config") if same else {}
-    found = {key: value for key, value in like.items() if key not in config and key in known and value == known[key]}
-    for key, value in config.items():
-        both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
-        found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
-    return found
 
 
 def quoted(name: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from .build import describe_type, fits
+from .build import defaults, describe_type, fits
 from .errors import ConfigError
 from .run import RunFolder, write_atomically
 from .schema import Config
@@ -43,6 +43,9 @@ RESUMABLE = [
     "data.valid",
     "data.test",
 ]
+
+# Keys whose values make no other experiment.
+HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
 
 
 def find_configs() -> Path:
@@ -103,6 +106,18 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
     """The keys of a verb that works on a run: configs/<verb>.yaml changed by `words`."""
     return with_words(schema, _read_yaml(find_configs() / f"{verb}.yaml"), words)
+
+
+def option(words: Sequence[str], flag: str) -> tuple[list[str], str | None]:
+    """The words of a command line without `flag FILE` or `flag=FILE`, and FILE."""
+    for index, word in enumerate(words):
+        if word.startswith(f"{flag}="):
+            return [*words[:index], *words[index + 1 :]], word.partition("=")[2]
+        if word == flag:
+            if index + 1 == len(words):
+                raise ConfigError(f"{flag} needs a file: {flag} FILE")
+            return [*words[:index], *words[index + 2 :]], words[index + 1]
+    return list(words), None
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -182,6 +197,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     """(key, old, new) for every leaf that differs."""
     a, b = dotted(old), dotted(new)
     return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what says where, not what."""
+    where = ("run", "trust", "resume", "threads", "device", "init_from")
+    kept = {key: value for key, value in config.items() if key not in where}
+    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
+
+
+def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """`config` with the options that parts have gained since, where `like` leaves them at their defaults."""
+    absent = like.keys() - config.keys()
+    same = "_target_" in config and config["_target_"] == like.get("_target_")
+    known = defaults(config, where or "config") if absent and same else {}
+    found = {key: like[key] for key in like if key in absent and key in known and like[key] == known[key]}
+    for key, value in config.items():
+        both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
+        found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
+    return found
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

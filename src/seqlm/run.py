@@ -205,7 +205,7 @@ def file_stem(text: str) -> str:
 def find_runs(root: Path) -> list[RunFolder]:
     """Every run below `root`, by name."""
     if not root.is_dir():
-        raise ConfigError(f"{root} is not a folder; seqlm runs [DIR] wants the one that runs are in (default: outputs)")
+        raise ConfigError(f"{root} is not a folder; give one that runs are in, such as outputs")
     files = (
         file
         for file in root.rglob("run.json")

@@ -1,8 +1,9 @@
-"""seqlm runs: a table of runs, best first. Imports no torch."""
+"""seqlm runs: a table of runs, best first; and what a run has shown. Imports no torch."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,44 +17,36 @@ METRICS = {
 TEXT = ("name", "status", "model")  # columns to the left; numbers are to the right
 
 
-class Row(NamedTuple):
-    """One run: what it is ranked by (lower is better), and its cells by column."""
+class Shown(NamedTuple):
+    """What a run has shown so far, by the checkpoint that was best on valid."""
 
-    rank: float
-    cells: dict[str, str]
+    judged_by: str
+    rank: float  # lower is better
+    parameters: int
+    steps: int | None
+    tokens: int | None
+    seconds: float | None
+    valid: dict[str, float]
+    test: dict[str, float]  # empty if that checkpoint was not scored on it
 
 
 def main(folder: str = "outputs") -> None:
     """`seqlm runs [DIR]`: every run below DIR, ranked by what its task chooses weights by on valid."""
-    rows = sorted((_row(run) for run in find_runs(Path(folder))), key=lambda row: row.rank)
+    rows = sorted((_row(run) for run in find_runs(Path(folder))), key=lambda row: row[0])
     if not rows:
         print(f"no runs in {folder} yet; start one with: seqlm train")
         return
     measured = [f"{split} {name}" for name in METRICS for split in ("valid", "test")]
-    shown = [name for name in measured if any(row.cells.get(name) for row in rows)]
-    columns = [*TEXT, "parameters", "steps", *shown, "tokens/s"]
-    lines = [columns, *([row.cells.get(column, "") for column in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    for line in lines:
-        texts = [
-            text.ljust(width) if column in TEXT else text.rjust(width)
-            for column, text, width in zip(columns, line, widths, strict=True)
-        ]
-        print("  ".join(texts).rstrip())
+    measured = [name for name in measured if any(cells.get(name) for _, cells in rows)]
+    columns = [*TEXT, "parameters", "steps", *measured, "tokens/s"]
+    print(table([columns, *([cells.get(column, "") for column in columns] for _, cells in rows)], len(TEXT)))
 
 
-def _row(run: RunFolder) -> Row:
-    """A damaged run is a line too."""
-    try:
-        return _read_row(run)
-    except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
-        return Row(math.inf, {"name": run.name, "status": "damaged"})
-
-
-def _read_row(run: RunFolder) -> Row:
+def shown(run: RunFolder) -> Shown:
+    """What a run has shown; raises ConfigError, AttributeError, TypeError or ValueError if its files are damaged."""
     info = run.info()
     metrics: dict[str, Any] = dict(info.get("metrics") or {})
-    steps, tokens, seconds = info.get("steps"), info.get("tokens"), info.get("seconds")
+    progress = info
     judged_by = str(info.get("judged_by", "loss"))
 
     def rank(record: dict[str, Any]) -> float:
@@ -64,23 +57,47 @@ def _read_row(run: RunFolder) -> Row:
         records = run.records()
         metrics = min((record for record in records if "valid/loss" in record), key=rank, default={})
         if records:
-            steps, tokens, seconds = (records[-1].get(key) for key in ("step", "tokens", "seconds"))
+            progress = {**records[-1], "steps": records[-1]["step"]}
     test = run.eval_result("test")
-    if test.get("checkpoint") != info.get("best_step"):  # of weights that are not the best any more
-        test = {}
-    cells = {
-        "name": run.name,
-        "status": run.status(),
-        "model": str(info.get("choices", {}).get("model", "")),
-        "parameters": f"{info.get('parameters', {}).get('total', 0):,}",
-        "steps": f"{steps:,}" if steps is not None else "",
-        "tokens/s": f"{tokens / seconds:,.0f}" if tokens and seconds else "",
-    }
-    for name, digits in METRICS.items():
-        cells[f"valid {name}"] = _number(metrics.get(f"valid/{name}"), digits)
-        cells[f"test {name}"] = _number(test.get(name), digits)
-    return Row(rank(metrics), cells)
+    scored = test.get("checkpoint") == info.get("best_step")  # not weights that are the best no more
+    return Shown(
+        judged_by=judged_by,
+        rank=rank(metrics),
+        parameters=info.get("parameters", {}).get("total", 0),
+        steps=progress.get("steps"),
+        tokens=progress.get("tokens"),
+        seconds=progress.get("seconds"),
+        valid={name: metrics[f"valid/{name}"] for name in METRICS if f"valid/{name}" in metrics},
+        test={name: test[name] for name in METRICS if scored and name in test},
+    )
 
 
-def _number(value: Any, digits: int) -> str:
+def table(lines: Sequence[Sequence[str]], left: int) -> str:
+    """Lines of cells in columns; the first `left` are to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def number(value: Any, digits: int) -> str:
+    """A metric as it is printed; nothing for null, which stands for a number that is not finite."""
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
+
+
+def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
+    """What a run is ranked by, and its cells by column. A damaged run is a line too."""
+    try:
+        found, status, model = shown(run), run.status(), str(run.info().get("choices", {}).get("model", ""))
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
+        return math.inf, {"name": run.name, "status": "damaged"}
+    cells = {"name": run.name, "status": status, "model": model, "parameters": f"{found.parameters:,}"}
+    cells["steps"] = "" if found.steps is None else f"{found.steps:,}"
+    cells["tokens/s"] = f"{found.tokens / found.seconds:,.0f}" if found.tokens and found.seconds else ""
+    for split, metrics in (("valid", found.valid), ("test", found.test)):
+        cells |= {f"{split} {name}": number(value, METRICS[name]) for name, value in metrics.items()}
+    return found.rank, cells

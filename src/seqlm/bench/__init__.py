@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..config import cell_nodes, verb_config
+from ..config import cell_nodes, option, verb_config
 from ..engines import ENGINES
 from ..errors import ConfigError
 from ..run import to_json, write_atomically
@@ -27,8 +27,8 @@ from .timing import gemm_peak
 
 def main(words: Sequence[str]) -> None:
     """`seqlm bench [key=value ...] [--json FILE] [--png FILE]`: measure, print tables, keep them."""
-    words, json_file = _option(list(words), "--json")
-    words, png_file = _option(words, "--png")
+    words, json_file = option(words, "--json")
+    words, png_file = option(words, "--png")
     how = verb_config("bench", BenchConfig, words)
     device = prepare(how.device, how.precision, how.threads)
     nodes = cell_nodes()
@@ -71,15 +71,3 @@ def _shape(text: str) -> tuple[int, int, int, int]:
         raise ConfigError(f"shapes={text} should be steps x batch x input x hidden, as 35x20x650x650")
     steps, batch, inputs, hidden = map(int, parts)
     return steps, batch, inputs, hidden
-
-
-def _option(words: list[str], flag: str) -> tuple[list[str], str | None]:
-    """The words without `flag FILE`, and FILE."""
-    for index, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            return [*words[:index], *words[index + 1 :]], word.partition("=")[2]
-        if word == flag:
-            if index + 1 == len(words):
-                raise ConfigError(f"{flag} needs a file: {flag} FILE")
-            return [*words[:index], *words[index + 2 :]], words[index + 1]
-    return words, None
