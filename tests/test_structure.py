@@ -37,10 +37,12 @@ MAY = {
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "train"},
     "predict": LEAVES | {"assemble", "tasks"},
     "runs": {"errors", "run"},
+    "compare": {"config", "errors", "run", "runs"},
     "cli": {
         "__init__",
         "bench",
         "certify",
+        "compare",
         "config",
         "errors",
         "evaluate",

@@ -145,6 +145,13 @@ def runs(words: Words) -> None:
     run(*words)
 
 
+def compare(words: Words) -> None:
+    """what runs do differently, and what came of it: seqlm compare RUN|DIR ... [--json FILE]"""
+    from .compare import main as run
+
+    run(words)
+
+
 def bench(words: Words) -> None:
     """time cells, engines and training steps: seqlm bench [key=value] [--json FILE] [--png FILE]"""
     from .bench import main as run
@@ -159,6 +166,7 @@ VERBS: dict[str, Callable[[Words], None]] = {
     "sample": sample,
     "predict": predict,
     "runs": runs,
+    "compare": compare,
     "bench": bench,
     "certify": certify,
 }
