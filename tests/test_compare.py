@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from seqlm.compare import main
+from seqlm.compare import _mean, main
 from seqlm.errors import ConfigError
 from seqlm.run import RunFolder
 from seqlm.train import train
@@ -67,6 +67,12 @@ def test_settings_stand_beside_each_other_with_means_over_seeds(runs, capsys):
     assert [(run["name"], run["seed"], run["valid"]["ppl"]) for run in slow["runs"]] == [
         ("slow-1", 1, both[0]), ("slow-2", 2, both[1])
     ]  # fmt: skip
+
+
+def test_a_mean_and_its_standard_deviation_over_seeds():
+    assert _mean([1.0, 2.0, 6.0], 2) == "3.00 ± 2.65"
+    assert _mean([1.0, None, 2.0], 2) == "1.50 ± 0.71 (2 of 3)"
+    assert _mean([None, 2.0], 2) == "2.00 (1 of 2)" and _mean([2.0], 2) == "2.00" and _mean([None, None], 2) == ""
 
 
 def test_many_settings_stand_below_each_other(runs, capsys):
