@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from seqlm.bench.steps import STEPS, plain_model, plain_step, seqlm_model, seqlm_step
 from seqlm.bench.timing import peak_bytes, take_turns
 
 from .conftest import seqlm
@@ -63,3 +64,40 @@ def test_peak_memory_counts_what_is_alive_at_once():
         return 0.0, 0.0
 
     assert peak_bytes(run, torch.device("cpu")) == 8000
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_whole_step_is_the_same_as_by_hand(name):
+    """The model, its penalties, the clip and the step, with the same weights and nothing dropped; so is the carry."""
+    recipe = STEPS[name]
+    width = {size: 4 + place for place, size in enumerate(sorted({recipe.embedding, *recipe.sizes}))}
+    recipe = recipe._replace(
+        embedding=width[recipe.embedding], sizes=[width[size] for size in recipe.sizes], vocabulary=11, dropout={}
+    )
+    torch.manual_seed(0)
+    plain, ours = plain_model(recipe), seqlm_model(recipe, "scan")
+    for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
+        torch.nn.init.uniform_(one, -0.5, 0.5)
+        other.data.copy_(one)
+    device = torch.device("cpu")
+    steps = plain_step(recipe, plain, device, "float32"), seqlm_step(recipe, ours, device, "float32")
+    for _ in range(2):
+        tokens = torch.randint(11, (recipe.window + 1, recipe.batch))
+        before = [one.detach().clone() for one in plain.parameters()]
+        for step in steps:
+            step(tokens)
+        for old, one, other in zip(before, plain.parameters(), ours.parameters(), strict=True):
+            assert not torch.equal(old, one)
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["embedding", "input", "hidden", "output", "weight"])
+def test_the_awd_model_by_hand_drops_where_it_should(place):
+    recipe = STEPS["awd_ptb"]._replace(embedding=4, sizes=[6, 6, 4], vocabulary=11, dropout={place: 0.5})
+    model = plain_model(recipe)
+    tokens = torch.randint(11, (5, 3))
+    one, other = (model(tokens, model.start(3))[0] for _ in range(2))
+    assert not torch.equal(one, other)
+    model.eval()
+    one, other = (model(tokens, model.start(3))[0] for _ in range(2))
+    assert torch.equal(one, other)

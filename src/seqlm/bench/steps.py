@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,56 +11,87 @@ from torch.nn import functional as F
 
 from ..cells import LSTMCell, detach
 from ..data import Window
-from ..layers import Recurrent, Stack, make_dropout
-from ..models import LanguageModel
+from ..models import build_language_model
+from ..models.stack import Dropouts
 from ..schema import BenchConfig
 from ..tasks import LanguageModeling
 from ..train import descend
 from ..training.device import autocast
 from ..training.gradient import gradient
+from .plain import Plain, PlainAwd
 from .timing import Run, now, take_turns
 
-# Whole steps: model and loop of the reference, as people write them by hand.
-STEPS: dict[str, dict[str, Any]] = {
-    "zaremba_small": {"hidden": 200, "layers": 2, "window": 20, "batch": 20, "vocabulary": 10_000, "dropout": 0.0},
-    "zaremba_medium": {
-        "hidden": 650, "layers": 2, "window": 35, "batch": 20, "vocabulary": 10_000, "dropout": 0.5, "tied": True,
-    },
-    "char_512": {"hidden": 512, "layers": 1, "window": 128, "batch": 32, "vocabulary": 107, "dropout": 0.0},
+
+class Recipe(NamedTuple):
+    """A language model of LSTM layers, and how it is trained by SGD."""
+
+    embedding: int
+    sizes: list[int]
+    window: int
+    batch: int
+    vocabulary: int = 10_000
+    tied: bool = False
+    dropout: Dropouts = {}
+    activation_penalty: float = 0.0
+    temporal_penalty: float = 0.0
+    clip_norm: float = 5.0
+    plain: type[Plain | PlainAwd] = Plain
+
+
+# Whole steps, with windows that do not vary.
+STEPS = {
+    "zaremba_small": Recipe(200, [200, 200], window=20, batch=20),
+    "zaremba_medium": Recipe(
+        650, [650, 650], window=35, batch=20, tied=True,
+        dropout={"kind": "standard", "input": 0.5, "hidden": 0.5, "output": 0.5},
+    ),
+    "awd_ptb": Recipe(
+        400, [1150, 1150, 400], window=70, batch=20, tied=True,
+        dropout={"kind": "locked", "embedding": 0.1, "input": 0.4, "hidden": 0.25, "output": 0.4, "weight": 0.5},
+        activation_penalty=2.0, temporal_penalty=1.0, clip_norm=0.25, plain=PlainAwd,
+    ),
+    "char_512": Recipe(512, [512], window=128, batch=32, vocabulary=107),
 }  # fmt: skip
 
 
-class Plain(nn.Module):
-    """The model of the reference: nn.Embedding, nn.LSTM, nn.Linear, as in PyTorch's word_language_model."""
-
-    def __init__(self, hidden: int, layers: int, vocabulary: int, dropout: float, tied: bool) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(dropout)
-        self.encoder = nn.Embedding(vocabulary, hidden)
-        self.rnn = nn.LSTM(hidden, hidden, layers, dropout=dropout)
-        self.decoder = nn.Linear(hidden, vocabulary)
-        if tied:
-            self.decoder.weight = self.encoder.weight
-
-    def forward(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        output, state = self.rnn(self.drop(self.encoder(tokens)), state)
-        return self.decoder(self.drop(output)), state
+def plain_model(recipe: Recipe) -> Plain | PlainAwd:
+    """The model of a recipe, written by hand."""
+    return recipe.plain(recipe.vocabulary, recipe.embedding, recipe.sizes, recipe.tied, recipe.dropout)
 
 
-def plain_step(spec: Mapping[str, Any], device: torch.device, precision: str) -> Callable[[Tensor], float]:
+def seqlm_model(recipe: Recipe, engine: Any) -> Any:
+    """The model of a recipe, by seqlm."""
+    return build_language_model(
+        vocab_size=recipe.vocabulary,
+        cell=LSTMCell,
+        hidden_size=recipe.sizes[-1],
+        embedding_size=recipe.embedding,
+        layers=[{"hidden_size": size} for size in recipe.sizes],
+        tied=recipe.tied,
+        dropout=recipe.dropout,
+        init_range=0.1,
+        engine=engine,
+    )
+
+
+def plain_step(
+    recipe: Recipe, model: Plain | PlainAwd, device: torch.device, precision: str
+) -> Callable[[Tensor], float]:
     """A training step as people write it: cross_entropy, clip_grad_norm_, and SGD as a loop over parameters."""
-    hidden, layers, batch = spec["hidden"], spec["layers"], spec["batch"]
-    model = Plain(hidden, layers, spec["vocabulary"], spec["dropout"], spec.get("tied", False)).to(device)
-    state = tuple(torch.zeros(layers, batch, hidden, device=device) for _ in range(2))
+    state = model.start(recipe.batch)
 
     def step(tokens: Tensor) -> float:
         nonlocal state
         model.zero_grad()
         with autocast(device, precision):
-            logits, state = model(tokens[:-1], tuple(part.detach() for part in state))
-        loss = F.cross_entropy(logits.view(-1, spec["vocabulary"]).float(), tokens[1:].reshape(-1)) * spec["window"]
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            logits, state, dropped, raw = model(tokens[:-1], [(h.detach(), c.detach()) for h, c in state])
+        loss = F.cross_entropy(logits.view(-1, recipe.vocabulary).float(), tokens[1:].reshape(-1))
+        if recipe.activation_penalty:
+            loss = loss + recipe.activation_penalty * dropped.pow(2).mean()
+        if recipe.temporal_penalty:
+            loss = loss + recipe.temporal_penalty * (raw[1:] - raw[:-1]).pow(2).mean()
+        (loss * recipe.window).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for parameter in model.parameters():
             assert parameter.grad is not None
             parameter.data.add_(parameter.grad, alpha=-1.0)
@@ -69,16 +100,10 @@ def plain_step(spec: Mapping[str, Any], device: torch.device, precision: str) ->
     return step
 
 
-def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device, precision: str) -> Callable[[Tensor], float]:
+def seqlm_step(recipe: Recipe, model: Any, device: torch.device, precision: str) -> Callable[[Tensor], float]:
     """The training step of seqlm."""
-    hidden, batch, dropout = spec["hidden"], spec["batch"], spec["dropout"]
-    layers = [Recurrent(LSTMCell(hidden, hidden).to(device), engine=engine) for _ in range(spec["layers"])]
-    stack = Stack(layers, dropout=make_dropout("standard", dropout))
-    model = LanguageModel(
-        spec["vocabulary"], stack, tied=spec.get("tied", False), input_dropout=dropout, output_dropout=dropout,
-        dropout_kind="standard", init_range=0.1,
-    ).to(device)  # fmt: skip
-    task, parameters, carry = LanguageModeling(), list(model.parameters()), model.init_carry(batch)
+    task = LanguageModeling(activation_penalty=recipe.activation_penalty, temporal_penalty=recipe.temporal_penalty)
+    parameters, carry = list(model.parameters()), model.init_carry(recipe.batch)
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 
     def objective(window: Window, carry: Any) -> Any:
@@ -88,8 +113,8 @@ def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device, preci
     def step(tokens: Tensor) -> float:
         nonlocal carry
         window = Window(tokens[:-1], tokens[1:], tokens[1:].numel())
-        carry, nats = gradient(objective, parameters, window, detach(carry), batch)
-        descend(optimizer, parameters, 5.0)
+        carry, nats = gradient(objective, parameters, window, detach(carry), recipe.batch)
+        descend(optimizer, parameters, recipe.clip_norm)
         return float(nats.item())
 
     return step
@@ -97,16 +122,18 @@ def seqlm_step(spec: Mapping[str, Any], engine: Any, device: torch.device, preci
 
 def measure_steps(name: str, how: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure whole training steps on random tokens; prints a line for each engine."""
-    spec = STEPS[name]
-    steps = {"plain": plain_step(spec, device, how.precision)}
+    recipe = STEPS[name]
+    steps = {"plain": plain_step(recipe, plain_model(recipe).to(device), device, how.precision)}
     engines = how.engines or ["auto", "fused", "native", "scan"]
-    steps |= {engine: seqlm_step(spec, engine, device, how.precision) for engine in engines}
+    steps |= {
+        engine: seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, how.precision) for engine in engines
+    }
 
     def tokens() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
         while True:
-            shape = (spec["window"] + 1, spec["batch"])
-            yield torch.randint(spec["vocabulary"], shape, generator=generator).to(device)
+            shape = (recipe.window + 1, recipe.batch)
+            yield torch.randint(recipe.vocabulary, shape, generator=generator).to(device)
 
     def timed(step: Callable[[Tensor], float], source: Iterator[Tensor]) -> Run:
         def run() -> tuple[float, float]:
@@ -123,8 +150,9 @@ def measure_steps(name: str, how: BenchConfig, device: torch.device) -> list[dic
         run()
     found = take_turns(contestants, how.seconds)
     rows = []
-    size = spec["window"] * spec["batch"]
-    print(f"\nwhole step of {name}: {', '.join(f'{key} {value}' for key, value in spec.items())}")
+    size = recipe.window * recipe.batch
+    shown = {key: value for key, value in recipe._asdict().items() if value and key != "plain"}
+    print(f"\nwhole step of {name}: {', '.join(f'{key} {value}' for key, value in shown.items())}")
     print(f"  {'contestant':<14}{'ms':>9}{'tokens/s':>10}{'x plain':>9}")
     for key, (_, seconds) in found.items():
         row = {
