@@ -91,13 +91,32 @@ def test_a_whole_step_is_the_same_as_by_hand(name):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", ["embedding", "input", "hidden", "output", "weight"])
-def test_the_awd_model_by_hand_drops_where_it_should(place):
-    recipe = STEPS["awd_ptb"]._replace(embedding=4, sizes=[6, 6, 4], vocabulary=11, dropout={place: 0.5})
-    model = plain_model(recipe)
-    tokens = torch.randint(11, (5, 3))
-    one, other = (model(tokens, model.start(3))[0] for _ in range(2))
-    assert not torch.equal(one, other)
+def awd(**dropout):
+    torch.manual_seed(0)
+    model = plain_model(STEPS["awd_ptb"]._replace(embedding=4, sizes=[6, 6, 4], vocabulary=11, dropout=dropout))
+    return model, model.start(3), torch.randint(11, (5, 3)), torch.randint(11, (5, 3))
+
+
+@pytest.mark.parametrize("place", ["embedding", "input", "hidden", "output"])
+def test_the_awd_model_by_hand_reads_nothing_through_what_is_dropped(place):
+    model, start, one, other = awd(**{place: 1.0})
+    assert torch.equal(model(one, start)[0], model(other, start)[0])
     model.eval()
-    one, other = (model(tokens, model.start(3))[0] for _ in range(2))
-    assert torch.equal(one, other)
+    assert not torch.equal(model(one, start)[0], model(other, start)[0])
+
+
+def test_the_awd_model_by_hand_drops_recurrent_weights():
+    model, start, tokens, _ = awd(weight=1.0)
+    found = model(tokens, start)[0]
+    model.eval()
+    assert not torch.allclose(found, model(tokens, start)[0])
+    for rnn in model.rnns:
+        torch.nn.init.zeros_(rnn.weight_hh_l0)
+    torch.testing.assert_close(found, model(tokens, start)[0])
+
+
+def test_the_awd_model_by_hand_has_one_mask_for_all_steps():
+    model, start, tokens, _ = awd(output=0.5)
+    _, _, dropped, raw = model(tokens, start)
+    mask = (dropped / raw).round(decimals=4)
+    assert set(mask.unique().tolist()) == {0.0, 2.0} and torch.equal(mask, mask[:1].expand_as(mask))

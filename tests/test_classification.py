@@ -123,6 +123,20 @@ def test_what_stands_behind_an_end_has_no_part(pooling):
     assert head.logits(ys, lengths).equal(head.logits(other, lengths))
 
 
+def test_labels_are_smoothed_in_training_alone():
+    split = texts("a b c d e a", "b", "c a d")
+    model, batch = model_of(split, "mean"), split.batch([0, 1, 2])
+    logits = model.head.logits(*model.encode(batch)).detach().numpy()
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    plain = -np.log(p[range(3), batch["label"].numpy()])
+    model.head.smoothing = 0.3
+    np.testing.assert_allclose(model.nats(batch).item(), (0.7 * plain - 0.3 * np.log(p).mean(1)).sum(), rtol=1e-12)
+    model.eval()
+    np.testing.assert_allclose(model.nats(batch).item(), plain.sum(), rtol=1e-12)
+    with pytest.raises(ValueError, match="smoothing=1.0 must be at least 0 and less than 1"):
+        LabelHead(6, {"num_labels": 3}, smoothing=1.0)
+
+
 def score_of(pairs):
     return Score(2.0, 4, Counter(pairs))
 

@@ -165,6 +165,7 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path):
         ("good", '{"status": "finished"}'),
         ("broken", "{"),
         ("odd", '{"choices": null, "parameters": 3}'),
+        ("words", '{"steps": "many", "tokens": 3, "seconds": 1}'),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").touch()
@@ -173,7 +174,9 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path):
         b'3\n\xff\n{"step": 4, "tokens": 8, "seconds": 2, "valid/loss": 1.5}\n{"st'
     )
     lines = seqlm("runs", tmp_path, cwd=tmp_path).stdout.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["good", "finished"], ["broken", "damaged"], ["odd", "damaged"]]
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["good", "finished"], ["broken", "damaged"], ["odd", "damaged"], ["words", "damaged"]
+    ]  # fmt: skip
 
 
 def test_scores_on_other_data_are_not_kept(home, tmp_path):

@@ -61,11 +61,11 @@ def test_settings_stand_beside_each_other_with_means_over_seeds(runs, capsys):
     both = [best(runs, name) for name in ("slow-1", "slow-2")]
     assert lines["valid ppl"][-3:] == [f"{statistics.fmean(both):.2f}", "±", f"{statistics.stdev(both):.2f}"]
     told = json.loads((runs / "told.json").read_text())
-    assert told["judged_by"] == "loss" and told["same"]["train.batch_size"] == 4 and "optim.lr" not in told["same"]
+    assert told["incomparable"] is None and told["same"]["train.batch_size"] == 4 and "optim.lr" not in told["same"]
     slow = told["settings"][-1]
     assert slow["told"]["optim.lr"] == 1e-5
-    assert [(run["name"], run["seed"], run["valid"]["ppl"]) for run in slow["runs"]] == [
-        ("slow-1", 1, both[0]), ("slow-2", 2, both[1])
+    assert [(run["path"], run["seed"], run["valid"]["ppl"]) for run in slow["runs"]] == [
+        (str(runs / "slow-1"), 1, both[0]), (str(runs / "slow-2"), 2, both[1])
     ]  # fmt: skip
 
 
@@ -101,37 +101,93 @@ def test_runs_alike_and_runs_that_go_on(runs, capsys):
     assert lines["name"] == ["fast-*"] and lines["status"] == ["finished,", "interrupted"]
 
 
-def test_other_data_and_other_measures_are_told(runs, capsys):
-    _, said = shown(capsys, runs)
-    assert "do not read the same data" not in said.out
-    RunFolder(runs / "gru").update(data_fingerprint="another", judged_by="f1")
+def test_numbers_that_do_not_compare_are_not_ranked(runs, capsys):
+    first, second = RunFolder(runs / "fast-1").info()["data_fingerprint"].split("/")
+    RunFolder(runs / "gru").update(data_fingerprint=f"other/{second}")  # of train: it may help
     lines, said = shown(capsys, runs)
-    assert "by name: they are not judged by the same metric" in said.out
-    assert lines["name"] == ["fast-*", "gru", "slow-*"]
-    assert lines["data fingerprint"][1] == "another" and "do not read the same data" in said.out
-
-
-def test_options_younger_than_a_run_make_no_difference_at_their_defaults(runs, capsys):
-    path = runs / "fast-1" / "config.yaml"
-    text = path.read_text()
-    assert text.count("  skip_sum: false\n") == 1
-    path.write_text(text.replace("  skip_sum: false\n", ""))
-    assert shown(capsys, runs)[0]["runs"][:2] in (["2", "1"], ["1", "2"])
-    other = runs / "fast-2" / "config.yaml"
-    other.write_text(other.read_text().replace("skip_sum: false", "skip_sum: true"))
-    assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["model.skip_sum"]) == ["-", "true"]
-
-
-def test_a_run_that_began_with_another(runs, capsys):
-    path = runs / "fast-1" / "config.yaml"
-    path.write_text(path.read_text().replace("init_from: null", "init_from: /some/where/first"))
-    assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["-", "first"]
-
-
-def test_a_damaged_run_is_left_out_and_named(runs, capsys):
-    (runs / "gru" / "config.yaml").write_text("{")
+    assert "best first by loss on valid" in said.out and len(lines["data fingerprint"]) == 3 * 3
+    RunFolder(runs / "fast-2").update(data_fingerprint=f"{first}/other")
     lines, said = shown(capsys, runs)
-    assert lines["name"] == ["fast-*", "slow-*"] and f"{runs / 'gru'} is left out, it is damaged" in said.err
+    assert "4 settings, by name: they are not scored on the same data" in said.out
+    assert lines["name"] == ["fast-1", "fast-2", "gru", "slow-*"]
+    RunFolder(runs / "slow-1").update(judged_by="f1")
+    assert "they are not judged by the same metric" in shown(capsys, runs / "slow-1", runs / "fast-1")[1].out
+    config = runs / "gru" / "config.yaml"
+    config.write_text(config.read_text().replace("seqlm.tasks.LanguageModeling", "seqlm.tasks.Tagging"))
+    lines, said = shown(capsys, runs)
+    assert "by name: their tasks differ" in said.out and "Tagging" in lines["task"]
+
+
+def test_a_setting_is_ranked_by_the_runs_that_were_evaluated(runs, capsys):
+    RunFolder(runs / "fast-1").update(status="running", metrics={}, steps=None, seconds=None)
+    (runs / "fast-1" / "metrics.jsonl").write_text("")
+    lines, _ = shown(capsys, runs / "fast-1", runs / "fast-2", runs / "slow-1")
+    assert lines["name"] == ["fast-*", "slow-1"]
+    assert lines["valid ppl"][:4] == [f"{best(runs, 'fast-2'):.2f}", "(1", "of", "2)"]
+    assert lines["steps"] == ["9", "9"] and lines["status"][-2:] == ["finished", "finished"]
+
+
+def test_parts_of_one_name_are_not_one_part(runs, capsys):
+    config = runs / "fast-2" / "config.yaml"
+    config.write_text(config.read_text().replace("seqlm.cells.LSTMCell", "mylab.LSTMCell"))
+    assert shown(capsys, runs / "fast-1", runs / "fast-2")[0]["model.cell"] == [
+        "seqlm.cells.LSTMCell",
+        "mylab.LSTMCell",
+    ]
+
+
+@pytest.mark.parametrize(("line", "other"), [("skip_sum: false", "skip_sum: true"), ("latent: 0.0", "latent: 0.5")])
+def test_options_younger_than_a_run_are_at_their_defaults(runs, capsys, line, other):
+    """The first run has not heard of it, the second leaves it, the third sets it."""
+    old, new, odd = (runs / name / "config.yaml" for name in ("fast-1", "fast-2", "slow-1"))
+    assert old.read_text().count(f"  {line}\n") == 1
+    old.write_text("".join(part for part in old.read_text().splitlines(True) if part.strip() != line))
+    odd.write_text(new.read_text().replace(line, other))
+    for order in ((old, new, odd), (odd, old, new), (new, odd, old)):
+        lines, _ = shown(capsys, *(path.parent for path in order))
+        assert lines["runs"] == ["2"]
+        key = next(key for key in lines if key.endswith(line.partition(":")[0]))
+        assert sorted(lines[key]) == sorted([line.split()[1], other.split()[1]])
+    assert shown(capsys, old.parent, odd.parent)[0][key]
+
+
+def test_equal_values_written_otherwise_are_equal(runs, capsys):
+    config = runs / "fast-2" / "config.yaml"
+    assert "weight_decay: 0.0" in config.read_text()
+    config.write_text(config.read_text().replace("weight_decay: 0.0", "weight_decay: 0"))
+    assert shown(capsys, runs / "fast-1", runs / "fast-2")[1].out.startswith("2 runs alike")
+
+
+def test_runs_that_began_with_others(runs, capsys):
+    for name, first in (("fast-1", "/a/first"), ("fast-2", "/a/second")):
+        config = runs / name / "config.yaml"
+        config.write_text(config.read_text().replace("init_from: null", f"init_from: {first}"))
+    assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["first", "second"]
+    config.write_text(config.read_text().replace("/a/second", "/b/first"))
+    assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["/a/first", "/b/first"]
+
+
+def test_names_tell_settings_apart(runs, capsys, monkeypatch):
+    shutil.copytree(runs / "gru", runs / "fast-3")
+    lines, _ = shown(capsys, *(runs / f"fast-{index}" for index in (1, 2, 3)))
+    assert sorted(lines["name"]) == ["fast-*", "fast-3"]
+    config = runs / "slow-1" / "config.yaml"
+    config.write_text((runs / "fast-3" / "config.yaml").read_text())
+    (runs / "slow-1").rename(runs / "fast-4")
+    lines, _ = shown(capsys, *(runs / f"fast-{index}" for index in (1, 2, 3, 4)))
+    assert sorted([" ".join(lines["name"][:2]), " ".join(lines["name"][2:])]) == ["fast-1, fast-2", "fast-3, fast-4"]
+    (runs / "deep").mkdir()
+    shutil.copytree(runs / "gru", runs / "deep" / "fast-1")
+    monkeypatch.chdir(runs / "deep" / "fast-1")
+    lines, _ = shown(capsys, ".", runs / "fast-1")
+    assert sorted(lines["name"]) == [str(runs / "deep" / "fast-1"), str(runs / "fast-1")]
+
+
+@pytest.mark.parametrize(("file", "text"), [("config.yaml", "{"), ("run.json", '{"parameters": {"total": "many"}}')])
+def test_a_damaged_run_is_left_out_and_named(runs, capsys, file, text):
+    (runs / "gru" / file).write_text(text)
+    lines, said = shown(capsys, runs)
+    assert lines["name"] == ["fast-*", "slow-*"] and f"{runs / 'gru'} is left out: " in said.err
 
 
 @pytest.mark.parametrize(
@@ -142,7 +198,10 @@ def test_a_damaged_run_is_left_out_and_named(runs, capsys):
         (["gru", "nowhere"], "nowhere is not a folder"),
         (["gru/checkpoints"], "is no run, and there is none in it"),
         (["gru", "--csv"], "knows no --csv"),
-        (["gru", "fast-1", "--json"], "--json needs a file"),
+        (["gru", "fast-1", "--json"], "--json needs a file: --json FILE"),
+        (["gru", "fast-1", "--json="], "--json needs a file: --json FILE"),
+        (["gru", "fast-1", "--json", "."], "--json=. is a folder"),
+        (["gru", "fast-1", "--json", "no/x.json"], "--json=no/x.json cannot be written: there is no folder no"),
     ],
 )
 def test_what_cannot_be_compared(runs, monkeypatch, words, message):

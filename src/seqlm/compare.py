@@ -6,27 +6,31 @@ know the same keys.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .config import HARMLESS, dotted, grown, load_config, option, plain_dict, recorded
+from .config import HARMLESS, as_typed, dotted, grown, load_config, option, plain_dict, recorded
 from .errors import ConfigError
 from .run import RunFolder, find_runs, to_json, write_atomically
 from .runs import METRICS, Shown, number, shown, table
 
-DATA = "data fingerprint"
+DATA = "data fingerprint"  # of train and of valid
+FACTS = ("seed", "device", "hardware", "seqlm", "torch")
 
 
 class One(NamedTuple):
-    """A run, what it was told, and what it has shown."""
+    """A run, its run.json and state, what it was told, and what it has shown."""
 
     run: RunFolder
     info: dict[str, Any]
+    status: str
     config: dict[str, Any]
     shown: Shown
 
@@ -38,55 +42,64 @@ class Setting(NamedTuple):
     runs: list[One]
 
     @property
-    def name(self) -> str:
-        """What the names of its runs have in common."""
-        names = [one.run.name for one in self.runs]
-        return names[0] if len(names) == 1 else f"{os.path.commonprefix(names)}*"
+    def names(self) -> list[str]:
+        return [one.run.name for one in self.runs]
+
+    @property
+    def rank(self) -> float:
+        """The mean over the runs that were evaluated; lower is better."""
+        known = [one.shown.rank for one in self.runs if one.shown.rank is not None]
+        return statistics.fmean(known) if known else math.inf
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm compare RUN|DIR ... [--json FILE]`: what the runs in these folders do differently, best first on valid.
 
-    The file holds all settings and every run's numbers. Raises ConfigError unless there are two runs or more.
+    The file holds what all were told, and of each setting what it alone was told, with the numbers of its runs. Raises
+    ConfigError unless there are two runs or more.
     """
     places, file = option(words, "--json")
     if flags := [word for word in places if word.startswith("-")]:
         raise ConfigError(f"seqlm compare knows no {flags[0]}: seqlm compare RUN|DIR ... [--json FILE]")
-    settings, judged_by = compare([run for place in places for run in _runs(place)])
-    differing = [key for key in _keys(settings) if len({repr(one.told.get(key)) for one in settings}) > 1]
+    settings = compare([run for place in places for run in _runs(place)])
+    why = incomparable(settings)
+    settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
+    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].shown.judged_by} on valid"
     count = sum(len(one.runs) for one in settings)
-    order = f"best first by {judged_by} on valid" if judged_by else "by name: they are not judged by the same metric"
     print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
+    differing = [key for key in _keys(settings) if len({_canonical(one.told, key) for one in settings}) > 1]
     columns = _columns(settings, differing)
     print(table(columns if len(settings) < len(columns) else list(zip(*columns, strict=True)), 1))
-    if DATA in differing:
-        print("\nThey do not read the same data: losses and perplexities do not compare.")
     if file:
-        write_atomically(Path(file), to_json(_record(settings, differing, judged_by), indent=1) + "\n")
+        write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
 
 
-def compare(runs: Sequence[RunFolder]) -> tuple[list[Setting], str]:
-    """The settings of runs, best first, and what they are ranked by; by name, and "", if that is not the same for all.
-
-    Raises ConfigError for fewer than two runs. A damaged run is left out, and named.
-    """
+def compare(runs: Sequence[RunFolder]) -> list[Setting]:
+    """The settings of runs. Raises ConfigError for fewer than two runs. A damaged run is left out, and named."""
     found = [one for run in {run.path.resolve(): run for run in runs}.values() for one in _read(run)]
     if len(found) < 2:
         raise ConfigError(f"seqlm compare needs two runs or more, not {len(found)}: seqlm compare RUN RUN, or a folder")
-    kinds = {frozenset(dotted(one.config)): one.config for one in found}  # each set of keys once
     settings: dict[str, Setting] = {}
     for one in found:
         config = one.config
-        for other in kinds.values():
-            with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
-                config = grown(config, other)
-        told = _told(config) | {DATA: str(one.info.get("data_fingerprint", ""))[:8]}
-        settings.setdefault(repr(sorted(told.items())), Setting(told, [])).runs.append(one)
-    judged = {one.shown.judged_by for one in found}
-    ranked = sorted(settings.values(), key=lambda setting: setting.name)
-    if len(judged) > 1:
-        return ranked, ""
-    return sorted(ranked, key=lambda setting: statistics.fmean(one.shown.rank for one in setting.runs)), judged.pop()
+        for other in found:
+            config = grown(config, other.config)
+        told = {key: value for key, value in dotted(config).items() if not key.startswith(HARMLESS)}
+        told[DATA] = str(one.info.get("data_fingerprint", ""))
+        same = json.dumps({key: _canonical(told, key) for key in sorted(told) if _canonical(told, key)})
+        settings.setdefault(same, Setting(told, [])).runs.append(one)
+    return list(settings.values())
+
+
+def incomparable(settings: Sequence[Setting]) -> str:
+    """Why the numbers of settings do not compare; empty if they do."""
+    if len({one.told.get("task._target_") for one in settings}) > 1:
+        return "their tasks differ, and what is measured of them"
+    if len({one.told[DATA].partition("/")[2] for one in settings}) > 1:
+        return "they are not scored on the same data, in the same tokens"
+    if len({one.shown.judged_by for setting in settings for one in setting.runs}) > 1:
+        return "they are not judged by the same metric"
+    return ""
 
 
 def _runs(place: str) -> list[RunFolder]:
@@ -98,24 +111,27 @@ def _runs(place: str) -> list[RunFolder]:
 
 
 def _read(run: RunFolder) -> list[One]:
-    """The run with all that is known of it, or nothing if it is damaged."""
+    """The run with all that is known of it, or nothing if its files are damaged."""
     try:
         config = load_config(run.config)
-        begun = {"init_from": Path(config.init_from).name} if config.init_from else {}
-        return [One(run, run.info(), recorded(plain_dict(config)) | begun, shown(run))]
+        begun = {"init_from": config.init_from} if config.init_from else {}
+        return [One(run, run.info(), run.status(), recorded(plain_dict(config)) | begun, shown(run))]
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
-        print(f"seqlm: {run.path} is left out, it is damaged ({error})", file=sys.stderr)
+        print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []
 
 
-def _told(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration by dotted key, without what makes no difference; a part by its name."""
-    told = {}
-    for key, value in dotted(config).items():
-        if not key.startswith(HARMLESS):
-            is_part = key.endswith("._target_")
-            told[key.removesuffix("._target_")] = str(value).rpartition(".")[2] if is_part else value
-    return told
+def _canonical(told: Mapping[str, Any], key: str) -> str:
+    """A value as text that is equal for equal values; nothing for null, which is what a part without the key has."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): plain(inner) for name, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(inner) for inner in value]
+        return float(value) if type(value) is int else value
+
+    return "" if told.get(key) is None else json.dumps(plain(told[key]), sort_keys=True, default=str)
 
 
 def _keys(settings: Sequence[Setting]) -> list[str]:
@@ -127,30 +143,61 @@ def _keys(settings: Sequence[Setting]) -> list[str]:
 
 def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list[str]]:
     """Columns of the table, each with its title: names, what differs, sizes, metrics."""
-    columns = {"name": [one.name for one in settings], "runs": [str(len(one.runs)) for one in settings]}
-    columns["status"] = [", ".join(sorted({one.run.status() for one in setting.runs})) for setting in settings]
+    columns = {"name": _names(settings)}
+    columns["runs"] = [str(len(one.runs)) if len(one.runs) > 1 else "" for one in settings]
+    statuses = [", ".join(sorted({one.status for one in setting.runs})) for setting in settings]
+    columns["status"] = ["" for _ in settings] if set(statuses) == {"finished"} else statuses
     for key in differing:
-        columns[key] = [_word(one.told[key]) if key in one.told else "-" for one in settings]
+        columns[key.removesuffix("._target_")] = _cells(settings, key)
+    devices = [sorted({str(one.info.get("device")) for one in setting.runs}) for setting in settings]
+    columns["device"] = [
+        "; ".join(each) if len({name for row in devices for name in row}) > 1 else "" for each in devices
+    ]
     columns["parameters"] = [f"{one.runs[0].shown.parameters:,}" for one in settings]
-    for name, unit in (("steps", 1), ("seconds", 60)):
-        values = [[getattr(one.shown, name) or 0 for one in setting.runs] for setting in settings]
-        columns["minutes" if unit == 60 else name] = [
-            f"{statistics.fmean(each) / unit:,.{int(unit > 1)}f}" for each in values
-        ]
+    columns["steps"] = [_typical([one.shown.steps for one in setting.runs], 1, 0) for setting in settings]
+    columns["minutes"] = [_typical([one.shown.seconds for one in setting.runs], 60, 1) for setting in settings]
     for split in ("valid", "test"):
         for name, digits in METRICS.items():
-            measured = [[getattr(one.shown, split).get(name) for one in setting.runs] for setting in settings]
-            columns[f"{split} {name}"] = [_mean(each, digits) for each in measured]
-    always = {"name", *differing}
-    plain = {"runs": {"1"}, "status": {"finished"}}  # not worth a column
-    return [
-        [title, *cells] for title, cells in columns.items() if title in always or set(cells) - plain.get(title, {""})
-    ]
+            values = [[getattr(one.shown, split).get(name) for one in setting.runs] for setting in settings]
+            columns[f"{split} {name}"] = [_mean(each, digits) for each in values]
+    return [[title, *cells] for title, cells in columns.items() if any(cells)]
 
 
-def _mean(values: Sequence[Any], digits: int) -> str:
+def _names(settings: Sequence[Setting]) -> list[str]:
+    """What the names of the runs of each setting begin with, all their names, or their paths: the first that tells."""
+    beginnings = []
+    for one in settings:
+        common = os.path.commonprefix(one.names)
+        beginnings.append(common if set(one.names) == {common} else f"{common}*" if common else ", ".join(one.names))
+    names = [", ".join(one.names) for one in settings]
+    paths = [", ".join(str(run.run.path) for run in one.runs) for one in settings]
+    return next((form for form in (beginnings, names) if len(set(form)) == len(form)), paths)
+
+
+def _cells(settings: Sequence[Setting], key: str) -> list[str]:
+    """What each was told for a key, in short where that tells them apart: names without what leads to them, hashes."""
+    told = [as_typed(one.told[key]) if key in one.told else "-" for one in settings]
+    if key == DATA:
+        short = [
+            " / ".join(hashlib.sha256(part.encode()).hexdigest()[:6] for part in text.partition("/")[::2])
+            for text in told
+        ]
+    elif key.endswith("._target_"):
+        short = [text.rpartition(".")[2] for text in told]
+    else:
+        short = [Path(text).name for text in told] if key == "init_from" else told
+    return short if len(set(short)) == len(set(told)) else told
+
+
+def _typical(values: Sequence[float | None], unit: float, digits: int) -> str:
+    """The mean of those that are known."""
+    known = [value / unit for value in values if value is not None]
+    return f"{statistics.fmean(known):,.{digits}f}" if known else ""
+
+
+def _mean(values: Sequence[float | None], digits: int) -> str:
     """The mean of a metric and, of several runs, its standard deviation; says how many have it if not all do."""
-    known = [value for value in values if isinstance(value, (int, float))]
+    known = [value for value in values if value is not None]
     if len(known) < 2:
         text = number(known[0], digits) if known else ""
     else:
@@ -158,20 +205,18 @@ def _mean(values: Sequence[Any], digits: int) -> str:
     return text + f" ({len(known)} of {len(values)})" * (0 < len(known) < len(values))
 
 
-def _word(value: Any) -> str:
-    """A value as it is typed."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _record(settings: Sequence[Setting], differing: Sequence[str], judged_by: str) -> dict[str, Any]:
-    """The comparison as JSON: what all were told, and for each setting what it alone was told and its runs' numbers."""
-    same = {key: settings[0].told.get(key) for key in _keys(settings) if key not in differing}
-    rows = []
-    for setting in settings:
-        runs = []
-        for one in setting.runs:
-            facts = {key: one.info.get(key) for key in ("seed", "status", "device", "hardware", "seqlm", "torch")}
-            kept = {key: value for key, value in one.shown._asdict().items() if key not in ("judged_by", "rank")}
-            runs.append({"name": one.run.name, **facts, **kept})
-        rows.append({"told": {key: setting.told[key] for key in differing if key in setting.told}, "runs": runs})
-    return {"judged_by": judged_by, "same": same, "settings": rows}
+def _record(settings: Sequence[Setting], differing: Sequence[str], why: str) -> dict[str, Any]:
+    """The comparison as JSON."""
+    rows = [
+        {
+            "told": {key: setting.told[key] for key in differing if key in setting.told},
+            "runs": [
+                {"path": str(one.run.path), "status": one.status, **{key: one.info.get(key) for key in FACTS}}
+                | one.shown._asdict()
+                for one in setting.runs
+            ],
+        }
+        for setting in settings
+    ]
+    same = {key: settings[0].told[key] for key in _keys(settings) if key not in differing}
+    return {"incomparable": why or None, "same": same, "settings": rows}

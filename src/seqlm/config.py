@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import Field, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
@@ -108,15 +109,23 @@ def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
     return with_words(schema, _read_yaml(find_configs() / f"{verb}.yaml"), words)
 
 
-def option(words: Sequence[str], flag: str) -> tuple[list[str], str | None]:
-    """The words of a command line without `flag FILE` or `flag=FILE`, and FILE."""
+def option(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
+    """The words of a command line without `flag FILE` or `flag=FILE`, and FILE, which is to be written.
+
+    Raises ConfigError if it cannot be: a folder, or in none.
+    """
     for index, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            return [*words[:index], *words[index + 1 :]], word.partition("=")[2]
-        if word == flag:
-            if index + 1 == len(words):
+        if word == flag or word.startswith(f"{flag}="):
+            apart = word == flag
+            file = words[index + 1] if apart and index + 1 < len(words) else word.removeprefix(flag).removeprefix("=")
+            path = Path(file)
+            if not file or file.startswith("-"):
                 raise ConfigError(f"{flag} needs a file: {flag} FILE")
-            return [*words[:index], *words[index + 2 :]], words[index + 1]
+            if path.is_dir():
+                raise ConfigError(f"{flag}={file} is a folder, not a file")
+            if not path.parent.is_dir():
+                raise ConfigError(f"{flag}={file} cannot be written: there is no folder {path.parent}")
+            return [*words[:index], *words[index + 1 + apart :]], path
     return list(words), None
 
 
@@ -207,15 +216,27 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """`config` with the options that parts have gained since, where `like` leaves them at their defaults."""
-    absent = like.keys() - config.keys()
-    same = "_target_" in config and config["_target_"] == like.get("_target_")
-    known = defaults(config, where or "config") if absent and same else {}
-    found = {key: like[key] for key in like if key in absent and key in known and like[key] == known[key]}
+    """`config` with the options of `like` that it is too old to know, as they are where nobody sets them.
+
+    That is the default of the same part; in a plain mapping, such as model.dropout, a number or a switch is off.
+    """
+    absent = [key for key in like if key not in config]
+    found: dict[str, Any] = {}
+    if absent and "_target_" not in config:
+        found = {key: type(like[key])() for key in absent if isinstance(like[key], (bool, float))}
+    elif absent and config["_target_"] == like.get("_target_"):
+        with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
+            known = defaults(config, where or "config")
+            found = {key: known[key] for key in absent if key in known}
     for key, value in config.items():
         both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
         found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
     return found
+
+
+def as_typed(value: Any) -> str:
+    """A plain value as it stands on a command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -321,7 +342,7 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
     """What is wrong with the value of a key of the trunk."""
     hint, limits = known[0], known[1].metadata
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    shown = as_typed(value)
     if not fits(value, hint):
         return f"{key}={shown} should be {describe_type(hint)}"
     if limits["allowed"] and value not in limits["allowed"]:

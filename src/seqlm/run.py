@@ -206,6 +206,7 @@ def find_runs(root: Path) -> list[RunFolder]:
     """Every run below `root`, by name."""
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder; give one that runs are in, such as outputs")
+    root = root.resolve() if root.name in ("", "..") else root  # `.` has a name too
     files = (
         file
         for file in root.rglob("run.json")

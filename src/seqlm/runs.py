@@ -18,16 +18,16 @@ TEXT = ("name", "status", "model")  # columns to the left; numbers are to the ri
 
 
 class Shown(NamedTuple):
-    """What a run has shown so far, by the checkpoint that was best on valid."""
+    """How far a run has come, and the metrics of the checkpoint that was best on valid."""
 
     judged_by: str
-    rank: float  # lower is better
+    rank: float | None  # lower is better: that metric, or minus it; None before the first evaluation
     parameters: int
     steps: int | None
     tokens: int | None
     seconds: float | None
-    valid: dict[str, float]
-    test: dict[str, float]  # empty if that checkpoint was not scored on it
+    valid: dict[str, float | None]
+    test: dict[str, float | None]  # empty if that checkpoint was not scored on it
 
 
 def main(folder: str = "outputs") -> None:
@@ -50,8 +50,8 @@ def shown(run: RunFolder) -> Shown:
     judged_by = str(info.get("judged_by", "loss"))
 
     def rank(record: dict[str, Any]) -> float:
-        value = record.get(f"valid/{judged_by}")
-        return math.inf if value is None else float(value) if judged_by == "loss" else -float(value)
+        value = _checked(record.get(f"valid/{judged_by}"))
+        return math.inf if value is None else value if judged_by == "loss" else -value  # null: it was not finite
 
     if not metrics or info.get("status") == "running":  # still going, or killed: what it has logged so far
         records = run.records()
@@ -62,13 +62,13 @@ def shown(run: RunFolder) -> Shown:
     scored = test.get("checkpoint") == info.get("best_step")  # not weights that are the best no more
     return Shown(
         judged_by=judged_by,
-        rank=rank(metrics),
-        parameters=info.get("parameters", {}).get("total", 0),
-        steps=progress.get("steps"),
-        tokens=progress.get("tokens"),
-        seconds=progress.get("seconds"),
-        valid={name: metrics[f"valid/{name}"] for name in METRICS if f"valid/{name}" in metrics},
-        test={name: test[name] for name in METRICS if scored and name in test},
+        rank=rank(metrics) if metrics else None,
+        parameters=_checked(info.get("parameters", {}).get("total", 0)) or 0,
+        steps=_checked(progress.get("steps")),
+        tokens=_checked(progress.get("tokens")),
+        seconds=_checked(progress.get("seconds")),
+        valid={name: _checked(metrics[f"valid/{name}"]) for name in METRICS if f"valid/{name}" in metrics},
+        test={name: _checked(test[name]) for name in METRICS if scored and name in test},
     )
 
 
@@ -84,9 +84,16 @@ def table(lines: Sequence[Sequence[str]], left: int) -> str:
     )
 
 
-def number(value: Any, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
     """A metric as it is printed; nothing for null, which stands for a number that is not finite."""
-    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else ""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _checked(value: Any) -> Any:
+    """A number or null; raises TypeError for anything else."""
+    if value is not None and not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    return value
 
 
 def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
@@ -100,4 +107,4 @@ def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
     cells["tokens/s"] = f"{found.tokens / found.seconds:,.0f}" if found.tokens and found.seconds else ""
     for split, metrics in (("valid", found.valid), ("test", found.test)):
         cells |= {f"{split} {name}": number(value, METRICS[name]) for name, value in metrics.items()}
-    return found.rank, cells
+    return math.inf if found.rank is None else found.rank, cells

@@ -7,7 +7,6 @@ ratios are what counts. Nothing else should run meanwhile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,9 +59,9 @@ def main(words: Sequence[str]) -> None:
                 record["steps"] += measure_steps(name, how, device)
     finally:  # what was measured before an interruption is kept
         if json_file:
-            write_atomically(Path(json_file), to_json(record, indent=1) + "\n")
+            write_atomically(json_file, to_json(record, indent=1) + "\n")
     if png_file and record["layers"]:
-        plot(record, Path(png_file))
+        plot(record, png_file)
 
 
 def _shape(text: str) -> tuple[int, int, int, int]:

@@ -17,14 +17,17 @@ State = list[tuple[Tensor, Tensor]]
 class Plain(nn.Module):
     """nn.Embedding, nn.LSTM, nn.Linear, as in PyTorch's word_language_model.
 
-    Its layers are as wide as the embedding, which standard dropout of one probability surrounds.
+    Its layers have one width, and standard dropout of one probability around them.
     """
 
     def __init__(self, vocabulary: int, embedding: int, sizes: Sequence[int], tied: bool, dropout: Dropouts) -> None:
         super().__init__()
-        self.drop = nn.Dropout(dropout.get("output", 0.0))
+        p = dropout.get("output", 0.0)
+        assert len(set(sizes)) == 1, "one nn.LSTM has layers of one width"
+        assert dropout.get("input", 0.0) == dropout.get("hidden", 0.0) == p, "one nn.Dropout has one probability"
+        self.drop = nn.Dropout(p)
         self.encoder = nn.Embedding(vocabulary, embedding)
-        self.rnn = nn.LSTM(embedding, sizes[0], len(sizes), dropout=dropout.get("hidden", 0.0))
+        self.rnn = nn.LSTM(embedding, sizes[0], len(sizes), dropout=p if len(sizes) > 1 else 0.0)
         self.decoder = nn.Linear(sizes[-1], vocabulary)
         if tied:
             self.decoder.weight = self.encoder.weight

@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
     plain: type[Plain | PlainAwd] = Plain
 
 
-# Whole steps, with windows that do not vary.
+# Whole steps, for their time: windows do not vary, and the update is w - g, with neither weight decay nor averages.
 STEPS = {
     "zaremba_small": Recipe(200, [200, 200], window=20, batch=20),
     "zaremba_medium": Recipe(

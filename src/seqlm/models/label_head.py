@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..cells import require_probability
 from ..data import IGNORE, ExampleBatch
 from ..errors import ConfigError
 from .heads import TagHead
@@ -23,15 +24,20 @@ class LabelHead(nn.Module):
     `pooling`: last, where each direction has read everything: forward outputs at the last step, backward ones at the
     first | mean and max over the steps | attention, p = sum_t a_t y_t with a = softmax_t(v . tanh(U y_t + c)) (Z. Yang
     et al., "Hierarchical Attention Networks for Document Classification", 2016). Steps beyond a length have no part.
+    `smoothing` s, in training alone: loss = (1 - s) * -ln p(label) + s * mean over labels of -ln p (label smoothing, C.
+    Szegedy et al., arXiv 1512.00567).
     """
 
     targets = ("label",)
 
-    def __init__(self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last") -> None:
+    def __init__(
+        self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last", smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling={pooling} must be one of {', '.join(get_args(Pooling))}")
-        self.pooling, self.backward_size = pooling, sizes.get("backward_size", 0)
+        require_probability("smoothing", smoothing)
+        self.pooling, self.smoothing, self.backward_size = pooling, smoothing, sizes.get("backward_size", 0)
         self.attention = None
         if pooling == "attention":
             self.attention = nn.Sequential(
@@ -57,8 +63,10 @@ class LabelHead(nn.Module):
         return logits
 
     def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
-        """Summed nats of the labels of a batch that have an id."""
-        return F.cross_entropy(self.logits(ys, lengths), batch["label"], ignore_index=IGNORE, reduction="sum")
+        """Summed nats of the labels of a batch that have an id; smoothed while training."""
+        smoothing = self.smoothing if self.training else 0.0
+        logits, labels = self.logits(ys, lengths), batch["label"]
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
 
     def label(self, ys: Tensor, lengths: Tensor) -> list[int]:
         """The best label of every sequence."""
