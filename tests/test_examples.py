@@ -68,6 +68,7 @@ def test_vocabularies_are_those_of_train_and_come_back(tmp_path):
     assert tokenizer.vocabularies["tags"] == ["O", "X"] and tokenizer.vocabularies["label"] == ["l"]
     tokenizer.save(tmp_path / "tokenizer.json")
     again = load_tokenizer(tmp_path / "tokenizer.json")
+    assert again.counts == tokenizer.counts and again.counts["words"] == [0, 0, 3]
     assert again.sizes() == tokenizer.sizes() and again.settings() == tokenizer.settings()
     encoded = again.encode({"words": ["B", "zz"], "tags": ["X", "new"], "label": "other"})
     assert encoded["words"].tolist() == [2, 0] and encoded["tags"].tolist() == [1, IGNORE]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -100,6 +101,19 @@ def test_words_are_forgotten_at_the_rate_asked_for():
     forgotten = (reader(batch) == reader.embedding.weight[UNKNOWN]).all(-1)[real]
     assert forgotten.double().mean().item() == pytest.approx(0.3, abs=0.04) and real.sum() > 1000
     assert not (reader.eval()(batch) == reader.embedding.weight[UNKNOWN]).all(-1)[real].any()
+
+
+def test_rare_words_are_forgotten_more_often():
+    model, data = assembled("model.dropout.rare_words=20")
+    reader, batch = model.readers[0], data["train"].batch(range(100))
+    seen = Counter(batch["words"].flatten().tolist())
+    forgotten = torch.stack([(reader(batch) == reader.embedding.weight[UNKNOWN]).all(-1) for _ in range(200)])
+    often, seldom = seen.most_common()[1][0], min(seen, key=lambda word: (seen[word], word))
+    assert seen[often] > 3 * seen[seldom] and UNKNOWN not in (often, seldom)
+    for word in (often, seldom):
+        rate = forgotten[:, batch["words"] == word].double().mean().item()
+        assert rate == pytest.approx(20 / (20 + seen[word]), abs=0.05)
+    assert not (reader.eval()(batch) == reader.embedding.weight[UNKNOWN]).all(-1)[batch["words"] == seldom].any()
 
 
 def test_a_tag_that_train_lacks_is_summed_over_and_counts_as_wrong(tmp_path):
@@ -272,6 +286,8 @@ def test_what_cannot_be_a_feature(language_models, tmp_path):
         (["model.characters={hiden_size: 3}"], "did you mean model.characters.hidden_size"),
         (["model.characters={hidden_size: 3, cell: gruu}"], "model.characters.cell=gruu is unknown; allowed: elman"),
         (["model.dropout.words=1.5"], "model.dropout.words=1.5"),
+        (["model.dropout.rare_words=-1"], "model.dropout.rare_words=-1.* must be at least 0"),
+        (["model.dropout.words=0.1", "model.dropout.rare_words=1"], "both forget words; use one of them"),
         (["+model.dropout.latent=0.5"], "model.dropout.latent=0.5 does nothing here"),
         (["task.judged_by=precision"], "task.judged_by=precision"),
     ]:

@@ -55,6 +55,7 @@ class ExampleTokenizer:
             unit, lowercase, digits, min_count, max_size,
         )  # fmt: skip
         self.vocabularies: dict[str, list[str]] = {}
+        self.counts: dict[str, list[int]] = {}  # of the same in train
         self.num_features = 0
 
     def settings(self) -> dict[str, Any]:
@@ -101,6 +102,7 @@ class ExampleTokenizer:
             kept.sort(key=lambda item, counted=counted: (-counted[item], item))  # type: ignore[misc]
             room = self.max_size - len(specials) if self.max_size is not None and text else None
             fitted.vocabularies[name] = [*specials, *kept[:room]]
+            fitted.counts[name] = [counted[item] for item in fitted.vocabularies[name]]
         return fitted._indexed()
 
     def _indexed(self) -> ExampleTokenizer:
@@ -172,6 +174,7 @@ class ExampleTokenizer:
             "settings": self.settings(),
             "num_features": self.num_features,
             "vocabularies": self.vocabularies,
+            "counts": self.counts,
         }
         path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
 
@@ -180,5 +183,6 @@ class ExampleTokenizer:
         """From what `save` wrote."""
         tokenizer = cls(**data["settings"])
         tokenizer.vocabularies = {name: list(items) for name, items in data["vocabularies"].items()}
+        tokenizer.counts = {name: list(counts) for name, counts in data.get("counts", {}).items()}  # older ones: none
         tokenizer.num_features = int(data["num_features"])
         return tokenizer._indexed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -22,28 +23,40 @@ PLACES = ("embedding", "words", "input", "hidden", "output")
 
 
 class SequenceDropouts(Dropouts, total=False):
-    """Dropout probabilities of a model of whole sequences; `words`: of a word that is read as `<unk>`."""
+    """Dropout probabilities of a model of whole sequences; `words`: of a word that is read as `<unk>`.
+
+    `rare_words`, a, instead: of a word that train has n times, a / (a + n).
+    """
 
     words: float
+    rare_words: float
 
 
 class WordReader(nn.Module):
     """Embeds the words of a batch: (T, B) -> (T, B, E).
 
     While training, `dropout` drops word types from the embedding, and a word becomes `<unk>` with probability
-    `unknown`: so the vector of `<unk>` is learned, and words are not trusted more than what stands around them.
+    `unknown`: so the vector of `<unk>` is learned, and words are not trusted more than what stands around them. With
+    `rare`, a, it is a / (a + n) for a word that train has n times, so that words that decide are kept (E. Kiperwasser
+    and Y. Goldberg, arXiv 1603.04351, with a = 0.25).
     """
 
-    def __init__(self, vocab_size: int, embedding_size: int, *, dropout: float = 0.0, unknown: float = 0.0) -> None:
+    def __init__(
+        self, vocab_size: int, embedding_size: int, *, dropout: float = 0.0, unknown: float = 0.0, rare: float = 0.0
+    ) -> None:
         super().__init__()
-        self.output_size, self.unknown = embedding_size, unknown
+        self.output_size, self.unknown, self.rare = embedding_size, unknown, rare
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=dropout)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
     def forward(self, batch: ExampleBatch) -> Tensor:
         words = batch["words"]
-        if self.training and self.unknown:
-            words = words.masked_fill(torch.rand(words.shape, device=words.device) < self.unknown, UNKNOWN)
+        if self.training and (self.unknown or self.rare):
+            p: float | Tensor = self.unknown
+            if self.rare:
+                counts = torch.tensor(batch.tokenizer.counts["words"], device=words.device)
+                p = (self.rare / (self.rare + counts))[words]
+            words = words.masked_fill(torch.rand(words.shape, device=words.device) < p, UNKNOWN)
         embedded: Tensor = self.embedding(words)
         return embedded
 
@@ -130,12 +143,16 @@ def build_sequence_model(
     require_positive(hidden_size=hidden_size, embedding_size=width, num_layers=num_layers)
     drop = checked_dropouts(dropout, "model.")
     readers: list[Any] = []
+    types, words, rare = drop.get("embedding", 0.0), drop.get("words", 0.0), drop.get("rare_words", 0.0)
+    if not 0 <= rare < math.inf:
+        raise ConfigError(f"model.dropout.rare_words={rare} must be at least 0")
+    if words and rare:
+        raise ConfigError(f"model.dropout.words={words} and rare_words={rare} both forget words; use one of them")
     if "vocab_size" in sizes:
-        types, words = drop.get("embedding", 0.0), drop.get("words", 0.0)
-        readers.append(WordReader(sizes["vocab_size"], width, dropout=types, unknown=words))
-    for place in ("embedding", "words"):
-        if drop.get(place) and "vocab_size" not in sizes:
-            raise ConfigError(f"model.dropout.{place}={drop[place]} does nothing: this data has no words; use input")
+        readers.append(WordReader(sizes["vocab_size"], width, dropout=types, unknown=words, rare=rare))
+    for place, value in {"embedding": types, "words": words, "rare_words": rare}.items():
+        if value and "vocab_size" not in sizes:
+            raise ConfigError(f"model.dropout.{place}={value} does nothing: this data has no words; use input")
     if "num_features" in sizes:
         readers.append(FeatureReader(sizes["num_features"], embedding_size))
     if not readers:
