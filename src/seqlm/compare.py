@@ -164,14 +164,16 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:
-    """What the names of the runs of each setting begin with, all their names, or their paths: the first that tells."""
-    beginnings = []
-    for one in settings:
-        common = os.path.commonprefix(one.names)
-        beginnings.append(common if set(one.names) == {common} else f"{common}*" if common else ", ".join(one.names))
-    names = [", ".join(one.names) for one in settings]
-    paths = [", ".join(str(run.run.path) for run in one.runs) for one in settings]
-    return next((form for form in (beginnings, names) if len(set(form)) == len(form)), paths)
+    """What the names of the runs of each setting begin with, or all of them, or the same of their paths: what tells."""
+
+    def beginning(names: list[str]) -> str:
+        common = os.path.commonprefix(names)
+        return common if set(names) == {common} else f"{common}*" if common else ", ".join(names)
+
+    names = [one.names for one in settings]
+    paths = [[str(run.run.path) for run in one.runs] for one in settings]
+    forms = [[form(each) for each in all_] for all_ in (names, paths) for form in (beginning, ", ".join)]
+    return next((form for form in forms if len(set(form)) == len(form)), forms[-1])
 
 
 def _cells(settings: Sequence[Setting], key: str) -> list[str]:
