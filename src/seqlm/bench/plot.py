@@ -26,7 +26,9 @@ def plot(record: Mapping[str, Any], path: Path) -> None:
     """One panel a shape: milliseconds of forward and backward pass for every cell and engine."""
     pyplot = plotting()
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in record["layers"]))
-    figure, axes = pyplot.subplots(1, len(shapes), figsize=(3.6 * len(shapes) + 1, 5), squeeze=False)
+    bars = max(sum(tuple(row["shape"]) == shape for row in record["layers"]) for shape in shapes)
+    size = (3.6 * len(shapes) + 1, 1.5 + 0.15 * bars)  # inches, so that labels of bars do not touch
+    figure, axes = pyplot.subplots(1, len(shapes), figsize=size, squeeze=False)
     for axis, shape in zip(axes[0], shapes, strict=True):
         rows = [row for row in record["layers"] if tuple(row["shape"]) == shape]
         labels = [row["cell"] if row["engine"] == "torch" else f"{row['cell']} {row['engine']}" for row in rows]
