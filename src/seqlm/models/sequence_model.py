@@ -46,6 +46,7 @@ class WordReader(nn.Module):
     ) -> None:
         super().__init__()
         self.output_size, self.unknown, self.rare = embedding_size, unknown, rare
+        self.counts: Tensor | None = None  # of words in train, once one batch has been read
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=dropout)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
@@ -54,8 +55,9 @@ class WordReader(nn.Module):
         if self.training and (self.unknown or self.rare):
             p: float | Tensor = self.unknown
             if self.rare:
-                counts = torch.tensor(batch.tokenizer.counts["words"], device=words.device)
-                p = (self.rare / (self.rare + counts))[words]
+                if self.counts is None:
+                    self.counts = torch.tensor(batch.tokenizer.counts["words"], device=words.device)
+                p = self.rare / (self.rare + self.counts[words])
             words = words.masked_fill(torch.rand(words.shape, device=words.device) < p, UNKNOWN)
         embedded: Tensor = self.embedding(words)
         return embedded
