@@ -158,6 +158,17 @@ def test_equal_values_written_otherwise_are_equal(runs, capsys):
     assert shown(capsys, runs / "fast-1", runs / "fast-2")[1].out.startswith("2 runs alike")
 
 
+def test_null_is_what_a_part_without_the_key_has(runs, capsys):
+    config = runs / "slow-1" / "config.yaml"
+    config.write_text(
+        config.read_text().replace("_target_: seqlm.cells.LSTMCell", "_target_: mylab.Cell\n    odd: null")
+    )
+    lines, _ = shown(capsys, runs / "fast-1", runs / "slow-1", "--json", runs / "told.json")
+    assert lines["name"] == ["fast-1", "slow-1"] and "model.cell.odd" not in lines
+    told = json.loads((runs / "told.json").read_text())
+    assert told["same"]["model.cell.odd"] is None
+
+
 def test_runs_that_began_with_others(runs, capsys):
     for name, first in (("fast-1", "/a/first"), ("fast-2", "/a/second")):
         config = runs / name / "config.yaml"

@@ -220,5 +220,5 @@ def _record(settings: Sequence[Setting], differing: Sequence[str], why: str) -> 
         }
         for setting in settings
     ]
-    same = {key: settings[0].told[key] for key in _keys(settings) if key not in differing}
+    same = {key: settings[0].told.get(key) for key in _keys(settings) if key not in differing}
     return {"incomparable": why or None, "same": same, "settings": rows}
