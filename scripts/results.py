@@ -1,6 +1,7 @@
 """Records of finished runs, and the README's tables made from them.
 
-    python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run
+    python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run,
+                                              finished or interrupted
     python scripts/results.py table           rewrite the tables in README.md
     python scripts/results.py table --check   fail if README.md does not show what results/ says
 
@@ -31,7 +32,7 @@ START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of result
 
 
 def record(folder: str) -> Path:
-    """Write the record of a run; both splits must have been scored with `seqlm eval RUN split=...`."""
+    """Write the record of a run, scored with `seqlm eval RUN split=...`: on valid, and on test if it is finished."""
     run = RunFolder.open(folder)
     setting = preset(certify.experiment_of(run))
     path, written = RESULTS / certify.file_name(run, setting), certify.record(run, setting)
@@ -71,17 +72,31 @@ def other_tasks() -> str:
 
 
 def _told(records: list[dict[str, Any]]) -> str:
-    """Test, valid and minutes a run, as cells."""
+    """Test, valid and time a run, as cells."""
 
     def told(split: str, metric: str) -> str:
         values = [certify.told(metric, record["scores"][split][metric]) for record in records]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{spread}"
 
-    first, seeds = records[0]["reported"], f"({len(records)} seed{'s' * (len(records) > 1)})"
-    test, valid = (", ".join(f"{NAMES.get(m, m)} {told(split, m)}" for m in first) for split in ("test", "valid"))
+    def all_told(split: str) -> str:
+        return ", ".join(f"{NAMES.get(metric, metric)} {told(split, metric)}" for metric in records[0]["reported"])
+
+    seeds = f"({len(records)} seed{'s' * (len(records) > 1)})"
+    test = f"**{all_told('test')}** {seeds}" if all("test" in record["scores"] for record in records) else "not yet"
     minutes = statistics.mean(record["seconds"] for record in records) / 60
-    return f"**{test}** {seeds} | {valid} | {minutes:.{0 if minutes >= 10 else 1}f} min |"
+    time = ", ".join(filter(None, [f"{minutes:.{0 if minutes >= 10 else 1}f} min", _so_far(records[0])]))
+    return f"{test} | {all_told('valid')} | {time} |"
+
+
+def _so_far(record: dict[str, Any]) -> str:
+    """How far an interrupted run came: "3 of 500 epochs" if it was evaluated after each; nothing of a finished one."""
+    if record.get("status", "finished") == "finished":
+        return ""
+    config = record["config"]
+    if config["train.epochs"] and config["train.eval_every"] is None:
+        return f"{len(record['curve'])} of {config['train.epochs']} epochs"
+    return f"{record['steps']:,} steps, not finished"
 
 
 def _named(quoted: str) -> str:
@@ -106,6 +121,8 @@ def _seeds(name: str) -> list[dict[str, Any]]:
     """The records of one setting, each with a seed of its own."""
     paths = [path for path in [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-seed*.json"))] if path.is_file()]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if len(records) > 1 and any(_so_far(record) for record in records):
+        raise SeqlmError(f"{paths[0].stem}: no mean over seeds while one of {len(records)} is not finished")
     for path, other in zip(paths[1:], records[1:], strict=True):
         changed = [
             f"{key}: {old} -> {new}"
@@ -134,10 +151,11 @@ def _row(words: str, quoted: str, records: list[dict[str, Any]]) -> str:
     seeds = f" ({len(records)} seeds)" if len(records) > 1 else ""
     epochs = first["config"].get("train.epochs")
     length = f"{epochs} epochs" if epochs else f"{statistics.mean(record['steps'] for record in records):,.0f} steps"
+    length = _so_far(first) or length
     tokens, seconds = (sum(record[key] for record in records) for key in ("tokens", "seconds"))
     minutes = f"{seconds / len(records) / 60:.0f} min"
     total = f"{first['parameters']['total']:,}"
-    score = f"**{test}**{suffix}{seeds}"
+    score = f"**{test}**{suffix}{seeds}" if test else "not yet"
     return f"| {words} | {total} | {quoted} | {score} | {valid} | {length} | {minutes} | {tokens / seconds:,.0f} |"
 
 

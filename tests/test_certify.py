@@ -250,8 +250,23 @@ def test_what_is_no_certificate_of_another_task(tmp_path):
     changed = {**preset, "task": {**preset["task"], "beam": 3}, "data": {**preset["data"], "symbols": 5}}
     with pytest.raises(SeqlmError, match="is not reverse as published here: data.symbols: 5 -> 4; task.beam: 3 -> 1"):
         record(run, changed)
+    for status in ("running", "failed"):
+        run.update(status=status)
+        with pytest.raises(SeqlmError, match=f"is {status}, not finished"):
+            record(run, preset)
+
+
+def test_an_interrupted_run_may_be_recorded_without_test(tmp_path):
+    run, preset = other(tmp_path, COPY, experiment="reverse")
     run.update(status="interrupted")
-    with pytest.raises(SeqlmError, match="is interrupted, not finished"):
+    with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=valid"):
+        record(run, preset)
+    evaluate(str(run.path), ["split=valid"], True)
+    written = record(run, preset)
+    assert written["scores"].keys() == {"valid"} and written["status"] == "interrupted"
+    assert written["reported"] == ["exact"] and len(written["curve"]) > 1
+    run.update(status="finished")
+    with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=test"):
         record(run, preset)
 
 

@@ -79,11 +79,34 @@ def test_seeds_of_another_setting_are_no_seeds(results, tmp_path):
         results.table()
 
 
+def interrupted(folder, name, splits):
+    """Makes of the record of a finished run one of a run that was interrupted after three evaluations."""
+    made = json.loads((folder / name).read_text())
+    made |= {"status": "interrupted", "curve": [[step, step] for step in (10, 20, 30)], "steps": 1031}
+    made["scores"] = {split: made["scores"][split] for split in splits}
+    (folder / name).write_text(json.dumps(made))
+
+
+def test_an_interrupted_run_says_how_far_it_came(results, tmp_path):
+    recorded(tmp_path, "zaremba_small.json", 1, 114.0)
+    interrupted(tmp_path, "zaremba_small.json", ["valid", "test"])
+    assert "| **114.00** | 115.00 | 3 of 13 epochs | 10 min |" in rows(results, "zaremba_small")[0]
+    interrupted(tmp_path, "zaremba_small.json", ["valid"])
+    assert "| not yet | 115.00 | 3 of 13 epochs | 10 min |" in rows(results, "zaremba_small")[0]
+    recorded(tmp_path, "zaremba_small-seed2.json", 2, 114.0)
+    with pytest.raises(SeqlmError, match="zaremba_small: no mean over seeds while one of 2 is not finished"):
+        results.table()
+    recorded(tmp_path, "zaremba_small.json", 1, 114.0, **{"train.eval_every": 100})
+    interrupted(tmp_path, "zaremba_small.json", ["valid"])
+    (tmp_path / "zaremba_small-seed2.json").unlink()
+    assert "| 1,031 steps, not finished | 10 min |" in rows(results, "zaremba_small")[0]
+
+
 def told(folder, name, seed, minutes, scores, **changes):
     """A record of another task: its metrics on test, each a tenth less on valid."""
     made = {"seed": seed, "seconds": 60.0 * minutes, "reported": list(scores), "parameters": {"total": 104_920}}
     made["scores"] = {"test": scores, "valid": {metric: 0.9 * value for metric, value in scores.items()}}
-    made["config"] = {"seed": seed, "optim.lr": 0.003, **changes}
+    made["config"] = {"seed": seed, "optim.lr": 0.003, "train.epochs": 13, "train.eval_every": None, **changes}
     (folder / f"{name}.json").write_text(json.dumps(made))
 
 
@@ -106,6 +129,8 @@ def test_other_tasks_are_rows_with_mean_and_deviation(results, tmp_path, monkeyp
     auto, fused = other_rows(results, "atis_elman")
     assert auto.endswith("| F1 94.8, accuracy about 98 | **F1 95.13 ± 0.15** (3 seeds) | F1 85.62 ± 0.14 | 0.4 min |")
     assert "`experiment=atis_elman engine=fused`" in fused and "**F1 50.00** (1 seed) | F1 45.00 | 75 min |" in fused
+    interrupted(tmp_path, "atis_elman-fused.json", ["valid"])
+    assert other_rows(results, "atis_elman")[1].endswith("| not yet | F1 45.00 | 75 min, 3 of 13 epochs |")
 
 
 def test_every_metric_that_a_task_is_told_by(results, tmp_path):

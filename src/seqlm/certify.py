@@ -32,6 +32,8 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
     run = RunFolder.open(folder)
     preset = preset_of(experiment_of(run))
     check(run, preset)
+    if (status := run.info()["status"]) != "finished":
+        raise SeqlmError(f"{run.path} is {status}, not finished")
     for split in ("valid", "test"):
         evaluate(str(folder), [f"split={split}", f"lens={lens_of(experiment_of(run))}"], False)
         print()
@@ -68,7 +70,7 @@ def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
 
 
 def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
-    """Raise SeqlmError unless the run is finished, and is the experiment it says it is."""
+    """Raise SeqlmError unless the run is the experiment it says it is, and does not go on as we look."""
     wanted = recorded(preset)
     changed = [
         f"{key}: {old} -> {new}"
@@ -77,14 +79,15 @@ def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise SeqlmError(f"{run.path} is not {experiment_of(run)} as published here: {'; '.join(changed)}")
-    if run.info()["status"] != "finished":
-        raise SeqlmError(f"{run.path} is {run.info()['status']}, not finished")
+    if (status := run.info()["status"]) not in ("finished", "interrupted"):
+        raise SeqlmError(f"{run.path} is {status}, not finished")
 
 
 def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     """What a run showed: settings, scores of its best checkpoint, curve, versions, hardware, time.
 
-    A text is scored as one stream. Scores hold metrics, not the tables of `seqlm eval`.
+    A text is scored as one stream. Scores hold metrics, not the tables of `seqlm eval`. A run that was interrupted has
+    that as its status; what it shows so far may be of valid alone, for test is scored once.
     """
     check(run, preset)
     info, config, name = run.info(), load_config(run.config), experiment_of(run)
@@ -100,11 +103,11 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
             if {key: score.get(key) for key in wanted} == wanted:
                 kept = {key: value for key, value in score.items() if key not in ("run", "report")}
                 scores[(split + kind).replace("-", "_")] = kept
-        if split not in scores:
+        if split not in scores and (split == "valid" or info["status"] == "finished"):
             raise SeqlmError(
                 f"{run.path} has no score of its best checkpoint; run: seqlm eval {run.path} split={split}"
             )
-    reported = headlines(task, scores["test"])
+    reported = headlines(task, scores["valid"])
     curve = [one for one in run.records() if "valid/loss" in one]
     metrics = [key for key in (curve or [{}])[0] if key.startswith("valid/")]
     return {
