@@ -13,6 +13,7 @@ from seqlm.build import build
 from seqlm.certify import task_of
 from seqlm.config import find_configs, load_config, plain_dict, save_config, verb_config
 from seqlm.errors import ConfigError
+from seqlm.run import RunFolder
 from seqlm.schema import EvalConfig, SampleConfig
 from seqlm.testtime.command import check
 from seqlm.train import train
@@ -27,9 +28,10 @@ def options(group):
 
 
 def path_of(experiment, path):
-    """The word that says where the data lies, if it is not generated."""
+    """The words that say where the data lies, if it is not generated, and what begins with another run."""
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
-    return [] if re.search("override /data: (reverse|dates)$", text, re.M) else [f"data.path={path}"]
+    begins = ["init_from=run"] if "init_from: RUN" in text else []
+    return begins if re.search("override /data: (reverse|dates)$", text, re.M) else [f"data.path={path}", *begins]
 
 
 # Experiments that do not read a text.
@@ -40,7 +42,8 @@ ON_EXAMPLES = [name for name in options("experiment") if task_of(name) not in ("
 def test_experiments_compose_check_and_name_their_source(experiment):
     config = compose(f"experiment={experiment}", *path_of(experiment, "x"))
     check_parts(config)
-    assert set(config.train.limits) == ({"minutes"} if experiment.startswith("laptop") else {"epochs"})
+    limits = {"laptop": "minutes", "melis": "steps", "mogrifier": "steps"}
+    assert set(config.train.limits) == {limits.get(experiment.partition("_")[0], "epochs")}
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert "# @package _global_" in header and "# Published:" in header and "Measured:" in header
     assert f"results/{experiment}.json" in header
@@ -70,10 +73,18 @@ def test_experiments_train(experiment, tmp_path):
     """Two steps of each recipe on a small vocabulary: all its parts work together."""
     (tmp_path / "train.txt").write_text("a b c d e f g\n" * 300)
     (tmp_path / "valid.txt").write_text("a b c d e f g\n" * 20)
-    data = ["data=text", "data/tokenizer=word", f"data.path={tmp_path}"]
-    config = compose(f"experiment={experiment}", *data, f"run.root={tmp_path}", "run.name=run", "train.steps=2",
-                     "sample.tokens=3", "train.batch_size=8", "train.window=6")  # fmt: skip
-    assert train(config, {}) < 6
+    small = ["data=text", "data/tokenizer=word", f"data.path={tmp_path}", f"run.root={tmp_path}", "train.steps=2",
+             "sample.tokens=3", "train.batch_size=8", "train.window=6"]  # fmt: skip
+    if "init_from=run" not in path_of(experiment, tmp_path):
+        assert train(compose(f"experiment={experiment}", *small, "run.name=run"), {}) < 6
+        return
+    with pytest.raises(ConfigError, match="^init_from=RUN: RUN does not exist"):
+        train(compose(f"experiment={experiment}", *small, "run.name=first"), {})
+    train(compose("experiment=awd_ptb", *small, "run.name=first"), {"experiment": "awd_ptb"})
+    second = ["run.name=second", f"init_from={tmp_path / 'first'}"]
+    assert train(compose(f"experiment={experiment}", *small, *second), {}) < 6
+    origin = RunFolder.open(tmp_path / "second").info()["began_with"]
+    assert origin.items() >= {"run": "first", "step": 2, "experiment": "awd_ptb", "seed": 141}.items()
 
 
 @pytest.mark.parametrize("experiment", ON_EXAMPLES)

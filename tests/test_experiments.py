@@ -105,7 +105,7 @@ def data_of(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_those_published(name):
-    size, config = VOCABULARY.get(name, 10_000), compose(f"experiment={name}", "data.path=somewhere")
+    size, config = VOCABULARY.get(name, 10_000), compose(f"experiment={name}", *path_of(name, "somewhere"))
     with torch.device("meta"):
         model = build(config.model, "model", vocab_size=size, engine="scan")
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
@@ -113,7 +113,7 @@ def test_parameters_are_those_published(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_loss_is_that_of_knowing_nothing(name):
-    size, config = VOCABULARY.get(name, 10_000), compose(f"experiment={name}", "data.path=somewhere")
+    size, config = VOCABULARY.get(name, 10_000), compose(f"experiment={name}", *path_of(name, "somewhere"))
     torch.manual_seed(0)
     model = build(config.model, "model", vocab_size=size, engine="scan")
     tokens, carry = torch.randint(size, (7, 2)), model.init_carry(2)
