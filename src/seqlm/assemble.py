@@ -157,15 +157,22 @@ def load_run(
     return loaded
 
 
-def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> None:
+def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
     """Put the best weights of the run in `folder` into `model`, as that run evaluated them (`init_from`).
 
-    Raises ConfigError if the run has another vocabulary or another model.
+    Returns what run.json keeps of it: name, experiment, seed, step and commit.
+    Raises ConfigError if there is no such run, or it has another vocabulary or another model.
     """
-    run = RunFolder.open(folder)
+    try:
+        run = RunFolder.open(folder)
+    except ConfigError as error:
+        raise ConfigError(f"init_from={folder}: {error}") from None
     if not same_vocabulary(load_tokenizer(run.tokenizer), tokenizer):
         raise ConfigError(f"init_from={folder} has another vocabulary; use the data and tokenizer of that run")
-    _load_weights(checkpoint.find(run.checkpoints, "best", _warn), model, load_config(run.config).eval_weights)
+    best, info = checkpoint.find(run.checkpoints, "best", _warn), run.info()
+    _load_weights(best, model, load_config(run.config).eval_weights)
+    known = {"experiment": info.get("choices", {}).get("experiment"), "seed": info.get("seed"), "git": info.get("git")}
+    return {"run": run.name, "step": best.step, **known}
 
 
 def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:

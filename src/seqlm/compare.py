@@ -114,8 +114,8 @@ def _read(run: RunFolder) -> list[One]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
         config = load_config(run.config)
-        begun = {"init_from": config.init_from} if config.init_from else {}
-        return [One(run, run.info(), run.status(), recorded(plain_dict(config)) | begun, shown(run))]
+        settings = recorded(plain_dict(config)) | {"init_from": config.init_from}
+        return [One(run, run.info(), run.status(), settings, shown(run))]
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []

@@ -210,8 +210,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what says where, not what."""
-    where = ("run", "trust", "resume", "threads", "device", "init_from")
+    where = ("run", "trust", "resume", "threads", "device")
     kept = {key: value for key, value in config.items() if key not in where}
+    kept["init_from"] = config.get("init_from") is not None  # whether, not from where
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def train(config: Config, choices: Mapping[str, str]) -> float:
         if (Path(config.run.root) / name / "run.json").is_file():
             return _resume(RunFolder.open(Path(config.run.root) / name), lambda _: config)
     session = assemble_session(config)
-    facts = {"choices": dict(choices), **describe_run(session)}
+    facts = {"choices": dict(choices), **describe_run(session), **_origin(session)}
 
     def fill(run: RunFolder) -> None:
         save_config(with_absolute_paths(config), run.config)
@@ -82,11 +83,18 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> float:
                 f"the data of {run.path} has changed since it was started (fingerprint {known}, now {found}); "
                 "put the old text back, or start a new run"
             )
+        origin = _origin(session) if start is None else {}
         save_config(config, run.config)
-        run.update(
-            status="running", resumed=int(run.info().get("resumed", 0)) + 1, pid=os.getpid(), host=socket.gethostname()
-        )
+        times = int(run.info().get("resumed", 0)) + 1
+        run.update(status="running", resumed=times, pid=os.getpid(), host=socket.gethostname(), **origin)
         return _run(run, session, start)
+
+
+def _origin(session: Session) -> dict[str, Any]:
+    """Give the model the weights of the run that this one begins with, if there is one; returns what is kept of it."""
+    if session.config.init_from is None:
+        return {}
+    return {"began_with": load_weights_from(session.config.init_from, session.model, session.data.tokenizer)}
 
 
 def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> float:
@@ -100,8 +108,6 @@ def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) 
         logger = RunLogger(run.path, start_step=progress.step if start else 0)
         print(header(run, session, progress), flush=True)
         if start is None:
-            if session.config.init_from:
-                load_weights_from(session.config.init_from, session.model, session.data.tokenizer)
             logger.text("config", run.config.read_text(encoding="utf-8"), 0)
         logger.hparams(hparams(run, session.config), session.config.run.name or run.name)
         with StopSignal() as stop:
