@@ -148,6 +148,18 @@ def test_it_changes_training_and_not_evaluation(cell, drop):
         assert torch.equal(evaluated[0], plain[0])
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_steps_of_one_window_share_its_masks(name):
+    """A decoder that is fed what it wrote reads a window step by step; weights are dropped once for all of them."""
+    layer = Recurrent(regularised(MAKERS[name](E, H).double(), DROPS["weight"]))
+    xs, carry = given(layer.cell)
+    for train in (True, False):
+        step = layer.train(train).bind(carry)
+        outputs = [step(carry, xs[0])[1] for _ in range(3)]
+        assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+        assert torch.equal(layer.bind(carry)(carry, xs[0])[1], outputs[0]) is not train
+
+
 def test_weight_drop_by_hand():
     """An LSTM in NumPy with the same mask on W_hh, every window another."""
     torch.manual_seed(0)

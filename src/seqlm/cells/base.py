@@ -105,6 +105,10 @@ class Cell(nn.Module, ABC):
         """
         return self.project(xs)
 
+    def bind_inputs(self) -> Callable[[Tensor, Carry], Any]:
+        """`inputs` for ONE window whose steps are read one by one: what a window draws once is drawn here."""
+        return self.inputs
+
     @abstractmethod
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
         """One step. z: the projected input of this step (B, G). Returns (carry, y), y (B, output_size)."""

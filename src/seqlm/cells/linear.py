@@ -61,12 +61,17 @@ class LinearCell(Cell):
         """A weight of the input under the mask of a window, which is drawn here; in eval mode the weight itself."""
         return self.dropout.drop_weight(weight) if self.training else weight
 
-    def project(self, xs: Tensor) -> Tensor:
-        return F.linear(xs, self.dropped(self.weight_ih), self.bias_ih)
-
     def inputs(self, xs: Tensor, carry: Carry) -> tuple[Tensor, ...]:
-        z, p = self.project(xs), self.dropout.zoneout
-        return (z, keep_mask((*z.shape[:-1], self.hidden_size), 1 - p, z)) if self.training and p else (z,)
+        return self.bind_inputs()(xs, carry)
+
+    def bind_inputs(self) -> Callable[[Tensor, Carry], tuple[Tensor, ...]]:
+        weight, p = self.dropped(self.weight_ih), self.dropout.zoneout
+
+        def inputs(xs: Tensor, carry: Carry) -> tuple[Tensor, ...]:
+            z = F.linear(xs, weight, self.bias_ih)
+            return (z, keep_mask((*z.shape[:-1], self.hidden_size), 1 - p, z)) if self.training and p else (z,)
+
+        return inputs
 
     @abstractmethod
     def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:

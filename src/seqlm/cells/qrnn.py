@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -54,12 +55,18 @@ class QRNNCell(LinearCell):
         c = self.weight_ih.new_zeros(batch_size, self.hidden_size)
         return QRNNMemory(c) if self.window == 1 else QRNNCarry(c, c.new_zeros(batch_size, self.input_size))
 
-    def inputs(self, xs: Tensor, carry: Carry) -> tuple[Tensor, ...]:
-        z, *drawn = super().inputs(xs, carry)
+    def bind_inputs(self) -> Callable[[Tensor, Carry], tuple[Tensor, ...]]:
+        one = super().bind_inputs()
         if self.weight_previous is None:
-            return z, *drawn
-        previous = torch.cat([carry.x.unsqueeze(0), xs[:-1]])
-        return z + F.linear(previous, self.dropped(self.weight_previous)), xs, *drawn
+            return one
+        weight = self.dropped(self.weight_previous)
+
+        def both(xs: Tensor, carry: Carry) -> tuple[Tensor, ...]:
+            z, *drawn = one(xs, carry)
+            previous = torch.cat([carry.x.unsqueeze(0), xs[:-1]])
+            return z + F.linear(previous, weight), xs, *drawn
+
+        return both
 
     def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
         candidate, forget, output = z.chunk(3, -1)

@@ -70,10 +70,10 @@ class Recurrent(Layer):
     def bind(self, carry: Carry) -> Step:
         if self.reverse:
             raise ValueError("a layer that runs backward cannot be run step by step")
-        step = self.cell.bind(carry)
+        step, inputs = self.cell.bind(carry), self.cell.bind_inputs()
 
         def one(carry: Carry, x: Tensor) -> tuple[Carry, Tensor]:
-            z = self.cell.inputs(x.unsqueeze(0), carry)
+            z = inputs(x.unsqueeze(0), carry)
             return step(carry, map_carry(lambda part: part[0], z))
 
         return one
