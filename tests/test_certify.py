@@ -44,6 +44,10 @@ def test_a_certificate(tmp_path, capsys):
         score = written["scores"][split]
         assert score == {k: v for k, v in json.loads((folder / f"eval-{split}.json").read_text()).items() if k != "run"}
         assert score["lens"]["lens"] == "zaremba" and score["batch_size"] == 1
+        measured = {"": score["ppl"], ", theirs": score["lens"]["ppl"]}
+        for what, ppl in measured.items():
+            assert written["difference"][split + what] == pytest.approx(ppl - written["published"][split], abs=1e-4)
+    assert len(written["difference"]) == 4
     assert written["curve"][-1][0] == 30 and written["tokens_per_s"] > 0 and written["seed"] == 1
     assert {"torch", "hardware", "git", "seconds", "parameters"} <= written.keys()
     text = capsys.readouterr().out
@@ -93,7 +97,7 @@ def test_what_may_differ(tmp_path):
     train(tiny(tmp_path, "train.steps=4", "engine=scan"), {"experiment": "awd_ptb"})
     run = RunFolder.open(tmp_path / "run")
     preset = plain_dict(load_config(run.config))
-    harmless: dict = {"seed": 7, "engine": "auto", "device": "cuda", "threads": 3, "init_from": "x", "resume": "auto"}
+    harmless: dict = {"seed": 7, "engine": "auto", "device": "cuda", "threads": 3, "resume": "auto"}
     harmless |= {"sample": {"tokens": 1}, "checkpoint": {"every": 2}, "trust": ["mine."], "run": {"name": "other"}}
     harmless |= {"train": {**preset["train"], "log_every": 99, "default_steps": 9}}
     harmless |= {"data": {**preset["data"], "path": "elsewhere", "test": "there"}}
@@ -101,12 +105,15 @@ def test_what_may_differ(tmp_path):
     for key, value in {"model": "hidden_size", "train": "steps", "data": "tokens", "optim": "lr"}.items():
         with pytest.raises(SeqlmError, match=f"is not awd_ptb as published here: {key}.{value}: 1 -> "):
             check(run, {**preset, key: {**preset[key], value: 1}})
+    with pytest.raises(SeqlmError, match="is not awd_ptb as published here: init_from: True -> False"):
+        check(run, {**preset, "init_from": "RUN"})
     assert file_name(run, preset) == "awd_ptb-scan.json" and finished(run.path)
     run.update(status="interrupted")
     assert not finished(run.path) and not finished(tmp_path)
     where = {"path": "a", "train": "b", "valid": "c", "test": "d"}
     assert recorded({"data": {**where, "limit": 3}, "device": "cpu", "run": {}, "seed": 1}) == {
         "data": {"limit": 3},
+        "init_from": False,
         "seed": 1,
     }
 
@@ -174,7 +181,7 @@ def test_the_code_of_a_recipe_decides_how_it_counts():
         "gal_large",
         "default",
     ]
-    assert [lens_of(name) for name in names] == ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "seqlm", "seqlm"]
+    assert [lens_of(name) for name in names] == ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "zaremba", "seqlm"]
 
 
 def test_the_first_numbers_of_a_header_are_quoted(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -225,14 +226,35 @@ def test_from_the_command_line(tmp_path, capsys):
     assert {"temperature", "lr", "decay", "flatness", "share"} == set(found["search"]["chosen"])
     chosen = min(found["search"]["trials"], key=lambda trial: trial["loss"])
     assert found["adaptation"]["flatness"] == chosen.get("flatness", found["adaptation"]["flatness"])
+    assert found["times_scored"] == len(options) + 1
+
+
+def test_a_search_knows_where_to_begin_and_test_is_counted(tmp_path, capsys):
+    """`seqlm eval RUN split=test dynamic.search=true`, as one types it."""
+    train(tiny(tmp_path, "train.steps=4"), {})
+    words = ["split=test", "dynamic.search=true", "cache.search=true", "search_tokens=100"]
+    main(str(tmp_path / "run"), words, False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"chosen on valid from \d+ trials on 100 tokens; test was then scored once", told)
+    assert "split test, batch_size 1 tokens" in told
+    found = json.loads((tmp_path / "run" / "eval-test-adapted.json").read_text())
+    first = [trial for trial in found["search"]["trials"] if "lr" in trial][0]
+    assert first["lr"] == 5e-5 and found["adaptation"]["cache"] == 2000 and found["times_scored"] == 1
+    (tmp_path / "run" / "eval-test-old.json").write_text("{}")  # of a version that did not count
+    for times in (2, 3):
+        main(str(tmp_path / "run"), ["split=test"], False)
+        assert f"split test, batch_size 1; scored {times} times by now" in " ".join(capsys.readouterr().out.split())
+    main(str(tmp_path / "run"), ["split=valid"], False)
+    assert "by now" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "eval-valid.json").read_text())["times_scored"] == 1
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["cache.size=5", "batch_size=2"], "batch_size=2: a model adapts to one stream"),
-        (["dynamic.search=true"], "dynamic.search=true needs dynamic.lr"),
-        (["cache.search=true"], "cache.search=true needs cache.size"),
+        (["dynamic.search=true", "dynamic.rule=sgd"], "dynamic.search=true needs dynamic.lr=.*dynamic.rule=sgd"),
+        (["dynamic.search=true", "dynamic.norm=sums"], "dynamic.search=true needs dynamic.lr=.*dynamic.norm=sums"),
         (["dynamic.rule=adam"], "dynamic.rule=adam is unknown; allowed: rms, sgd"),
         (["dynamic.lr=-1"], "dynamic.lr=-1 must be greater than 0"),
         (["temperature=0"], "temperature=0 must be greater than 0"),

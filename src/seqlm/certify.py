@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "param
 SHARES = ("f1", "macro_f1", "accuracy", "frame", "exact")  # metrics from 0 to 1, which papers tell in percent
 # How the code of a recipe counts: by the beginning of its name.
 LENSES = {
-    "awd": "awd", "qrnn": "awd", "mos": "awd", "zaremba": "zaremba", "wlm": "wlm", "melis": "lamb", "mogrifier": "lamb",
+    "awd": "awd", "qrnn": "awd", "mos": "awd", "zaremba": "zaremba", "gal": "zaremba", "wlm": "wlm", "melis": "lamb",
+    "mogrifier": "lamb",
 }  # fmt: skip
 
 
@@ -86,31 +87,33 @@ def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
 def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     """What a run showed: settings, scores of its best checkpoint, curve, versions, hardware, time.
 
-    A text is scored as one stream. Scores hold metrics, not the tables of `seqlm eval`. A run that was interrupted has
-    that as its status; what it shows so far may be of valid alone, for test is scored once.
+    A text is scored as one stream, and as the code of the recipe counts. Scores hold metrics, not the tables of
+    `seqlm eval`. A run that was interrupted has that as its status; what it shows so far may be of valid alone, because
+    test is scored once.
     """
     check(run, preset)
     info, config, name = run.info(), load_config(run.config), experiment_of(run)
     task: Task = build(config.task, "task")
     scores: dict[str, dict[str, Any]] = {}
     is_text = isinstance(task, LanguageModeling)
+    lens = lens_of(name) if is_text else "seqlm"
     wanted = {"checkpoint": info["best_step"]}
     if isinstance(task, TextTask):  # one stream; where nothing is carried, pieces as they were in training
         wanted |= {"batch_size": 1} if task.carries else {"window": config.train.window}
     for split in ("valid", "test"):
         for kind in ("", "-adapted"):  # with dynamic evaluation, cache or temperature
             score = run.eval_result(split + kind)
-            if {key: score.get(key) for key in wanted} == wanted:
+            counted = kind or score.get("lens", {}).get("lens", "seqlm") == lens
+            if counted and {key: score.get(key) for key in wanted} == wanted:
                 kept = {key: value for key, value in score.items() if key not in ("run", "report")}
                 scores[(split + kind).replace("-", "_")] = kept
         if split not in scores and (split == "valid" or info["status"] == "finished"):
-            raise SeqlmError(
-                f"{run.path} has no score of its best checkpoint; run: seqlm eval {run.path} split={split}"
-            )
+            words = f"split={split}" + (f" lens={lens}" if lens != "seqlm" else "")
+            raise SeqlmError(f"{run.path} has no score of its best checkpoint; run: seqlm eval {run.path} {words}")
     reported = headlines(task, scores["valid"])
     curve = [one for one in run.records() if "valid/loss" in one]
     metrics = [key for key in (curve or [{}])[0] if key.startswith("valid/")]
-    return {
+    written = {
         "experiment": name,
         "task": info.get("choices", {}).get("task") or task_of(name),
         "reported": reported,
@@ -118,12 +121,14 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "status": info["status"],
         "published": published(name, "" if is_text else reported[0]),
         **{key: info.get(key) for key in (*FACTS, "resumed")},
+        **{key: info[key] for key in ("began_with",) if key in info},
         "tokens_per_s": round(info["tokens"] / info["seconds"], 1),
         "scores": scores,
         "curve_columns": ["step", "seconds", *(key.replace("/", "_") for key in metrics)],
         "curve": [[one["step"], one["seconds"], *(one.get(key) for key in metrics)] for one in curve],
         "config": dotted(recorded(plain_dict(config))),
     }
+    return {**written, "difference": difference(written)}
 
 
 def headlines(task: Task, metrics: Container[str]) -> list[str]:
@@ -181,18 +186,31 @@ def _text(name: str) -> str:
 
 def summary(written: Mapping[str, Any]) -> str:
     """Published and measured, side by side."""
-    quoted, lines = written["published"], [f"{'':<20}{'published':>12}{'measured':>12}{'difference':>12}"]
+    lines = [f"{'':<20}{'published':>12}{'measured':>12}{'difference':>12}"]
+    for name, value, theirs in _side_by_side(written):
+        texts = ("-", "-") if theirs is None else (f"{theirs:.2f}", f"{value - theirs:+.2f}")
+        lines.append(f"{name:<20}{texts[0]:>12}{value:>12.3f}{texts[1]:>12}")
+    return "\n".join(lines)
+
+
+def difference(written: Mapping[str, Any]) -> dict[str, float]:
+    """Measured less published, of everything that was published."""
+    return {name: round(value - theirs, 4) for name, value, theirs in _side_by_side(written) if theirs is not None}
+
+
+def _side_by_side(written: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
+    """What was measured, its value, and the published one; of a text also as the recipe's own code counts."""
+    quoted = written["published"]
     unit = quoted.get("unit", "ppl")
     for split in ("valid", "test"):
-        score = written["scores"][split]
+        score = written["scores"].get(split)
+        if score is None:
+            continue
         if written.get("task", "lm") == "lm":
-            rows = [(split, score[unit], quoted.get(split))]
+            yield split, score[unit], quoted.get(split)
             if "lens" in score and unit != "bpc":
-                rows.append((f"{split}, theirs", score["lens"]["ppl"], quoted.get(split)))
+                yield f"{split}, theirs", score["lens"]["ppl"], quoted.get(split)
         else:
             by_metric = quoted.get(split, {})
-            rows = [(f"{split} {name}", told(name, score[name]), by_metric.get(name)) for name in written["reported"]]
-        for name, value, theirs in rows:
-            texts = ("-", "-") if theirs is None else (f"{theirs:.2f}", f"{value - theirs:+.2f}")
-            lines.append(f"{name:<20}{texts[0]:>12}{value:>12.3f}{texts[1]:>12}")
-    return "\n".join(lines)
+            for name in written["reported"]:
+                yield f"{split} {name}", told(name, score[name]), by_metric.get(name)

@@ -19,7 +19,7 @@ from .run import to_json, write_atomically
 from .schema import EvalConfig
 from .tasks import LanguageModeling, Score, Task, TextTask, perplexity
 from .tasks.base import evaluating
-from .testtime.command import averaged, check, evaluate_with, load_runs, make_scorer
+from .testtime.command import averaged, check, evaluate_with, load_runs, make_scorer, with_beginnings
 from .training.device import autocast, prepare
 
 
@@ -45,7 +45,7 @@ def evaluate(
 
 def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     """`seqlm eval RUN [key=value ...] [--json]`: print and keep the scores of a split."""
-    how = verb_config("eval", EvalConfig, words)
+    how = with_beginnings(verb_config("eval", EvalConfig, words))
     check(how)
     device = prepare(how.device, how.precision, how.threads)
     runs = load_runs(folder, how)
@@ -139,13 +139,14 @@ def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.de
 
 
 def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
-    """Write a score into the run's folder, if it is of the run's own data."""
+    """Write a score into the run's folder, if it is of the run's own data, and count it: test is for one."""
     if run.data.fingerprint != run.folder.info().get("data_fingerprint"):
         print(
             f"note: this is not the data {run.folder.path} was trained on; the score is not kept in its folder",
             file=sys.stderr,
         )
         return
+    result["times_scored"] = run.folder.times_scored(result["split"]) + 1
     try:
         write_atomically(run.folder.path / name, to_json(result, indent=2) + "\n")
     except OSError as error:
@@ -162,7 +163,9 @@ def _kind(result: Mapping[str, Any]) -> str:
 
 
 def _example_table(result: dict[str, Any]) -> str:
-    told = {key: value for key, value in result.items() if key not in ("run", "checkpoint", "weights", "report")}
+    hidden = ("run", "checkpoint", "weights", "report", "times_scored")
+    told = {key: value for key, value in result.items() if key not in hidden}
+    told["split"] += _times(result)
     rows = [("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights")]
     rows += [(key, f"{value:,.4f}" if isinstance(value, float) else f"{value}") for key, value in told.items()]
     lines = [f"{name:<20} {value}" for name, value in rows]
@@ -183,10 +186,16 @@ def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
     return ["  ".join(f"{t:>{w}}" if r else f"{t:<{w}}" for t, w, r in line).rstrip() for line in cells]
 
 
+def _times(result: Mapping[str, Any]) -> str:
+    """How often the run has been scored on test by now, where that is more than the once it should be."""
+    times = result.get("times_scored", 1)
+    return f"; scored {times} times by now" if result["split"] == "test" and times > 1 else ""
+
+
 def _table(result: dict[str, Any]) -> str:
     rows = [
         ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
-        ("split", f"{result['split']}, batch_size {result['batch_size']}"),
+        ("split", f"{result['split']}, batch_size {result['batch_size']}{_times(result)}"),
         ("tokens", f"{result['tokens']:,}"),
         ("nats/token", f"{result['loss']:.4f}"),
         ("perplexity", f"{result['ppl']:,.2f}"),
@@ -211,5 +220,6 @@ def _table(result: dict[str, Any]) -> str:
         rows.append(("adaptation", "  ".join(f"{key} {value}" for key, value in result["adaptation"].items())))
     if "search" in result:
         searched = result["search"]
-        rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens")]
+        then = "" if result["split"] == "valid" else f"; {result['split']} was then scored once"
+        rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens{then}")]
     return "\n".join(f"{name:<20} {value}" for name, value in rows)

@@ -166,6 +166,12 @@ class RunFolder:
                     records.append(record)
         return records
 
+    def times_scored(self, split: str) -> int:
+        """How often `seqlm eval` has scored `split`, in whatever way; those that did not count yet are one for each."""
+        names = [path.stem.removeprefix("eval-") for path in self.path.glob(f"eval-{split}*.json")]
+        counts = [self.eval_result(name).get("times_scored") for name in names]
+        return max([sum(count is None for count in counts), *(count for count in counts if isinstance(count, int))])
+
     def eval_result(self, split: str) -> dict[str, Any]:
         """What `seqlm eval` last said of `split`; empty if it has not been asked."""
         try:
@@ -184,7 +190,7 @@ class RunFolder:
         write_atomically(self.metrics, "".join(kept))
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, indent: int | None = None, ascii: bool = True) -> str:
     """JSON that every reader takes: infinities and NaN, which JSON lacks, become null."""
 
     def plain(item: Any) -> Any:
@@ -194,7 +200,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
             return {key: plain(inner) for key, inner in item.items()}
         return [plain(inner) for inner in item] if isinstance(item, (list, tuple)) else item
 
-    return json.dumps(plain(value), indent=indent, allow_nan=False)
+    return json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=ascii)
 
 
 def file_stem(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,24 @@ from .scorer import Scorer
 from .search import Setting, search
 
 
+def with_beginnings(how: EvalConfig) -> EvalConfig:
+    """`how` with numbers for a search to begin with, where nobody gave one: dynamic.lr, and cache.size, which stays."""
+    dynamic, memory = how.dynamic, how.cache
+    if dynamic.search and dynamic.lr is None and (dynamic.rule, dynamic.norm) == ("rms", "tensors"):
+        dynamic = replace(dynamic, lr=5e-5)
+    if memory.search and memory.size is None:
+        memory = replace(memory, size=2000)
+    return replace(how, dynamic=dynamic, cache=memory)
+
+
 def check(how: EvalConfig) -> None:
     """Raise ConfigError for what does not go together, or would do nothing."""
     adapting, averaging, dynamic, problems = how.adapting, how.averaging, how.dynamic, []
-    for part, key in (("dynamic", "lr"), ("cache", "size")):
-        if getattr(how, part).search and getattr(getattr(how, part), key) is None:
-            problems.append(f"{part}.search=true needs {part}.{key}=...: where to begin")
+    if dynamic.search and dynamic.lr is None:
+        problems.append(
+            f"dynamic.search=true needs dynamic.lr=...: where to begin with dynamic.rule={dynamic.rule} "
+            f"dynamic.norm={dynamic.norm}"
+        )
     if adapting and how.batch_size != 1:
         problems.append(f"batch_size={how.batch_size}: a model adapts to one stream at a time; use batch_size=1")
     if adapting and how.precision != "float32":
