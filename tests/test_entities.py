@@ -24,6 +24,7 @@ CASES = {
     "B-a-b I-a-b": [("a-b", 0, 2)],  # the type is all behind the first -
     "B I O": [("", 0, 2)],  # and may be nothing
     "S-PER B-PER I-PER E-PER O S-LOC": [("PER", 0, 1), ("PER", 1, 4), ("LOC", 5, 6)],  # IOBES
+    "U-PER O B-LOC I-LOC L-LOC U-LOC": [("PER", 0, 1), ("LOC", 2, 5), ("LOC", 5, 6)],  # BILOU
     "B-PER E-PER I-PER": [("PER", 0, 2), ("PER", 2, 3)],  # after E- another begins
     "E-PER E-PER": [("PER", 0, 1), ("PER", 1, 2)],
     "S-PER I-PER": [("PER", 0, 1), ("PER", 1, 2)],

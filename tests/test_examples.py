@@ -235,6 +235,15 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
         ]  # fmt: skip
         assert said[1]["error"] == "empty" and "words should be" in said[3]["error"] and "line 5" in said[4]["error"]
         assert said[2]["id"] == 7 and done.returncode == 2 and "2 of the lines" in done.stderr
+    odd = tmp_path / "odd"
+    odd.write_bytes("\ufeffto ZÜRICH\n \t\nto \xff\nto denver\n".encode("utf-8").replace(b"\xc3\xbf", b"\xff"))
+    done = command("predict", "run", "odd", cwd=tmp_path, check=False)
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert said[0]["words"] == ["to", "ZÜRICH"] and said[1] == {"words": " \t", "error": "empty"}
+    assert "line 3 is not UTF-8" in said[2]["error"] and said[3]["tags"] == ["O", "B-to"]
+    assert "ZÜRICH" in done.stdout and done.returncode == 2 and "1 of the lines" in done.stderr
+    done = command("predict", "run", "odd", "format=columns", cwd=tmp_path, check=False)
+    assert "line 3 is not UTF-8" in done.stderr and done.stdout.endswith("\n\n\n\nto\tO\ndenver\tB-to\n\n")
     (tmp_path / "text").write_text("to denver\n")
     columns = command("predict", "run", "text", "format=columns", cwd=tmp_path).stdout
     assert columns == "to\tO\ndenver\tB-to\n\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -17,6 +18,7 @@ from seqlm.models import LabelHead, build_sequence_model
 from seqlm.train import train
 
 from .conftest import compose
+from .conftest import seqlm as command
 from .test_resume import stops_change_nothing
 
 SHORT = [
@@ -317,3 +319,63 @@ def test_shown_without_its_numbers(tmp_path):
     data = build_data(config_on(tmp_path, tmp_path / "all.npz"))
     steps = len(data["valid"].encoded[0]["features"])
     assert text.read_text().splitlines()[0] == f"features: {steps} x 3 numbers"
+
+
+def test_another_sequence_for_a_sequence_of_vectors(tmp_path):
+    """Vectors that are letters, to their text: trained, scored, shown, drawn and predicted."""
+    rng, letters = np.random.default_rng(0), "abc"
+    for split, count in (("train", 120), ("valid", 12), ("test", 12)):
+        texts = ["".join(rng.choice(list(letters), rng.integers(1, 5))) for _ in range(count)]
+        as_folder(tmp_path / "all" / split, [np.eye(3)[[letters.index(one) for one in text]] for text in texts])
+        lines = "".join(f"x{number}\t{' '.join(text)}\n" for number, text in enumerate(texts))
+        (tmp_path / "all" / split / "targets.tsv").write_text(lines)
+    words = ["task=seq2seq", "model=seq2seq", "train.epochs=40", "optim.lr=0.02"]
+    assert run_on(tmp_path, tmp_path / "all", *words) > 0.9
+    texts = sorted((tmp_path / "run" / "samples").iterdir())
+    assert " x 3 numbers -> " in texts[-1].read_text().splitlines()[0]
+    run = load_run(tmp_path / "run")
+    example = run.data["test"].originals[0]
+    seen = run.task.attention_map(run.model, run.tokenizer, {"features": example["features"]})
+    assert seen.columns == list(map(str, range(len(example["features"]))))
+    np.save(tmp_path / "one.npy", np.eye(3)[[0, 2, 1]])
+    assert predicted(tmp_path, tmp_path / "one.npy") == [{"target": "a c b"}]
+
+
+def predicted(folder, source, *words, fails=False):
+    done = command("predict", folder / "run", source, *words, cwd=folder, check=False)
+    assert bool(done.returncode) == fails and "Traceback" not in done.stderr, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_files_of_arrays_are_predicted(tmp_path):
+    """What a run is trained on, and what is wrong with it."""
+    as_archive(tmp_path / "all.npz", *impulses(np.random.default_rng(0), 40))
+    train(config_on(tmp_path, tmp_path / "all.npz", "task=classification", "model=classifier", "train.epochs=1"), {})
+    arrays = np.load(tmp_path / "all.npz")
+    whole = predicted(tmp_path, tmp_path / "all.npz")
+    assert len(whole) == 40
+    cut = [array[:length] for array, length in zip(arrays["features"], arrays["lengths"], strict=True)]
+    np.savez(tmp_path / "each.npz", *cut)
+    assert predicted(tmp_path, tmp_path / "each.npz") == whole
+    np.save(tmp_path / "x.npy", cut[3])
+    assert predicted(tmp_path, tmp_path / "x.npy") == whole[3:4]
+    odd = {"a": cut[3], "b": np.ones((2, 5)), "c": np.full((2, 2), np.nan), "d": np.ones(3), "e": cut[5]}
+    np.savez(tmp_path / "odd.npz", **odd)
+    first, *wrong, last = predicted(tmp_path, tmp_path / "odd.npz", fails=True)
+    assert [first, last] == [whole[3], whole[5]], "the good ones beside bad ones"
+    told = ["features (2, 5), but in train 2 numbers", "features hold nan at step 0", "should be numbers for each step"]
+    for one, message in zip(wrong, told, strict=True):
+        assert message in one["error"]
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "each.npz").read_bytes()[:200])
+    np.savez(tmp_path / "long.npz", features=np.ones((2, 3, 2)), lengths=[3, 4])
+    for name in ("empty.npy", "cut.npz", "none.npy", "long.npz"):
+        assert predicted(tmp_path, tmp_path / name, fails=True) == []
+
+
+def test_vectors_have_no_columns(tmp_path):
+    arrays, _, tags = some(30)
+    as_archive(tmp_path / "all.npz", arrays, tags=tags)
+    words = ["task=tagging", "model=tagger", "task.judged_by=accuracy", "train.epochs=1"]
+    train(config_on(tmp_path, tmp_path / "all.npz", *words), {})
+    assert predicted(tmp_path, tmp_path / "all.npz", "format=columns", fails=True) == []

@@ -137,3 +137,14 @@ def test_a_head_in_the_wrong_place_is_refused(tmp_path, flights):
         parts_of(tmp_path, flights, "model/head@model.head.tags=label")
     with pytest.raises(ConfigError, match="Joint needs a model with a JointHead, this one has a TagHead"):
         train(config_of(tmp_path, flights, "model=tagger"), {})
+
+
+def test_tags_without_entities_are_not_judged_by_them(tmp_path, flights):
+    for split in ("train", "valid", "test"):
+        (tmp_path / split).mkdir()
+        for name in ("seq.in", "seq.out", "label"):
+            text = (flights / split / name).read_text()
+            (tmp_path / split / name).write_text(text.replace("B-", "X-") if name == "seq.out" else text)
+    with pytest.raises(ConfigError, match="no tag of this data begins one"):
+        train(config_of(tmp_path, tmp_path, "task.judged_by=f1"), {})
+    train(config_of(tmp_path, tmp_path, "task.judged_by=frame", "train.epochs=1"), {})

@@ -117,7 +117,7 @@ def scored(said, wanted, **how):
     """The metrics of texts of letters."""
     task, counts = Seq2Seq(**how), Counter()
     for mine, right in zip(said, wanted, strict=True):
-        counts.update(task.count({"target": [*mine]}, {"words": [*right, "!"], "target": [*right]}))
+        counts.update(task.count({"target": [*mine]}, {"read": [*right, "!"], "target": [*right]}))
     data = types.SimpleNamespace(tokenizer=types.SimpleNamespace(join="".join))
     return task.metrics(Score(1.0, 2, counts), data, "valid"), task.report(Score(1.0, 2, counts))
 
@@ -138,7 +138,7 @@ def test_references_are_in_the_form_that_is_looked_up():
     pairs = [{"words": "A 1", "target": "The  Cat"}]
     tokenizer = ExampleTokenizer(lowercase=True).fit(pairs)
     batch = EncodedExamples([tokenizer.encode(pair) for pair in pairs], pairs, tokenizer).batch([0])
-    assert Seq2Seq().wanted(batch) == [{"words": ["a", "1"], "target": ["the", "cat"]}]
+    assert Seq2Seq().wanted(batch) == [{"read": ["a", "1"], "target": ["the", "cat"]}]
 
 
 def test_bleu_without_sacrebleu_says_what_to_install(tmp_path, monkeypatch):
@@ -223,9 +223,10 @@ def test_two_files_to_a_translation(tmp_path):
     told = json.loads(command("eval", tmp_path / "run", "split=test", "--json", cwd=tmp_path).stdout)
     assert told["exact"] >= 0.8 and told["examples"] == 20
     assert [row["length"] for row in told["report"]["by length of the source"]] == [1, 2, 3, 4]
-    (tmp_path / "asked.txt").write_text("three one\n")
-    said = json.loads(command("predict", tmp_path / "run", tmp_path / "asked.txt", cwd=tmp_path).stdout)
-    assert said["target"] == ["trois", "un"]
+    (tmp_path / "asked.txt").write_text('three one\n{"words": ["three", "one"]}\n')
+    said = command("predict", tmp_path / "run", tmp_path / "asked.txt", cwd=tmp_path).stdout.splitlines()
+    assert json.loads(said[0]) == {"words": "three one", "target": "trois un"}  # a text for a text, words for words
+    assert json.loads(said[1]) == {"words": ["three", "one"], "target": ["trois", "un"]}
     assert RunFolder(tmp_path / "run").status() == "finished"
     (tmp_path / "train.en").write_text("one\n")
     failed = command("resume", tmp_path / "run", cwd=tmp_path, check=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from .assemble import LoadedRun, load_run
 from .config import verb_config
 from .data import EncodedExamples, Example
+from .data.features import arrays_of
 from .errors import ConfigError
 from .run import to_json
 from .schema import PredictConfig
@@ -32,8 +35,11 @@ def main(folder: str, source: str, words: Sequence[str]) -> None:
     options = {key: getattr(how, key) for key in ("checkpoint", "weights", "engine", "task", "trust")}
     run = load_run(folder, **options)
     run.model.to(device)
-    if how.format == "columns" and "tags" not in getattr(run.task, "targets", ()):
-        raise ConfigError("format=columns shows a word and its tag on each line, but this run gives no tags")
+    task, columns = run.task, how.format == "columns"
+    if columns and not (
+        isinstance(task, ExampleTask) and "tags" in task.targets and "words" in task.reads(run.model, run.tokenizer)
+    ):
+        raise ConfigError("format=columns shows a word and its tag on each line, but this run gives no words a tag")
     wrong = 0
     with ExitStack() as held:
         examples = _examples(source, held)
@@ -41,8 +47,11 @@ def main(folder: str, source: str, words: Sequence[str]) -> None:
             with torch.no_grad(), autocast(device, how.precision):
                 said = _answers(run, some, device)
             for example, answer in zip(some, said, strict=True):
-                print(_columns(answer) if how.format == "columns" else to_json(_shown(example, answer)))
-                wrong += "error" in answer and answer["error"] != EMPTY
+                print(_columns(answer) if columns else _json({**_shown(example), **answer}))
+                if "error" in answer and answer["error"] != EMPTY:
+                    wrong += 1
+                    if columns:
+                        print(f"seqlm: {answer['error']}", file=sys.stderr)
             sys.stdout.flush()
     if wrong:
         raise ConfigError(f"{wrong} of the lines of {source} could not be read; their answers are errors that say why")
@@ -58,23 +67,39 @@ def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) 
     reads = task.reads(run.model, run.tokenizer)
     if not reads:
         raise ConfigError(f"{run.folder.path} reads nothing: it writes texts; use seqlm sample")
-    given: list[dict[str, Any]] = []
     answers: list[dict[str, Any]] = [{"error": EMPTY} for _ in examples]
-    for example, answer in zip(examples, answers, strict=True):
+    full: dict[int, dict[str, Any]] = {}  # by place, those with something to read
+    for place, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         try:
-            given.append({name: _field(name, example, run.tokenizer) for name in reads})
+            fields = {name: _field(name, example, run.tokenizer) for name in reads}
+            read = {**fields, "words": run.tokenizer.split(fields["words"])} if "words" in fields else fields
+            if all(map(len, read.values())):
+                full[place] = fields
         except ValueError as error:
-            given.append({})
             answer["error"] = str(error)
-    full = [place for place, fields in enumerate(given) if fields and all(map(len, fields.values()))]
-    if full:
-        some = [given[place] for place in full]
-        split = EncodedExamples([run.tokenizer.encode(fields) for fields in some], some, run.tokenizer)
-        said = task.answers(cast("Any", run.model), split.batch(range(len(full))).to(device))
-        for place, fields, prediction in zip(full, some, said, strict=True):
-            read = {"words": run.tokenizer.split(fields["words"])} if "words" in fields else {}
-            answers[place] = {**read, **prediction}
+    for place, said in zip(full, _said(run, task, list(full.values()), device), strict=True):
+        answers[place] = said
     return answers
+
+
+def _said(run: LoadedRun, task: ExampleTask, given: Sequence[Example], device: torch.device) -> list[dict[str, Any]]:
+    """What the run says of examples that it reads together; of one that it cannot read, why."""
+    tokenizer: Any = run.tokenizer
+    if not given:
+        return []
+    try:
+        split = EncodedExamples([tokenizer.encode(fields) for fields in given], given, tokenizer)
+        said = task.answers(cast("Any", run.model), split.batch(range(len(given))).to(device))
+    except ConfigError as error:
+        if len(given) == 1:
+            return [{"error": str(error)}]
+        return [answer for one in given for answer in _said(run, task, [one], device)]  # the others are not to blame
+    for fields, answer in zip(given, said, strict=True):
+        if "tags" in answer and "words" in fields:
+            answer["words"] = tokenizer.split(fields["words"])
+        elif isinstance(answer.get("target"), list) and not isinstance(fields.get("words"), list):
+            answer["target"] = tokenizer.join(answer["target"])  # a text for a text, words for words
+    return said
 
 
 def _field(name: str, example: Example, tokenizer: Any) -> Any:
@@ -117,45 +142,45 @@ def _of_line(run: LoadedRun, task: TextTask, example: Example) -> dict[str, Any]
 def _examples(source: str, held: ExitStack) -> Iterator[Example]:
     """The examples of a file, read as they are asked for."""
     if source.endswith((".npy", ".npz")):
-        return _feature_examples(Path(source))
+        return ({"features": array} for array in arrays_of(Path(source)))
     if source == "-":
-        return _line_examples(sys.stdin, "standard input")
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        return _line_examples(sys.stdin)
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"{source} is not a file; give one with an example on each line, or - for standard input")
-    return _line_examples(held.enter_context(path.open(encoding="utf-8")), source)
+    return _line_examples(held.enter_context(path.open(encoding="utf-8", errors="surrogateescape")))
 
 
-def _line_examples(lines: TextIO, name: str) -> Iterator[Example]:
-    try:
-        for number, line in enumerate(lines, start=1):
-            text = line.rstrip("\r\n")
-            if not text.lstrip().startswith("{"):
-                yield {"words": text}
-                continue
+def _line_examples(lines: TextIO) -> Iterator[Example]:
+    """The example of each line; bytes that are not UTF-8 arrive as surrogates."""
+    for number, line in enumerate(lines, start=1):
+        text = line.rstrip("\r\n").removeprefix("\ufeff" if number == 1 else "")  # a byte-order mark is no text
+        if re.search("[\udc80-\udcff]", text):
+            yield {"error": f"line {number} is not UTF-8 text; convert it, as with `iconv -f latin1 -t utf-8`"}
+        elif not text.lstrip().startswith("{"):
+            yield {"words": text}
+        else:
             try:
                 yield json.loads(text)
             except ValueError as error:
                 yield {"error": f"line {number} begins with {{ but is not JSON ({error})"}
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not UTF-8 text ({error})") from error
 
 
-def _feature_examples(path: Path) -> Iterator[Example]:
+def _shown(example: Example) -> Example:
+    """What stood in the line, an id for instance, and goes with its answer."""
+    return {key: value for key, value in example.items() if not isinstance(value, np.ndarray)}
+
+
+def _json(answer: Mapping[str, Any]) -> str:
+    """As people read it, unless the output is in an encoding that lacks a character."""
+    text = to_json(answer, ascii=False)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = [loaded] if isinstance(loaded, np.ndarray) else [loaded[name] for name in loaded.files]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as features ({error})") from error
-    for array in arrays:
-        if array.ndim != 2:
-            raise ConfigError(f"{path}: features should be (steps, numbers), not {array.shape}")
-        yield {"features": array}
-
-
-def _shown(example: Example, answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer with what else stood in the line, such as an id."""
-    return {**{key: value for key, value in example.items() if not isinstance(value, np.ndarray)}, **answer}
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = to_json(answer)
+    return text
 
 
 def _columns(answer: dict[str, Any]) -> str:

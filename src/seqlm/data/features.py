@@ -89,11 +89,7 @@ class Features(SplitExamples):
             yield name, where, {"features": ArrayFile(source / f"{name}.npy"), **example}
 
     def _archive(self, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        try:
-            with np.load(source, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except BROKEN as error:
-            raise ConfigError(f"{source} is not a .npz file of numbers and texts: {error}") from None
+        arrays = _loaded(source)
         features = arrays.pop("features", np.zeros(0))
         if features.ndim != 3 or not arrays.keys() & TABLES.keys():
             raise ConfigError(f"{source} should hold features (N, T, F), and label (N,), tags (N, T) or target (N,)")
@@ -103,14 +99,45 @@ class Features(SplitExamples):
             if array.shape != allowed.get(name):
                 should = f"should be {allowed[name]}" if name in allowed else f"is none of {', '.join(allowed)}"
                 raise ConfigError(f"{source}: features are {features.shape}; {name} {array.shape} {should}")
-        lengths = arrays.pop("lengths", np.full(count, steps)).tolist()
+        lengths = arrays.pop("lengths", None)
         said = {name: array.astype(str).tolist() for name, array in arrays.items()}
-        for index, length in enumerate(lengths):
-            where = f"{source}, example {index}"
-            if not isinstance(length, int) or not 1 <= length <= steps:
-                raise ConfigError(f"{where}: its length is {length}, but features have {steps} steps")
-            example = {name: row[index][:length] if name == "tags" else row[index] for name, row in said.items()}
-            yield str(index), where, {"features": features[index, :length], **example}
+        for index, one in enumerate(_cut(features, lengths, source)):
+            example = {name: row[index][: len(one)] if name == "tags" else row[index] for name, row in said.items()}
+            yield str(index), f"{source}, example {index}", {"features": one, **example}
+
+
+def arrays_of(path: Path) -> Iterator[NDArray[Any]]:
+    """The sequences of a file by themselves: one of a .npy file, of a .npz file `features` (N, T, F), or every array.
+
+    Raises ConfigError if there is no such file, or it is broken.
+    """
+    if path.suffix == ".npy":
+        yield np.asarray(ArrayFile(path))
+        return
+    arrays = _loaded(path)
+    if "features" in arrays and arrays["features"].ndim == 3:
+        yield from _cut(arrays["features"], arrays.get("lengths"), path)
+    else:
+        yield from arrays.values()
+
+
+def _loaded(source: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except BROKEN as error:
+        raise ConfigError(f"{source} is not a .npz file of numbers and texts: {error}") from None
+
+
+def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> Iterator[NDArray[Any]]:
+    """The sequences of (N, T, F), each to its length."""
+    count, steps = features.shape[:2]
+    if lengths is not None and lengths.shape != (count,):
+        raise ConfigError(f"{source}: features are {features.shape}; lengths {lengths.shape} should be {(count,)}")
+    for index, length in enumerate([steps] * count if lengths is None else lengths.tolist()):
+        if not isinstance(length, int) or not 1 <= length <= steps:
+            raise ConfigError(f"{source}, example {index}: its length is {length}, but features have {steps} steps")
+        yield features[index, :length]
 
 
 def said_of(path: Path) -> dict[str, tuple[str, str]]:

@@ -80,10 +80,11 @@ class ExampleTask(Task):
         batch = data["valid"].batch([0]).to(next(model.parameters()).device)
         with evaluating(model):
             said = self.answers(model, batch)[0]
-        return "\n".join(f"{name}: {_text(value)}" for name, value in {**batch.originals[0], **said}.items())
+        return "\n".join(f"{name}: {as_text(value)}" for name, value in {**batch.originals[0], **said}.items())
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A field of an example for people; an array by its shape."""
     if hasattr(value, "shape"):
         return f"{' x '.join(map(str, value.shape))} numbers"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

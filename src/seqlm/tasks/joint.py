@@ -6,15 +6,16 @@ import math
 from collections import Counter
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cells import Carry
 from ..data import Data, Example, ExampleBatch
 from ..models import JointHead, SequenceModel
+from ..schema import Config
 from .base import Score
 from .classification import Classification
 from .examples import ExampleTask, Prediction
-from .tagging import Tagging
+from .tagging import Tagging, require_entities
 
 
 class Joint(ExampleTask):
@@ -37,6 +38,11 @@ class Joint(ExampleTask):
             raise ValueError(f"label_weight={label_weight} must be greater than 0")
         self.judged_by, self.label_weight = judged_by, label_weight
         self.parts: dict[str, ExampleTask] = {"tags": Tagging(), "label": Classification()}
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        if self.judged_by == "f1":
+            require_entities(data)
 
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         if self.label_weight == 1:

@@ -14,7 +14,7 @@ from ..models import Decoder, SequenceModel
 from ..schema import Config, SamplingConfig
 from ..training import Heatmap, Moment
 from .base import Score, evaluating
-from .examples import ExampleTask, Prediction
+from .examples import ExampleTask, Prediction, as_text
 from .translation import corpus_scores
 
 SHOWN = 4  # examples of valid at each evaluation
@@ -81,15 +81,15 @@ class Seq2Seq(ExampleTask):
         return [{"target": [names[word] for word in row]} for row in model.head.write(ys, lengths, **self.how)]
 
     def wanted(self, batch: ExampleBatch) -> Sequence[Example]:
-        """Sources and targets as units, in the form in which they are looked up."""
+        """Targets as units, in the form in which they are looked up, and what is read at each step."""
         units = batch.tokenizer.units
-        return [{name: units(one[name]) for name in ("words", "target") if name in one} for one in batch.originals]
+        return [{"read": steps_read(one, batch.tokenizer), "target": units(one["target"])} for one in batch.originals]
 
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         mine, theirs = said["target"], wanted["target"]
         right = sum(a == b for a, b in zip(mine, theirs, strict=False)) + (len(mine) == len(theirs))
         counts: Counter[Any] = Counter(right=right, places=max(len(mine), len(theirs)) + 1)  # with the end
-        counts["length", len(wanted["words"]), "exact" if mine == theirs else "wrong"] += 1
+        counts["length", len(wanted["read"]), "exact" if mine == theirs else "wrong"] += 1
         if self.bleu:
             counts["pair", tuple(mine), tuple(theirs)] += 1
         return counts
@@ -129,8 +129,9 @@ class Seq2Seq(ExampleTask):
             batch = data["valid"].batch(range(min(SHOWN, len(data["valid"])))).to(next(model.parameters()).device)
             said = self.answers(model, batch)
         lines = []
-        for mine, wanted in zip(said, self.wanted(batch), strict=True):
-            source, target, right = map(data.tokenizer.join, (wanted["words"], mine["target"], wanted["target"]))
+        for mine, wanted, one in zip(said, self.wanted(batch), batch.originals, strict=True):
+            target, right = map(data.tokenizer.join, (mine["target"], wanted["target"]))
+            source = data.tokenizer.join(wanted["read"]) if "words" in one else as_text(one["features"])
             lines.append(f"{source} -> {target}" + (f" (should be {right})" if target != right else ""))
         return "\n".join(lines)
 
@@ -140,11 +141,16 @@ class Seq2Seq(ExampleTask):
         return {"attention": self.attention_map(model, data.tokenizer, data["valid"].originals[0])}
 
     def attention_map(self, model: SequenceModel, tokenizer: ExampleTokenizer, example: Example) -> Heatmap:
-        """What the decoder looks at for each word that it writes, and for the end; `example` needs words alone."""
+        """What the decoder looks at for each word that it writes, and for the end; `example` needs no target."""
         batch = EncodedExamples([tokenizer.encode(example)], [example], tokenizer).batch([0])
         with evaluating(model):
             ys, lengths = model.encode(batch.to(next(model.parameters()).device))
             words = model.head.write(ys, lengths, **self.how)
             weights = model.head.attend(ys, lengths, words)[0].float().cpu().numpy()
         rows = [tokenizer.vocabularies["target"][word] for word in (*words[0], END)]
-        return Heatmap(weights, rows, tokenizer.units(example["words"]), "written", "read")
+        return Heatmap(weights, rows, steps_read(example, tokenizer), "written", "read")
+
+
+def steps_read(example: Example, tokenizer: ExampleTokenizer) -> list[str]:
+    """What an encoder reads at each step: words as they are looked up, or else the numbers of the vectors."""
+    return tokenizer.units(example["words"]) if "words" in example else list(map(str, range(len(example["features"]))))

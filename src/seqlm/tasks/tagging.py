@@ -22,11 +22,12 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """(type, first, last + 1) of every entity in tags `prefix-type` and O, as conlleval reads them.
 
     An entity goes on at I- or E- of its type, after B- or I-; it begins anew at every B- and S-, and wherever else a
-    tag is not O. So IOB, IOB2 and IOBES are all read, broken sequences too.
+    tag is not O. So IOB, IOB2, IOBES and BILOU are all read, broken sequences too.
     """
     found, kind, start, before = set(), None, 0, "O"
     for place, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
+        prefix = {"L": "E", "U": "S"}.get(prefix, prefix)  # last and unit of BILOU are end and single of IOBES
         if not (prefix in ("I", "E") and before in ("B", "I") and name == kind):
             if kind is not None:
                 found.add((kind, start, place))
@@ -66,11 +67,8 @@ class Tagging(ExampleTask):
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
-        if self.judged_by == "f1" and not any(entities([tag]) for tag in data.tokenizer.vocabularies["tags"]):
-            raise ConfigError(
-                "task.judged_by=f1 counts entities, but no tag of this data begins one (B-...); "
-                "use task.judged_by=accuracy"
-            )
+        if self.judged_by == "f1":
+            require_entities(data)
 
     def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
         names = batch.tokenizer.vocabularies["tags"]
@@ -100,6 +98,14 @@ class Tagging(ExampleTask):
             "types": {kind: {**row.rates(), "support": row.wanted} for kind, row in rows.items()},
             "confusions": [{"wanted": a, "said": b, "count": number} for number, a, b in wrong[:CONFUSIONS]],
         }
+
+
+def require_entities(data: Data) -> None:
+    """Raise ConfigError if nothing can be judged by the F1 of entities."""
+    if not any(entities([tag]) for tag in data.tokenizer.vocabularies["tags"]):
+        raise ConfigError(
+            "task.judged_by=f1 counts entities, but no tag of this data begins one (B-...); use task.judged_by=accuracy"
+        )
 
 
 def _found(score: Score, kind: str | None = None) -> Found:
