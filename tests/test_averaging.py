@@ -10,14 +10,24 @@ import torch
 
 from seqlm.assemble import load_run
 from seqlm.data import Lengths, Streams, Window
-from seqlm.errors import ConfigError
-from seqlm.train import train
-from seqlm.training import Averaging, Exponential, Mean, Milestones, Moment, NonMonotone, OneCycle, Triggered
+from seqlm.errors import ConfigError, Stopped
+from seqlm.train import resume, train
+from seqlm.training import (
+    Averaging,
+    Exponential,
+    Mean,
+    Milestones,
+    Moment,
+    NonMonotone,
+    OneCycle,
+    Triggered,
+    checkpoint,
+)
 from seqlm.training.averaging import is_nonmonotone
 from seqlm.training.gradient import gradient
 
 from .conftest import tiny
-from .test_resume import losses, stops_change_nothing, weights
+from .test_resume import losses, stop_at, stops_change_nothing, weights
 
 
 def walk(averaging, steps=12, seed=0):
@@ -135,6 +145,43 @@ def test_runs_that_average_resume_to_the_bit(tmp_path, steps, monkeypatch):
         not torch.equal(one, other)
         for one, other in zip(raw.model.parameters(), averages[0].model.parameters(), strict=True)
     )
+
+
+AVERAGING_MUTANTS = {
+    "the average": lambda s: s["averaging"].update(
+        average=[torch.zeros_like(mean) for mean in s["averaging"]["average"]]
+    ),
+    "its number of steps": lambda s: s["averaging"].update(steps=1),
+    "that it has begun": lambda s: s["averaging"].update(begun=False, average=[], steps=0),
+    "the losses that it begins by": lambda s: s["progress"].update(losses=[]),
+}
+
+
+@pytest.mark.parametrize("mutant", AVERAGING_MUTANTS)
+def test_everything_that_averages_is_in_the_checkpoint(tmp_path, mutant, monkeypatch):
+    """Without it the run goes on otherwise: the equality above is no accident."""
+    before = mutant == "the losses that it begins by"  # what begins the average matters until it has begun
+    words = [*AVERAGED, "averaging.patience=1"]
+    train(tiny(tmp_path, *words, name="whole"), {})
+    began = 5 * next(k for k in range(1, 99) if is_nonmonotone(judged(tmp_path / "whole")[:k], 1))
+    stop_at(monkeypatch, began - 3 if before else began + 3)
+    with pytest.raises(Stopped):
+        train(tiny(tmp_path, *words, name="parts"), {})
+    original = checkpoint.Checkpoint.load_state
+
+    def mutated(self):
+        state = original(self)
+        AVERAGING_MUTANTS[mutant](state)
+        return state
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_state", mutated)
+    resume(tmp_path / "parts", [])
+    assert judged(tmp_path / "parts") != judged(tmp_path / "whole")
+
+
+def judged(folder):
+    """The loss of each evaluation."""
+    return [value for _, _, tag, value in losses(folder) if tag == "valid/loss"]
 
 
 def test_what_is_evaluated(tmp_path):

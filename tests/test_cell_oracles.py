@@ -72,25 +72,28 @@ def mogrified(w, x, h, rounds, rank):
     for i in range(1, rounds + 1):
         name = f"modulators.{i - 1}"
         if rank is None:
-            matrix = w[f"{name}.weight"]
+            matrix, bias = w[f"{name}.weight"], w.get(f"{name}.bias")
         else:  # left factor times right factor
-            left, right = w[f"{name}.1.weight"], w[f"{name}.0.weight"]
+            left, right, bias = w[f"{name}.1.weight"], w[f"{name}.0.weight"], w.get(f"{name}.1.bias")
             matrix = np.zeros((len(left), right.shape[1]))
             for k in range(rank):
                 matrix += np.outer(left[:, k], right[k])
         new, source = (x, h) if i % 2 == 1 else (h, x)
-        gated = np.array(
-            [2 * sigmoid(sum(matrix[n, m] * source[m] for m in range(len(source)))) * new[n] for n in range(len(new))]
-        )
+        bias = np.zeros(len(new)) if bias is None else bias
+        sums = [sum(matrix[n, m] * source[m] for m in range(len(source))) + bias[n] for n in range(len(new))]
+        gated = np.array([2 * sigmoid(sums[n]) * new[n] for n in range(len(new))])
         x, h = (gated, h) if i % 2 == 1 else (x, gated)
     return x, h
 
 
 @pytest.mark.parametrize("input_gate", ["free", "capped"])
-@pytest.mark.parametrize(("rounds", "rank"), [(1, None), (2, None), (5, None), (4, 2)])
-def test_mogrifier(rounds, rank, input_gate):
-    cell = made(MogrifierLSTMCell, rounds=rounds, rank=rank, input_gate=input_gate)
+@pytest.mark.parametrize(
+    ("rounds", "rank", "biased"), [(1, None, 0), (2, None, 0), (5, None, 5), (5, None, 0), (4, 2, 0), (4, 2, 4)]
+)
+def test_mogrifier(rounds, rank, biased, input_gate):
+    cell = made(MogrifierLSTMCell, rounds=rounds, rank=rank, round_bias=biased > 0, input_gate=input_gate)
     w = arrays(cell)
+    assert sum(name.startswith("modulators") and name.endswith("bias") for name in w) == biased
 
     def oracle(xs, start, row):
         (h, c), ys = start, []

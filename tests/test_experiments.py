@@ -146,7 +146,10 @@ def test_the_first_loss_of_other_tasks_is_that_of_knowing_nothing(name):
     assert nats == pytest.approx(math.log(data.tokenizer.sizes()[ONE_OF[task_of(name)]]), rel=0.05)
 
 
-@pytest.mark.parametrize("cell", ["elman", "gru", "lstm", "jordan", "layer_norm_lstm"])
+@pytest.mark.parametrize(
+    "cell",
+    ["elman", "gru", "lstm", "jordan", "layer_norm_lstm", "mogrifier_lstm", "rhn", "qrnn", "min_gru", "min_lstm"],
+)
 @pytest.mark.parametrize("options", [(), ("model.tied=true",), ("model.embedding_size=20", "model.num_layers=2")])
 def test_a_budget_of_parameters(cell, options):
     model = model_of(f"model/cell={cell}", "model.num_params=60k", *options)

@@ -25,6 +25,7 @@ VARIANTS = [(name, ()) for name in CELLS] + [
     ("gru", ("model.cell.bias=false",)),
     ("layer_norm_gru", ("model.cell.bias=false",)),
     ("mogrifier_lstm", ("model.cell.rounds=2", "model.cell.rank=3", "model.cell.input_gate=capped")),
+    ("mogrifier_lstm", ("model.cell.rank=3", "model.cell.round_bias=true")),
     ("mogrifier_lstm", ("model.cell.rounds=0", "model.cell.bias=false")),
     ("rhn", ("model.cell.depth=1",)),
     ("min_gru", ("model.cell.candidate=g", "model.cell.bias=false")),

@@ -380,3 +380,50 @@ def test_skip_sum():
     torch.testing.assert_close(ys, total)
     with pytest.raises(ValueError, match="skip_sum=true adds the outputs of all layers"):
         Stack([Recurrent(LSTMCell(E, H)), Recurrent(GRUCell(H, H + 1))], skip_sum=True)
+
+
+THREE = ("input", "hidden", "output")
+PLACES = {
+    "locked": ["model.dropout.kind=locked", *(f"model.dropout.{place}=0.4" for place in THREE)],
+    "standard": ["model.dropout.kind=standard", *(f"model.dropout.{place}=0.4" for place in THREE)],
+    "words": ["model.dropout.embedding=0.4"],
+    "tied words": ["model.dropout.embedding=0.4", "model.tied=true"],
+    "tied words, softmax too": ["model.dropout.embedding=0.4", "model.tied=true", "model.dropout.embedding_tied=true"],
+    "mixture": ["model.softmaxes=2", "model.dropout.latent=0.4", "model.embedding_size=5"],
+    "penalties": ["model.dropout.output=0.4"],
+    "all": ["model.tied=true", *(f"model.dropout.{place}=0.3" for place in (*THREE, "embedding", "weight"))],
+}
+PENALTIES = {"activation_penalty": 2.0, "temporal_penalty": 1.0}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_gradients_of_whole_models_match_finite_differences(name):
+    """Masks outside the cells, and penalties: they reach every parameter, and the seed decides all of them."""
+    torch.manual_seed(0)
+    model = model_of("model.hidden_size=7", "model.num_layers=2", *PLACES[name], vocab=11).double()
+    for parameter in model.parameters():
+        torch.nn.init.uniform_(parameter, -0.5, 0.5)
+    task = LanguageModeling(**PENALTIES if name in ("penalties", "all") else {})
+    tokens = torch.randint(11, (T + 1, 8))
+    tokens[:2] = torch.stack([torch.arange(8), torch.arange(3, 11)])  # every word is read
+
+    def loss():
+        torch.manual_seed(4)
+        _, nats, penalty = task.objective(model, Window(tokens[:-1], tokens[1:], 8 * T), model.init_carry(8))
+        return nats if penalty is None else nats + penalty
+
+    loss().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.abs().max() > 0, key
+        direction = torch.randn_like(parameter)
+        with torch.no_grad():
+            values = []
+            for step in (1e-6, -2e-6):
+                parameter += step * direction
+                values.append(loss().item())
+            parameter += 1e-6 * direction
+        slope = (parameter.grad * direction).sum().item()
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4, abs=1e-5), key
+    trained = loss().item()
+    evaluated = [model.eval().nats(tokens[:-1], tokens[1:], model.init_carry(8))[1].item() for _ in range(2)]
+    assert evaluated[0] == evaluated[1] != trained

@@ -23,6 +23,7 @@ from seqlm.train import train
 from seqlm.training import Constant, DivideOnPlateau, HoldThenDecay, Moment, WarmupCosine
 
 from .conftest import compose, tiny
+from .test_resume import weights
 
 
 def records(folder):
@@ -271,3 +272,39 @@ def test_every_mistake_is_told_at_once():
         "train.log_every=0 must be at least 1",
         "train.stepz is not a key of this configuration; did you mean train.steps?",
     ]
+
+
+OPTIONS = [
+    "train.window=5", "train.batch_size=3", "train.window_spread=2", "train.window_halved=0.5",
+    "train.drop_state=0.5", "train.loss_unit=sum", "train.clip_norm=0.01", "train.l2=0.1",
+    "task.activation_penalty=1", "task.temporal_penalty=1", "optim.weight_decay=0.5", "optim.betas=[0.0,0.9]",
+    "optim.eps=0.1", "schedule=cosine", "schedule=one_cycle", "model.init_range=0.3", "model.dropout.state=0.5",
+    "model.dropout.weight=0.5", "model.dropout.zoneout=0.5", "model.dropout.zoneout_memory=0.5",
+    "model.dropout.input=0.5", "model.dropout.hidden=0.5", "model.dropout.output=0.5", "model.dropout.embedding=0.5",
+    "model.cell.input_gate=coupled", "seed=2", "model.num_layers=3", "model.num_layers=3 model.skip_sum=true",
+    "model.num_layers=3 model.residual=true",
+]  # fmt: skip
+
+
+def test_every_option_changes_what_is_trained(tmp_path):
+    """One short run with each: no two have the same weights."""
+    found = {}
+    for index, option in enumerate(["", *OPTIONS]):
+        words = ["train.steps=6", "train.eval_every=6", "schedule=constant", *option.split()]
+        train(tiny(tmp_path, *words, name=f"run{index}"), {})
+        found.setdefault(weights(tmp_path / f"run{index}"), []).append(option)
+    assert [options for options in found.values() if len(options) > 1] == []
+
+
+def test_the_vocabulary_may_be_of_all_splits(tmp_path):
+    """Words of valid and test that train lacks: unknown, or words that nothing is known of."""
+    for split, text in (("train", "a b a b\n" * 40), ("valid", "a c\n" * 20), ("test", "d d\n")):
+        (tmp_path / f"{split}.txt").write_text(text)
+    words = ["data=text", "data/tokenizer=word", f"data.path={tmp_path}", f"run.root={tmp_path}", "train.steps=2",
+             "train.batch_size=2", "train.window=4", "train.eval_batch_size=2", "sample.tokens=0"]  # fmt: skip
+    sizes = {}
+    for source in ("train", "all"):
+        train(compose(*words, f"data.vocab_from={source}", f"run.name={source}"), {})
+        told = RunFolder.open(tmp_path / source).info()
+        sizes[source] = len(load_run(tmp_path / source).tokenizer), told["metrics"]["valid/loss"]
+    assert sizes["all"][0] == sizes["train"][0] + 2 and sizes["all"][1] != sizes["train"][1]

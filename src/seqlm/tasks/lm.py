@@ -50,9 +50,9 @@ class LanguageModeling(TextTask):
         reading = model.read(window.inputs, carry)
         nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE), None
         if self.activation_penalty:
-            penalty = self.activation_penalty * reading.dropped.float().pow(2).mean()
+            penalty = self.activation_penalty * _full(reading.dropped).pow(2).mean()
         if self.temporal_penalty and len(reading.top) > 1:
-            change = self.temporal_penalty * reading.top.float().diff(dim=0).pow(2).mean()
+            change = self.temporal_penalty * _full(reading.top).diff(dim=0).pow(2).mean()
             penalty = change if penalty is None else penalty + change
         return reading.carry, nats, None if penalty is None else penalty * window.targets.numel()
 
@@ -85,6 +85,11 @@ class LanguageModeling(TextTask):
             "ppl": perplexity(nats, len(ids)),
             "unknown": sum(token == tokenizer.unk_id for token in ids),
         }
+
+
+def _full(ys: Tensor) -> Tensor:
+    """In single precision at least: squares of bfloat16 would lose most of what they add up."""
+    return ys.to(torch.promote_types(ys.dtype, torch.float32))
 
 
 def training_streams(tokens: Tokens, data: Data, config: Config) -> Streams:
