@@ -264,3 +264,13 @@ def test_a_language_model_predicts_lines(tmp_path):
     logits = run.model(ids[:-1], run.model.init_carry(1))[1].log_softmax(-1)
     assert said[0]["nats"] == pytest.approx(-logits.gather(-1, ids[1:].unsqueeze(-1)).sum().item(), rel=1e-5)
     assert said[0]["tokens"] == 5 and said[1] == {"words": "", "error": "empty"} and said[2]["tokens"] == 1
+
+    lines = ["ab" * 300, "c", "", "abcde" * 5, "a" * 257, '{"words": ["ab", "c"], "id": 3}']
+    (tmp_path / "lines").write_text("\n".join(lines))
+    told = []
+    for batch in (1, 4):
+        done = command("predict", tmp_path / "run", tmp_path / "lines", f"batch_size={batch}", cwd=tmp_path)
+        told.append([json.loads(line) for line in done.stdout.splitlines()])
+    for one, other in zip(*told, strict=True):  # together or alone, longer and shorter than what is read at once
+        assert one.keys() == other.keys() and one.get("nats", 0) == pytest.approx(other.get("nats", 0), rel=1e-5)
+    assert [one.get("tokens") for one in told[0]] == [600, 1, None, 25, 257, 4] and told[0][-1]["id"] == 3

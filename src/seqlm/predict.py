@@ -60,20 +60,20 @@ def main(folder: str, source: str, words: Sequence[str]) -> None:
 def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) -> list[dict[str, Any]]:
     """What the run says of each example; of an empty one, that it is empty."""
     task = run.task
-    if isinstance(task, TextTask):
-        return [_of_line(run, task, example) for example in examples]
-    if not isinstance(task, ExampleTask):
+    if not isinstance(task, (ExampleTask, TextTask)):
         raise ConfigError(f"{run.folder.path} is a run of {type(task).__name__}; seqlm predict cannot use it")
-    reads = task.reads(run.model, run.tokenizer)
+    tokenizer: Any = run.tokenizer
+    reads = ("words",) if isinstance(task, TextTask) else task.reads(run.model, tokenizer)
     if not reads:
         raise ConfigError(f"{run.folder.path} reads nothing: it writes texts; use seqlm sample")
     answers: list[dict[str, Any]] = [{"error": EMPTY} for _ in examples]
     full: dict[int, dict[str, Any]] = {}  # by place, those with something to read
     for place, (example, answer) in enumerate(zip(examples, answers, strict=True)):
         try:
-            fields = {name: _field(name, example, run.tokenizer) for name in reads}
-            read = {**fields, "words": run.tokenizer.split(fields["words"])} if "words" in fields else fields
-            if all(map(len, read.values())):
+            fields = {name: _field(name, example, tokenizer) for name in reads}
+            split = "words" in fields and isinstance(task, ExampleTask)
+            units = {"words": tokenizer.split(fields["words"])} if split else {}  # blanks alone are nothing to a tagger
+            if all(map(len, {**fields, **units}.values())):
                 full[place] = fields
         except ValueError as error:
             answer["error"] = str(error)
@@ -82,12 +82,17 @@ def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) 
     return answers
 
 
-def _said(run: LoadedRun, task: ExampleTask, given: Sequence[Example], device: torch.device) -> list[dict[str, Any]]:
+def _said(
+    run: LoadedRun, task: ExampleTask | TextTask, given: Sequence[Example], device: torch.device
+) -> list[dict[str, Any]]:
     """What the run says of examples that it reads together; of one that it cannot read, why."""
     tokenizer: Any = run.tokenizer
     if not given:
         return []
     try:
+        if isinstance(task, TextTask):
+            texts = [one["words"] if isinstance(one["words"], str) else " ".join(one["words"]) for one in given]
+            return task.answers(run.model, tokenizer, texts)
         split = EncodedExamples([tokenizer.encode(fields) for fields in given], given, tokenizer)
         said = task.answers(cast("Any", run.model), split.batch(range(len(given))).to(device))
     except ConfigError as error:
@@ -127,16 +132,6 @@ def _field(name: str, example: Example, tokenizer: Any) -> Any:
         "label": f"a label of this run ({', '.join(labels[:20])}{' ...' * (len(labels) > 20)})",
     }[name]
     raise ValueError(example.get("error") or f"{name} should be {wanted}")
-
-
-def _of_line(run: LoadedRun, task: TextTask, example: Example) -> dict[str, Any]:
-    """What a run on texts says of a line that stands alone."""
-    try:
-        text = _field("words", example, run.tokenizer)
-    except ValueError as error:
-        return {"error": str(error)}
-    text = text if isinstance(text, str) else " ".join(text)
-    return task.answer(run.model, run.tokenizer, text) if text else {"error": EMPTY}
 
 
 def _examples(source: str, held: ExitStack) -> Iterator[Example]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -71,12 +71,16 @@ class BidirectionalLanguageModeling(TextTask):
     def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
         return self.one.write(model.fwd, tokenizer, how)
 
-    def answer(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-        """Its nats in each direction, having read nothing else, and the perplexity of both."""
-        said, ids = self.one.answer(model.fwd, tokenizer, text), line_ids(tokenizer, text)
+    def answers(
+        self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Nats of each in both directions, having read nothing else, and the perplexity of both together."""
+        lines = [line_ids(tokenizer, text) for text in texts]
         # Backwards a line begins at its end, and ends at the end of the line before.
-        turned = ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1]
-        backward = line_nats(model.bwd, tokenizer, turned)
-        forward = said.pop("nats")
-        ppl = perplexity(forward + backward, 2 * len(ids))
-        return {"forward_nats": forward, "backward_nats": backward, **said, "ppl": ppl}
+        turned = [ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1] for ids in lines]
+        said = self.one.answers(model.fwd, tokenizer, texts)
+        for one, backward in zip(said, line_nats(model.bwd, tokenizer, turned), strict=True):
+            forward = one.pop("nats")
+            one |= {"ppl": perplexity(forward + backward, 2 * one["tokens"])}
+            one |= {"forward_nats": forward, "backward_nats": backward}
+        return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -84,6 +85,10 @@ class Cloze(TextTask):
             right, told = (one if one.strip() else repr(one) for one in (text, data.tokenizer.decode([mine])))
             shown.append(text if target == IGNORE else f"[{right}]" if mine == target else f"[{right}: {told.strip()}]")
         return "".join(shown)
+
+    def answers(self, model: ClozeModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """One after the other: each is read many times."""
+        return [self.answer(model, tokenizer, text) for text in texts]
 
     def answer(self, model: ClozeModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
         """Of a line with gaps, written <mask>, the most probable fillers; of one without, the nats of its tokens.

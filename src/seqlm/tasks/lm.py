@@ -18,6 +18,8 @@ from .base import Score
 from .generation import check_prompt, generate
 from .text import TextTask, line_ids, perplexity
 
+STEPS = 256  # of a line that are read at once: a long one needs no more memory
+
 
 class LanguageModeling(TextTask):
     """Next-token prediction: loss = -sum_t ln p(w_t | w_1 .. w_{t-1}) over all targets of a window.
@@ -75,16 +77,18 @@ class LanguageModeling(TextTask):
     def write(self, model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
         return generate(model, tokenizer, how)
 
-    def answer(self, model: LanguageModel, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-        """Its nats and tokens, having read nothing before it."""
-        ids = line_ids(tokenizer, text)
-        nats = line_nats(model, tokenizer, ids)
-        return {
-            "nats": nats,
-            "tokens": len(ids),
-            "ppl": perplexity(nats, len(ids)),
-            "unknown": sum(token == tokenizer.unk_id for token in ids),
-        }
+    def answers(self, model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Nats and tokens of each, having read nothing before it."""
+        lines = [line_ids(tokenizer, text) for text in texts]
+        return [
+            {
+                "nats": nats,
+                "tokens": len(ids),
+                "ppl": perplexity(nats, len(ids)),
+                "unknown": sum(token == tokenizer.unk_id for token in ids),
+            }
+            for ids, nats in zip(lines, line_nats(model, tokenizer, lines), strict=True)
+        ]
 
 
 def _full(ys: Tensor) -> Tensor:
@@ -104,7 +108,16 @@ def scoring_streams(tokens: Tokens, data: Data, batch_size: int, window: int, wh
     return Streams(tokens, batch_size, window, first=data.tokenizer.eos_id, where=where, clip=True)
 
 
-def line_nats(model: LanguageModel, tokenizer: Tokenizer, ids: Sequence[int]) -> float:
-    """Summed nats of tokens, the first of which stands behind the end of a line."""
-    read = torch.tensor([tokenizer.eos_id, *ids], device=next(model.parameters()).device).unsqueeze(1)
-    return model.nats(read[:-1], read[1:], model.init_carry(1))[1].item()
+def line_nats(model: LanguageModel, tokenizer: Tokenizer, lines: Sequence[Sequence[int]]) -> list[float]:
+    """Summed nats of the tokens of each line, the first of which stands behind the end of another."""
+    longest, device = max(map(len, lines)), next(model.parameters()).device
+    read = torch.full((longest + 1, len(lines)), tokenizer.eos_id)
+    targets = torch.full((longest, len(lines)), IGNORE)
+    for column, ids in enumerate(lines):
+        read[1 : len(ids) + 1, column] = targets[: len(ids), column] = torch.tensor(ids)
+    carry, nats = model.init_carry(len(lines)), torch.zeros(len(lines), dtype=torch.float64)
+    for inputs, wanted in zip(read[:-1].split(STEPS), targets.split(STEPS), strict=True):
+        reading = model.read(inputs.to(device), carry)
+        carry, logs = reading.carry, model.log_probabilities(reading, wanted.to(device), 1.0, IGNORE)
+        nats -= logs.double().sum(0).cpu()
+    return nats.tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from ..data import Data, Tokenizer
@@ -20,8 +21,8 @@ class TextTask(Task):
     """A task on the tokens of a text."""
 
     @abstractmethod
-    def answer(self, model: Any, tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-        """What the model says of a line that stands alone, for `seqlm predict`."""
+    def answers(self, model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """What the model says of lines that stand alone, for `seqlm predict`."""
 
     def headline(self, loss: float, data: Data) -> str:
         """Words are told in perplexity, characters and bytes in bits."""
