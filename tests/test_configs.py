@@ -31,7 +31,8 @@ def path_of(experiment, path):
     """The words that say where the data lies, if it is not generated, and what begins with another run."""
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     begins = ["init_from=run"] if "init_from: RUN" in text else []
-    return begins if re.search("override /data: (reverse|dates)$", text, re.M) else [f"data.path={path}", *begins]
+    generated = re.search("(override /data: (reverse|dates|taipei)|- taipei)$", text, re.M)
+    return begins if generated else [f"data.path={path}", *begins]
 
 
 # Experiments that do not read a text.
@@ -93,7 +94,8 @@ def test_experiments_on_examples_train(experiment, tmp_path):
         (tmp_path / split).mkdir()
         for name, lines in {"seq.in": "to a\nfrom b 5\n", "seq.out": "O B-x\nO B-y I-y\n", "label": "l\nm\n"}.items():
             (tmp_path / split / name).write_text(lines * 20)
-    data = path_of(experiment, tmp_path) or ["data.sizes=[50,8,8]"]
+    small = ["data.sentences=80"] if experiment.startswith("taipei") else ["data.sizes=[50,8,8]"]
+    data = path_of(experiment, tmp_path) or small
     config = compose(f"experiment={experiment}", *data, f"run.root={tmp_path}", "run.name=run",
                      "train.epochs=null", "train.steps=2", "train.batch_size=8")  # fmt: skip
     before = train(config, {})

@@ -161,7 +161,12 @@ def test_what_is_read_and_what_is_said():
 @pytest.mark.parametrize(("attention", "feeding"), [("none", False), ("general", True)])
 def test_any_cell_and_padding_changes_nothing(cell, attention, feeding):
     """Each example alone and all in one batch: nats, gradients, what is written, greedily and with a beam, maps."""
-    model = variant(attention, feeding, f"model.cell={cell}", f"model.head.cell={cell}", "model.head.num_layers=2")
+    words = [f"model.cell={cell}", f"model.head.cell={cell}", "model.head.num_layers=2"]
+    if cell == "feed_forward":
+        with pytest.raises(ConfigError, match="context=state needs a state, .* use context=input"):
+            variant(attention, feeding, *words)
+        words.append("model.head.context=input")
+    model = variant(attention, feeding, *words)
     whole = model.nats(batch_of())
     grads = torch.autograd.grad(whole, model.parameters(), allow_unused=True)
     alone = [model.nats(batch_of(index)) for index in range(len(PAIRS))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections import Counter
 
 import pytest
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from seqlm.assemble import build_data, build_model, load_run
-from seqlm.cells import Cell, Hidden
 from seqlm.data import IGNORE
 from seqlm.data.example_tokenizer import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
@@ -21,7 +21,7 @@ from seqlm.models import CRFHead, TagHead
 from seqlm.run import RunFolder
 from seqlm.train import resume, train
 
-from .conftest import compose
+from .conftest import REPOSITORY, compose
 from .conftest import seqlm as command
 from .test_resume import stop_at, stops_change_nothing, weights
 
@@ -147,34 +147,13 @@ def test_a_crf_decides_about_all_tags_together():
     assert alone.sum().item() < 0.5 * TagHead.nats(head, ys, lengths, {"tags": wanted}).item()
 
 
-class Memoryless(Cell):
-    """y_t = tanh(W x_t + b): a feed-forward network at every word."""
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.input_size, self.output_size = input_size, hidden_size
-        self.linear = nn.Linear(input_size, hidden_size)
-
-    def init_carry(self, batch_size):
-        return Hidden(self.linear.weight.new_zeros(batch_size, 0))
-
-    def project(self, xs):
-        return self.linear(xs).tanh()
-
-    def step(self, carry, z):
-        return carry, z
-
-
-@pytest.mark.parametrize("cell", ["elman", "lstm", "memoryless"])
+@pytest.mark.parametrize("cell", ["elman", "lstm", "feed_forward"])
 def test_the_two_taipeis(tmp_path, cell):
     """A city is where one goes to or where one leaves from, by a word before it: memory tells, nothing else does."""
     config = small(tmp_path, "data.sentences=300", "train.epochs=10", "schedule=constant", "optim.lr=0.02",
-                   "model.hidden_size=16", "model.bidirectional=false",
-                   f"model/cell={'lstm' if cell == 'memoryless' else cell}")  # fmt: skip
-    if cell == "memoryless":
-        config.model["cell"], config.trust = {"_target_": f"{__name__}.Memoryless"}, [f"{__name__.partition('.')[0]}."]
+                   "model.hidden_size=16", "model.bidirectional=false", f"model/cell={cell}")  # fmt: skip
     train(config, {})
-    run = load_run(tmp_path / "run", trust=config.trust)
+    run = load_run(tmp_path / "run")
     requests = [f"{verb} Taipei on November 2nd".split() for verb in ("arrive", "leave")]
     encoded = [run.tokenizer.encode({"words": words}) for words in requests]
     split = type(run.data["test"])(encoded, [{"words": words} for words in requests], run.tokenizer)
@@ -182,12 +161,21 @@ def test_the_two_taipeis(tmp_path, cell):
     arrive, leave = (said["tags"] for said in run.task.predict(run.model, *run.model.encode(batch), batch))
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 8, 1), torch.device("cpu"))
     f1 = run.task.metrics(score, run.data, "test")["f1"]
-    if cell == "memoryless":
+    if cell == "feed_forward":
         assert arrive[1:] == leave[1:] and f1 < 0.75
     else:
         assert arrive == ["O", "B-destination", "O", "B-arrival_time", "I-arrival_time"]
         assert leave == ["O", "B-departure", "O", "B-departure_time", "I-departure_time"]
         assert f1 > 0.99
+
+
+def test_the_first_example_of_the_docs_is_true(tmp_path):
+    """docs/tasks.md shows what two experiments say of two requests."""
+    shown = re.findall(r"^\{.*\}$", (REPOSITORY / "docs" / "tasks.md").read_text(), re.M)
+    requests = "arrive Taipei on November 2nd\nleave Taipei on November 2nd\n"
+    for name, lines in {"taipei": shown[:2], "taipei_feed_forward": shown[2:]}.items():
+        train(compose(f"experiment={name}", f"run.root={tmp_path}", f"run.name={name}", "threads=1"), {})
+        assert command("predict", tmp_path / name, "-", cwd=tmp_path, input=requests).stdout.splitlines() == lines
 
 
 @pytest.mark.parametrize("steps", [(3,), (10,), (17, 5)])

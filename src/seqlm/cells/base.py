@@ -50,10 +50,10 @@ def drop_state(carry: Carry, p: float) -> Carry:
     carry <- carry * m,  m ~ Bernoulli(1 - p) for each column, the same for all of its tensors; nothing is scaled.
     G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017).
     """
-    if p == 0:
+    tensors = carry_tensors(carry)
+    if p == 0 or not tensors:
         return carry
-    first = carry_tensors(carry)[0]
-    kept = keep_mask((first.shape[0],), p, first)
+    kept = keep_mask((tensors[0].shape[0],), p, tensors[0])
     return map_carry(lambda t: torch.where(kept.view(-1, *[1] * (t.dim() - 1)), t, torch.zeros_like(t)), carry)
 
 

@@ -100,6 +100,8 @@ class Decoder(nn.Module):
         self.output_dropout = make_dropout(drop["kind"], drop.get("output", 0.0))
         self.linear = nn.Linear(size, vocab_size)
         self.widths = [tensor.shape[1] for tensor in carry_tensors(self.stack.init_carry(1))]
+        if context != "input" and not self.widths:
+            raise ValueError(f"context={context} needs a state, and these cells remember nothing; use context=input")
         self.context, self.backward_size = context, sizes.get("backward_size", 0)
         self.bridge = nn.Linear(input_size, sum(self.widths)) if context != "input" else None
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
