@@ -275,16 +275,13 @@ def test_minimal_cells(kind, equations, candidate):
 
 
 def masks_of_the_window(weights, drop):
-    """Weights and kept units as `compare` will have them drawn: weight_ih, zones, other weights."""
+    """Weights and kept units as `compare` will have them drawn: the weights, then the zones."""
     torch.manual_seed(2)
-    first, *others = weights
     found = {
-        first: weights[first] * dropout_mask(weights[first].shape, drop.weight, torch.tensor(weights[first])).numpy()
+        name: weight * dropout_mask(weight.shape, drop.weight, torch.tensor(weight)).numpy()
+        for name, weight in weights.items()
     }
     kept = keep_mask((T, B, H), 1 - drop.zoneout, torch.empty(0)).numpy()
-    for name in others:
-        mask = dropout_mask(weights[name].shape, drop.weight, torch.tensor(weights[name])).numpy()
-        found[name] = weights[name] * mask
     assert all((weight == 0).any() for weight in found.values()) and kept.any() and not kept.all()
     return found, kept
 
