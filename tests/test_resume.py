@@ -233,6 +233,15 @@ def test_resume_refuses_what_would_be_another_run(tmp_path):
     assert RunFolder(tmp_path / "run").info()["status"] == "finished"
 
 
+def test_a_run_tells_all_that_it_was_computed_on(tmp_path):
+    train(tiny(tmp_path, "train.steps=4"), {})
+    for steps, threads in ((6, 1), (8, 2), (10, 2)):
+        resume(tmp_path / "run", [f"train.steps={steps}", f"threads={threads}"])
+    torch.set_num_threads(1)
+    info = RunFolder.open(tmp_path / "run").info()
+    assert info["device"] == "cpu, 1 threads, float32; then cpu, 2 threads, float32" and info["resumed"] == 3
+
+
 def test_resume_refuses_changed_data(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("".join(f"line {i} of it\n" for i in range(300)))

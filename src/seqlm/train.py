@@ -28,6 +28,7 @@ from .session import Progress, Session, assemble_session
 from .tasks import perplexity
 from .training import checkpoint
 from .training.console import Console
+from .training.device import describe
 from .training.loggers import RunLogger
 from .training.signals import StopSignal
 
@@ -85,8 +86,16 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> float:
             )
         origin = _origin(session) if start is None else {}
         save_config(config, run.config)
-        times = int(run.info().get("resumed", 0)) + 1
-        run.update(status="running", resumed=times, pid=os.getpid(), host=socket.gethostname(), **origin)
+        info, device = run.info(), describe(session.device, config.precision)
+        devices = info.get("device", device).split("; then ")
+        run.update(
+            status="running",
+            resumed=int(info.get("resumed", 0)) + 1,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            device="; then ".join(devices if device == devices[-1] else [*devices, device]),
+            **origin,
+        )
         return _run(run, session, start)
 
 
