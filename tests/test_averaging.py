@@ -11,6 +11,7 @@ import torch
 from seqlm.assemble import load_run
 from seqlm.data import Lengths, Streams, Window
 from seqlm.errors import ConfigError, Stopped
+from seqlm.run import RunFolder
 from seqlm.train import resume, train
 from seqlm.training import (
     Averaging,
@@ -198,11 +199,26 @@ def test_what_is_evaluated(tmp_path):
     assert load_run(tmp_path / "none").weights == "raw"
 
 
+@pytest.mark.parametrize("steps", [(1,), (16, 9)])
+def test_a_run_from_another_resumes_to_the_bit(tmp_path, steps, monkeypatch):
+    """Evaluated at step 0 once, whatever stops it."""
+    train(tiny(tmp_path, name="first"), {})
+    begun = lambda name: tiny(tmp_path, f"init_from={tmp_path / 'first'}", name=name)  # noqa: E731
+    stops_change_nothing(tmp_path, begun, steps, monkeypatch)
+    assert losses(tmp_path / "parts")[0][0] == 0
+
+
 def test_a_run_from_another(tmp_path):
     words = ["averaging=mean", "averaging.start=0", "train.steps=20", "train.eval_every=20"]
     first = train(tiny(tmp_path, *words, name="first"), {})
     config = tiny(tmp_path, f"init_from={tmp_path / 'first'}", "optim.lr=1e-12", "train.steps=1", name="second")
     assert train(config, {}) == pytest.approx(first, abs=1e-6)
+    away = tiny(tmp_path, f"init_from={tmp_path / 'first'}", "optim.lr=3", "schedule=constant", name="away")
+    assert train(away, {}) == pytest.approx(first, abs=1e-6), "what it began with is better than what came of it"
+    told = RunFolder.open(tmp_path / "away")
+    assert told.best == 0 and [one["step"] for one in told.records() if "valid/loss" in one] == [0, 15, 30, 40]
+    for one, other in zip(*(load_run(tmp_path / name).model.parameters() for name in ("first", "away")), strict=True):
+        assert torch.equal(one, other)
     with pytest.raises(ConfigError, match="has another vocabulary"):
         train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "data.symbols=4", name="third"), {})
     with pytest.raises(ConfigError, match="holds the weights of another model"):

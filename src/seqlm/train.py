@@ -108,7 +108,9 @@ def _origin(session: Session) -> dict[str, Any]:
 
 def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> float:
     """Train with everything around it: restored state, logs, signals, and an honest status at the end."""
-    progress, carry = Progress(), session.init_carry()
+    # A run that begins with another is evaluated before its first step: what it began with may stay the best.
+    progress = Progress(evaluated_at=-1 if session.config.init_from else 0)
+    carry = session.init_carry()
     console, status, logger = Console(partial(session.task.headline, data=session.data)), "failed", None
     try:
         if start is not None:
