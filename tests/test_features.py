@@ -318,6 +318,9 @@ def test_shown_without_its_numbers(tmp_path):
     (text,) = (tmp_path / "run" / "samples").iterdir()
     data = build_data(config_on(tmp_path, tmp_path / "all.npz"))
     steps = len(data["valid"].encoded[0]["features"])
+    more = ["task=classification", "model=classifier", "train.epochs=1", "sample.tokens=0"]
+    train(config_on(tmp_path, tmp_path / "all.npz", *more, name="silent"), {})
+    assert not (tmp_path / "silent" / "samples").exists()
     assert text.read_text().splitlines()[0] == f"features: {steps} x 3 numbers"
 
 

@@ -77,6 +77,8 @@ class ExampleTask(Task):
         return self.predict(model, *model.encode(batch), batch)
 
     def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
+        if not how.tokens:
+            return ""
         batch = data["valid"].batch([0]).to(next(model.parameters()).device)
         with evaluating(model):
             said = self.answers(model, batch)[0]

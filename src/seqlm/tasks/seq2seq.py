@@ -125,6 +125,8 @@ class Seq2Seq(ExampleTask):
 
     def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
         """Some sources with what is made of them."""
+        if not how.tokens:
+            return ""
         with evaluating(model):
             batch = data["valid"].batch(range(min(SHOWN, len(data["valid"])))).to(next(model.parameters()).device)
             said = self.answers(model, batch)
