@@ -151,3 +151,15 @@ def test_made_up_requests():
     assert any("Taipei" in words for words, _ in read(source))
     with pytest.raises(ConfigError, match="data.sentences=9 must be at least 10"):
         Taipei(sentences=9)
+
+
+def test_contractions_and_empty_nodes_of_universal_dependencies_are_no_words(tmp_path):
+    lines = ["# text = du pain", "1-2\tdu\t_\t_", "1\tde\tde\tADP", "2\tle\tle\tDET", "2.1\t_\t_\t_"]
+    lines.append("3\tpain\tpain\tNOUN")
+    for name in ("fr-ud-train.conllu", "fr-ud-dev.conllu"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n\n")
+    data = Conll(path=str(tmp_path), word=1, tag=3, comment="#", separator="tab")
+    assert list(data.examples("train")) == [{"words": ["de", "le", "pain"], "tags": ["ADP", "DET", "NOUN"]}]
+    (tmp_path / "other.txt").write_text("1-2 B-score\n\n")  # elsewhere that is a word
+    data = Conll(train=str(tmp_path / "other.txt"), valid=str(tmp_path / "other.txt"))
+    assert list(data.examples("train")) == [{"words": ["1-2"], "tags": ["B-score"]}]

@@ -22,7 +22,8 @@ class Conll(Examples):
 
     `word` and `tag` are columns, by number (-1 is the last) or by name; names are given as `columns`, or are in the
     first line of each file (`columns="header"`). Columns stand apart by spaces and tabs, or each by a single `tab`.
-    Lines that begin with `comment` are left out, so is -DOCSTART-. Raises ConfigError, naming file and line.
+    Lines that begin with `comment` are left out, so is -DOCSTART-, and in .conllu files contractions (1-2) and empty
+    nodes (1.1), whose words have lines of their own or none. Raises ConfigError, naming file and line.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Conll(Examples):
                 names = parts
                 continue
             word, tag = self._index("word", self.word, names), self._index("tag", self.tag, names)
-            if parts[0] == DOCUMENT:
+            if parts[0] == DOCUMENT or (path.suffix == ".conllu" and re.fullmatch(r"\d+[-.]\d+", parts[0])):
                 continue
             width, first = width or len(parts), first or number
             if len(parts) != width:
