@@ -279,7 +279,7 @@ def test_tied_weights_are_one_parameter_and_sizes_are_counted():
     ("dropout.input=1.5", "model.head.dropout.input=1.5 must be at least 0"),
     ("dropout.zoneout=-1", "model.head.dropout.zoneout=-1 must be at least 0"),
     ("num_layers=0", "model.head.num_layers=0 must be at least 1"),
-    ("cell=gur", "model.head.cell=gur is unknown; allowed: elman, gru"),
+    ("cell=gur", "model.head.cell=gur is unknown; allowed: elman, feed_forward, gru"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(words, message):
     with pytest.raises(ConfigError, match=message):
