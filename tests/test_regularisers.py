@@ -111,16 +111,10 @@ def test_engines_draw_and_compute_alike(cell, engine, drop):
             torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
-def test_gradients_match_finite_differences_under_the_masks(cell, drop):
-    cell = regularised(cell, drop)
-    xs, carry = given(cell)
-
-    def loss():
-        return sum(output.sin().sum() for output in window(cell, "scan", xs, carry))
-
+def finite_differences(module, loss, **tolerance):
+    """The gradient of `loss` reaches every parameter, and is its slope along a random direction."""
     loss().backward()
-    for name, parameter in cell.named_parameters():
+    for name, parameter in module.named_parameters():
         assert parameter.grad.abs().max() > 0, name
         direction = torch.randn_like(parameter)
         with torch.no_grad():
@@ -130,7 +124,18 @@ def test_gradients_match_finite_differences_under_the_masks(cell, drop):
                 values.append(loss().item())
             parameter += 1e-6 * direction
         slope = (parameter.grad * direction).sum().item()
-        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-5, abs=1e-7), name
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, **tolerance), name
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+def test_gradients_match_finite_differences_under_the_masks(cell, drop):
+    cell = regularised(cell, drop)
+    xs, carry = given(cell)
+
+    def loss():
+        return sum(output.sin().sum() for output in window(cell, "scan", xs, carry))
+
+    finite_differences(cell, loss, rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
@@ -412,18 +417,7 @@ def test_gradients_of_whole_models_match_finite_differences(name):
         _, nats, penalty = task.objective(model, Window(tokens[:-1], tokens[1:], 8 * T), model.init_carry(8))
         return nats if penalty is None else nats + penalty
 
-    loss().backward()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad.abs().max() > 0, key
-        direction = torch.randn_like(parameter)
-        with torch.no_grad():
-            values = []
-            for step in (1e-6, -2e-6):
-                parameter += step * direction
-                values.append(loss().item())
-            parameter += 1e-6 * direction
-        slope = (parameter.grad * direction).sum().item()
-        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4, abs=1e-5), key
+    finite_differences(model, loss, rel=1e-4, abs=1e-5)
     trained = loss().item()
     evaluated = [model.eval().nats(tokens[:-1], tokens[1:], model.init_carry(8))[1].item() for _ in range(2)]
     assert evaluated[0] == evaluated[1] != trained
