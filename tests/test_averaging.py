@@ -22,13 +22,12 @@ from seqlm.training import (
     NonMonotone,
     OneCycle,
     Triggered,
-    checkpoint,
 )
 from seqlm.training.averaging import is_nonmonotone
 from seqlm.training.gradient import gradient
 
 from .conftest import tiny
-from .test_resume import losses, stop_at, stops_change_nothing, weights
+from .test_resume import losses, mutate_state, stop_at, stops_change_nothing, weights
 
 
 def walk(averaging, steps=12, seed=0):
@@ -168,14 +167,7 @@ def test_everything_that_averages_is_in_the_checkpoint(tmp_path, mutant, monkeyp
     stop_at(monkeypatch, began - 3 if before else began + 3)
     with pytest.raises(Stopped):
         train(tiny(tmp_path, *words, name="parts"), {})
-    original = checkpoint.Checkpoint.load_state
-
-    def mutated(self):
-        state = original(self)
-        AVERAGING_MUTANTS[mutant](state)
-        return state
-
-    monkeypatch.setattr(checkpoint.Checkpoint, "load_state", mutated)
+    mutate_state(monkeypatch, AVERAGING_MUTANTS[mutant])
     resume(tmp_path / "parts", [])
     assert judged(tmp_path / "parts") != judged(tmp_path / "whole")
 

@@ -67,6 +67,18 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(seqlm.train, "StopSignal", Stop)
 
 
+def mutate_state(monkeypatch, change):
+    """Every checkpoint from now on is loaded with `change` made to its state."""
+    original = checkpoint.Checkpoint.load_state
+
+    def mutated(self):
+        state = original(self)
+        change(state)
+        return state
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_state", mutated)
+
+
 def stops_change_nothing(folder, config, steps, monkeypatch):
     """`config(name)` trained at once as `whole`, and as `parts` with a stop after each of `steps`, to the same bits."""
     train(config("whole"), {})
@@ -153,14 +165,7 @@ def test_everything_in_a_checkpoint_is_needed(tmp_path, mutant, monkeypatch):
     if mutant == "weights":
         monkeypatch.setattr(checkpoint.Checkpoint, "load_weights", lambda self, model: None)
     elif mutant:
-        original = checkpoint.Checkpoint.load_state
-
-        def mutated(self):
-            state = original(self)
-            MUTANTS[mutant](state)
-            return state
-
-        monkeypatch.setattr(checkpoint.Checkpoint, "load_state", mutated)
+        mutate_state(monkeypatch, MUTANTS[mutant])
     resume(tmp_path / "parts", [])
     infos = [RunFolder(tmp_path / name).info() for name in ("whole", "parts")]
     kept = ("best_step", "metrics", "steps", "tokens")

@@ -81,6 +81,6 @@ class BidirectionalLanguageModeling(TextTask):
         said = self.one.answers(model.fwd, tokenizer, texts)
         for one, backward in zip(said, line_nats(model.bwd, tokenizer, turned), strict=True):
             forward = one.pop("nats")
-            one |= {"ppl": perplexity(forward + backward, 2 * one["tokens"])}
-            one |= {"forward_nats": forward, "backward_nats": backward}
+            both = perplexity(forward + backward, 2 * one["tokens"])
+            one |= {"ppl": both, "forward_nats": forward, "backward_nats": backward}
         return said
