@@ -214,11 +214,19 @@ def test_every_pooling_learns(tmp_path, folder, pooling):
 
 @pytest.mark.parametrize("judged", ["accuracy", "macro_f1", "loss"])
 def test_weights_are_chosen_by(tmp_path, folder, judged):
-    train(config_of(tmp_path, folder, f"task.judged_by={judged}", "optim.lr=0.3", "train.epochs=4"), {})
+    """Of equal accuracies by the lower loss: so are the best, what is kept besides, and patience."""
+    words = [f"task.judged_by={judged}", "optim.lr=0.05", "schedule=constant", "train.epochs=9", "train.patience=2",
+             "checkpoint.keep_best=3", "checkpoint.keep_last=1"]  # fmt: skip
+    train(config_of(tmp_path, folder, *words), {})
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    found = {record["step"]: record[f"valid/{judged}"] for record in records if f"valid/{judged}" in record}
-    best = (min if judged == "loss" else max)(found.values())
-    assert load_run(tmp_path / "run").checkpoint.step == next(step for step in found if found[step] == best)
+    sign = 1 if judged == "loss" else -1
+    ranked = sorted((sign * r[f"valid/{judged}"], r["valid/loss"], r["step"]) for r in records if "valid/loss" in r)
+    if judged != "loss":
+        equal = [step for value, _, step in ranked if value == -1]
+        assert equal[0] != min(equal), "no tie that the loss decides"
+    assert len(ranked) == 9 and load_run(tmp_path / "run").checkpoint.step == ranked[0][2]
+    kept = {int(path.name.removeprefix("step-")) for path in (tmp_path / "run" / "checkpoints").glob("step-*")}
+    assert kept == {step for *_, step in ranked[:3]} | {90}
 
 
 def test_resume_is_equality(tmp_path, folder, monkeypatch):

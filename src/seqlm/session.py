@@ -119,8 +119,11 @@ class Session:
             return GraphedGradient(objective, self.parameters, cuda_capture(self.device), tell)
         return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
 
-    def save(self, run: RunFolder, progress: Progress, carry: Carry, valid_loss: float | None) -> None:
-        """Write everything that can change the next step; what the retention rules no longer want goes."""
+    def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: tuple[float, float] | None) -> None:
+        """Write everything that can change the next step; what the retention rules no longer want goes.
+
+        `rank` is how good it is, as compared from left to right; None if it has not been evaluated.
+        """
         state = {
             "progress": asdict(progress),
             "optimizer": self.optimizer.state_dict(),
@@ -130,9 +133,9 @@ class Session:
             "random": random_state(self.device),
         }
         averaged = bool(self.averaging.average)
-        meta = {"step": progress.step, "valid_loss": valid_loss, "averaged": averaged, "seqlm": __version__}
+        meta = {"step": progress.step, "rank": rank, "averaged": averaged, "seqlm": __version__}
         saved = checkpoint.save(run.checkpoints, self.model, state, meta)
-        if valid_loss is not None and progress.best_step == progress.step:
+        if rank is not None and progress.best_step == progress.step:
             checkpoint.point_best(run.checkpoints, saved)
         keep = self.config.checkpoint
         checkpoint.prune(

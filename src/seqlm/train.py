@@ -161,14 +161,14 @@ def _fit(
     model.train()
     while True:
         progress.seconds = before + time.perf_counter() - began
-        ended, valid_loss = session.ended(progress), None
+        ended, rank = session.ended(progress), None
         if progress.step > progress.evaluated_at and not stop.number and (ended or _due(limits.eval_every, progress)):
-            valid_loss = _evaluate(run, session, progress, logger, console, stop)
+            rank = _evaluate(run, session, progress, logger, console, stop)
             ended = ended or session.ended(progress)
         regular = config.checkpoint.every and progress.step % config.checkpoint.every == 0
         # Again at a step that is saved already if it has been evaluated since: the evaluation belongs to it.
-        if valid_loss is not None or ((ended or stop.number or regular) and saved_at != progress.step):
-            session.save(run, progress, carry, valid_loss)
+        if rank is not None or ((ended or stop.number or regular) and saved_at != progress.step):
+            session.save(run, progress, carry, rank)
             logger.flush()
             saved_at = progress.step
         if stop.number:
@@ -252,8 +252,11 @@ def _due(every: int | None, progress: Progress) -> bool:
 
 def _evaluate(
     run: RunFolder, session: Session, progress: Progress, logger: RunLogger, console: Console, stop: StopSignal
-) -> float | None:
-    """Score valid, tell everybody, and return the loss; None if a signal cut it short: then it never was."""
+) -> tuple[float, float] | None:
+    """Score valid, tell everybody, and return how good it is, lower is better: what the task judges by, then the loss.
+
+    None if a signal cut it short: then it never was.
+    """
     started = time.perf_counter()
     stopped = lambda: bool(stop.number)  # noqa: E731
     with session.evaluated_weights():
@@ -264,7 +267,9 @@ def _evaluate(
         figures = session.task.figures(session.model, session.data)
     metrics = session.task.metrics(score, session.data, "valid")
     judged = session.task.judged(metrics)
-    improved = judged < progress.best_loss
+    # Of equal accuracies the lower loss is better: on a small split many are equal.
+    rank = (judged, metrics["loss"])
+    improved = rank < (progress.best_loss, progress.valid.get("loss", math.inf))
     progress.evaluated_at = progress.step
     progress.bad_evaluations = 0 if improved else progress.bad_evaluations + 1
     if improved:
@@ -283,7 +288,7 @@ def _evaluate(
         run.samples.mkdir(exist_ok=True)
         (run.samples / f"step-{progress.step:09d}.txt").write_text(text + "\n", encoding="utf-8")
     console.evaluation(progress.step, metrics, improved, progress.seconds, text)
-    return judged
+    return rank
 
 
 def _non_finite(run: RunFolder, model: nn.Module, step: int, nats: float, lr: float) -> str:

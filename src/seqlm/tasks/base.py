@@ -78,7 +78,7 @@ class Task(ABC):
         """What a whole split is told by: the names behind `valid/` and `test/`."""
 
     def judged(self, metrics: dict[str, float]) -> float:
-        """What weights are chosen by; lower is better."""
+        """What weights are chosen by; lower is better, and of equals the lower loss."""
         return metrics["loss"] if self.judged_by == "loss" else -metrics[self.judged_by]
 
     def begin_step(self, at: Moment) -> None:

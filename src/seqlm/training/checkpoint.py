@@ -175,8 +175,8 @@ def verify(path: Path) -> str:
 def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:
     """Delete old checkpoints, never what `last` or `best` name."""
     saved = steps(folder)
-    losses = {step: _loss(folder / _name(step)) for step in saved}
-    ranked = sorted((step for step in saved if losses[step] is not None), key=lambda step: (losses[step], step))
+    ranks = {step: _rank(folder / _name(step)) for step in saved}
+    ranked = sorted((step for step in saved if ranks[step]), key=lambda step: (ranks[step], step))
     kept = {*saved[-keep_last:], *ranked[:keep_best]}
     kept |= {step for step in saved if keep_every and step and step % keep_every == 0}
     named = {_pointed(folder, pointer) for pointer in ("last", "best")}
@@ -222,12 +222,12 @@ def _pointed(folder: Path, pointer: str) -> str | None:
         return None
 
 
-def _loss(path: Path) -> float | None:
+def _rank(path: Path) -> list[float]:
+    """How good an evaluated checkpoint is, the best first; empty if it was not evaluated."""
     try:
-        loss = json.loads((path / "meta.json").read_text(encoding="utf-8")).get("valid_loss")
-        return float(loss) if loss is not None else None
+        return json.loads((path / "meta.json").read_text(encoding="utf-8")).get("rank") or []
     except (OSError, ValueError):
-        return None
+        return []
 
 
 def _sha256(path: Path) -> str:
