@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import statistics
 
@@ -176,6 +177,15 @@ def test_runs_that_began_with_others(runs, capsys):
     assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["first", "second"]
     config.write_text(config.read_text().replace("/a/second", "/b/first"))
     assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["/a/first", "/b/first"]
+
+
+def test_runs_that_read_others(runs, capsys):
+    for name, read in (("fast-1", "first"), ("fast-2", "second")):
+        config = runs / name / "config.yaml"
+        models = f"model:\n  language_models:\n  - run: /a/{read}\n"
+        config.write_text(re.sub("^model:\n", models, config.read_text(), flags=re.M))
+    lines, _ = shown(capsys, runs / "fast-1", runs / "fast-2")
+    assert sorted(lines["model.language_models"]) == ["[{run: /a/first}]", "[{run: /a/second}]"]
 
 
 def test_names_tell_settings_apart(runs, capsys, monkeypatch):

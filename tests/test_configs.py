@@ -31,6 +31,7 @@ def path_of(experiment, path):
     """The words that say where the data lies, if it is not generated, and what begins with another run."""
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     begins = ["init_from=run"] if "init_from: RUN" in text else []
+    begins += ["model.language_models.0.run=run"] if "run: RUN" in text else []
     generated = re.search("(override /data: (reverse|dates|taipei)|- taipei)$", text, re.M)
     return begins if generated else [f"data.path={path}", *begins]
 
@@ -96,6 +97,11 @@ def test_experiments_on_examples_train(experiment, tmp_path):
             (tmp_path / split / name).write_text(lines * 20)
     small = ["data.sentences=80"] if experiment.startswith("taipei") else ["data.sizes=[50,8,8]"]
     data = path_of(experiment, tmp_path) or small
+    if "model.language_models.0.run=run" in data:
+        with pytest.raises(ConfigError, match="^model.language_models.0.run: run does not exist"):
+            train(compose(f"experiment={experiment}", *data, f"run.root={tmp_path}"), {})
+        train(tiny(tmp_path, name="read"), {})
+        data = [*data, f"model.language_models.0.run={tmp_path / 'read'}"]
     config = compose(f"experiment={experiment}", *data, f"run.root={tmp_path}", "run.name=run",
                      "train.epochs=null", "train.steps=2", "train.batch_size=8")  # fmt: skip
     before = train(config, {})

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from seqlm.assemble import build_data, build_model, load_run
+from seqlm.config import plain_dict, recorded
 from seqlm.data import IGNORE
 from seqlm.data.example_tokenizer import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
@@ -250,6 +251,12 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
     best = RunFolder.open(language_models / "forward").best
     assert saved[0] == {"run": str(language_models / "forward"), "checkpoint": best}
     assert saved[1]["reverse"] is True and saved[1]["run"] == str(language_models / "backward")
+    origins = RunFolder.open(tmp_path / "one").info()["language_models"]
+    assert [(one["run"], one["step"], one["seed"]) for one in origins] == [
+        (name, RunFolder.open(language_models / name).best, 1) for name in ("forward", "backward")
+    ]
+    recorded_models = recorded(plain_dict(run.config))["model"]["language_models"]
+    assert recorded_models == [{}, {"reverse": True}], "a record says how states are read, not where the runs lie"
     assert not any("readers.1" in name or "readers.2" in name for name, _ in run.model.named_parameters())
     assert not any("readers.1" in name for name in run.model.state_dict())
     assert {file: file.read_bytes() for file in language_models.rglob("*") if file.is_file()} == before

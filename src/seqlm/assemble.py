@@ -160,8 +160,7 @@ def load_run(
 def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
     """Put the best weights of the run in `folder` into `model`, as that run evaluated them (`init_from`).
 
-    Returns what run.json keeps of it: name, experiment, seed, step and commit.
-    Raises ConfigError if there is no such run, or it has another vocabulary or another model.
+    Returns its `origin`. Raises ConfigError if there is no such run, or it has another vocabulary or another model.
     """
     try:
         run = RunFolder.open(folder)
@@ -169,10 +168,16 @@ def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer
         raise ConfigError(f"init_from={folder}: {error}") from None
     if not same_vocabulary(load_tokenizer(run.tokenizer), tokenizer):
         raise ConfigError(f"init_from={folder} has another vocabulary; use the data and tokenizer of that run")
-    best, info = checkpoint.find(run.checkpoints, "best", _warn), run.info()
+    best = checkpoint.find(run.checkpoints, "best", _warn)
     _load_weights(best, model, load_config(run.config).eval_weights)
+    return origin(run, best.step)
+
+
+def origin(run: RunFolder, step: int) -> dict[str, Any]:
+    """What run.json keeps of another run whose weights were taken: name, step, experiment, seed and commit."""
+    info = run.info()
     known = {"experiment": info.get("choices", {}).get("experiment"), "seed": info.get("seed"), "git": info.get("git")}
-    return {"run": run.name, "step": best.step, **known}
+    return {"run": run.name, "step": step, **known}
 
 
 def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:

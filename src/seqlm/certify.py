@@ -113,7 +113,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     reported = headlines(task, scores["valid"])
     curve = [one for one in run.records() if "valid/loss" in one]
     metrics = [key for key in (curve or [{}])[0] if key.startswith("valid/")]
-    written = {
+    written: dict[str, Any] = {
         "experiment": name,
         "task": info.get("choices", {}).get("task") or task_of(name),
         "reported": reported,
@@ -121,7 +121,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "status": info["status"],
         "published": published(name, "" if is_text else reported[0]),
         **{key: info.get(key) for key in (*FACTS, "resumed")},
-        **{key: info[key] for key in ("began_with",) if key in info},
+        **{key: info[key] for key in ("began_with", "language_models") if key in info},
         "tokens_per_s": round(info["tokens"] / info["seconds"], 1),
         "scores": scores,
         "curve_columns": ["step", "seconds", *(key.replace("/", "_") for key in metrics)],

@@ -114,7 +114,8 @@ def _read(run: RunFolder) -> list[One]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
         config = load_config(run.config)
-        settings = recorded(plain_dict(config)) | {"init_from": config.init_from}
+        told = plain_dict(config)
+        settings = recorded(told) | {"init_from": config.init_from, "model": told["model"]}  # from which runs, too
         return [One(run, run.info(), run.status(), settings, shown(run))]
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)

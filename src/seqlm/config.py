@@ -213,6 +213,9 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     where = ("run", "trust", "resume", "threads", "device")
     kept = {key: value for key, value in config.items() if key not in where}
     kept["init_from"] = config.get("init_from") is not None  # whether, not from where
+    if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
+        read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]
+        kept["model"] = {**kept["model"], "language_models": read}
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
 
 

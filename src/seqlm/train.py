@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .assemble import load_weights_from
+from .assemble import load_weights_from, origin
 from .cells import Carry
 from .config import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
 from .errors import ConfigError, NonFiniteError, RunExists, Stopped
@@ -46,7 +46,7 @@ def train(config: Config, choices: Mapping[str, str]) -> float:
         if (Path(config.run.root) / name / "run.json").is_file():
             return _resume(RunFolder.open(Path(config.run.root) / name), lambda _: config)
     session = assemble_session(config)
-    facts = {"choices": dict(choices), **describe_run(session), **_origin(session)}
+    facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
 
     def fill(run: RunFolder) -> None:
         save_config(with_absolute_paths(config), run.config)
@@ -84,7 +84,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> float:
                 f"the data of {run.path} has changed since it was started (fingerprint {known}, now {found}); "
                 "put the old text back, or start a new run"
             )
-        origin = _origin(session) if start is None else {}
+        origins = _origins(session) if start is None else {}
         save_config(config, run.config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
@@ -94,16 +94,24 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> float:
             pid=os.getpid(),
             host=socket.gethostname(),
             device="; then ".join(devices if device == devices[-1] else [*devices, device]),
-            **origin,
+            **origins,
         )
         return _run(run, session, start)
 
 
-def _origin(session: Session) -> dict[str, Any]:
-    """Give the model the weights of the run that this one begins with, if there is one; returns what is kept of it."""
-    if session.config.init_from is None:
-        return {}
-    return {"began_with": load_weights_from(session.config.init_from, session.model, session.data.tokenizer)}
+def _origins(session: Session) -> dict[str, Any]:
+    """Give the model the weights of the run that this one begins with, if there is one.
+
+    Returns what is kept of it, and of the language models whose states are read.
+    """
+    config = session.config
+    kept: dict[str, Any] = {}
+    if config.init_from is not None:
+        kept["began_with"] = load_weights_from(config.init_from, session.model, session.data.tokenizer)
+    for spec in config.model.get("language_models") or []:
+        read = RunFolder.open(spec["run"])
+        kept.setdefault("language_models", []).append(origin(read, spec.get("checkpoint", read.best)))
+    return kept
 
 
 def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> float:
