@@ -31,7 +31,7 @@ def path_of(experiment, path):
     """The words that say where the data lies, if it is not generated, and what begins with another run."""
     text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     begins = ["init_from=run"] if "init_from: RUN" in text else []
-    begins += ["model.language_models.0.run=run"] if "run: RUN" in text else []
+    begins += ["model.language_models.0.run=run"] if "- run: RUN" in text else []
     generated = re.search("(override /data: (reverse|dates|taipei)|- taipei)$", text, re.M)
     return begins if generated else [f"data.path={path}", *begins]
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqlm.assemble import build_data, build_model
+from seqlm.assemble import build_data, build_model, load_run
 from seqlm.build import build
 from seqlm.cells import detach
 from seqlm.certify import task_of
 from seqlm.config import find_configs
 from seqlm.errors import ConfigError
 from seqlm.models.presets import budget
+from seqlm.train import train
 
-from .conftest import REPOSITORY, compose
+from .conftest import REPOSITORY, compose, tiny
 from .test_configs import path_of
 from .test_model import model_of
 
@@ -82,6 +83,7 @@ SLOTS = 726 * 100 + 40 * 25 + 2 * lstm(25, 25) + 2 * lstm(150, 128) + 120 * (256
 COUNTED = {
     "atis_slots": SLOTS,
     "atis_intent": 726 * 100 + 40 * 25 + 2 * lstm(25, 25) + 2 * lstm(150, 128) + 21 * (256 + 1),
+    "atis_intent_lm": 726 * 100 + 40 * 25 + 2 * lstm(25, 25) + 2 * lstm(150 + 640, 128) + 21 * (256 + 1),
     "atis_joint": SLOTS + 21 * (256 + 1),
     "atis_by_intent": 21 * 32 + 32 + 869 * 100 + lstm(100 + 32, 200) + 2 * 200 * (32 + 1) + 869 * (200 + 1),
     "bilm_ptb": 10_000 * 200 + 2 * lstm(200, 200) + 10_000 * (200 + 1),
@@ -105,6 +107,19 @@ def data_of(name):
     return build_data(compose(f"experiment={name}", *words)) if is_there else None
 
 
+@pytest.fixture(scope="module")
+def newspapers(tmp_path_factory):
+    """A run as wide as experiment=laptop, for what reads the states of one."""
+    folder = tmp_path_factory.mktemp("models")
+    train(tiny(folder, "model.hidden_size=640", "model.num_layers=1", "train.steps=1", name="newspapers"), {})
+    return folder / "newspapers"
+
+
+def composed(name, newspapers):
+    words = [word.replace("0.run=run", f"0.run={newspapers}") for word in path_of(name, "somewhere")]
+    return compose(f"experiment={name}", *words)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_are_those_published(name):
     size, config = VOCABULARY.get(name, 10_000), compose(f"experiment={name}", *path_of(name, "somewhere"))
@@ -125,20 +140,23 @@ def test_the_first_loss_is_that_of_knowing_nothing(name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_parameters_of_other_tasks_are_those_counted_by_hand(name):
-    data, config = data_of(name), compose(f"experiment={name}", *path_of(name, "somewhere"))
+def test_parameters_of_other_tasks_are_those_counted_by_hand(name, newspapers):
+    data, config = data_of(name), composed(name, newspapers)
     if task_of(name) in ("bilm", "cloze"):
         known = {"vocab_size": 10_000}
     else:
         known = {"sizes": ATIS_SIZES if data is None else data.tokenizer.sizes()}
+    if name == "atis_intent_lm":
+        run = load_run(newspapers)
+        known["load"] = lambda folder, which: (run.model, run.tokenizer)
     with torch.device("meta"):
         model = build(config.model, "model", engine="scan", **known)
     assert sum(parameter.numel() for parameter in model.parameters()) == COUNTED[name]
 
 
 @pytest.mark.parametrize("name", [name for name in OTHERS if task_of(name) in ONE_OF])
-def test_the_first_loss_of_other_tasks_is_that_of_knowing_nothing(name):
-    data, config = data_of(name), compose(f"experiment={name}", *path_of(name, "somewhere"))
+def test_the_first_loss_of_other_tasks_is_that_of_knowing_nothing(name, newspapers):
+    data, config = data_of(name), composed(name, newspapers)
     if data is None:
         pytest.skip("ATIS is not in ../shared/data/atis")
     torch.manual_seed(0)
