@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -211,6 +212,11 @@ def test_a_run_from_another(tmp_path):
     assert told.best == 0 and [one["step"] for one in told.records() if "valid/loss" in one] == [0, 15, 30, 40]
     for one, other in zip(*(load_run(tmp_path / name).model.parameters() for name in ("first", "away")), strict=True):
         assert torch.equal(one, other)
+    (told.checkpoints / "best").unlink()  # killed after saving step 0, before saying it is the best
+    for later in set(told.checkpoints.glob("step-*")) - {told.checkpoints / "step-000000000"}:
+        shutil.rmtree(later)
+    resume(told.path, ["train.steps=1"])
+    assert told.best == 0
     with pytest.raises(ConfigError, match="has another vocabulary"):
         train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "data.symbols=4", name="third"), {})
     with pytest.raises(ConfigError, match="holds the weights of another model"):

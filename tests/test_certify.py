@@ -22,6 +22,7 @@ from seqlm.certify import (
     record,
     summary,
 )  # fmt: skip
+from seqlm.compare import compare
 from seqlm.config import load_config, plain_dict, recorded
 from seqlm.errors import SeqlmError
 from seqlm.evaluate import main as evaluate
@@ -99,7 +100,7 @@ def test_what_may_differ(tmp_path):
     preset = plain_dict(load_config(run.config))
     harmless: dict = {"seed": 7, "engine": "auto", "device": "cuda", "threads": 3, "resume": "auto"}
     harmless |= {"sample": {"tokens": 1}, "checkpoint": {"every": 2}, "trust": ["mine."], "run": {"name": "other"}}
-    harmless |= {"train": {**preset["train"], "log_every": 99, "default_steps": 9}}
+    harmless |= {"train": {**preset["train"], "log_every": 99, "default_steps": 9}}  # of no effect beside steps
     harmless |= {"data": {**preset["data"], "path": "elsewhere", "test": "there"}}
     check(run, {**preset, **harmless})
     for key, value in {"model": "hidden_size", "train": "steps", "data": "tokens", "optim": "lr"}.items():
@@ -116,6 +117,15 @@ def test_what_may_differ(tmp_path):
         "init_from": False,
         "seed": 1,
     }
+
+
+def test_the_default_length_is_part_of_the_setting(tmp_path):
+    for steps in (4, 5):
+        train(tiny(tmp_path, "train.steps=null", f"train.default_steps={steps}", name=f"{steps}"), {})
+    four, five = (RunFolder.open(tmp_path / f"{steps}") for steps in (4, 5))
+    with pytest.raises(SeqlmError, match="is not default as published here: train.default_steps: 5 -> 4"):
+        check(four, plain_dict(load_config(five.config)))
+    assert len(compare([four, five])) == 2
 
 
 def test_options_that_came_later_are_as_they_were_before(tmp_path):

@@ -390,6 +390,9 @@ def test_limits_count_anew(tmp_path):
     tokenizer = fit_tokenizer(corpus, CharTokenizer())
     limited = encode_split(corpus, "train", tokenizer).limited(18, tokenizer)
     assert (len(limited.tokens), limited.counts.characters, limited.counts.words) == (18, 18, 5)
+    few = fit_tokenizer(corpus, CharTokenizer(max_size=5))
+    limited = encode_split(corpus, "train", few).limited(18, few)
+    assert few.unk_id in limited.tokens and limited.counts.characters == 18, "an unknown character is one, not <unk>"
 
 
 def test_processes_that_encode_at_once_never_see_half_a_file(tmp_path, monkeypatch):

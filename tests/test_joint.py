@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from seqlm.assemble import build_data, build_model, load_run
 from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate
+from seqlm.evaluate import main as evaluate_run
 from seqlm.tasks import Classification, Joint, Score, Tagging
 from seqlm.train import train
 
@@ -137,6 +139,22 @@ def test_a_head_in_the_wrong_place_is_refused(tmp_path, flights):
         parts_of(tmp_path, flights, "model/head@model.head.tags=label")
     with pytest.raises(ConfigError, match="Joint needs a model with a JointHead, this one has a TagHead"):
         train(config_of(tmp_path, flights, "model=tagger"), {})
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_split_without_labels_is_refused(tmp_path, flights, split):
+    """At once, if it is the one that weights are chosen by."""
+    shutil.copytree(flights, tmp_path / "data")
+    (tmp_path / "data" / split / "label").unlink()
+    config = config_of(tmp_path, tmp_path / "data", "data=iob", "train.epochs=1")
+    if split == "valid":
+        with pytest.raises(ConfigError, match="split=valid of this data has no label, which task Joint needs"):
+            train(config, {})
+        assert not (tmp_path / "run").exists()
+    else:
+        train(config, {})
+        with pytest.raises(ConfigError, match="this split has no label"):
+            evaluate_run(str(tmp_path / "run"), ["split=test"], False)
 
 
 def test_tags_without_entities_are_not_judged_by_them(tmp_path, flights):

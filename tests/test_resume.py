@@ -205,7 +205,18 @@ def test_an_evaluation_made_by_a_resumed_run_is_kept(tmp_path, monkeypatch):
 def test_a_kill_while_a_checkpoint_is_replaced_loses_none(tmp_path):
     folder = trained(tmp_path, "checkpoint.keep_last=1")
     (folder / "step-000000020").rename(folder / ".old-step-000000020")
+    (folder / ".step-000000030-1").mkdir()  # killed while it wrote another
+    checkpoint.tidy(folder)
     assert checkpoint.find(folder, "last", print).step == 20 and not list(folder.glob(".*"))
+
+
+def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
+    folder = trained(tmp_path)
+    (folder / ".step-000000030-1").mkdir()
+    assert checkpoint.find(folder, "last", print).step == 20 and checkpoint.find(folder, "best", print)
+    assert (folder / ".step-000000030-1").is_dir()
+    resume(tmp_path / "run", ["train.steps=22"])  # who holds the run may clear it
+    assert not (folder / ".step-000000030-1").is_dir()
 
 
 def test_a_failed_write_never_costs_the_config(tmp_path, monkeypatch):
@@ -234,6 +245,9 @@ def test_resume_refuses_what_would_be_another_run(tmp_path):
         resume(tmp_path / "run", ["train.stepz=20"])
     with pytest.raises(ConfigError, match="train.steps=many should be a whole number or null"):
         resume(tmp_path / "run", ["train.steps=many"])
+    for wrong in ("foo", "[5]", "[{reverse: true}]"):
+        with pytest.raises(ConfigError, match="  model.language_models: None -> "):
+            resume(tmp_path / "run", [f"model.language_models={wrong}"])
     assert (tmp_path / "run" / "config.yaml").read_text() == before
     assert RunFolder(tmp_path / "run").info()["status"] == "finished"
 

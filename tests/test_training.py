@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import seqlm.train
 from seqlm.assemble import load_run
 from seqlm.build import build
 from seqlm.data import IGNORE, Streams
-from seqlm.errors import ConfigError, NonFiniteError
+from seqlm.errors import ConfigError, NonFiniteError, RunExists
 from seqlm.run import RunFolder
 from seqlm.session import assemble_session
 from seqlm.tasks import LanguageModeling
@@ -163,6 +164,14 @@ def test_limits_end_a_run(tmp_path):
     assert RunFolder(tmp_path / "default").info()["steps"] == 7
 
 
+def test_tokens_are_counted_where_windows_are_drawn(tmp_path):
+    """An epoch of drawn windows has more steps than another; how many are planned is an estimate."""
+    words = ["train.window_spread=5", "train.window_halved=0.05", "train.window=70", "train.steps=null"]
+    words += ["data.tokens=20000", "train.batch_size=20", "train.tokens=150000", "train.eval_every=null", "seed=2"]
+    train(tiny(tmp_path, *words, "model.hidden_size=4"), {})
+    assert 150_000 <= RunFolder(tmp_path / "run").info()["tokens"] < 152_500
+
+
 def test_early_stopping_counts_evaluations_without_gain(tmp_path):
     train(tiny(tmp_path, "optim.lr=0", "train.patience=3", "train.steps=400", "train.eval_every=5"), {})
     losses = of("valid/loss", tmp_path / "run")
@@ -250,8 +259,33 @@ def test_names_of_runs_never_collide(tmp_path):
         made(tmp_path, "x")
     with pytest.raises(ConfigError, match=r"run.name=../y leaves run.root"):
         made(tmp_path, "../y")
+    with pytest.raises(ConfigError, match=r"run.name=/.*y leaves run.root"):
+        made(tmp_path, str(tmp_path / "y"))
     made(tmp_path, "group/y")
     assert not list(tmp_path.rglob(".[!l]*")), "something hidden was left behind"
+
+
+@pytest.mark.parametrize("name", [None, "x"])
+def test_a_root_that_is_no_folder_ends_at_once(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=r"run.root=.*file.* cannot be made"):
+            made(root, name)
+
+
+def test_of_two_that_start_at_once_one_is_told(tmp_path, monkeypatch):
+    """The other takes the name after we have looked."""
+    rename = Path.rename
+
+    def late(self, target):
+        (target / "run.json").parent.mkdir()
+        (target / "run.json").write_text("{}")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    with pytest.raises(RunExists, match="run.name=x: .* exists"):
+        made(tmp_path, "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_nothing_is_written_when_something_is_wrong(tmp_path):

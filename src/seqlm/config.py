@@ -17,7 +17,7 @@ from yaml import YAMLError
 from .build import defaults, describe_type, fits
 from .errors import ConfigError
 from .run import RunFolder, write_atomically
-from .schema import Config
+from .schema import LIMITS, Config
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ RESUMABLE = [
     "train.tokens",
     "train.minutes",
     "train.patience",
+    "train.nonmonotone",
     "train.eval_every",
     "train.log_every",
     "checkpoint.",
@@ -39,14 +40,11 @@ RESUMABLE = [
     "engine",
     "threads",
     "trust",
-    "data.path",
-    "data.train",
-    "data.valid",
-    "data.test",
+    *(f"data.{key}" for key in DATA_PATHS),
 ]
 
 # Keys whose values make no other experiment.
-HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.default_steps")
+HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every")
 
 
 def find_configs() -> Path:
@@ -143,10 +141,11 @@ def with_absolute_paths(config: Config) -> Config:
     """
     if config.init_from:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
-    if isinstance(config.model, dict) and config.model.get("language_models"):
+    read = config.model.get("language_models") if isinstance(config.model, dict) else None
+    if isinstance(read, list) and all(isinstance(spec, dict) and spec.get("run") for spec in read):
         config = replace(config, model={**config.model, "language_models": [
             {"checkpoint": RunFolder.open(spec["run"]).best, **spec, "run": str(Path(spec["run"]).resolve())}
-            for spec in config.model["language_models"]
+            for spec in read
         ]})  # fmt: skip
     if not isinstance(config.data, dict):
         return config
@@ -212,6 +211,9 @@ def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what says where, not what."""
     where = ("run", "trust", "resume", "threads", "device")
     kept = {key: value for key, value in config.items() if key not in where}
+    loop = kept.get("train", {})
+    if any(loop.get(unit) is not None for unit in LIMITS):
+        kept["train"] = {key: value for key, value in loop.items() if key != "default_steps"}  # not in force
     kept["init_from"] = config.get("init_from") is not None  # whether, not from where
     if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
         read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]

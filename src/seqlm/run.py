@@ -58,9 +58,9 @@ class RunFolder:
         """Make <root>/<name> with what `fill` writes, and hold it; without a name <stem>-<time>-<4 hex>.
 
         Filled and locked under a hidden name, then renamed: nobody sees half a run, and of two that start
-        under one name one gets it. Raises ConfigError if it exists.
+        under one name one gets it. Raises RunExists if it exists, ConfigError if it cannot be made.
         """
-        if name is not None and ".." in Path(name).parts:
+        if name is not None and (".." in Path(name).parts or Path(name).is_absolute()):
             raise ConfigError(f"run.name={name} leaves run.root; set run.root to where the run should be")
         with ExitStack() as held:
             run = None
@@ -76,13 +76,15 @@ class RunFolder:
                         raise FileExistsError(path)
                     aside.path.rename(path)  # over an empty folder at most
                     run = cls(path)
-                except (FileExistsError, NotADirectoryError):
+                except OSError as error:
+                    if isinstance(error, PermissionError) or not path.parent.is_dir():
+                        raise ConfigError(f"run.root={root}: {path} cannot be made ({error})") from error
+                    if not path.exists():  # a full disk
+                        raise
                     if name is not None:
                         raise RunExists(
                             f"run.name={name}: {path} exists; choose another name, or resume=auto to go on with it"
                         ) from None
-                except PermissionError as error:
-                    raise ConfigError(f"run.root={root}: {path} cannot be made ({error})") from error
                 finally:
                     shutil.rmtree(aside.path, ignore_errors=True)
             yield run

@@ -24,6 +24,7 @@ def _key(
     return field(metadata={"least": least, "most": most, "above": above, "below": below, "allowed": allowed})
 
 
+LIMITS = ("steps", "epochs", "tokens", "minutes")  # keys of train that end a run
 PRECISIONS = ("float32", "tf32", "bf16")
 ENGINES = ("auto", "scan", "native", "fused", "deferred")  # of a layer
 WEIGHTS = ("raw", "average")
@@ -65,8 +66,7 @@ class TrainConfig:
     @property
     def limits(self) -> dict[str, float]:
         """What ends the run, by unit: the limits that are given, or the default number of steps."""
-        named = {"steps": self.steps, "epochs": self.epochs, "tokens": self.tokens, "minutes": self.minutes}
-        given = {unit: limit for unit, limit in named.items() if limit is not None}
+        given = {unit: limit for unit in LIMITS if (limit := getattr(self, unit)) is not None}
         return given or {"steps": self.default_steps}
 
 

@@ -40,11 +40,11 @@ class Progress:
     nats: float = 0.0  # sum over the targets since the last log record
     nats_tokens: int = 0
     evaluated_at: int = 0
-    best_loss: float = math.inf
+    best_loss: float = math.inf  # what the task judges by, lower is better
     best_step: int = 0
     bad_evaluations: int = 0  # in a row
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
-    losses: list[float] = field(default_factory=list)  # of all evaluations
+    losses: list[float] = field(default_factory=list)  # the same of all evaluations
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Session:
 
     @cached_property
     def steps_planned(self) -> int | None:
-        """Optimizer steps until the first limit that is not wall-clock time."""
+        """Optimizer steps until the first limit that is not wall-clock time; of drawn windows, about so many."""
         limits, train = self.config.train.limits, self.train
         steps = [math.ceil(limits["tokens"] * train.count(0) / train.targets)] if "tokens" in limits else []
         steps += [int(limits["steps"])] if "steps" in limits else []
@@ -86,10 +86,14 @@ class Session:
     def ended(self, progress: Progress) -> bool:
         """Whether a limit is reached."""
         limits = self.config.train
+        reached = {
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "tokens": progress.tokens,
+            "minutes": progress.seconds / 60,
+        }
         return (
-            (self.steps_planned is not None and progress.step >= self.steps_planned)
-            or (limits.tokens is not None and progress.tokens >= limits.tokens)
-            or (limits.minutes is not None and progress.seconds >= 60 * limits.minutes)
+            any(reached[unit] >= limit for unit, limit in limits.limits.items())
             or (limits.patience is not None and progress.bad_evaluations >= limits.patience)
             or (limits.nonmonotone is not None and is_nonmonotone(progress.losses, limits.nonmonotone))
         )
@@ -100,7 +104,7 @@ class Session:
         fraction = (
             progress.step / planned if planned is not None else progress.seconds / (60 * minutes) if minutes else 0.0
         )
-        return Moment(progress.step, progress.epoch, fraction)
+        return Moment(progress.step, progress.epoch, min(fraction, 1.0))
 
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """The weights that are evaluated, in place: the average if there is one and the config says so."""
@@ -154,7 +158,8 @@ class Session:
         set_random_state(state["random"], self.device)
         progress = Progress(**state["progress"])
         self.train.start_epoch(progress.epoch)
-        if progress.best_step == start.step > 0:  # in case a kill came between saving it and saying it is the best
+        # In case a kill came between saving it and saying it is the best.
+        if progress.valid and progress.best_step == start.step:
             checkpoint.point_best(run.checkpoints, start)
         return progress, carry
 

@@ -34,7 +34,7 @@ from .training.signals import StopSignal
 
 
 def train(config: Config, choices: Mapping[str, str]) -> float:
-    """Start a run from `config` and train it to its end; returns the best validation loss.
+    """Start a run from `config` and train it to its end; returns the best of what the task judges by, lower is better.
 
     `choices` are the options taken of each config group (`{"model": "lstm"}`): they name the run.
     Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError.
@@ -74,6 +74,7 @@ def resume(folder: str | Path, words: Sequence[str]) -> float:
 def _resume(run: RunFolder, change: Callable[[Config], Config]) -> float:
     """Go on with `run` under the config that `change` makes of its own, if that is still the same run."""
     with run.locked():
+        checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
         config = resumed(saved, change(saved))
         start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None

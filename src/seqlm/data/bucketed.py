@@ -56,12 +56,15 @@ class ExampleBatch:
     tokenizer: ExampleTokenizer
 
     def __getitem__(self, name: str) -> Tensor:
+        """The field `name`; raises ConfigError if this split has none."""
+        if name not in self.fields:
+            raise ConfigError(f"this split has no {name}, which the model reads or is scored by")
         return self.fields[name]
 
     @property
     def tokens(self) -> int:
         """Targets that count: tags, target words and labels that have an id; an end for each target sequence."""
-        count = sum(int((self.fields[name] != IGNORE).sum()) for name in self.targets)
+        count = sum(int((self[name] != IGNORE).sum()) for name in self.targets)
         return count + (self.columns if "target" in self.targets else 0)
 
     @property

@@ -51,7 +51,9 @@ class Encoded:
             return self
         tokens, count = self.tokens[:limit], TextCounts(count_bytes=self.counts.in_bytes)
         count.add(tokenizer.decode(tokens))
-        counts = Counts(limit, count.characters, max(count.words, 1), self.counts.in_bytes)
+        # Known without decoding where a token is one: an unknown character decodes to the five of <unk>.
+        characters = limit if tokenizer.kind == ("byte" if self.counts.in_bytes else "char") else count.characters
+        counts = Counts(limit, characters, max(count.words, 1), self.counts.in_bytes)
         return Encoded(tokens, counts, f"{self.fingerprint}[:{limit}]")
 
 
@@ -64,8 +66,6 @@ def cache_folder() -> Path:
 
 def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train") -> Tokenizer:
     """`unfitted` with the vocabulary of the training split, or of all splits (`vocab_from="all"`)."""
-    if vocab_from not in ("train", "all"):
-        raise ConfigError(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
     if KINDS.get(unfitted.kind) is not type(unfitted):
         raise ConfigError(f"data.tokenizer is a {type(unfitted).__name__}; a run can save only: {', '.join(KINDS)}")
     splits = ("train",) if vocab_from == "train" else corpus.splits()

@@ -22,7 +22,7 @@ DIRECTIONS = ("forward", "backward")
 
 
 class BidirectionalLanguageModeling(TextTask):
-    """Two language models, one in each direction: loss = -sum_t ln p(w_t | w_<t) + ln p(w_t | w_>t).
+    """Two language models, one in each direction: loss = -sum_t [ln p(w_t | w_<t) + ln p(w_t | w_>t)].
 
     Over a window of the text and one of the same text backwards; nats are per token and direction. The penalties are
     those of LanguageModeling, on each of the two. M. E. Peters et al., arXiv 1802.05365.

@@ -51,6 +51,9 @@ class ExampleTask(Task):
                 "choose another model="
             )
         whole_sequences(config, name)
+        needed, there = {*self.targets, *self.reads(model, data.tokenizer)}, data["valid"].encoded[0]
+        if missing := sorted(needed - there.keys()):
+            raise ConfigError(f"split=valid of this data has no {missing[0]}, which task {name} needs; train has it")
 
     def training(self, data: Data, config: Config) -> Bucketed:
         return Bucketed(data["train"], config.train.batch_size, self.targets, seed=config.seed, where="train.")

@@ -25,7 +25,7 @@ class LanguageModeling(TextTask):
     """Next-token prediction: loss = -sum_t ln p(w_t | w_1 .. w_{t-1}) over all targets of a window.
 
     Wants a causal model (a bidirectional one is refused when it is built). While training two penalties, in nats per
-    token, may be added: `activation_penalty` * mean(m * y)^2 on the outputs y of the last layer with their
+    token, may be added: `activation_penalty` * mean((m * y)^2) on the outputs y of the last layer with their
     dropout mask m, and `temporal_penalty` * mean (y_t - y_{t-1})^2 on the same outputs without it; means over steps,
     columns and units (AR and TAR; S. Merity et al., arXiv 1708.01009).
     """

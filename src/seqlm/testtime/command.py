@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..assemble import LoadedRun, load_run, same_vocabulary
 from ..cells import Carry
+from ..config import as_typed, verb_config
 from ..data import IGNORE, Streams, Window
 from ..errors import ConfigError
 from ..layers import scale_dropout
@@ -57,8 +58,18 @@ def check(how: EvalConfig) -> None:
         problems.append(f"dynamic.norm={dynamic.norm} does nothing with dynamic.rule=sgd")
     if how.mean != "arithmetic" and not averaging:
         problems.append(f"mean={how.mean} does nothing without ensemble=[RUN, ...] or monte_carlo.samples=...")
-    if how.monte_carlo.multiplier != 1 and how.monte_carlo.samples is None:
-        problems.append(f"monte_carlo.multiplier={how.monte_carlo.multiplier:g} does nothing without samples")
+    plain = verb_config("eval", EvalConfig, [])
+    for section, switch in (("dynamic", "lr"), ("cache", "size"), ("monte_carlo", "samples")):
+        given, defaults = asdict(getattr(how, section)), asdict(getattr(plain, section))
+        idle = [f"{section}.{key}={as_typed(value)}" for key, value in given.items() if value != defaults[key]]
+        if given[switch] is None and idle and not given.get("search"):
+            problems.append(f"{' '.join(idle)} does nothing without {section}.{switch}=...")
+    searched = dynamic.search or how.cache.search or how.temperature is None
+    if how.search_tokens != plain.search_tokens and not searched:
+        problems.append(
+            f"search_tokens={how.search_tokens} does nothing without dynamic.search=true, cache.search=true or "
+            "temperature=null"
+        )
     if problems:
         raise ConfigError("\n".join(problems))
 

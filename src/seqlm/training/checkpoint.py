@@ -2,7 +2,7 @@
 
 checkpoints/step-000012000/model.safetensors   weights
                            state.pt            optimizer, schedule, progress, carry, random numbers
-                           meta.json           format, step, valid loss: readable without torch
+                           meta.json           format, step, rank, version: readable without torch
                            MANIFEST.sha256     of the three; neither format notices flipped bits itself
 checkpoints/last, best                         the name of a folder
 """
@@ -78,7 +78,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
     final, aside = folder / _name(meta["step"]), folder / f".{_name(meta['step'])}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _tidy(folder)
+        tidy(folder)
         aside.mkdir()
         save_file(
             {name: tensor.contiguous() for name, tensor in weights_of(model).items()}, aside / "model.safetensors"
@@ -118,7 +118,6 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     Damaged ones are skipped with a word to `warn` when looking for `last`, refused otherwise. Raises
     ConfigError if there is none, or if one was written by another format version.
     """
-    _tidy(folder)
     if which != "last":
         name = _name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
         if name is None or not (folder / name).is_dir():
@@ -185,8 +184,8 @@ def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | Non
             shutil.rmtree(folder / _name(step), ignore_errors=True)
 
 
-def _tidy(folder: Path) -> None:
-    """Clear what a process that was killed while saving left behind."""
+def tidy(folder: Path) -> None:
+    """Clear what a process that was killed while saving left behind; for who holds the run, not for readers."""
     for old in folder.glob(f"{OLD}step-*"):
         final = folder / old.name.removeprefix(OLD)
         if not final.exists():
