@@ -23,6 +23,7 @@ from seqlm.training import (
     NonMonotone,
     OneCycle,
     Triggered,
+    checkpoint,
 )
 from seqlm.training.averaging import is_nonmonotone
 from seqlm.training.gradient import gradient
@@ -221,6 +222,18 @@ def test_a_run_from_another(tmp_path):
         train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "data.symbols=4", name="third"), {})
     with pytest.raises(ConfigError, match="holds the weights of another model"):
         train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "model.hidden_size=9", name="fourth"), {})
+
+
+def test_what_a_run_begins_with_is_no_evaluation_of_its_own(tmp_path):
+    """train.nonmonotone compares evaluations of this training, as AWD's finetuning does."""
+    train(tiny(tmp_path, name="first"), {})
+    words = ["optim.lr=3", "schedule=constant", "train.nonmonotone=1", "train.eval_every=2", "checkpoint.keep_last=9"]
+    train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", *words, name="away"), {})
+    told = RunFolder.open(tmp_path / "away")
+    steps = [one["step"] for one in told.records() if "valid/loss" in one]
+    assert told.best == 0 and steps[:3] == [0, 2, 4], "the second evaluation is compared with the first, not the start"
+    state = checkpoint.find(told.checkpoints, "last", print).load_state()
+    assert len(state["progress"]["losses"]) == len(steps) - 1
 
 
 def test_stopping_when_no_longer_monotone(tmp_path):

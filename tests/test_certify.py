@@ -24,7 +24,7 @@ from seqlm.certify import (
 )  # fmt: skip
 from seqlm.compare import compare
 from seqlm.config import load_config, plain_dict, recorded
-from seqlm.errors import SeqlmError
+from seqlm.errors import ConfigError, SeqlmError
 from seqlm.evaluate import main as evaluate
 from seqlm.run import RunFolder
 from seqlm.train import train
@@ -77,6 +77,27 @@ def test_each_seed_and_engine_is_trained_as_a_run_of_its_own(monkeypatch, tmp_pa
     seqlm.cli.certify(["experiment=zaremba_small", *words, f"run.root={tmp_path}"])
     assert seen[1] == tmp_path / f"certify-zaremba_small{name}"
     assert {"experiment=zaremba_small", *words, f"run.name={seen[1].name}"} <= set(seen[0])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_another_setting_is_refused_before_it_is_trained(monkeypatch, tmp_path, trained):
+    monkeypatch.setattr(seqlm.cli, "train", lambda words: pytest.fail("trained"))
+    monkeypatch.setattr(seqlm.certify, "finished", lambda folder: trained)
+    monkeypatch.setattr(seqlm.certify, "certify", lambda *_: pytest.fail("certified"))
+    words = ["experiment=zaremba_small", "model.hidden_size=9", "seed=7", "data.path=x", f"run.root={tmp_path}"]
+    with pytest.raises(
+        ConfigError, match="experiment=zaremba_small as it is, but the words change model.hidden_size: "
+    ):
+        seqlm.cli.certify(words)
+
+
+def test_a_folder_for_records_is_made_before_test_is_scored(tmp_path):
+    train(tiny(tmp_path, "train.steps=4"), {})
+    (tmp_path / "file").touch()
+    run = RunFolder.open(tmp_path / "run")
+    with pytest.raises(ConfigError, match="out=.*file cannot be made"):
+        certify(run.path, lambda _: plain_dict(load_config(run.config)), tmp_path / "file")
+    assert run.times_scored("test") == 0
 
 
 def test_what_is_no_certificate(tmp_path):

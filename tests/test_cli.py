@@ -117,7 +117,7 @@ FAILURES = [
     ("train sample.prompt=qqq data=markov", "sample.prompt='qqq' has what the vocabulary lacks"),
     ("train run.name=../out data=markov", "run.name=../out leaves run.root"),
     ("train +model.depth=3", "model.depth is not an argument of build_language_model"),
-    ("train data=ptb", "data.path is not set and has no default"),
+    ("train data=atis task=tagging model=tagger", "data.path is not set and has no default"),
     ("train data=ptb data.path=notarun", "has no train.txt and no ptb.train.txt"),
     ("train data=text", "data.path is not set: give a file or folder"),
     ("train data=text data.path=nope.txt", "data.path=nope.txt does not exist"),

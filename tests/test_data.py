@@ -245,9 +245,9 @@ def test_ptb_counts(ptb):
 def test_another_ptb_is_refused(tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"ptb.{split}.txt").write_text(" a b \n c \n")
-    with pytest.raises(ConfigError, match=r"ptb.train.txt holds 5 tokens, the Penn Treebank of the literature 929,589"):
+    with pytest.raises(ConfigError, match=r"ptb.train.txt holds 5 tokens, the train text of the literature 929,589"):
         PennTreebank(path=str(tmp_path))
-    with pytest.raises(ConfigError, match="is not a folder"):
+    with pytest.raises(ConfigError, match="does not exist; without data.path it is downloaded"):
         PennTreebank(path=str(tmp_path / "nope"))
 
 
@@ -393,6 +393,9 @@ def test_limits_count_anew(tmp_path):
     few = fit_tokenizer(corpus, CharTokenizer(max_size=5))
     limited = encode_split(corpus, "train", few).limited(18, few)
     assert few.unk_id in limited.tokens and limited.counts.characters == 18, "an unknown character is one, not <unk>"
+    words = fit_tokenizer(corpus, WordTokenizer())
+    whole = encode_split(corpus, "train", words)
+    assert [whole.limited(limit, words).counts.words for limit in range(1, len(whole))] == [*range(1, len(whole))]
 
 
 def test_processes_that_encode_at_once_never_see_half_a_file(tmp_path, monkeypatch):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,7 +18,9 @@ from seqlm.assemble import load_run
 from seqlm.data import IGNORE, Bucketed, EncodedExamples, ExampleTokenizer, load_tokenizer
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluate import evaluate
+from seqlm.evaluate import main as evaluate_run
 from seqlm.layers import turned
+from seqlm.tasks import Tagging
 from seqlm.train import resume, train
 
 from .conftest import compose
@@ -253,7 +259,32 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     for words, message in ((["nowhere"], "nowhere is not a file"), ([], "needs a file"), (["-", "fromat=x"], "format")):
         refused = command("predict", "run", *words, cwd=tmp_path, check=False)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+    lines = '{"a": ' + "[" * 100_000 + "\nto \rdenver\r\nnext friday"
+    done = command("predict", "run", "-", cwd=tmp_path, input=lines.encode(), check=False, text=False)
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "line 1 begins with { but is not JSON" in said[0]["error"] and b"Traceback" not in done.stderr
+    assert [one["words"] for one in said[1:]] == [["to", "denver"], ["next", "friday"]], "a line feed ends a line"
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["sh", "-c", f"echo to denver > {tmp_path}/pipe"]):
+        assert "B-to" in command("predict", "run", "pipe", cwd=tmp_path).stdout
     assert "f1" in command("runs", ".", cwd=tmp_path).stdout.splitlines()[0]
+
+
+def test_batches_are_as_large_as_asked(tmp_path, atis, monkeypatch):
+    train(tagged(tmp_path, atis, "train.epochs=1"), {})
+    sizes, batches = [], Tagging.batches
+    monkeypatch.setattr(Tagging, "batches", lambda *given: sizes.append(given[3]) or batches(*given))
+    for words in (["batch_size=1"], ["batch_size=3"], []):
+        evaluate_run(str(tmp_path / "run"), words, True)
+    assert sizes == [1, 3, 4], "one is one; by default as in training"
+
+
+def test_what_comes_next_is_possible(tmp_path, atis, capsys):
+    for split in ("train", "valid"):
+        shutil.copytree(atis / split, tmp_path / "data" / split)
+    train(tagged(tmp_path, tmp_path / "data", "data=iob", "train.epochs=1"), {})
+    told = capsys.readouterr().out
+    assert re.search(r"next +seqlm eval \S+run\n", told) and "split=test" not in told
 
 
 def test_a_language_model_predicts_lines(tmp_path):

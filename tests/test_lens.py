@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
+from seqlm.errors import ConfigError
 from seqlm.evaluate import main
 from seqlm.lens import LENSES, look_through
 from seqlm.testtime import Scorer
@@ -79,6 +80,12 @@ def test_a_column_for_every_hundred_sentences(model):
     found = look_through("lamb", Scorer([model]), words, "test", WINDOW, EOS)
     expected = column_nats(model, [EOS, *words[:-1].tolist()], words.tolist())
     assert found["columns"] == 1 and found["loss"] == pytest.approx(expected / len(words), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LENSES)
+def test_nothing_to_predict(model, name):
+    with pytest.raises(ConfigError, match=f"lens={name} needs two tokens at least, but split=valid has 1"):
+        look_through(name, Scorer([model]), np.array([EOS], dtype=np.uint16), "valid", WINDOW, EOS)
 
 
 def test_from_the_command_line(tmp_path, capsys):

@@ -15,6 +15,7 @@ from seqlm.data import (
     ByteTokenizer,
     CharTokenizer,
     Enwik8,
+    PennTreebank,
     PennTreebankChar,
     Text8,
     WikiText2,
@@ -47,6 +48,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setenv("SEQLM_CACHE", str(tmp_path / "cache"))
     for corpus in (WikiText2, WikiText103):
         monkeypatch.setattr(corpus, "TOKENS", {"train": 10, "valid": 5, "test": 6})
+    monkeypatch.setattr(PennTreebank, "TOKENS", {"train": 6, "valid": 3, "test": 2})
     monkeypatch.setattr(PennTreebankChar, "CHARACTERS", {split: len(text) for split, text in LINES.items()})
     for corpus, name in ((Text8, "CHARACTERS"), (Enwik8, "BYTES")):
         monkeypatch.setattr(corpus, name, {"train": 18, "valid": 3, "test": 3})
@@ -223,7 +225,8 @@ def test_files_are_downloaded_one_by_one(world, tmp_path):
         (tmp_path / "world" / f"ptb.{split}.txt").write_text(text)
     corpus = PennTreebankChar()
     assert texts_of(corpus) == LINES and corpus.note() == "characters of the words in ptb.train.txt"
-    assert world == ["ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"]
+    assert texts_of(PennTreebank()) == WORDS and world == 2 * ["ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"]
+    assert world[:3] == ["ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"]
 
 
 @pytest.mark.parametrize(("corpus", "name"), [(Text8, "text8"), (Enwik8, "enwik8")])

@@ -23,6 +23,7 @@ from seqlm.cells import (
     map_carry,
 )
 from seqlm.cells.dropout import dropout_mask, keep_mask
+from seqlm.config import cell_nodes
 from seqlm.data import Window
 from seqlm.engines import ENGINES
 from seqlm.errors import ConfigError
@@ -298,13 +299,13 @@ def test_input_gates_by_hand(kind):
 
 
 def test_what_does_nothing_is_refused():
-    with pytest.raises(ValueError, match="zoneout_memory does nothing: GRUCell"):
+    with pytest.raises(ValueError, match="zoneout_memory=0.1 does nothing: GRUCell"):
         GRUCell(E, H).regularise(RecurrentDropout(zoneout_memory=0.1))
     with pytest.raises(ValueError, match="per_gate=true does nothing without state"):
         LSTMCell(E, H).regularise(RecurrentDropout(per_gate=True))
     with pytest.raises(ValueError, match=r"weight=1\.0 must be"):
         LSTMCell(E, H).regularise(RecurrentDropout(weight=1.0))
-    with pytest.raises(ConfigError, match=r"layer 0: model.dropout.zoneout_memory does nothing"):
+    with pytest.raises(ConfigError, match=r"layer 0: model.dropout.zoneout_memory=0.2 does nothing"):
         model_of("model=gru", "model.dropout.zoneout_memory=0.2")
     with pytest.raises(ValueError, match="input=0.5 needs per_gate=true"):
         LSTMCell(E, H).regularise(RecurrentDropout(input=0.5))
@@ -312,8 +313,28 @@ def test_what_does_nothing_is_refused():
         model_of("model.dropout.input=0.4", "model.dropout.kind=standard", "model.dropout.per_gate=true")
     with pytest.raises(ConfigError, match="layer 0: model.dropout.per_gate=true does nothing: the state of QRNNCell"):
         model_of("model.dropout.input=0.4", "model/cell=qrnn", "model.dropout.per_gate=true")
-    with pytest.raises(ConfigError, match="embedding_tied=true does nothing"):
+    with pytest.raises(ConfigError, match="model.dropout.embedding_tied=true does nothing"):
         model_of("model.dropout.embedding_tied=true")
+    for word in ("model.dropout.hidden=0.5", "model.residual=true", "model.skip_sum=true"):
+        with pytest.raises(ConfigError, match=f"{word} does nothing with one layer"):
+            model_of("model.num_layers=1", word)
+    for option in ("rank=4", "round_bias=true"):
+        with pytest.raises(ConfigError, match="rank and round_bias do nothing with rounds=0"):
+            model_of("model/cell=mogrifier_lstm", "model.cell.rounds=0", f"model.cell.{option}")
+
+
+@pytest.mark.parametrize("cell", cell_nodes())
+def test_what_a_cell_cannot_drop_is_named_as_it_is_typed(cell):
+    refused = 0
+    for word in ("weight=0.5", "state=0.5", "per_gate=true", "zoneout=0.5", "zoneout_memory=0.5"):
+        more = ["model.dropout.state=0.5"] if word.startswith("per_gate") else []
+        try:
+            model_of(f"model/cell={cell}", f"model.dropout.{word}", *more)
+        except ConfigError as error:
+            refused += 1
+            assert str(error).startswith(("layer 0: model.dropout.", "model.dropout.")), error
+            assert word in str(error) or "state=0.5" in str(error), error
+    assert refused < 5 or cell == "feed_forward"
 
 
 def test_embedding_masks_reach_tied_weights():

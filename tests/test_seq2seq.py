@@ -206,6 +206,11 @@ def test_a_map_is_dark_where_weights_are_large(plotting, monkeypatch):
         assert (pixels[::16, ::16, 0] == 255 * (1 - np.eye(5)[::-1])).all()
 
 
+def test_a_map_of_long_texts_has_an_end():
+    pixels = Heatmap(np.zeros((1300, 600), dtype=np.float32), ["w"] * 1300, ["r"] * 600, "written", "read").pixels()
+    assert max(pixels.shape) < 2000
+
+
 # ---- from the command line
 
 

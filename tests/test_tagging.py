@@ -6,14 +6,16 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from seqlm.assemble import build_data, build_model, load_run
-from seqlm.config import plain_dict, recorded
+from seqlm.config import load_config, plain_dict, recorded
 from seqlm.data import IGNORE
 from seqlm.data.example_tokenizer import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
@@ -249,7 +251,8 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
     run = load_run(tmp_path / "one")
     saved = run.config.model["language_models"]
     best = RunFolder.open(language_models / "forward").best
-    assert saved[0] == {"run": str(language_models / "forward"), "checkpoint": best}
+    digest = RunFolder.open(language_models / "forward").digest(best)
+    assert saved[0] == {"run": str(language_models / "forward"), "checkpoint": best, "sha256": digest}
     assert saved[1]["reverse"] is True and saved[1]["run"] == str(language_models / "backward")
     origins = RunFolder.open(tmp_path / "one").info()["language_models"]
     assert [(one["run"], one["step"], one["seed"]) for one in origins] == [
@@ -265,6 +268,20 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
         train(small(tmp_path, reading(language_models, "forward", "backward"), "train.epochs=1", name="two"), {})
     resume(tmp_path / "two", [])
     assert weights(tmp_path / "two") == weights(tmp_path / "one")
+
+
+def test_another_model_in_the_same_place_is_refused(language_models, tmp_path):
+    shutil.copytree(language_models, tmp_path / "models")
+    train(small(tmp_path, reading(tmp_path / "models", "forward"), "train.epochs=1", name="one"), {})
+    load_run(tmp_path / "one")
+    forward = tmp_path / "models" / "forward"
+    config = load_config(forward / "config.yaml")
+    shutil.rmtree(forward)
+    train(replace(config, seed=9, run=replace(config.run, root=str(forward.parent))), {})
+    assert load_run(forward).checkpoint.step == load_run(language_models / "forward").checkpoint.step
+    for use in (lambda: load_run(tmp_path / "one"), lambda: resume(tmp_path / "one", ["train.epochs=2"])):
+        with pytest.raises(ConfigError, match="model.language_models.0.run: .*forward holds another model at step 5"):
+            use()
 
 
 def test_what_cannot_be_a_feature(language_models, tmp_path):

@@ -16,10 +16,10 @@ from seqlm.cells import detach
 from seqlm.data import Streams
 from seqlm.errors import ConfigError
 from seqlm.evaluate import evaluate, main
-from seqlm.tasks import LanguageModeling
+from seqlm.tasks import LanguageModeling, Score
 from seqlm.testtime import Cache, DynamicWeights, Scorer, adaptive_evaluate
 from seqlm.testtime.dynamic import gradient_statistics
-from seqlm.testtime.search import best_share, climb
+from seqlm.testtime.search import Setting, best_share, climb, search
 from seqlm.train import train
 
 from .conftest import tiny
@@ -172,13 +172,26 @@ def test_search_walks_downhill():
         seen.append(x)
         return (math.log(x) - math.log(0.3)) ** 2
 
-    assert climb(loss, 1.0, 2.0) == 0.25
+    assert climb(loss, 1.0, 2.0) == (0.25, False)
     assert seen == [1.0, 2.0, 0.5, 0.25, 0.125]
-    assert climb(loss, 0.3, 2.0) == 0.3
+    assert climb(loss, 0.3, 2.0) == (0.3, False)
     seen.clear()
-    assert climb(loss, 0.1, 2.0) == 0.4 and seen == [0.1, 0.2, 0.4, 0.8]  # and does not turn back
-    assert climb(lambda x: 1.0, 3.0, 2.0) == 3.0
-    assert climb(lambda x: -x, 1.0, 2.0) == 2.0**8
+    assert climb(loss, 0.1, 2.0) == (0.4, False) and seen == [0.1, 0.2, 0.4, 0.8]  # and does not turn back
+    assert climb(lambda x: 1.0, 3.0, 2.0) == (3.0, False)
+    assert climb(lambda x: -x, 1.0, 2.0) == (2.0**8, True)
+    assert climb(lambda x: x, 1.0, 2.0) == (2.0**-8, True)
+
+
+def test_a_search_tries_nothing_twice_and_says_where_it_was_cut_short():
+    tried = []
+
+    def score(at, _):
+        tried.append(at)
+        return Score(nats=-at.decay + (math.log(at.lr) - math.log(4e-4)) ** 2, tokens=1)
+
+    setting, trials, open_ended = search(score, Setting(lr=1e-4, decay=1e-3), ["lr", "decay"], lambda _: None)
+    assert setting.lr == 4e-4 and setting.decay == pytest.approx(1e-3 * 2**8) and open_ended == ["decay"]
+    assert len(tried) == len(set(tried)) == len(trials) == 4 + 8
 
 
 def test_best_share():

@@ -83,9 +83,13 @@ def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
     return build(config.model, "model", trust=config.trust, engine=engine, **known)
 
 
-def _trained(folder: str, which: str, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:
-    """Model and tokenizer of a run whose states another model reads."""
+def _trained(folder: str, which: str, sha256: str | None, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:
+    """Model and tokenizer of a run whose states another model reads. Raises ConfigError if it learned from others."""
     run = load_run(folder, checkpoint=which, engine=engine, trust=trust)
+    if sha256 not in (None, run.folder.digest(run.checkpoint.step)):
+        raise ConfigError(
+            f"{folder} holds another model at step {which} than the one whose states were learned from; put that back"
+        )
     return run.model, run.tokenizer
 
 

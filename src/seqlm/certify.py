@@ -9,7 +9,7 @@ from typing import Any
 
 from .build import build
 from .config import HARMLESS, differences, dotted, find_configs, grown, load_config, plain_dict, recorded
-from .errors import SeqlmError
+from .errors import ConfigError, SeqlmError
 from .evaluate import main as evaluate
 from .run import RunFolder, to_json, write_atomically
 from .runs import METRICS
@@ -35,11 +35,14 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
     check(run, preset)
     if (status := run.info()["status"]) != "finished":
         raise SeqlmError(f"{run.path} is {status}, not finished")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be made ({error}); give a folder") from None
     for split in ("valid", "test"):
         evaluate(str(folder), [f"split={split}", f"lens={lens_of(experiment_of(run))}"], False)
         print()
     written = record(run, preset)
-    out.mkdir(parents=True, exist_ok=True)
     path = out / file_name(run, preset)
     write_atomically(path, to_json(written, indent=1) + "\n")
     print(summary(written))
@@ -70,15 +73,19 @@ def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
     return "-".join([experiment_of(run), *engine, *seed]) + ".json"
 
 
-def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
-    """Raise SeqlmError unless the run is the experiment it says it is, and does not go on as we look."""
+def changes(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
+    """What makes of a configuration another experiment than the preset, as "key: old -> new"."""
     wanted = recorded(preset)
-    changed = [
+    return [
         f"{key}: {old} -> {new}"
-        for key, old, new in differences(wanted, grown(recorded(plain_dict(load_config(run.config))), wanted))
+        for key, old, new in differences(wanted, grown(recorded(config), wanted))
         if not key.startswith(HARMLESS) and key != "engine"
     ]
-    if changed:
+
+
+def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
+    """Raise SeqlmError unless the run is the experiment it says it is, and does not go on as we look."""
+    if changed := changes(plain_dict(load_config(run.config)), preset):
         raise SeqlmError(f"{run.path} is not {experiment_of(run)} as published here: {'; '.join(changed)}")
     if (status := run.info()["status"]) not in ("finished", "interrupted"):
         raise SeqlmError(f"{run.path} is {status}, not finished")

@@ -77,7 +77,7 @@ def evaluate(words: Words) -> None:
 def certify(words: Words) -> None:
     """measure a published setting: seqlm certify RUN | experiment=NAME [key=value] [out=certificates]"""
     from .certify import certify as run
-    from .certify import finished
+    from .certify import changes, finished
 
     out, words = _taken("out", words, "certificates")
     if words and "=" not in words[0] and not words[0].startswith("-"):
@@ -85,9 +85,14 @@ def certify(words: Words) -> None:
         if rest:
             raise ConfigError(f"seqlm certify RUN takes no {rest[0]}: a run is certified as it is")
     else:
-        name, _ = _taken("experiment", words, "")
+        name, own_words = _taken("experiment", words, "")
         if not name:
             raise ConfigError("seqlm certify needs a run's folder, or experiment=NAME to train it first")
+        if changed := changes(preset(name, own_words), preset(name)):  # before it is trained
+            raise ConfigError(
+                f"seqlm certify measures experiment={name} as it is, but the words change {'; '.join(changed)}; leave "
+                "them out, or use seqlm train"
+            )
         engine, seed = (_taken(key, words, "")[0] for key in ("engine", "seed"))
         own = f"certify-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
         run_name, words = _taken("run.name", words, own)
@@ -104,16 +109,22 @@ def _taken(key: str, words: Words, default: str) -> tuple[str, Words]:
     return (found or [default])[-1], [word for word in words if not word.startswith(f"{key}=")]
 
 
-def preset(experiment: str) -> dict[str, Any]:
-    """What `seqlm train experiment=NAME` composes, with nothing overridden."""
+def preset(experiment: str, words: Words = ()) -> dict[str, Any]:
+    """What `seqlm train experiment=NAME` composes, with nothing overridden but by `words`. Raises ConfigError."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     GlobalHydra.instance().clear()
-    words = [] if experiment == "default" else [f"experiment={experiment}"]
-    with initialize_config_dir(str(find_configs()), version_base="1.3"):
-        values: Any = OmegaConf.to_container(compose("train", words), resolve=True)
+    chosen = [] if experiment == "default" else [f"experiment={experiment}"]
+    try:
+        with initialize_config_dir(str(find_configs()), version_base="1.3"):
+            composed = compose("train", [*chosen, *(word for word in words if not word.startswith("-"))])
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explained([*chosen, *words], error)) from error
     resolve_layer_cells(values["model"], [find_configs()])
     return dict(values)
 

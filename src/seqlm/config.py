@@ -137,22 +137,27 @@ def save_config(config: Config, path: Path) -> None:
 def with_absolute_paths(config: Config) -> Config:
     """The same config with paths of data and of other runs that hold in any working directory.
 
-    Of a language model whose states are read it also says which checkpoint: the one that is the best now.
+    Of a language model whose states are read it also says which checkpoint, the one that is the best now, and its
+    digest: what is read later must be the same.
     """
     if config.init_from:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
     read = config.model.get("language_models") if isinstance(config.model, dict) else None
     if isinstance(read, list) and all(isinstance(spec, dict) and spec.get("run") for spec in read):
-        config = replace(config, model={**config.model, "language_models": [
-            {"checkpoint": RunFolder.open(spec["run"]).best, **spec, "run": str(Path(spec["run"]).resolve())}
-            for spec in read
-        ]})  # fmt: skip
+        config = replace(config, model={**config.model, "language_models": [_pinned(spec) for spec in read]})
     if not isinstance(config.data, dict):
         return config
     absolute = {
         key: str(Path(config.data[key]).resolve()) for key in DATA_PATHS if isinstance(config.data.get(key), str)
     }
     return replace(config, data={**config.data, **absolute})
+
+
+def _pinned(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of model.language_models that names one checkpoint for good."""
+    run = RunFolder.open(spec["run"])
+    step = spec.get("checkpoint", run.best)
+    return {"checkpoint": step, "sha256": run.digest(step), **spec, "run": str(Path(spec["run"]).resolve())}
 
 
 def load_config(path: Path) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from .data import Batches
 from .errors import ConfigError
 from .lens import LENSES, look_through
 from .run import to_json, write_atomically
+from .runs import table
 from .schema import EvalConfig
 from .tasks import LanguageModeling, Score, Task, TextTask, perplexity
 from .tasks.base import evaluating
@@ -62,7 +62,7 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
     if how.adapting or how.averaging or how.temperature != 1.0:
         score, scorer, done = evaluate_with(scorer, runs, how, window)
     else:
-        batches = run.task.batches(run.data, how.split, how.batch_size, window)
+        batches = run.task.batches(run.data, how.split, how.columns, window)
         score = evaluate(run.model, run.task, batches, device, how.precision)
     seconds = time.perf_counter() - started
     assert score.tokens == len(encoded.tokens), "every target once"
@@ -80,12 +80,10 @@ def main(folder: str, words: Sequence[str], as_json: bool) -> None:
         "split": how.split,
         "checkpoint": run.checkpoint.step,
         "weights": run.weights,
-        "batch_size": how.batch_size,
+        "batch_size": how.columns,
         "tokens": score.tokens,
         "nats": score.nats,
-        "loss": score.loss,
-        "ppl": perplexity(score.nats, score.tokens),
-        "bpc": score.nats / math.log(2) / counts.characters,
+        **run.task.metrics(score, run.data, how.split),
         "characters": counts.characters,
         "ppl_word": perplexity(score.nats, counts.words),
         "words": counts.words,
@@ -115,8 +113,7 @@ def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.de
         if getattr(how, key) != getattr(plain, key):
             raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
     # Where nothing goes on from batch to batch, their size changes nothing but the speed.
-    faster = not task.carries and how.batch_size == plain.batch_size
-    columns = run.config.train.eval_batch_size if faster else how.batch_size
+    columns = how.columns if task.carries else how.batch_size or run.config.train.eval_batch_size
     window = run.config.train.window if how.window is None else how.window
     started = time.perf_counter()
     score = evaluate(run.model, task, task.batches(run.data, how.split, columns, window), device, how.precision)
@@ -171,19 +168,16 @@ def _example_table(result: dict[str, Any]) -> str:
     lines = [f"{name:<20} {value}" for name, value in rows]
     for title, found in result["report"].items():
         rows_of = [{title: name, **row} for name, row in found.items()] if isinstance(found, dict) else found
-        lines += ["", title, *_aligned(rows_of)]
+        lines += ["", title, _report(rows_of)]
     return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows of a table, columns aligned, numbers to the right."""
+def _report(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of a table, texts first, then numbers."""
     if not rows:
-        return ["(nothing)"]
-    texts = [list(rows[0])] + [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    right = [isinstance(value, (int, float)) for value in rows[0].values()]
-    cells = (zip(line, widths, right, strict=True) for line in texts)
-    return ["  ".join(f"{t:>{w}}" if r else f"{t:<{w}}" for t, w, r in line).rstrip() for line in cells]
+        return "(nothing)"
+    texts = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    return table([list(rows[0]), *texts], sum(isinstance(value, str) for value in rows[0].values()))
 
 
 def _times(result: Mapping[str, Any]) -> str:
@@ -220,6 +214,11 @@ def _table(result: dict[str, Any]) -> str:
         rows.append(("adaptation", "  ".join(f"{key} {value}" for key, value in result["adaptation"].items())))
     if "search" in result:
         searched = result["search"]
-        then = "" if result["split"] == "valid" else f"; {result['split']} was then scored once"
+        once = " once" * (result.get("times_scored", 1) == 1)
+        then = "" if result["split"] == "valid" else f"; {result['split']} was then scored{once}"
         rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens{then}")]
+        for key in searched["open_ended"]:
+            rows += [
+                ("", f"{key} {searched['chosen'][key]:g} is the last tried, and others may be better: begin there")
+            ]
     return "\n".join(f"{name:<20} {value}" for name, value in rows)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from .data import IGNORE
+from .errors import ConfigError
 
 Tokens = NDArray[np.unsignedinteger]
 
@@ -35,9 +36,11 @@ LENSES = {
 def look_through(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eos_id: int) -> dict[str, Any]:
     """Score `tokens` as `name` does: columns, tokens scored, and nats per token by its own division.
 
-    `scorer` is a testtime.Scorer.
+    `scorer` is a testtime.Scorer. Raises ConfigError if there is nothing to predict.
     """
     lens = LENSES[name]
+    if len(tokens) < 2:
+        raise ConfigError(f"lens={name} needs two tokens at least, but split={split} has {len(tokens)}; use lens=seqlm")
     if name == "lamb":
         inputs, targets = _stripes(tokens, eos_id)
     else:

@@ -120,7 +120,8 @@ def _field(name: str, example: Example, tokenizer: Any) -> Any:
     ):
         return value
     try:
-        features = np.asarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinity is told by what reads it
+            features = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):
         features = np.zeros(0, dtype=np.float32)
     if name == "features" and features.ndim == 2:
@@ -140,16 +141,16 @@ def _examples(source: str, held: ExitStack) -> Iterator[Example]:
         return ({"features": array} for array in arrays_of(Path(source)))
     if source == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
         return _line_examples(sys.stdin)
     path = Path(source)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe is as good as a file
         raise ConfigError(f"{source} is not a file; give one with an example on each line, or - for standard input")
-    return _line_examples(held.enter_context(path.open(encoding="utf-8", errors="surrogateescape")))
+    return _line_examples(held.enter_context(path.open(encoding="utf-8", errors="surrogateescape", newline="\n")))
 
 
 def _line_examples(lines: TextIO) -> Iterator[Example]:
-    """The example of each line; bytes that are not UTF-8 arrive as surrogates."""
+    """The example of each line, which a line feed ends; bytes that are not UTF-8 arrive as surrogates."""
     for number, line in enumerate(lines, start=1):
         text = line.rstrip("\r\n").removeprefix("\ufeff" if number == 1 else "")  # a byte-order mark is no text
         if re.search("[\udc80-\udcff]", text):
@@ -159,7 +160,7 @@ def _line_examples(lines: TextIO) -> Iterator[Example]:
         else:
             try:
                 yield json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield {"error": f"line {number} begins with {{ but is not JSON ({error})"}
 
 

@@ -95,7 +95,7 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
                 "time",
                 f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s all in all",
             ),
-            ("next", f"seqlm eval {folder} split=test"),
+            ("next", f"seqlm eval {folder}" + " split=test" * ("test" in session.data.corpus.splits())),
             ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
         ]

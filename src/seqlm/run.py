@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -39,6 +40,20 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as handle:
+        digest = hashlib.sha256()
+        for block in iter(lambda: handle.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def step_name(step: int) -> str:
+    """The folder of a checkpoint, below `checkpoints`."""
+    return f"step-{step:09d}"
 
 
 class RunFolder:
@@ -128,6 +143,13 @@ class RunFolder:
             return int((self.checkpoints / "best").read_text(encoding="utf-8").strip().removeprefix("step-"))
         except (OSError, ValueError):
             raise ConfigError(f"{self.path} has no best checkpoint yet: it has not been evaluated") from None
+
+    def digest(self, step: int) -> str:
+        """What tells a checkpoint from every other, wherever its run lies; raises ConfigError if there is none."""
+        try:
+            return sha256_of(self.checkpoints / step_name(step) / "MANIFEST.sha256")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path} has no checkpoint of step {step} ({error})") from None
 
     def status(self) -> str:
         """The status in run.json; `dead` for a run that says it is running while its process is gone."""

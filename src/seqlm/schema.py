@@ -163,7 +163,7 @@ class EvalConfig:
     ensemble: list[str] = _key()
     monte_carlo: MonteCarloConfig
     mean: str = _key(allowed=("arithmetic", "geometric"))
-    batch_size: int = _key(least=1)
+    batch_size: int | None = _key(least=1)
     window: int | None = _key(least=1)
     lens: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
     temperature: float | None = _key(above=0)
@@ -177,6 +177,11 @@ class EvalConfig:
     trust: list[str] = _key()
     data: dict[str, Any] = _key()
     task: dict[str, Any] = _key()
+
+    @property
+    def columns(self) -> int:
+        """Of a text, read side by side."""
+        return self.batch_size or 1
 
     @property
     def adapting(self) -> list[str]:

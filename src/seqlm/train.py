@@ -283,9 +283,10 @@ def _evaluate(
     progress.bad_evaluations = 0 if improved else progress.bad_evaluations + 1
     if improved:
         progress.best_loss, progress.best_step, progress.valid = judged, progress.step, metrics
-    progress.losses.append(judged)
-    session.schedule.observe(judged)
-    session.averaging.observe(progress.losses)
+    if progress.step:  # what another run has come to (init_from) is to be beaten, not a step of this one
+        progress.losses.append(judged)
+        session.schedule.observe(judged)
+        session.averaging.observe(progress.losses)
     progress.seconds += time.perf_counter() - started
     logger.scalars(
         progress.step, progress.tokens, progress.seconds, {f"valid/{name}": value for name, value in metrics.items()}

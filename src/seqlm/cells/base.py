@@ -184,7 +184,9 @@ class GatedCell(Cell):
 
     def regularise(self, dropout: RecurrentDropout) -> None:
         if dropout.zoneout_memory and len(self.init_carry(1)) == 1:
-            raise ValueError(f"zoneout_memory does nothing: {type(self).__name__} has no memory but its hidden state")
+            raise ValueError(
+                f"zoneout_memory={dropout.zoneout_memory} does nothing: {type(self).__name__} has no memory but h"
+            )
         self.dropout = dropout.check()
 
     def recurrence(self, batch_size: int) -> Recurrence:

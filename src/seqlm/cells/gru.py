@@ -65,6 +65,3 @@ class GRUCell(GatedCell):
             return new, new.h
 
         return step
-
-    def step(self, carry: Hidden, z: Tensor) -> tuple[Hidden, Tensor]:
-        return self.bind(carry)(carry, z)

@@ -58,10 +58,12 @@ class JordanCell(Cell):
         return F.linear(xs, self.weight_ih, self.bias_ih)
 
     def regularise(self, dropout: RecurrentDropout) -> None:
-        if dropout.zones or dropout.per_gate:
-            raise ValueError(
-                "JordanCell has neither gates nor a hidden state that returns: it drops weight and state only"
-            )
+        for name in ("per_gate", "zoneout", "zoneout_memory"):
+            if value := getattr(dropout, name):
+                raise ValueError(
+                    f"{name}={str(value).lower()} is not for JordanCell, which has neither gates nor a hidden state "
+                    "that returns: it drops weight and state"
+                )
         self.dropout = dropout.check()
 
     def bind(self, carry: JordanCarry) -> Step:

@@ -42,6 +42,8 @@ class MogrifierLSTMCell(LSTMCell):
             raise ValueError(f"rounds={rounds} must be at least 0")
         if rank is not None:
             require_positive(rank=rank)
+        if not rounds and (rank is not None or round_bias):
+            raise ValueError("rank and round_bias do nothing with rounds=0; leave them out")
         super().__init__(input_size, hidden_size, bias=bias, forget_bias=forget_bias, input_gate=input_gate)
         odd, even = (hidden_size, input_size), (input_size, hidden_size)
         self.modulators = nn.ModuleList(_linear(*(even if i % 2 else odd), rank, round_bias) for i in range(rounds))

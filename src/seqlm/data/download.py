@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import sys
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ from typing import NamedTuple, cast
 from tqdm import tqdm
 
 from ..errors import ConfigError
-from ..run import flush
+from ..run import flush, sha256_of
 
 BLOCK = 1 << 16  # bytes read at once
 TIMEOUT = 30.0  # seconds without an answer, or without the next byte
@@ -63,15 +62,6 @@ def fetch(remote: Remote, target: Path) -> None:
         raise ConfigError(
             f"the cache {target.parent} cannot be used ({error}); set SEQLM_CACHE to another folder"
         ) from error
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

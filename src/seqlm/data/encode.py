@@ -50,10 +50,11 @@ class Encoded:
         if limit is None or limit >= len(self.tokens):
             return self
         tokens, count = self.tokens[:limit], TextCounts(count_bytes=self.counts.in_bytes)
-        count.add(tokenizer.decode(tokens))
+        count.add(text := tokenizer.decode(tokens))
         # Known without decoding where a token is one: an unknown character decodes to the five of <unk>.
         characters = limit if tokenizer.kind == ("byte" if self.counts.in_bytes else "char") else count.characters
-        counts = Counts(limit, characters, max(count.words, 1), self.counts.in_bytes)
+        words = count.words - (not text.endswith("\n"))  # a line that is cut has no end
+        counts = Counts(limit, characters, max(words, 1), self.counts.in_bytes)
         return Encoded(tokens, counts, f"{self.fingerprint}[:{limit}]")
 
 

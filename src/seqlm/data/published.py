@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError
+from ..run import sha256_of
 from .archive import is_archive, unpack
 from .corpus import Corpus
-from .download import Remote, fetch, sha256_of
+from .download import Remote, fetch
 from .encode import cache_folder, count_text
 from .text import Segment
 

@@ -6,7 +6,7 @@ import codecs
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,16 +65,30 @@ class Tokenizer(ABC):
         path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
 
 
+def check_cut(min_count: int, max_size: int | None) -> None:
+    """Raise ValueError for settings that cannot cut a vocabulary."""
+    if min_count < 1:
+        raise ValueError(f"min_count={min_count} must be at least 1")
+    if max_size is not None and max_size < 3:
+        raise ValueError(f"max_size={max_size} must be at least 3")
+
+
+def most_frequent(
+    counts: Mapping[str, int], specials: Sequence[str], min_count: int = 1, max_size: int | None = None
+) -> list[str]:
+    """The specials, then the most frequent types first, ties in alphabetical order: `max_size` in all at most."""
+    kept = [item for item, count in counts.items() if count >= min_count and item not in specials]
+    kept.sort(key=lambda item: (-counts[item], item))
+    return [*specials, *kept][:max_size]
+
+
 class _Vocabulary:
     """Settings that cut a vocabulary: types seen `min_count` times at least, `max_size` at most with the specials."""
 
     ranked = True
 
     def __init__(self, *, min_count: int = 1, max_size: int | None = None) -> None:
-        if min_count < 1:
-            raise ValueError(f"min_count={min_count} must be at least 1")
-        if max_size is not None and max_size < 3:
-            raise ValueError(f"max_size={max_size} must be at least 3")
+        check_cut(min_count, max_size)
         self.min_count, self.max_size = min_count, max_size
         self.vocabulary: list[str] = []
         self._ids: dict[str, int] = {}
@@ -82,12 +96,8 @@ class _Vocabulary:
     def settings(self) -> dict[str, Any]:
         return {"min_count": self.min_count, "max_size": self.max_size}
 
-    def _choose(self, counts: Counter[str], specials: Sequence[str]) -> list[str]:
-        """The specials, then the most frequent types first; ties in alphabetical order."""
-        kept = [item for item, count in counts.items() if count >= self.min_count and item not in specials]
-        kept.sort(key=lambda item: (-counts[item], item))
-        room = None if self.max_size is None else self.max_size - len(specials)
-        return [*specials, *kept[:room]]
+    def _chosen(self, counts: Counter[str], *specials: str) -> list[str]:
+        return most_frequent(counts, specials, self.min_count, self.max_size)
 
 
 class CharTokenizer(_Vocabulary, Tokenizer):
@@ -103,7 +113,7 @@ class CharTokenizer(_Vocabulary, Tokenizer):
         for block in blocks:
             counts += np.bincount(_code_points(block), minlength=len(counts))
         seen = Counter({chr(code): int(counts[code]) for code in np.flatnonzero(counts)})
-        return self._with(self._choose(seen, (UNK, "\n")))
+        return self._with(self._chosen(seen, UNK, "\n"))
 
     def _with(self, vocabulary: list[str]) -> CharTokenizer:
         fitted = CharTokenizer(min_count=self.min_count, max_size=self.max_size)
@@ -138,7 +148,7 @@ class WordTokenizer(_Vocabulary, Tokenizer):
         counts: Counter[str] = Counter()
         for words in _words(blocks):
             counts.update(words)
-        return self._with(self._choose(counts, (UNK, EOS)))
+        return self._with(self._chosen(counts, UNK, EOS))
 
     def _with(self, vocabulary: list[str]) -> WordTokenizer:
         fitted = WordTokenizer(min_count=self.min_count, max_size=self.max_size)

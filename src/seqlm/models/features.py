@@ -26,11 +26,14 @@ class CharacterSpec(TypedDict, total=False):
 class LanguageModelSpec(TypedDict, total=False):
     """A run of seqlm whose states are features; `reverse` for one that was trained on reversed text.
 
-    A run of task=bilm has states in both directions."""
+    A run of task=bilm has states in both directions. `sha256`, which a run that was trained with it keeps, is that of
+    the checkpoint's manifest.
+    """
 
     run: str
     reverse: bool
     checkpoint: int
+    sha256: str
 
 
 class CharacterReader(nn.Module):
@@ -103,7 +106,7 @@ class LanguageModelReader(nn.Module):
 
 
 def language_model_reader(
-    spec: LanguageModelSpec, where: str, load: Callable[[str, str], tuple[nn.Module, Any]]
+    spec: LanguageModelSpec, where: str, load: Callable[[str, str, str | None], tuple[nn.Module, Any]]
 ) -> list[LanguageModelReader]:
     """The readers that an entry of model.language_models describes; `load` gives the model and tokenizer of a run.
 
@@ -112,7 +115,7 @@ def language_model_reader(
     if not spec.get("run"):
         raise ConfigError(f"{where}.run is not set: give the folder of a run")
     try:
-        model, tokenizer = load(spec["run"], str(spec.get("checkpoint", "best")))
+        model, tokenizer = load(spec["run"], str(spec.get("checkpoint", "best")), spec.get("sha256"))
     except ConfigError as error:
         raise ConfigError(f"{where}.run: {error}") from error
     if isinstance(model, BidirectionalLanguageModel):

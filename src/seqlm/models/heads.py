@@ -16,8 +16,6 @@ from .sequence_model import size_of
 class TagHead(nn.Module):
     """A tag for every word: p(tag_t | x) = softmax(W y_t + b)."""
 
-    targets = ("tags",)
-
     def __init__(self, input_size: int, sizes: Mapping[str, int]) -> None:
         super().__init__()
         self.linear = nn.Linear(input_size, size_of(sizes, "num_tags", "tags"))

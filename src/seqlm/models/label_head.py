@@ -28,8 +28,6 @@ class LabelHead(nn.Module):
     Szegedy et al., arXiv 1512.00567).
     """
 
-    targets = ("label",)
-
     def __init__(
         self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last", smoothing: float = 0.0
     ) -> None:
@@ -79,8 +77,6 @@ class JointHead(nn.Module):
 
     ln p(tags, label | x) = ln p(tags | x) + ln p(label | x). B. Liu and I. Lane, arXiv 1609.01454 (2016).
     """
-
-    targets = ("tags", "label")
 
     def __init__(
         self,

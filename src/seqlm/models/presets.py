@@ -53,6 +53,11 @@ def build_language_model(
             raise ConfigError(
                 "model.num_params solves one hidden size for all layers; use model.num_layers, not layers"
             )
+        if tied and not projection and softmaxes == 1 and embedding_size is not None:
+            raise ConfigError(
+                f"model.num_params solves a hidden size that model.tied=true wants to equal model.embedding_size="
+                f"{embedding_size}; use model.embedding_size=null, or model.projection=true to map one to the other"
+            )
 
         def count(size: int) -> int:
             with torch.device("meta"):

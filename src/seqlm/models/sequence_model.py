@@ -131,7 +131,7 @@ def build_sequence_model(
     dropout: SequenceDropouts | None = None,
     init_range: float | None = None,
     engine: Engine = "auto",
-    load: Callable[[str, str], tuple[nn.Module, Any]] | None = None,
+    load: Callable[[str, str, str | None], tuple[nn.Module, Any]] | None = None,
 ) -> SequenceModel:
     """The model that a `model=` preset of whole sequences describes; `sizes` come from the data.
 

@@ -70,6 +70,9 @@ def build_stack(
     kind, between, gatewise = dropout.get("kind", "locked"), dropout.get("hidden", 0.0), drops_gatewise(dropout)
     inside = {key: value for key, value in dropout.items() if key in RecurrentDropout._fields and key != "input"}
     specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers
+    for key, value in {"dropout.hidden": between, "residual": residual, "skip_sum": skip_sum}.items():
+        if value and len(specs) == 1:
+            raise ConfigError(f"{where}{key}={str(value).lower()} does nothing with one layer; leave it out")
     built: list[Layer] = []
     for index, spec in enumerate(specs):
         make = spec.get("cell", cell)

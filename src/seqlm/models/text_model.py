@@ -97,7 +97,7 @@ class TextModel(nn.Module):
             )
         if embedding_tied and not (tied and embedding_dropout):
             raise ValueError(
-                "embedding_tied=true does nothing unless weights are tied and embedding dropout is above 0"
+                "dropout.embedding_tied=true does nothing unless weights are tied and embedding dropout is above 0"
             )
         self.vocab_size, self.embedding_tied = vocab_size, embedding_tied
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=embedding_dropout)

@@ -46,7 +46,7 @@ def check(how: EvalConfig) -> None:
             f"dynamic.search=true needs dynamic.lr=...: where to begin with dynamic.rule={dynamic.rule} "
             f"dynamic.norm={dynamic.norm}"
         )
-    if adapting and how.batch_size != 1:
+    if adapting and how.columns != 1:
         problems.append(f"batch_size={how.batch_size}: a model adapts to one stream at a time; use batch_size=1")
     if adapting and how.precision != "float32":
         problems.append(f"precision={how.precision}: adapting is done in float32")
@@ -54,8 +54,6 @@ def check(how: EvalConfig) -> None:
         problems.append(f"lens={how.lens} counts columns, {adapting[0]} reads one stream; leave one of them out")
     if dynamic.lr is not None and averaging:
         problems.append(f"{adapting[0]} adapts one model that is read once; leave it out, or {' and '.join(averaging)}")
-    if dynamic.rule == "sgd" and dynamic.norm != "tensors":
-        problems.append(f"dynamic.norm={dynamic.norm} does nothing with dynamic.rule=sgd")
     if how.mean != "arithmetic" and not averaging:
         problems.append(f"mean={how.mean} does nothing without ensemble=[RUN, ...] or monte_carlo.samples=...")
     plain = verb_config("eval", EvalConfig, [])
@@ -64,6 +62,9 @@ def check(how: EvalConfig) -> None:
         idle = [f"{section}.{key}={as_typed(value)}" for key, value in given.items() if value != defaults[key]]
         if given[switch] is None and idle and not given.get("search"):
             problems.append(f"{' '.join(idle)} does nothing without {section}.{switch}=...")
+    for key in ("norm", "epsilon", "train_batch_size"):
+        if dynamic.rule == "sgd" and (value := getattr(dynamic, key)) != getattr(plain.dynamic, key):
+            problems.append(f"dynamic.{key}={as_typed(value)} does nothing with dynamic.rule=sgd")
     searched = dynamic.search or how.cache.search or how.temperature is None
     if how.search_tokens != plain.search_tokens and not searched:
         problems.append(
@@ -134,16 +135,17 @@ def evaluate_with(
     wanted += ["lr", "decay"] * dynamic.search + ["flatness", "share"] * how.cache.search
     if wanted:
         tokens = run.data["valid"].tokens[: how.search_tokens]
-        streams = cut(tokens, min(how.batch_size, len(tokens)))
-        setting, trials = search(partial(score, streams), setting, wanted, _tell)
+        streams = cut(tokens, min(how.columns, len(tokens)))
+        setting, trials, open_ended = search(partial(score, streams), setting, wanted, _tell)
         chosen = {key: getattr(setting, key) for key in wanted}
-        done["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials}
-    found = score(cut(run.data[how.split].tokens, how.batch_size), setting)
+        done["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials, "open_ended": open_ended}
+    found = score(cut(run.data[how.split].tokens, how.columns), setting)
 
     if how.adapting or how.temperature != 1.0:
         done["adaptation"] = {"temperature": setting.temperature}
         if dynamic.lr is not None:
-            done["adaptation"] |= {"lr": setting.lr, "decay": setting.decay, **rule, "window": step}
+            told = rule if dynamic.rule == "rms" else {"rule": "sgd"}
+            done["adaptation"] |= {"lr": setting.lr, "decay": setting.decay, **told, "window": step}
         if how.cache.size is not None:
             done["adaptation"] |= {"flatness": setting.flatness, "share": setting.share, "cache": how.cache.size}
     return found, scorer.at(setting.temperature), done

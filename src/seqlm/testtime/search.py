@@ -25,8 +25,11 @@ class Setting(NamedTuple):
     share: float = 0.0
 
 
-def climb(loss_of: Callable[[float], float], start: float, factor: float, most: int = 8) -> float:
-    """The best of start * factor^k, walking from k = 0 in the direction that helps until it no longer does."""
+def climb(loss_of: Callable[[float], float], start: float, factor: float, most: int = 8) -> tuple[float, bool]:
+    """The best of start * factor^k, walking from k = 0 in the direction that helps until it no longer does.
+
+    And whether it still helped at the last of `most` steps.
+    """
     best, found = loss_of(start), start
     for direction in (factor, 1 / factor):
         value = found
@@ -36,9 +39,11 @@ def climb(loss_of: Callable[[float], float], start: float, factor: float, most: 
             if not loss < best:
                 break
             best, found = loss, value
+        else:
+            return found, True
         if found != start:
             break
-    return found
+    return found, False
 
 
 def search(
@@ -46,13 +51,15 @@ def search(
     start: Setting,
     wanted: Collection[str],
     tell: Callable[[str], None],
-) -> tuple[Setting, list[dict[str, Any]]]:
+) -> tuple[Setting, list[dict[str, Any]], list[str]]:
     """Choose temperature, then lr and decay, then flatness and share: those of them that are `wanted`.
 
     The temperature is chosen without the other two, lr and decay without the cache. `score` scores valid under a
-    setting. Returns what was chosen, and the loss of every trial.
+    setting. Returns what was chosen, the loss of every trial, and what was still getting better where its search ended.
     """
     trials: list[dict[str, Any]] = []
+    losses: dict[Setting, float] = {}
+    open_ended: list[str] = []
 
     def keep(note: dict[str, Any], loss: float) -> float:
         trials.append({**note, "loss": round(loss, 6)})
@@ -62,10 +69,17 @@ def search(
     def best(at: Setting, name: str, shown: Sequence[str], factor: float) -> Setting:
         def loss_of(value: float) -> float:
             trial = at._replace(**{name: value})
-            loss = score(trial, lambda *_: None).loss
-            return keep({key: getattr(trial, key) for key in shown}, loss)
+            if trial not in losses:  # decay begins where lr has ended
+                losses[trial] = score(trial, lambda *_: None).loss
+                keep({key: getattr(trial, key) for key in shown}, losses[trial])
+            return losses[trial]
 
-        return at._replace(**{name: climb(loss_of, getattr(at, name), factor)})
+        return at._replace(**{name: climbed(name, loss_of, getattr(at, name), factor)})
+
+    def climbed(name: str, loss_of: Callable[[float], float], start: float, factor: float) -> float:
+        found, still = climb(loss_of, start, factor)
+        open_ended.extend([name] * still)
+        return found
 
     setting = start._replace(lr=None, flatness=None)
     if "temperature" in wanted:
@@ -86,9 +100,10 @@ def search(
                 shares[flatness], loss = best_share(seen)
                 return keep({"flatness": flatness, "share": shares[flatness]}, loss)
 
-            flatness = climb(cached, start.flatness or 0.3, 1.5)
+            flatness = climbed("flatness", cached, start.flatness or 0.3, 1.5)
             setting = setting._replace(flatness=flatness, share=shares[flatness])
-    return setting, trials
+            open_ended.extend(["share"] * (setting.share == max(SHARES)))
+    return setting, trials, open_ended
 
 
 def best_share(seen: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:

@@ -10,7 +10,6 @@ checkpoints/last, best                         the name of a folder
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import ConfigError, SeqlmError
-from ..run import flush, write_atomically
+from ..run import flush, sha256_of, step_name, write_atomically
 
 FORMAT = 1
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
@@ -75,7 +74,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
     SeqlmError when the disk is full; what was saved before stays as it was.
     """
     meta = {"format": FORMAT, **meta}
-    final, aside = folder / _name(meta["step"]), folder / f".{_name(meta['step'])}-{os.getpid()}"
+    final, aside = folder / step_name(meta["step"]), folder / f".{step_name(meta['step'])}-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tidy(folder)
@@ -85,7 +84,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         )
         torch.save(state, aside / "state.pt")
         (aside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-        lines = [f"{_sha256(aside / name)}  {name}\n" for name in FILES]
+        lines = [f"{sha256_of(aside / name)}  {name}\n" for name in FILES]
         (aside / "MANIFEST.sha256").write_text("".join(lines), encoding="utf-8")
         for file in aside.iterdir():
             flush(file)
@@ -119,7 +118,7 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     ConfigError if there is none, or if one was written by another format version.
     """
     if which != "last":
-        name = _name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
+        name = step_name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
         if name is None or not (folder / name).is_dir():
             pointers = [pointer for pointer in ("best", "last") if _pointed(folder, pointer)]
             there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
@@ -140,11 +139,11 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
     """
     found: list[Checkpoint] = []
     for step in reversed(steps(folder)):
-        damage = verify(folder / _name(step))
+        damage = verify(folder / step_name(step))
         if not damage:
-            found.insert(0, _opened(folder / _name(step)))
+            found.insert(0, _opened(folder / step_name(step)))
         else:
-            warn(f"checkpoint {folder / _name(step)} is damaged ({damage}); trying the one before")
+            warn(f"checkpoint {folder / step_name(step)} is damaged ({damage}); trying the one before")
         if len(found) == count:
             return found
     if count == 1:
@@ -164,7 +163,7 @@ def verify(path: Path) -> str:
         if sorted(listed) != sorted(FILES):
             return "its manifest is incomplete"
         for name, digest in listed.items():
-            if _sha256(path / name) != digest:
+            if sha256_of(path / name) != digest:
                 return f"{name} does not match its SHA-256"
     except (OSError, ValueError) as error:
         return str(error)
@@ -174,14 +173,14 @@ def verify(path: Path) -> str:
 def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:
     """Delete old checkpoints, never what `last` or `best` name."""
     saved = steps(folder)
-    ranks = {step: _rank(folder / _name(step)) for step in saved}
+    ranks = {step: _rank(folder / step_name(step)) for step in saved}
     ranked = sorted((step for step in saved if ranks[step]), key=lambda step: (ranks[step], step))
     kept = {*saved[-keep_last:], *ranked[:keep_best]}
     kept |= {step for step in saved if keep_every and step and step % keep_every == 0}
     named = {_pointed(folder, pointer) for pointer in ("last", "best")}
     for step in saved:
-        if step not in kept and _name(step) not in named:
-            shutil.rmtree(folder / _name(step), ignore_errors=True)
+        if step not in kept and step_name(step) not in named:
+            shutil.rmtree(folder / step_name(step), ignore_errors=True)
 
 
 def tidy(folder: Path) -> None:
@@ -204,10 +203,6 @@ def _opened(path: Path) -> Checkpoint:
     return Checkpoint(path, meta)
 
 
-def _name(step: int) -> str:
-    return f"step-{step:09d}"
-
-
 def steps(folder: Path) -> list[int]:
     """The steps there are checkpoints of, whole or not, in order."""
     names = (path.name.removeprefix("step-") for path in folder.glob("step-*") if path.is_dir())
@@ -227,14 +222,6 @@ def _rank(path: Path) -> list[float]:
         return json.loads((path / "meta.json").read_text(encoding="utf-8")).get("rank") or []
     except (OSError, ValueError):
         return []
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        for block in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _save_failed(path: Path, error: Exception) -> SeqlmError:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+MOST = 64  # rows and columns that are shown: beyond, names cannot be read, and a picture takes gigabytes
+
 
 class Heatmap(NamedTuple):
     """Numbers from 0 to 1, with names of the rows and columns and of what they are."""
@@ -20,7 +22,18 @@ class Heatmap(NamedTuple):
     column_title: str = ""
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Pixels (height, width, 3), dark where a number is large; with the names where there is matplotlib."""
+        """Pixels (height, width, 3), dark where a number is large; with the names where there is matplotlib.
+
+        Of the first 64 rows and columns.
+        """
+        if max(self.values.shape) > MOST:
+            return Heatmap(
+                self.values[:MOST, :MOST],
+                self.rows[:MOST],
+                self.columns[:MOST],
+                _first(self.row_title, len(self.rows)),
+                _first(self.column_title, len(self.columns)),
+            ).pixels()
         try:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
@@ -41,3 +54,8 @@ class Heatmap(NamedTuple):
             warnings.simplefilter("ignore", UserWarning)  # a letter that its font lacks
             canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _first(title: str, count: int) -> str:
+    """A title that tells what is left out."""
+    return f"{title} (first {MOST} of {count})" if count > MOST else title
