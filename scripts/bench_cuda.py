@@ -2,8 +2,8 @@
 
     python scripts/bench_cuda.py [--out FOLDER] [--seconds 10] [--device cuda]
 
-Writes FOLDER/bench-cuda.json and bench-cuda.png. Sections are independent: one that fails is reported and the rest goes
-on. With --device cpu it is a rehearsal on small shapes, without graphs.
+Writes FOLDER/bench-cuda.json, and bench-cuda-PRECISION.json and .png of `seqlm bench`. Sections are independent: one
+that fails is reported and the rest goes on. With --device cpu it is a rehearsal, without graphs.
 """
 
 from __future__ import annotations

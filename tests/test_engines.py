@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
+from seqlm.build import build
 from seqlm.cells import (
     GatedCell,
     Hidden,
@@ -20,6 +24,7 @@ from seqlm.cells import (
     carry_tensors,
     map_carry,
 )
+from seqlm.config import cell_nodes
 from seqlm.engines import ENGINES, RULES, compiled, fused, pick
 from seqlm.engines.product import packs
 
@@ -200,7 +205,96 @@ def test_kernels_say_why_they_are_not_used(monkeypatch):
         monkeypatch.setenv("CC", "/bin/false")
         assert "failed" in fused.describe(LSTMCell(4, 6).double())
     monkeypatch.setenv("SEQLM_KERNELS", "0")
-    assert fused.describe(LSTMCell(4, 5)) == "torch's operations, for no C compiler was found"
+    assert fused.describe(LSTMCell(4, 5)) == "torch's operations, for SEQLM_KERNELS=0"
+
+
+def test_a_damaged_kernel_is_compiled_again(monkeypatch, tmp_path):
+    """In another process: this one would find what it has loaded."""
+    if not compiled.compiler():
+        pytest.skip("no C compiler was found")
+    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path))
+    program = "from seqlm import LSTMCell; from seqlm.engines import fused; print(fused.describe(LSTMCell(4, 5)))"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "one kernel a step\n"
+        kernels = list((tmp_path / "kernels").glob("*.so"))
+        assert len(kernels) == 2 and all(kernel.stat().st_size for kernel in kernels)
+        for kernel in kernels:
+            kernel.write_bytes(b"")
+
+
+def test_windows_of_any_shape_share_a_program(monkeypatch):
+    """Tracing takes as long as many windows: batches of whole sequences have another shape each."""
+    if not compiled.compiler():
+        pytest.skip("no C compiler was found")
+    traced, trace = [], fused.trace
+    monkeypatch.setattr(fused, "trace", lambda *given: traced.append(given) or trace(*given))
+    for make in (GRUCell, LSTMCell, LayerNormGRUCell):
+        cell = make(4, 6).double()
+        pick(cell)
+        traced.clear()
+        for steps, rows in [(5, 3), (7, 3), (1, 1), (1, 4), (9, 1), (4, 8), (2, 24)]:
+            xs, carry = torch.randn(steps, rows, 4, dtype=torch.float64), cell.init_carry(rows)
+            for found, expected in zip(fused.run(cell, xs, carry), scan(cell, xs, carry), strict=True):
+                torch.testing.assert_close(found, expected)
+        assert len(traced) <= 2, make
+
+
+class CountsRows(ElmanCell):
+    """Gates that compute with the number of rows, as nobody should."""
+
+    def gates(self, z, r, carry):
+        new = torch.tanh(z + r / len(r))
+        return type(carry)(new)
+
+
+def test_a_program_for_any_shape_knows_no_number_of_rows():
+    cell = CountsRows(4, 6).double()
+    if fused.refusal(cell) is not None:
+        return
+    for steps, rows in [(3, 2), (3, 5), (4, 3)]:
+        xs, carry = torch.randn(steps, rows, 4, dtype=torch.float64), cell.init_carry(rows)
+        torch.testing.assert_close(fused.run(cell, xs, carry)[1], scan(cell, xs, carry)[1])
+
+
+class Scaled(ElmanCell):
+    """A learned number, and numbers in a tuple."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.scale, self.numbers = torch.nn.Parameter(torch.tensor(0.7)), (3.0, -1.0)
+
+    def gates(self, z, r, carry):
+        return type(carry)(torch.tanh(z * self.numbers[0] + self.scale * r + self.numbers[1]))
+
+
+def test_learned_numbers_and_settings_in_tuples():
+    cell = Scaled(4, 6).double()
+    assert fused.refusal(cell) is None
+    xs = torch.randn(5, 3, 4, dtype=torch.float64)
+    for numbers in ((3.0, -1.0), (1.0, 2.0)):
+        cell.numbers = numbers
+        found = []
+        for engine in (fused.run, scan):
+            ys = engine(cell, xs, cell.init_carry(3))[1]
+            found.append([ys, *torch.autograd.grad(ys.square().sum(), [cell.scale, cell.weight_hh])])
+        torch.testing.assert_close(*found)
+
+
+def test_asking_an_engine_seeds_nobody_and_knows_no_autocast(monkeypatch):
+    seeds, cells = [], [make(8, 8) for make in (GRUCell, PeepholeLSTMCell, LayerNormLSTMCell)]
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    before = torch.random.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [fused.refusal(cell) for cell in cells] == [None] * 3
+    assert torch.equal(torch.random.get_rng_state(), before) and seeds == []
+
+
+@pytest.mark.parametrize("name", cell_nodes())
+def test_cells_can_be_pickled(name):
+    cell = build(cell_nodes()[name], "cell", input_size=4, hidden_size=6)
+    again, xs = pickle.loads(pickle.dumps(cell)), torch.randn(3, 2, 4)
+    assert torch.equal(scan(again, xs, again.init_carry(2))[1], scan(cell, xs, cell.init_carry(2))[1])
 
 
 class Gated(GatedCell):

@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> None:
     how = verb_config("bench", BenchConfig, words)
     device = prepare(how.device, how.precision, how.threads)
     nodes = cell_nodes()
-    allowed = {"levels": ("layer", "step"), "cells": nodes, "engines": ENGINES, "steps": STEPS}
+    allowed = {"levels": ("layer", "step"), "cells": nodes, "engines": ("auto", *ENGINES), "steps": STEPS}
     for key, known in allowed.items():
         for name in getattr(how, key) or ():
             if name not in known:

@@ -17,6 +17,11 @@ from ..training.device import autocast
 from .timing import Run, now, peak_bytes, take_turns
 
 
+def _operations(layer: nn.Module, rows: int) -> float:
+    """Additions and multiplications of matrices, forward and backward, for so many rows."""
+    return 6.0 * rows * sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() == 2)
+
+
 def measure_layers(
     shape: tuple[int, int, int, int], nodes: Mapping[str, Any], how: BenchConfig, device: torch.device, record: Any
 ) -> list[dict[str, Any]]:
@@ -30,14 +35,12 @@ def measure_layers(
     for name, node in nodes.items():
         cell = build(node, "cell", input_size=inputs, hidden_size=hidden).to(device)
         reference = _reference(cell)
-        weights = sum(parameter.numel() for parameter in cell.parameters() if parameter.dim() == 2)
-        work[name] = (6.0 * steps * batch * weights, reference.__name__)
-        work.setdefault(reference.__name__, work[name])
+        work[name] = (_operations(cell, steps * batch), reference.__name__)
         if (reference.__name__, "torch") not in contestants:
-            contestants[reference.__name__, "torch"] = _timed(
-                reference(inputs, hidden).to(device), None, xs, dys, how.precision
-            )
-        for engine in how.engines or ENGINES:
+            theirs = reference(inputs, hidden).to(device)
+            work[reference.__name__] = (_operations(theirs, steps * batch), reference.__name__)
+            contestants[reference.__name__, "torch"] = _timed(theirs, None, xs, dys, how.precision)
+        for engine in [engine for engine in how.engines or ENGINES if engine != "auto"]:  # auto is one of them
             if ENGINES[engine].refusal(cell) is None:
                 layer = Recurrent(cell, engine=engine)  # type: ignore[arg-type]
                 contestants[name, engine] = _timed(layer, layer.init_carry(batch), xs, dys, how.precision)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .activations import ACTIVATIONS
 from .linear import LinearCell
 
 Candidate = Literal["identity", "g"]
@@ -40,7 +41,7 @@ class MinGRUCell(LinearCell):
 
 def candidate_named(name: str) -> Callable[[Tensor], Tensor]:
     """What is done to the candidate; raises ValueError for a name that is unknown."""
-    known: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda n: n, "g": _positive}
+    known: dict[str, Callable[[Tensor], Tensor]] = {"identity": ACTIVATIONS["identity"], "g": _positive}
     if name not in known:
         raise ValueError(f"candidate={name!r} is unknown; allowed: {', '.join(known)}")
     return known[name]

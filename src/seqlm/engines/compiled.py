@@ -15,11 +15,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from ..run import flush
 from .homes import Place
 from .lower import Kernel, Language, Unsupported, Value, operations
 
@@ -108,6 +110,8 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
 def library(source: str) -> ctypes.CDLL:
     """Compile a source. Raises Unsupported if that cannot be done here."""
     program = compiler()
+    if os.environ.get("SEQLM_KERNELS") == "0":
+        raise Unsupported("SEQLM_KERNELS=0")
     if program is None:
         raise Unsupported("no C compiler was found")
     return _load(source, program)
@@ -182,12 +186,14 @@ def _index(value: Value, j: int) -> str:
 @functools.cache
 def _load(source: str, program: str) -> ctypes.CDLL:
     """Compile a source, or find it compiled."""
-    key = hashlib.sha256("\0".join([source, program, *FLAGS, _processor()]).encode()).hexdigest()[:24]
+    system = [*platform.libc_ver(), _processor()]
+    key = hashlib.sha256("\0".join([source, program, *FLAGS, *system]).encode()).hexdigest()[:24]
     target = cache_folder() / f"{key}.so"
     try:
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _compile(program, source, target)
+        with suppress(OSError):  # not compiled yet, or damaged
+            return ctypes.CDLL(str(target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _compile(program, source, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error
@@ -202,6 +208,7 @@ def _compile(program: str, source: str, target: Path) -> None:
         )
         if done.returncode:
             raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        flush(made)
         made.replace(target)  # whole or not at all, also when two runs compile at once
 
 

@@ -29,7 +29,7 @@ from .program import Program, compile
 from .scan import scan
 from .trace import Layout, Trace, trace
 
-MOST_PROGRAMS = 128  # of a cell: shapes of windows
+MOST_PROGRAMS = 128  # of a cell: shapes of windows, where a program is of one shape
 _refusals: weakref.WeakKeyDictionary[Cell, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 _programs: weakref.WeakKeyDictionary[Cell, dict[Any, tuple[Program, Kernels | str]]] = weakref.WeakKeyDictionary()
 
@@ -127,12 +127,14 @@ def _trial(cell: GatedCell | LinearCell) -> str | None:
     weight = cell.weight_ih
     devices = [weight.device] if weight.device.type == "cuda" else []
     kind = type(cell).__name__
-    with torch.enable_grad(), torch.random.fork_rng(devices):  # masks drawn here are nobody's
+    # Exact under any autocast of the caller; masks drawn here are nobody's.
+    exact = torch.autocast("cuda" if devices else "cpu", enabled=False)
+    with exact, torch.enable_grad(), torch.random.fork_rng(devices):
         try:
             if any(constant.requires_grad for constant in _constants(cell)):
                 return f"the mask or the extras of {kind} need a gradient"
             copied = copy.deepcopy(cell)
-            torch.manual_seed(0)
+            _seed(weight.device, 0)
             xs = torch.randn(3, 2, cell.input_size, dtype=weight.dtype, device=weight.device)
             carry = map_carry(lambda t: torch.rand_like(t) if t.is_floating_point() else t, cell.init_carry(2))
             results = [_window(engine, copied, xs, carry) for engine in (scan, run)]
@@ -156,9 +158,15 @@ def _constants(cell: Cell) -> list[Tensor]:
     return [constant for constant in (recurrence.mask, *recurrence.extras) if constant is not None]
 
 
+def _seed(device: torch.device, seed: int) -> None:
+    """Seed the generator of one device; torch.manual_seed seeds all, which nobody would put back."""
+    generators = torch.cuda.default_generators if device.type == "cuda" else [torch.default_generator]
+    generators[device.index or 0].manual_seed(seed)
+
+
 def _window(engine: Any, cell: Cell, xs: Tensor, carry: Carry) -> list[Tensor]:
     """Outputs, last carry and gradients of a window, masks drawn from the same seed."""
-    torch.manual_seed(1)
+    _seed(xs.device, 1)
     start = map_carry(lambda t: t.clone().requires_grad_(t.is_floating_point()), carry)
     last, ys = engine(cell, xs, start)
     outputs = [tensor for tensor in (ys, *carry_tensors(last)) if tensor.requires_grad]
@@ -181,24 +189,35 @@ def _program(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: boo
     """The cell's program for windows of this shape, compiled at first use, and its kernels or why it has none."""
     programs = _programs.setdefault(cell, {})
     device = cell.weight_hh.device.type
-    key = (layout, steps, rows, biased, device, os.environ.get("SEQLM_KERNELS"), *map(_settings, cell.modules()))
-    if key not in programs:
-        while len(programs) >= MOST_PROGRAMS:
-            del programs[next(iter(programs))]
-        step = trace(cell, layout, rows)
-        program = compile(step, trace(cell, layout, steps * rows))
-        programs[key] = program, _kernels(cell, step, program, layout.state, biased)
-    return programs[key]
+    settings = (layout, biased, device, os.environ.get("SEQLM_KERNELS"), *map(_settings, cell.modules()))
+    key = next((key for key in (settings, (steps, rows, *settings)) if key in programs), None)
+    if key is not None:
+        programs[key] = programs.pop(key)  # the last to be forgotten
+        return programs[key]
+    while len(programs) >= MOST_PROGRAMS:
+        del programs[next(iter(programs))]
+    step = trace(cell, layout, rows)
+    program = compile(step, trace(cell, layout, steps * rows))
+    kernels, any_shape = _kernels(cell, step, program, layout.state, biased)
+    programs[settings if any_shape and steps > 1 else (steps, rows, *settings)] = program, kernels
+    return program, kernels
 
 
 def _settings(module: torch.nn.Module) -> tuple[Any, ...]:
     """What of a module is not a tensor and may change what gates compute: numbers, switches, functions."""
     kinds = (bool, int, float, str, RecurrentDropout)
     plain = (value for value in vars(module).values() if isinstance(value, kinds) or callable(value))
-    return tuple(plain)
+    several = (vars(module)[name] for name in vars(module) if not name.startswith("_"))
+    return (*plain, *(repr(value) for value in several if type(value) in (tuple, list, dict)))
 
 
-def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype, biased: bool) -> Kernels | str:
+def _kernels(
+    cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype, biased: bool
+) -> tuple[Kernels | str, bool]:
+    """The kernels, or why there are none; and whether the program is one for windows of any shape.
+
+    It is where kernels do everything, and are the same for the rows of a step and for those of a window.
+    """
     backend = triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
     origin = {bulk: node for node, bulk in program.twin.items()}
     stored = [origin[node] for node in program.stored]
@@ -211,9 +230,15 @@ def _kernels(cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype,
             sums = False
             reverse = reverse_kernel(step, stored, size, language, sums)
         separate = [node is not step.dr for node in step.dz]
-        return Kernels(backend.function(forward, dtype), backend.function(reverse, dtype), separate, sums)
+        kernels = Kernels(backend.function(forward, dtype), backend.function(reverse, dtype), separate, sums)
+        any_shape = (
+            (sums or not program.after_kernels)
+            and forward == forward_kernel(program.bulk, program.stored, size, language, biased)
+            and reverse == reverse_kernel(program.bulk, program.stored, size, language, sums)
+        )
+        return kernels, any_shape
     except Unsupported as reason:
-        return f"torch's operations, for {reason}"
+        return f"torch's operations, for {reason}", False
 
 
 class _Window(torch.autograd.Function):

@@ -182,7 +182,7 @@ class Lowering:
         if name == "getitem" and operation(given[0]) == "native_layer_norm_backward":
             scalars: list[str] = self.value(given[0])[given[1]]
             return scalars
-        self._require(node, name == "sum" and given[1] == [0])
+        self._require(node, name == "sum" and len(given) > 1 and given[1] == [0])
         return self.store("", given[0])[1]
 
     def _sums(self, terms: Mapping[str, Iterable[str]]) -> None:

@@ -10,12 +10,14 @@ import functools
 import hashlib
 import importlib.util
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..run import write_atomically
 from .compiled import cache_folder
 from .homes import Place
 from .lower import Kernel, Language, Unsupported, Value, operations
@@ -63,6 +65,8 @@ class Function(NamedTuple):
 
 def function(kernel: Kernel, dtype: torch.dtype) -> Function:
     """Write a kernel. Raises Unsupported where Triton is absent."""
+    if os.environ.get("SEQLM_KERNELS") == "0":
+        raise Unsupported("SEQLM_KERNELS=0")
     if importlib.util.find_spec("triton") is None:
         raise Unsupported("triton is not installed")
     if len(kernel.passes) > 1:
@@ -114,7 +118,8 @@ def _load(source: str) -> Any:
     file = cache_folder() / f"{name}.py"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source, encoding="utf-8")
+        if not file.is_file():
+            write_atomically(file, source)  # others may be reading it
     except OSError as error:
         raise Unsupported(f"{file} cannot be written: {error}") from error
     spec = importlib.util.spec_from_file_location(name, file)
