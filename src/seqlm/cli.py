@@ -48,7 +48,7 @@ def train(words: Words) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
     # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
-    overrides = [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
+    overrides = _overrides(words)
     sys.argv = ["seqlm train", *(word for word in words if word not in overrides), *overrides]
     try:
         hydra.main(config_path=str(find_configs()), config_name="train", version_base="1.3")(job)()
@@ -56,6 +56,11 @@ def train(words: Words) -> None:
         raise ConfigError(_explained(words, error)) from error
     if exit_codes:
         sys.exit(exit_codes[0])
+
+
+def _overrides(words: Words) -> list[str]:
+    """Those of the words that are not flags, or what follows one."""
+    return [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
 
 
 def resume(words: Words) -> None:
@@ -121,7 +126,7 @@ def preset(experiment: str, words: Words = ()) -> dict[str, Any]:
     chosen = [] if experiment == "default" else [f"experiment={experiment}"]
     try:
         with initialize_config_dir(str(find_configs()), version_base="1.3"):
-            composed = compose("train", [*chosen, *(word for word in words if not word.startswith("-"))])
+            composed = compose("train", [*chosen, *_overrides(words)])
         values: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explained([*chosen, *words], error)) from error
