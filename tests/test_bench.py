@@ -37,7 +37,7 @@ def test_every_cell_and_engine_is_measured(tmp_path):
     [
         (["shapes=[3x4]"], "shapes=3x4 should be steps x batch x input x hidden"),
         (["cells=[lstmm]"], "cells=lstmm is unknown; allowed: elman"),
-        (["engines=[cudnn]"], "engines=cudnn is unknown; allowed: scan"),
+        (["engines=[cudnn]"], "engines=cudnn is unknown; allowed: auto, scan"),
         (["levels=[model]"], "levels=model is unknown; allowed: layer, step"),
         (["shape=[3x4x5x6]"], "shape"),
         (["--json"], "--json needs a file: --json FILE"),

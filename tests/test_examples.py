@@ -260,9 +260,9 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
         refused = command("predict", "run", *words, cwd=tmp_path, check=False)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
     lines = '{"a": ' + "[" * 100_000 + "\nto \rdenver\r\nnext friday"
-    done = command("predict", "run", "-", cwd=tmp_path, input=lines.encode(), check=False, text=False)
+    done = command("predict", "run", "-", cwd=tmp_path, input=lines, check=False)
     said = [json.loads(line) for line in done.stdout.splitlines()]
-    assert "line 1 begins with { but is not JSON" in said[0]["error"] and b"Traceback" not in done.stderr
+    assert "line 1 begins with { but is not JSON" in said[0]["error"] and "Traceback" not in done.stderr
     assert [one["words"] for one in said[1:]] == [["to", "denver"], ["next", "friday"]], "a line feed ends a line"
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["sh", "-c", f"echo to denver > {tmp_path}/pipe"]):

@@ -27,7 +27,7 @@ from .lower import Unsupported
 from .product import to_gates, to_state, to_weight
 from .program import Program, compile
 from .scan import scan
-from .trace import Layout, Trace, trace
+from .trace import Layout, Trace, cut, trace
 
 MOST_PROGRAMS = 128  # of a cell: shapes of windows, where a program is of one shape
 _refusals: weakref.WeakKeyDictionary[Cell, dict[Any, str | None]] = weakref.WeakKeyDictionary()
@@ -207,17 +207,14 @@ def _settings(module: torch.nn.Module) -> tuple[Any, ...]:
     """What of a module is not a tensor and may change what gates compute: numbers, switches, functions."""
     kinds = (bool, int, float, str, RecurrentDropout)
     plain = (value for value in vars(module).values() if isinstance(value, kinds) or callable(value))
-    several = (vars(module)[name] for name in vars(module) if not name.startswith("_"))
-    return (*plain, *(repr(value) for value in several if type(value) in (tuple, list, dict)))
+    public = (value for name, value in vars(module).items() if not name.startswith("_"))
+    return (*plain, *(repr(value) for value in public if type(value) in (tuple, list, dict)))
 
 
 def _kernels(
     cell: GatedCell, step: Trace, program: Program, dtype: torch.dtype, biased: bool
 ) -> tuple[Kernels | str, bool]:
-    """The kernels, or why there are none; and whether the program is one for windows of any shape.
-
-    It is where kernels do everything, and are the same for the rows of a step and for those of a window.
-    """
+    """The kernels, or why there are none; and whether they do everything, the same for windows of any shape."""
     backend = triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
     origin = {bulk: node for node, bulk in program.twin.items()}
     stored = [origin[node] for node in program.stored]
@@ -255,7 +252,7 @@ class _Window(torch.autograd.Function):
         mask: Tensor | None,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        z, state, extras, parameters = _cut(tensors, counts)
+        z, state, extras, parameters = cut(tensors, counts)
         steps, rows, size = z[0].shape[0], *state[0].shape
         homes = Homes(program, steps, rows, state[0])
         # Without gradients only the outputs are kept: everything else alternates between two buffers.
@@ -308,7 +305,7 @@ class _Window(torch.autograd.Function):
         program, kernels = ctx.program, ctx.kernels
         bulk = program.bulk
         weight, mask, *tensors = ctx.saved_tensors
-        kept, carries, extras, parameters, stored = _cut(tensors, ctx.counts)
+        kept, carries, extras, parameters, stored = cut(tensors, ctx.counts)
         steps, rows, size = dys.shape
         homes = Homes(program, steps, rows, dys)
         after = program.after if kernels is None else [] if kernels.sums else program.after_kernels
@@ -400,11 +397,3 @@ class _Window(torch.autograd.Function):
             *(None for _ in extras),
             *dparameters,
         )  # fmt: skip
-
-
-def _cut(tensors: Sequence[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
-    pieces, at = [], 0
-    for count in counts:
-        pieces.append(list(tensors[at : at + count]))
-        at += count
-    return pieces

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from ..cells import Carry, GatedCell, carry_tensors, map_carry
 
+T = TypeVar("T")
 _ZERO = ("zeros_like", "new_zeros", "zeros")
 
 
@@ -71,7 +72,7 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
     counts = [len(z), 1, len(carry), len(extras), len(parameters), len(buffers), len(carry)]
 
     def joint(*tensors: Tensor) -> list[Any]:
-        z, (r,), carry, extras, values, fixed, cotangents = _cut(tensors, counts)
+        z, (r,), carry, extras, values, fixed, cotangents = cut(tensors, counts)
         moving = [part for part, (_, _, needed) in zip(z, layout.z, strict=True) if needed]
 
         def gates(moving: list[Tensor], r: Tensor, carry: list[Tensor], values: list[Tensor]) -> list[Tensor]:
@@ -101,10 +102,11 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
         if node.kwargs.get("device") is not None:  # tensors made inside gates: where the state is
             node.update_kwarg("device", cell.weight_hh.device)
     placeholders = [node for node in nodes if node.op == "placeholder"]
-    z_in, (r_in,), carry_in, extras_in, values_in, fixed_in, cotangents_in = _cut(placeholders, counts)
-    results = [node if i < len(carry) else _unless_zero(node) for i, node in enumerate(nodes[-1].args[0])]
+    z_in, (r_in,), carry_in, extras_in, values_in, fixed_in, cotangents_in = cut(placeholders, counts)
+    ends: Any = nodes[-1].args[0]
+    results: list[Any] = [node if i < len(carry) else _unless_zero(node) for i, node in enumerate(ends)]
     differentiated = sum(needed for _, _, needed in layout.z)
-    new, dz, (dr,), dcarry, dvalues = _cut(results, [len(carry), differentiated, 1, len(carry), len(parameters)])
+    new, dz, (dr,), dcarry, dvalues = cut(results, [len(carry), differentiated, 1, len(carry), len(parameters)])
     # Names without the prefix of the module around the cell.
     named = [name.partition(".")[2] for name in (*parameters, *buffers)]
     values_in, dvalues = [*values_in, *fixed_in], [*dvalues, *(None for _ in buffers)]
@@ -130,9 +132,10 @@ def _one_or_tuple(parts: list[Tensor]) -> Any:
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 
-def _cut(items: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+def cut(items: Sequence[T], counts: Sequence[int]) -> list[list[T]]:
     """Consecutive pieces of `items`, so many in each."""
-    pieces, at = [], 0
+    pieces: list[list[T]] = []
+    at = 0
     for count in counts:
         pieces.append(list(items[at : at + count]))
         at += count
