@@ -67,6 +67,8 @@ def cache_folder() -> Path:
 
 def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train") -> Tokenizer:
     """`unfitted` with the vocabulary of the training split, or of all splits (`vocab_from="all"`)."""
+    if vocab_from not in ("train", "all"):
+        raise ConfigError(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
     if KINDS.get(unfitted.kind) is not type(unfitted):
         raise ConfigError(f"data.tokenizer is a {type(unfitted).__name__}; a run can save only: {', '.join(KINDS)}")
     splits = ("train",) if vocab_from == "train" else corpus.splits()
