@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
-from seqlm.bench import main as bench
 from seqlm.bench.timing import now
-from seqlm.data import Window
+from seqlm.commands.bench import main as bench
+from seqlm.data.batching.streams import Window
 from seqlm.layers import make_dropout
-from seqlm.train import descend
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
+from seqlm.training.loop import descend
 
 SHAPES = ["35x20x650x650", "70x20x1150x1150", "35x20x1500x1500", "35x20x200x200", "100x64x128x128"]
 STEPS = {"zaremba_medium": (650, 2, 35, 20, 10_000, 0.5), "zaremba_large": (1500, 2, 35, 20, 10_000, 0.65)}

@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqlm import certify
-from seqlm.cli import preset
-from seqlm.config import HARMLESS, differences
+from seqlm.config.compose import experiment as preset
+from seqlm.config.schema import ENGINES
+from seqlm.config.values import HARMLESS, differences
 from seqlm.errors import SeqlmError
-from seqlm.run import RunFolder
-from seqlm.schema import ENGINES
+from seqlm.evaluation import reproduction as certify
+from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"

@@ -68,17 +68,9 @@ def seqlm(*words: object, cwd: Path, check: bool = True, **options) -> subproces
 
 def compose(*overrides: str):
     """The typed config that `seqlm train` would train with these overrides."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
+    from seqlm.config.compose import compose as composed
 
-    from seqlm.config import find_configs, resolve_layer_cells, typed
-    from seqlm.schema import Config
-
-    with initialize_config_dir(str(find_configs()), version_base="1.3"):
-        values = OmegaConf.to_container(hydra_compose("train", list(overrides)), resolve=True)
-    resolve_layer_cells(values["model"], [find_configs()])
-    return typed(Config, values)
+    return composed(overrides)
 
 
 def tiny(folder: Path, *overrides: str, name: str = "run"):

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .assemble import LoadedRun, load_run
     from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LinearCell, LSTMCell, detach
     from .errors import ConfigError, SeqlmError
     from .layers import Bidirectional, LockedDropout, Recurrent, Stack, scan
-    from .models import LanguageModel
+    from .models.language_model import LanguageModel
+    from .runs.load import LoadedRun, load_run
 
 _HOME = {
-    "assemble": ("LoadedRun", "load_run"),
+    "runs.load": ("LoadedRun", "load_run"),
     "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "LinearCell", "detach"),
     "errors": ("ConfigError", "SeqlmError"),
     "layers": ("Bidirectional", "LockedDropout", "Recurrent", "Stack", "scan"),
-    "models": ("LanguageModel",),
+    "models.language_model": ("LanguageModel",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 

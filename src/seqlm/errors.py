@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 
 class SeqlmError(Exception):
     """A failure the user should read as a few lines, never as a traceback."""
@@ -31,3 +34,15 @@ class Stopped(SeqlmError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def tell(error: SeqlmError | OSError) -> int:
+    """Print an error for the user; returns the exit code that belongs to it."""
+    print(f"seqlm: {error}", file=sys.stderr, flush=True)
+    return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
+
+
+def reader_gone() -> int:
+    """Exit code for when nobody reads our output any more, as in `seqlm runs | head`; silences the rest of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

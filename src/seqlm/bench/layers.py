@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..build import build
 from ..cells import Cell, GatedCell
+from ..config.build import build
+from ..config.schema import BenchConfig
+from ..device import autocast
 from ..engines import ENGINES
 from ..layers import Recurrent
-from ..schema import BenchConfig
-from ..training.device import autocast
 from .timing import Run, now, peak_bytes, take_turns
 
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cells import LSTMCell, detach
-from ..data import Window
-from ..models import build_language_model
+from ..config.schema import BenchConfig
+from ..data.batching.streams import Window
+from ..device import autocast
+from ..models.presets import build_language_model
 from ..models.stack import Dropouts
-from ..schema import BenchConfig
-from ..tasks import LanguageModeling
-from ..train import descend
-from ..training.device import autocast
+from ..tasks.lm import LanguageModeling
 from ..training.gradient import gradient
+from ..training.loop import descend
 from .plain import Plain, PlainAwd
 from .timing import Run, now, take_turns
 

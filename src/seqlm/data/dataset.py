@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
-from .bucketed import EncodedExamples
+from .batching.bucketed import EncodedExamples
+from .batching.streams import IGNORE
 from .corpus import Corpus
 from .encode import encode_split, fit_tokenizer
-from .example_tokenizer import ExampleTokenizer
 from .examples import Example, Examples
-from .streams import IGNORE
+from .tokenizers.examples import ExampleTokenizer
 
 
 @dataclass

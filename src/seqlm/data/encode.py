@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ..run import flush
+from ..files import flush
 from .corpus import Corpus, TextCounts
-from .tokenizers import KINDS, Tokenizer, load_tokenizer
+from .tokenizers.text import KINDS, Tokenizer, load_tokenizer
 
 T = TypeVar("T")
 FORMAT = 1  # part of every key: raise it when what is stored changes

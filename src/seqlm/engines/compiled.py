@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..run import flush
+from ..files import flush
 from .homes import Place
 from .lower import Kernel, Language, Unsupported, Value, operations
 

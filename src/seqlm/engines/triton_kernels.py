@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..run import write_atomically
+from ..files import write_atomically
 from .compiled import cache_folder
 from .homes import Place
 from .lower import Kernel, Language, Unsupported, Value, operations

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
-from ..data import IGNORE, Example, ExampleBatch
+from ..data.batching.bucketed import ExampleBatch
+from ..data.batching.streams import IGNORE
+from ..data.examples import Example
 from ..engines import Engine
 from ..errors import ConfigError
 from .decoder import Context, Decoder

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cells import Carry, Cell, Step, carry_tensors, map_carry, require_positive
-from ..data import END, IGNORE, ExampleBatch
+from ..data.batching.bucketed import ExampleBatch
+from ..data.batching.streams import IGNORE
+from ..data.tokenizers.examples import END
 from ..engines import Engine
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
 from .search import beam_search, greedy

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Cell
-from ..data import ExampleBatch, Tokenizer
+from ..data.batching.bucketed import ExampleBatch
+from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 from ..layers import Layer
 from .language_model import BidirectionalLanguageModel, LanguageModel

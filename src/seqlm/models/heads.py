@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data import IGNORE, ExampleBatch
+from ..data.batching.bucketed import ExampleBatch
+from ..data.batching.streams import IGNORE
 from ..layers import LinearChainCRF
 from .sequence_model import size_of
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cells import require_probability
-from ..data import IGNORE, ExampleBatch
+from ..data.batching.bucketed import ExampleBatch
+from ..data.batching.streams import IGNORE
 from ..errors import ConfigError
 from .heads import TagHead
 from .sequence_model import last_outputs, size_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells import Carry, Step, map_carry
-from ..data import END, UNKNOWN
+from ..data.tokenizers.examples import END, UNKNOWN
 
 
 class Hypothesis(NamedTuple):

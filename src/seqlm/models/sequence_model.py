@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
-from ..data import ExampleBatch
-from ..data.example_tokenizer import UNKNOWN
+from ..data.batching.bucketed import ExampleBatch
+from ..data.tokenizers.examples import UNKNOWN
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import Batches, Data
+from ..config.schema import Config, SamplingConfig
+from ..data.batching.batches import Batches
+from ..data.dataset import Data
 from ..errors import ConfigError
-from ..schema import Config, SamplingConfig
-from ..training import Heatmap, Moment
+from ..optim.schedules import Moment
+from .figures import Heatmap
 
 
 @dataclass

@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import Both, Data, Pair, Tokenizer
-from ..models import BidirectionalLanguageModel
-from ..schema import Config, SamplingConfig
+from ..config.schema import Config, SamplingConfig
+from ..data.batching.both import Both, Pair
+from ..data.dataset import Data
+from ..data.tokenizers.text import Tokenizer
+from ..models.language_model import BidirectionalLanguageModel
 from .base import Score
 from .generation import check_prompt
 from .lm import LanguageModeling, line_nats, scoring_streams, training_streams

@@ -7,8 +7,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..data import Data, Example, ExampleBatch
-from ..models import LabelHead, SequenceModel
+from ..data.batching.bucketed import ExampleBatch
+from ..data.dataset import Data
+from ..data.examples import Example
+from ..models.label_head import LabelHead
+from ..models.sequence_model import SequenceModel
 from .base import Score
 from .examples import ExampleTask, Prediction
 from .tagging import Found

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import IGNORE, Data, Gaps, Tokenizer, Window
+from ..config.schema import Config, SamplingConfig
+from ..data.batching.gaps import Gaps
+from ..data.batching.streams import IGNORE, Window
+from ..data.dataset import Data
+from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
-from ..models import ClozeModel
-from ..schema import Config, SamplingConfig
+from ..models.cloze_model import ClozeModel
 from .base import Score, evaluating, whole_sequences
 from .text import TextTask, line_ids, perplexity
 

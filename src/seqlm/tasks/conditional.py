@@ -12,10 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import END, UNKNOWN, Data, EncodedExamples, Example, ExampleBatch, ExampleTokenizer
+from ..config.schema import Config, SampleConfig, SamplingConfig
+from ..data.batching.bucketed import EncodedExamples, ExampleBatch
+from ..data.dataset import Data
+from ..data.examples import Example
+from ..data.tokenizers.examples import END, UNKNOWN, ExampleTokenizer
 from ..errors import ConfigError
-from ..models import ConditionalModel, Decoder, one_vector
-from ..schema import Config, SampleConfig, SamplingConfig
+from ..models.conditional import ConditionalModel, one_vector
+from ..models.decoder import Decoder
 from .base import Score, evaluating
 from .examples import ExampleTask, Prediction
 from .generation import draw

@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import Bucketed, Data, Example, ExampleBatch, ExampleTokenizer
+from ..config.schema import Config, SamplingConfig
+from ..data.batching.bucketed import Bucketed, ExampleBatch
+from ..data.dataset import Data
+from ..data.examples import Example
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
-from ..models import SequenceModel
-from ..schema import Config, SamplingConfig
+from ..models.sequence_model import SequenceModel
 from .base import Score, Task, evaluating, whole_sequences
 
 Prediction = dict[str, Any]  # fields of an example, as the model sees them

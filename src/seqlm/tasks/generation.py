@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..data import Tokenizer
+from ..config.schema import SamplingConfig
+from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
-from ..models import LanguageModel
-from ..schema import SamplingConfig
+from ..models.language_model import LanguageModel
 from .base import evaluating
 
 

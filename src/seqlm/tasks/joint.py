@@ -9,9 +9,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import Data, Example, ExampleBatch
-from ..models import JointHead, SequenceModel
-from ..schema import Config
+from ..config.schema import Config
+from ..data.batching.bucketed import ExampleBatch
+from ..data.dataset import Data
+from ..data.examples import Example
+from ..models.label_head import JointHead
+from ..models.sequence_model import SequenceModel
 from .base import Score
 from .classification import Classification
 from .examples import ExampleTask, Prediction

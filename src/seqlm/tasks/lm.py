@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..data import IGNORE, Data, Lengths, Streams, Tokenizer, Window
-from ..data.streams import Tokens
-from ..models import LanguageModel
-from ..schema import Config, SamplingConfig
+from ..config.schema import Config, SamplingConfig
+from ..data.batching.streams import IGNORE, Lengths, Streams, Tokens, Window
+from ..data.dataset import Data
+from ..data.tokenizers.text import Tokenizer
+from ..models.language_model import LanguageModel
 from .base import Score
 from .generation import check_prompt, generate
 from .text import TextTask, line_ids, perplexity

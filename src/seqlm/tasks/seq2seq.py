@@ -9,12 +9,17 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..cells import Carry, require_probability
-from ..data import END, Data, EncodedExamples, Example, ExampleBatch, ExampleTokenizer
-from ..models import Decoder, SequenceModel
-from ..schema import Config, SamplingConfig
-from ..training import Heatmap, Moment
+from ..config.schema import Config, SamplingConfig
+from ..data.batching.bucketed import EncodedExamples, ExampleBatch
+from ..data.dataset import Data
+from ..data.examples import Example
+from ..data.tokenizers.examples import END, ExampleTokenizer
+from ..models.decoder import Decoder
+from ..models.sequence_model import SequenceModel
+from ..optim.schedules import Moment
 from .base import Score, evaluating
 from .examples import ExampleTask, Prediction, as_text
+from .figures import Heatmap
 from .translation import corpus_scores
 
 SHOWN = 4  # examples of valid at each evaluation

@@ -8,10 +8,13 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from ..data import Data, Example, ExampleBatch
+from ..config.schema import Config
+from ..data.batching.bucketed import ExampleBatch
+from ..data.dataset import Data
+from ..data.examples import Example
 from ..errors import ConfigError
-from ..models import SequenceModel, TagHead
-from ..schema import Config
+from ..models.heads import TagHead
+from ..models.sequence_model import SequenceModel
 from .base import Score
 from .examples import ExampleTask, Prediction
 

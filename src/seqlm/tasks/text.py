@@ -7,7 +7,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from ..data import Data, Tokenizer
+from ..data.dataset import Data
+from ..data.tokenizers.text import Tokenizer
 from .base import Task
 
 

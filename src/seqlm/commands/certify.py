@@ -1,0 +1,73 @@
+"""seqlm certify: measure a published setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config.compose import experiment
+from ..errors import ConfigError, SeqlmError
+from ..evaluation.reproduction import changes, check, experiment_of, file_name, finished, lens_of, record, summary
+from ..files import to_json, write_atomically
+from ..runs.folder import RunFolder
+from .eval import evaluate_run
+from .train import main as train
+from .words import taken
+
+
+def main(words: Sequence[str]) -> None:
+    """`seqlm certify RUN | experiment=NAME [key=value ...] [out=FOLDER]`."""
+    out, words = taken("out", words, "certificates")
+    if words and "=" not in words[0] and not words[0].startswith("-"):
+        folder, rest = Path(words[0]), words[1:]
+        if rest:
+            raise ConfigError(f"seqlm certify RUN takes no {rest[0]}: a run is certified as it is")
+    else:
+        folder, words = _planned(words)
+        if not finished(folder):
+            train([*words, f"run.name={folder.name}", f"run.root={folder.parent}", "resume=auto"])
+    certify(folder, experiment, Path(out))
+
+
+def _planned(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """The folder of the run that words with `experiment=NAME` train, and the words without its name."""
+    name, own_words = taken("experiment", words, "")
+    if not name:
+        raise ConfigError("seqlm certify needs a run's folder, or experiment=NAME to train it first")
+    if changed := changes(experiment(name, own_words), experiment(name)):  # before it is trained
+        raise ConfigError(
+            f"seqlm certify measures experiment={name} as it is, but the words change {'; '.join(changed)}; leave "
+            "them out, or use seqlm train"
+        )
+    engine, seed = (taken(key, words, "")[0] for key in ("engine", "seed"))
+    own = f"certify-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
+    run_name, words = taken("run.name", words, own)
+    root, words = taken("run.root", words, "outputs")
+    return Path(root) / run_name, words
+
+
+def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], out: Path) -> Path:
+    """Score the best checkpoint of the finished run in `folder` and write its record into `out`.
+
+    `preset_of` gives the configuration of an experiment by its name. Raises SeqlmError if the run is not that, or not
+    finished.
+    """
+    run = RunFolder.open(folder)
+    preset = preset_of(experiment_of(run))
+    check(run, preset)
+    if (status := run.info()["status"]) != "finished":
+        raise SeqlmError(f"{run.path} is {status}, not finished")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={out} cannot be made ({error}); give a folder") from None
+    for split in ("valid", "test"):
+        evaluate_run(str(folder), [f"split={split}", f"lens={lens_of(experiment_of(run))}"], False)
+        print()
+    written = record(run, preset)
+    path = out / file_name(run, preset)
+    write_atomically(path, to_json(written, indent=1) + "\n")
+    print(summary(written))
+    print(f"record      {path}")
+    return path

@@ -1,0 +1,13 @@
+"""seqlm resume: go on with a run where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..training.loop import resume
+from .words import run_and_words
+
+
+def main(words: Sequence[str]) -> None:
+    """`seqlm resume RUN [key=value ...]`."""
+    resume(*run_and_words("resume", words))

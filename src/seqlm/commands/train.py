@@ -1,0 +1,33 @@
+"""seqlm train: compose a configuration from words and train it, or several with -m."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from ..config.compose import Choices, run_jobs
+from ..config.schema import Config
+from ..errors import SeqlmError, Stopped, reader_gone, tell
+
+
+def main(words: Sequence[str]) -> None:
+    """`seqlm train [group=option] [key=value] [-m]`."""
+    exit_codes: list[int] = []
+
+    def job(make: Callable[[], Config], choices: Choices) -> float | None:
+        try:
+            config = make()
+            from ..training.loop import train  # torch, once the words are known to be right
+
+            return train(config, choices)
+        except BrokenPipeError:
+            raise SystemExit(reader_gone()) from None
+        except (SeqlmError, OSError) as error:
+            exit_codes.append(tell(error))
+            if isinstance(error, Stopped):
+                sys.exit(exit_codes[-1])  # a signal ends a sweep, a failed run does not
+            return None
+
+    run_jobs(words, job)
+    if exit_codes:
+        sys.exit(exit_codes[0])

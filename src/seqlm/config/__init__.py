@@ -1,0 +1,1 @@
+"""Configurations: the typed trunk, composing, building, saving."""

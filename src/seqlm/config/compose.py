@@ -1,0 +1,130 @@
+"""From words of a command line to a configuration: the only file that imports hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import ConfigError
+from .schema import Config
+from .values import dotted, find_configs, resolve_layer_cells, typed, unknown_key
+
+Words = Sequence[str]
+Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
+MADE_OF = {"language_model", "sequence_model"}  # what presets are made of: no presets themselves
+
+
+def compose(words: Words = ()) -> Config:
+    """The configuration that `seqlm train WORDS` trains. Raises ConfigError."""
+    return typed_config(composed(words), [find_configs()])
+
+
+def composed(words: Words = ()) -> dict[str, Any]:
+    """The same as nested plain values, not checked yet."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values = _compose(overrides(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(words, error)) from error
+    resolve_layer_cells(values["model"], [find_configs()])
+    return values
+
+
+def experiment(name: str, words: Words = ()) -> dict[str, Any]:
+    """The values that `seqlm train experiment=NAME` composes; `default` is no experiment. Raises ConfigError."""
+    return composed([*([] if name == "default" else [f"experiment={name}"]), *overrides(words)])
+
+
+def typed_config(values: dict[str, Any], folders: Sequence[Path]) -> Config:
+    """Composed values as a Config; cells that layers name are looked up in `folders`. Raises ConfigError."""
+    resolve_layer_cells(values["model"], folders)
+    return typed(Config, values)
+
+
+def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float | None]) -> None:
+    """Call `job(make, choices)` for the configuration of `words`, or for each of a multirun (-m); `make` checks it.
+
+    Raises ConfigError if the words cannot be composed.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def run(node: DictConfig) -> float | None:
+        runtime = HydraConfig.get().runtime
+        values: Any = OmegaConf.to_container(node, resolve=True)
+        folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+        choices = {group: choice for group, choice in runtime.choices.items() if choice and "hydra" not in group}
+        return job(lambda: typed_config(values, folders), choices)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
+    # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
+    keys = overrides(words)
+    sys.argv = ["seqlm train", *(word for word in words if word not in keys), *keys]
+    try:
+        hydra.main(config_path=str(find_configs()), config_name="train", version_base="1.3")(run)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(words, error)) from error
+
+
+def overrides(words: Words) -> list[str]:
+    """Those of the words that are not flags, or what follows one."""
+    return [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
+
+
+def explain(words: Words, error: Exception) -> str:
+    """A composition error in our words: every key and choice that does not exist, else what hydra said."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException, MissingConfigException
+
+    parsed = []
+    for word in words:
+        if "=" in word and not word.startswith("-"):
+            try:
+                parsed += OverridesParser.create().parse_overrides([word])
+            except HydraException:
+                return (
+                    f"{word} cannot be read; write key=value without spaces around =, and quote a value with "
+                    "spaces, commas, = or brackets: 'key=\"a, b\"'"
+                )
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - MADE_OF))}"
+    groups = [item for item in parsed if (find_configs() / item.key_or_group.partition("@")[0]).is_dir()]
+    folders = ",".join(f"file://{Path(folder).resolve()}" for folder in _values_of("--config-dir", words))
+    try:
+        known = dotted(_compose([*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"], False))
+    except HydraException:  # not a matter of keys
+        return " ".join(str(error).split())
+    sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
+    problems = [
+        unknown_key(item.key_or_group, known)
+        for item in parsed
+        if item not in groups and not item.is_add() and item.key_or_group not in {*known, *sections, "hydra"}
+        and not item.key_or_group.startswith("hydra.")
+    ]  # fmt: skip
+    return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
+
+
+def _compose(words: Words, resolve: bool = True) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(find_configs()), version_base="1.3"):
+        node = compose("train", list(words))
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve))
+
+
+def _values_of(flag: str, words: Words) -> list[str]:
+    """What follows `flag` on the command line, in either form: `--flag value` or `--flag=value`."""
+    after = [following for word, following in zip(words, words[1:], strict=False) if word == flag]
+    return after + [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]

@@ -1,0 +1,1 @@
+"""Batches: contiguous streams of a text, or whole sequences of like length."""

@@ -1,0 +1,100 @@
+"""Pieces of a text with gaps in them: how a text is read from both sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...errors import ConfigError
+from .streams import IGNORE, Tokens, Window
+
+
+class Gaps:
+    """Pieces of `window` tokens, `batch_size` of them in a batch, with a share of their tokens masked as `mask`.
+
+    A text of N tokens has ceil(N / window) pieces; the last one begins early enough to be as long as the others, and
+    what another piece has already is context there, never masked. To learn from, with a `seed`: pieces come in another
+    order in every epoch, and in each about `share` of the tokens are drawn anew to be masked, one at least; both follow
+    from the seed and the epoch's number alone. To be scored, without one: each piece is read round(1 / share) times,
+    and in reading j every token i = j (mod that) is masked, so that each is a target once. Raises ConfigError, naming
+    the keys under `where`.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch_size: int,
+        window: int,
+        *,
+        mask: int,
+        share: float,
+        seed: int | None = None,
+        where: str = "",
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("window", window)):
+            if value < 1:
+                raise ConfigError(f"{where}{name}={value} must be at least 1")
+        if window > len(tokens) and seed is not None:
+            raise ConfigError(
+                f"{where}window={window} is longer than the text of {len(tokens):,} tokens; "
+                f"use {where}window={len(tokens)} at most, or more text"
+            )
+        self.tokens, self.batch_size, self.window = tokens, batch_size, min(window, len(tokens))
+        self.mask, self.share, self.seed = mask, share, seed
+        self.pieces = -(-len(tokens) // self.window)
+        self.readings = 1 if seed is not None else min(round(1 / share), self.window)
+        self.start_epoch(0)
+
+    def _own(self, piece: int) -> int:
+        """How many tokens of a piece are in no other one: the last of it."""
+        return len(self.tokens) - piece * self.window if piece == self.pieces - 1 else self.window
+
+    def _drawn(self, piece: int) -> int:
+        """How many tokens of a piece are masked in an epoch of training."""
+        return max(1, round(self.share * self._own(piece)))
+
+    @property
+    def targets(self) -> int:
+        """Targets of an epoch."""
+        return len(self.tokens) if self.seed is None else sum(self._drawn(piece) for piece in range(self.pieces))
+
+    def count(self, epoch: int) -> int:
+        """The number of batches in an epoch: the same in all."""
+        return -(-self.pieces * self.readings // self.batch_size)
+
+    def scale(self, index: int) -> float:
+        """Every batch is a step of the same size."""
+        return 1.0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Arrange the pieces of this epoch."""
+        self.epoch, self.order = epoch, np.arange(self.pieces * self.readings)
+        if self.seed is not None:
+            self.order = np.random.default_rng([self.seed, epoch]).permutation(self.pieces)
+
+    def __len__(self) -> int:
+        return self.count(self.epoch)
+
+    def __getitem__(self, index: int) -> Window:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        places = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        inputs = np.empty((self.window, len(places)), dtype=np.int64)
+        targets = np.full_like(inputs, IGNORE)
+        for column, place in enumerate(places.tolist()):
+            piece, reading = divmod(place, self.readings)
+            own = self._own(piece)
+            end = piece * self.window + own
+            inputs[:, column] = self.tokens[end - self.window : end]
+            masked = self.window - own + self._masked(piece, own, reading)
+            targets[masked, column], inputs[masked, column] = inputs[masked, column], self.mask
+        read, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
+        return Window(read, wanted, int((wanted != IGNORE).sum()))
+
+    def _masked(self, piece: int, own: int, reading: int) -> NDArray[np.int64]:
+        """Which of a piece's own tokens are masked."""
+        if self.seed is None:
+            return np.arange(reading, own, self.readings)
+        generator = np.random.default_rng([self.seed, self.epoch, piece + 1])  # 0: the order of the pieces
+        return generator.choice(own, self._drawn(piece), replace=False)

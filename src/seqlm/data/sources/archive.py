@@ -1,0 +1,138 @@
+"""Archives that nobody vouches for: only regular files, only those asked for, only so many bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple, cast
+
+from ...errors import ConfigError
+from ...files import flush
+
+MOST = 2 << 30  # bytes that all members together may declare
+BLOCK = 1 << 20
+# What zipfile and tarfile raise for archives that are damaged, encrypted, or packed in unknown ways.
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, ValueError, OSError)
+
+
+class _Member(NamedTuple):
+    """A regular file in an archive."""
+
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether `path` is a zip or a tar file, compressed or not, by its content."""
+    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+
+
+def unpack(archive: Path, wanted: Sequence[Sequence[str]], folder: Path) -> list[Path]:
+    """For each choice of file names in `wanted` the first that `archive` has, in any folder, written into `folder`.
+
+    Raises ConfigError, and leaves no new file, if one of them is missing or twice there, if the archive is damaged,
+    declares more than 2 GiB, or has a member that is a link, a device, or lies outside the archive (`/x`, `../x`).
+    """
+    try:
+        with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
+            members = _zip_members(opened) if isinstance(opened, zipfile.ZipFile) else _tar_members(opened)
+            chosen = [_choose(members, names) for names in wanted]
+            folder.mkdir(parents=True, exist_ok=True)
+            asides = [folder / f".{name}.{os.getpid()}" for name, _ in chosen]
+            try:
+                for (_, member), aside in zip(chosen, asides, strict=True):
+                    _write(member, aside)
+                for (name, _), aside in zip(chosen, asides, strict=True):
+                    aside.replace(folder / name)
+            finally:
+                for aside in asides:
+                    aside.unlink(missing_ok=True)
+    except _Refused as error:
+        raise ConfigError(f"{archive} {error}; give data.path= with the unpacked files, or another archive") from None
+    except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:  # of the system, not of the format
+            raise ConfigError(
+                f"{archive} cannot be unpacked into {folder} ({error}); SEQLM_CACHE names another folder"
+            ) from error
+        raise ConfigError(
+            f"{archive} cannot be unpacked ({type(error).__name__}: {error}); remove it to download it anew, or give "
+            "data.path= with the unpacked files"
+        ) from error
+    return [folder / name for name, _ in chosen]
+
+
+class _Refused(Exception):
+    """What is wrong with an archive."""
+
+
+def _zip_members(archive: zipfile.ZipFile) -> dict[str, list[_Member]]:
+    members: dict[str, list[_Member]] = {}
+    total = 0
+    for info in archive.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+        total = _check(info.filename, info.file_size, kind in (0, stat.S_IFREG, stat.S_IFDIR), total)
+        if not info.is_dir():
+            # An archive that says less than a member holds fails at its checksum: zipfile reads no further.
+            member = _Member(info.file_size, partial(archive.open, info))
+            members.setdefault(PurePosixPath(info.filename).name, []).append(member)
+    return members
+
+
+def _tar_members(archive: tarfile.TarFile) -> dict[str, list[_Member]]:
+    members: dict[str, list[_Member]] = {}
+    total = 0
+    for info in archive:
+        total = _check(info.name, info.size, info.isreg() or info.isdir(), total)
+        if info.isreg():
+            member = _Member(info.size, partial(_open, archive, info))
+            members.setdefault(PurePosixPath(info.name).name, []).append(member)
+    rest = 0  # its checksum stands at the end of a compressed stream: nobody looks unless we read that far
+    while block := archive.fileobj.read(BLOCK) if archive.fileobj else b"":
+        rest += len(block)
+        _check("", rest, True, total)
+    return members
+
+
+def _open(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    return cast("IO[bytes]", archive.extractfile(info))  # None for what is no regular file only
+
+
+def _check(name: str, size: int, plain: bool, total: int) -> int:
+    """The bytes declared so far, with those of one more member; raises _Refused if it has no place in an archive."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or name[1:2] == ":":
+        raise _Refused(f"is refused: its member {name!r} lies outside of it")
+    if not plain:
+        raise _Refused(f"is refused: its member {name!r} is a link or a device, not a file")
+    if total + size > MOST:
+        raise _Refused(f"is refused: it would unpack to more than {MOST:,} bytes")
+    return total + size
+
+
+def _choose(members: dict[str, list[_Member]], names: Sequence[str]) -> tuple[str, _Member]:
+    for name in names:
+        if len(members.get(name, ())) > 1:
+            raise _Refused(f"has {len(members[name])} files of the name {name}")
+        if name in members:
+            return name, members[name][0]
+    raise _Refused(f"has no {' and no '.join(names)} in it")
+
+
+def _write(member: _Member, target: Path) -> None:
+    """Copy a member, at most the bytes it declares."""
+    left = member.size
+    with member.open() as source, target.open("wb") as out:
+        while block := source.read(BLOCK):
+            left -= len(block)
+            if left < 0:
+                raise _Refused(f"is refused: a member holds more than the {member.size:,} bytes it declares")
+            out.write(block)
+    if left:
+        raise _Refused(f"is cut short: {left:,} bytes of a member are missing")
+    flush(target)

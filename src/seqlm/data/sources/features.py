@@ -1,0 +1,155 @@
+"""Vectors and sequences of them, with what is said of each: frames of a video, samples of sensors, DNA."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ...errors import ConfigError
+from ..examples import Example
+from .labelled import numbered
+from .split_examples import SplitExamples
+
+TABLES = {"label": "labels.tsv", "tags": "tags.tsv", "target": "targets.tsv"}  # what is said of the arrays of a folder
+BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for files that are not its own
+
+
+class ArrayFile:
+    """The array of a .npy file, read whenever it is asked for: nothing of it is held, and no file stays open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            header = np.load(path, mmap_mode="r", allow_pickle=False)
+        except BROKEN as error:
+            raise ConfigError(f"{path} is not a .npy file of numbers: {error}") from None
+        self.shape, self.dtype = header.shape, header.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(np.load(self.path, allow_pickle=False), dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"{self.path.name} {self.shape}"
+
+
+class Features(SplitExamples):
+    """Arrays (T, F) of numbers, with a label each, a tag for every step, a text, or several of these.
+
+    `path` is a folder with train, valid and perhaps test, or one source, shared out by names or numbers of examples:
+      a folder: NAME.npy (T, F) for each example, (1, F) for a single vector; labels.tsv with lines NAME, tabulator,
+        label; tags.tsv, tags with spaces between; targets.tsv, texts. Arrays are read when a batch needs them: memory
+        need not hold all
+      NAME.npz: features (N, T, F); lengths (N,) if some end before T; label (N,); tags (N, T); target (N,), texts. It
+        is read at once
+    Nothing is scaled: give numbers of about one. Raises ConfigError with file and line.
+    """
+
+    endings = (".npz", "")
+
+    def __init__(self, *, path: str, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> None:
+        super().__init__(path, fractions)
+
+    def read(self, source: Path) -> Iterator[tuple[str, Example]]:
+        if not source.is_dir() and source.suffix != ".npz":
+            raise ConfigError(f"data.path={source} should be a folder, or end in .npz")
+        for name, where, example in self._folder(source) if source.is_dir() else self._archive(source):
+            shape, kind = example["features"].shape, example["features"].dtype.kind
+            if len(shape) != 2 or 0 in shape or kind not in "fiub":
+                raise ConfigError(f"{where}: features must be numbers (T, F) with T and F above 0, not {kind} {shape}")
+            if "tags" in example and len(example["tags"]) != shape[0]:
+                raise ConfigError(f"{where}: {len(example['tags'])} tags, but features have {shape[0]} steps")
+            yield name, example
+
+    def _folder(self, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        said = {field: said_of(source / table) for field, table in TABLES.items()}
+        present = {field: rows for field, rows in said.items() if rows}
+        if not present:
+            raise ConfigError(
+                f"data.path={source} needs labels.tsv (NAME, tabulator, label), tags.tsv or targets.tsv beside its .npy"
+            )
+        names = {path.stem for path in source.glob("*.npy")}
+        for field, rows in present.items():
+            for name, (where, _) in rows.items():
+                if name not in names:
+                    raise ConfigError(f"{where}: {name}.npy does not exist in {source}")
+            if missing := sorted(names - rows.keys()):
+                raise ConfigError(f"{source / TABLES[field]} has no line for {missing[0]}.npy")
+        for name, (where, _) in next(iter(present.values())).items():
+            example: dict[str, Any] = {field: rows[name][1] for field, rows in present.items()}
+            if "tags" in example:
+                example["tags"] = example["tags"].split()
+            yield name, where, {"features": ArrayFile(source / f"{name}.npy"), **example}
+
+    def _archive(self, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        arrays = _loaded(source)
+        features = arrays.pop("features", np.zeros(0))
+        if features.ndim != 3 or not arrays.keys() & TABLES.keys():
+            raise ConfigError(f"{source} should hold features (N, T, F), and label (N,), tags (N, T) or target (N,)")
+        count, steps = features.shape[:2]
+        allowed = {"lengths": (count,), "label": (count,), "tags": (count, steps), "target": (count,)}
+        for name, array in arrays.items():
+            if array.shape != allowed.get(name):
+                should = f"should be {allowed[name]}" if name in allowed else f"is none of {', '.join(allowed)}"
+                raise ConfigError(f"{source}: features are {features.shape}; {name} {array.shape} {should}")
+        lengths = arrays.pop("lengths", None)
+        said = {name: array.astype(str).tolist() for name, array in arrays.items()}
+        for index, one in enumerate(_cut(features, lengths, source)):
+            example = {name: row[index][: len(one)] if name == "tags" else row[index] for name, row in said.items()}
+            yield str(index), f"{source}, example {index}", {"features": one, **example}
+
+
+def arrays_of(path: Path) -> Iterator[NDArray[Any]]:
+    """The sequences of a file by themselves: one of a .npy file, of a .npz file `features` (N, T, F), or every array.
+
+    Raises ConfigError if there is no such file, or it is broken.
+    """
+    if path.suffix == ".npy":
+        yield np.asarray(ArrayFile(path))
+        return
+    arrays = _loaded(path)
+    if "features" in arrays and arrays["features"].ndim == 3:
+        yield from _cut(arrays["features"], arrays.get("lengths"), path)
+    else:
+        yield from arrays.values()
+
+
+def _loaded(source: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(source, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except BROKEN as error:
+        raise ConfigError(f"{source} is not a .npz file of numbers and texts: {error}") from None
+
+
+def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> Iterator[NDArray[Any]]:
+    """The sequences of (N, T, F), each to its length."""
+    count, steps = features.shape[:2]
+    if lengths is not None and lengths.shape != (count,):
+        raise ConfigError(f"{source}: features are {features.shape}; lengths {lengths.shape} should be {(count,)}")
+    for index, length in enumerate([steps] * count if lengths is None else lengths.tolist()):
+        if not isinstance(length, int) or not 1 <= length <= steps:
+            raise ConfigError(f"{source}, example {index}: its length is {length}, but features have {steps} steps")
+        yield features[index, :length]
+
+
+def said_of(path: Path) -> dict[str, tuple[str, str]]:
+    """What a table says of each NAME, with the line; nothing if there is no such file."""
+    rows: dict[str, tuple[str, str]] = {}
+    for number, line in numbered(path) if path.is_file() else []:
+        where = f"{path}, line {number}"
+        name, tabulator, said = line.partition("\t")
+        name = name.strip().removesuffix(".npy")
+        if not tabulator or not said.strip():
+            raise ConfigError(f"{where}: there should be a name, a tabulator, and what is said of it")
+        if name in rows:
+            raise ConfigError(f"{where}: {name} was named before, in {rows[name][0]}")
+        rows[name] = (where, said.strip())
+    return rows

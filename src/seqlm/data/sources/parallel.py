@@ -1,0 +1,80 @@
+"""Two texts that say the same, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...errors import ConfigError
+from ..corpus import SPLITS
+from ..examples import Example, Examples
+from .text import read_utf8, whole_file
+
+
+class Parallel(Examples):
+    """Pairs of lines: of two files for each split, or of one file with a tab between source and target.
+
+    `path` is a folder. With `source` and `target`, de and en say, it holds train.de and train.en, valid.de and
+    valid.en, perhaps test.de and test.en; else train.tsv, valid.tsv, perhaps test.tsv. Or `train`, `valid` and `test`
+    name files with tabs, wherever they are. What stands behind a second tab is left out. Raises ConfigError, naming
+    file and line, if two files do not have the same number of lines, a line is empty, or one has no tab.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        source: str | None = None,
+        target: str | None = None,
+        train: str | None = None,
+        valid: str | None = None,
+        test: str | None = None,
+    ) -> None:
+        given = {"train": train, "valid": valid, "test": test}
+        if (path is None) == (train is None and valid is None and test is None):
+            raise ConfigError(
+                "give data.path, a folder, or data.train and data.valid, files with tabs: one or the other"
+            )
+        if (source is None) != (target is None):
+            raise ConfigError("data.source and data.target are endings of files, de and en say: give both or none")
+        if path is None and source is not None:
+            raise ConfigError(f"data.source={source} needs data.path, the folder of train.{source} and train.{target}")
+        endings = ["tsv"] if source is None else [source, str(target)]
+        self._files: dict[str, list[Path]] = {}
+        for split in SPLITS:
+            name = given[split]
+            files = [Path(path) / f"{split}.{ending}" for ending in endings] if path else [Path(name)] if name else []
+            if split == "test" and path and not any(file.is_file() for file in files):
+                continue
+            if not files and split != "test":
+                raise ConfigError(
+                    f"data.{split} is not set: give a file with a source, a tab and a target on each line"
+                )
+            if files:
+                self._files[split] = files
+                for file in files:
+                    whole_file(file, "data.path" if path else f"data.{split}")
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def examples(self, split: str) -> Iterator[Example]:
+        files = self._files[split]
+        texts = [_lines(file) for file in files]
+        if len(texts) == 2 and len(texts[0]) != len(texts[1]):
+            counts = " and ".join(f"{file} {len(lines):,}" for file, lines in zip(files, texts, strict=True))
+            raise ConfigError(f"lines do not correspond: {counts} lines")
+        for number, lines in enumerate(zip(*texts, strict=True), start=1):
+            pair = lines if len(lines) == 2 else lines[0].split("\t")
+            if len(pair) < 2:
+                raise ConfigError(f"{files[0]}, line {number}: there is no tab between a source and a target")
+            for what, text, file in zip(("source", "target"), pair, (files[0], files[-1]), strict=False):
+                if not text.strip():
+                    raise ConfigError(f"{file}, line {number}: the {what} is empty; leave the pair out")
+            yield {"words": pair[0].strip(), "target": pair[1].strip()}
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file: cut at line feeds alone, which is where other tools that align texts count them."""
+    lines = "".join(read_utf8(whole_file(path, "data"))).split("\n")
+    return lines if lines[-1] else lines[:-1]

@@ -1,0 +1,104 @@
+"""Corpora that everybody reports on: found where the user has them or downloaded, and checked to be the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from ...errors import ConfigError
+from ...files import sha256_of
+from ..corpus import Corpus
+from ..encode import cache_folder, count_text
+from .archive import is_archive, unpack
+from .download import Remote, fetch
+from .text import Segment
+
+
+def find_files(path: str | None, choices: Sequence[Sequence[str]], remotes: Sequence[Remote]) -> list[Path]:
+    """One file for each of `choices`, a sequence of names it may have.
+
+    From `path`, a folder, an archive, or the file itself where only one is wanted; from `remotes`, an archive or one
+    file for each choice, if `path` is None. What is unpacked and downloaded stays in the cache. Raises ConfigError.
+    """
+    if path is None:
+        return _downloaded(choices, remotes)
+    root = Path(path)
+    if root.is_dir():
+        return [_in_folder(root, names) for names in choices]
+    if not root.is_file():
+        raise ConfigError(f"data.path={path} does not exist; without data.path it is downloaded")
+    if is_archive(root):
+        return _unpacked(root, sha256_of(root), choices)
+    if len(choices) == 1:
+        return [root]
+    raise ConfigError(
+        f"data.path={path} is neither a folder nor an archive (zip, tar); wanted is "
+        f"{', '.join(names[0] for names in choices)} in one of them"
+    )
+
+
+def check_counts(
+    corpus: Corpus, expected: Mapping[str, int], unit: Literal["tokens", "characters"], where: Mapping[str, Path]
+) -> None:
+    """Raise ConfigError unless each split holds the number of tokens (words and line ends) or characters published."""
+    for split, count in expected.items():
+        counts = count_text(corpus, split)
+        found = counts.words if unit == "tokens" else counts.characters
+        if found != count:
+            raise ConfigError(
+                f"data.path: {where[split]} holds {found:,} {unit}, the {split} text of the literature {count:,}; "
+                "numbers on it would not compare. For another text use data=text"
+            )
+
+
+def cut_bytes(file: Path, sizes: Mapping[str, int]) -> dict[str, Segment]:
+    """`file` cut in order into pieces of so many bytes; raises ConfigError if it does not have as many in all."""
+    size, whole = file.stat().st_size, sum(sizes.values())
+    if size != whole:
+        raise ConfigError(
+            f"data.path: {file} has {size:,} bytes, the one of the literature {whole:,}; numbers on it would not "
+            "compare. For another text use data=text"
+        )
+    segments, start = {}, 0
+    for split, length in sizes.items():
+        segments[split] = Segment(file, start, start + length)
+        start += length
+    return segments
+
+
+def _in_folder(root: Path, names: Sequence[str]) -> Path:
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise ConfigError(
+        f"data.path={root} has no {' and no '.join(names)} in it; give the folder or the archive that has, or leave "
+        "data.path out to download it"
+    )
+
+
+def _downloaded(choices: Sequence[Sequence[str]], remotes: Sequence[Remote]) -> list[Path]:
+    downloads = cache_folder() / "downloads"
+    targets = [downloads / remote.name for remote in remotes]
+    found = _already(remotes[0].sha256, choices)
+    if found:
+        return found
+    for remote, target in zip(remotes, targets, strict=True):
+        fetch(remote, target)
+    return _unpacked(targets[0], remotes[0].sha256, choices) if is_archive(targets[0]) else targets
+
+
+def _unpacked(archive: Path, digest: str, choices: Sequence[Sequence[str]]) -> list[Path]:
+    base_names = [list(dict.fromkeys(Path(name).name for name in names)) for names in choices]
+    return _already(digest, choices) or unpack(archive, base_names, _folder_of(digest))
+
+
+def _already(digest: str, choices: Sequence[Sequence[str]]) -> list[Path]:
+    """The files of an archive that was unpacked before; empty unless all are there."""
+    folder = _folder_of(digest)
+    found = [next((folder / name for name in names if (folder / name).is_file()), None) for names in choices]
+    return [file for file in found if file] if None not in found else []
+
+
+def _folder_of(digest: str) -> Path:
+    return cache_folder() / "unpacked" / digest[:32]

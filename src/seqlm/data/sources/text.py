@@ -1,0 +1,169 @@
+"""Any UTF-8 text: a file, a folder of files, or files that are split already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import ConfigError
+from ..corpus import BLOCK, SPLITS, Corpus, check_fractions
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8; it is no part of the text
+
+
+class Segment(NamedTuple):
+    """Bytes `start` to `end` of a file."""
+
+    path: Path
+    start: int
+    end: int
+
+
+def read_utf8(segment: Segment) -> Iterator[str]:
+    """Decode a segment in blocks; raises ConfigError naming the byte that is not UTF-8."""
+    with segment.path.open("rb") as handle:
+        handle.seek(segment.start)
+        offset, left, tail = segment.start, segment.end - segment.start, b""
+        if offset == 0 and left >= 3:
+            if handle.read(3) == BYTE_ORDER_MARK:
+                offset, left = 3, left - 3
+            else:
+                handle.seek(0)
+        while left > 0:
+            chunk = handle.read(min(BLOCK, left))
+            if not chunk:  # the file became shorter while we read it
+                break
+            left -= len(chunk)
+            data = tail + chunk
+            try:
+                text, tail = data.decode("utf-8"), b""
+            except UnicodeDecodeError as error:
+                # Three bytes at most: a character that the next block completes.
+                if left and error.reason == "unexpected end of data" and len(data) - error.start < 4:
+                    text, tail = data[: error.start].decode("utf-8"), data[error.start :]
+                else:
+                    raise ConfigError(
+                        f"{segment.path} is not UTF-8: byte {offset + error.start} is "
+                        f"0x{data[error.start]:02x} ({error.reason}); convert it, for example with "
+                        f"`iconv -f latin1 -t utf-8`"
+                    ) from None
+            offset += len(data) - len(tail)
+            yield text
+
+
+def whole_file(path: Path, key: str) -> Segment:
+    """The segment of all of `path`; raises ConfigError, naming `key`, if it is missing or empty."""
+    if not path.is_file():
+        raise ConfigError(f"{key}={path} does not exist or is not a file")
+    size = path.stat().st_size
+    if size == 0:
+        raise ConfigError(f"{key}={path} is empty")
+    return Segment(path, 0, size)
+
+
+def _files(path: Path, key: str) -> list[Segment]:
+    """`path` itself, or all non-empty files below it that are not hidden, sorted by name."""
+    if not path.exists():
+        raise ConfigError(f"{key}={path} does not exist")
+    if path.is_file():
+        return [whole_file(path, key)]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+        and file.stat().st_size
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        raise ConfigError(f"{key}={path} is a folder without any text in it")
+    return [whole_file(file, key) for file in found]
+
+
+def _cut(segments: Sequence[Segment], position: int) -> int:
+    """Move a byte position within the concatenation of `segments` to the start of a line, or of a character."""
+    before = 0
+    for path, start, end in segments:
+        if position <= before + end - start:
+            with path.open("rb") as handle:
+                handle.seek(start + position - before)
+                line = handle.readline(1 << 16)
+            if line.endswith(b"\n"):
+                return position + len(line)
+            while line and line[0] & 0xC0 == 0x80:  # inside a character
+                line, position = line[1:], position + 1
+            return position
+        before += end - start
+    return before
+
+
+def _between(segments: Sequence[Segment], first: int, last: int) -> list[Segment]:
+    """The bytes `first` to `last` of the concatenation of `segments`."""
+    pieces, before = [], 0
+    for path, start, end in segments:
+        low, high = max(first - before, 0), min(last - before, end - start)
+        if low < high:
+            pieces.append(Segment(path, start + low, start + high))
+        before += end - start
+    return pieces
+
+
+class TextCorpus(Corpus):
+    """UTF-8 text from `path` (a file or a folder), or from `train`, `valid` and `test` files given apart.
+
+    A folder that holds train.txt and valid.txt (and perhaps test.txt) is taken as split already.
+    Otherwise `path` is cut in order, at line ends, into `fractions` of its bytes. Raises ConfigError for
+    missing, empty or badly encoded files.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None = None,
+        train: str | None = None,
+        valid: str | None = None,
+        test: str | None = None,
+        fractions: Sequence[float] = (0.9, 0.05, 0.05),
+    ) -> None:
+        given = {"train": train, "valid": valid, "test": test}
+        if path is None and train is None:
+            raise ConfigError("data.path is not set: give a file or folder, or data.train and data.valid apart")
+        if path is not None and any(given.values()):
+            raise ConfigError("data.path and data.train/valid/test exclude each other: give one or the other")
+        if path is None:
+            if valid is None:
+                raise ConfigError("data.valid is not set: a model is chosen on it; or give data.path alone to be split")
+            self._segments = {split: _files(Path(name), f"data.{split}") for split, name in given.items() if name}
+            return
+        root = Path(path)
+        if (root / "train.txt").is_file() and (root / "valid.txt").is_file():
+            present = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
+            self._segments = {split: _files(root / f"{split}.txt", "data.path") for split in present}
+            return
+        check_fractions(fractions)
+        segments = _files(root, "data.path")
+        total = sum(end - start for _, start, end in segments)
+        cuts = [0]
+        for index in range(1, len(fractions)):
+            cuts.append(max(cuts[-1], _cut(segments, round(total * sum(fractions[:index])))))
+        cuts.append(total)
+        self._segments = {}
+        for split, first, last in zip(SPLITS, cuts, cuts[1:], strict=False):
+            self._segments[split] = _between(segments, first, last)
+            if not self._segments[split]:
+                raise ConfigError(
+                    f"data.path={path} has too few lines to split: nothing is left for {split}; "
+                    "give data.train and data.valid apart, or other data.fractions"
+                )
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._segments)
+
+    def read(self, split: str) -> Iterator[str]:
+        last = "\n"
+        for segment in self._segments[split]:
+            if segment.start == 0 and last != "\n":  # the file before ended without a line feed
+                yield "\n"
+            for block in read_utf8(segment):
+                last = block[-1:] or last
+                yield block

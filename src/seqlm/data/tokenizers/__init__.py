@@ -1,0 +1,1 @@
+"""Text and examples to ids and back."""

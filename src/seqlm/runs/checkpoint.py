@@ -1,0 +1,235 @@
+"""Checkpoints: everything that can change the next step, written whole or not at all, verified before use.
+
+checkpoints/step-000012000/model.safetensors   weights
+                           state.pt            optimizer, schedule, progress, carry, random numbers
+                           meta.json           format, step, rank, version: readable without torch
+                           MANIFEST.sha256     of the three; neither format notices flipped bits itself
+checkpoints/last, best                         the name of a folder
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..errors import ConfigError, SeqlmError
+from ..files import flush, sha256_of, write_atomically
+from .folder import step_name
+
+FORMAT = 1
+OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
+FILES = ("model.safetensors", "state.pt", "meta.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One verified checkpoint, not loaded yet."""
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.meta["step"])
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Copy the stored weights into `model`; raises ConfigError if they are not the weights of this model."""
+        stored, wanted = load_file(self.path / "model.safetensors"), weights_of(model)
+        wrong = sorted(stored.keys() ^ wanted.keys())
+        wrong += [name for name in stored.keys() & wanted.keys() if stored[name].shape != wanted[name].shape]
+        if wrong:
+            raise ConfigError(f"{self.path} holds the weights of another model; first difference: {wrong[0]}")
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                tensor.copy_(stored[name])
+
+    def load_state(self) -> dict[str, Any]:
+        """The rest of the training state, as it was given to `save`."""
+        state: dict[str, Any] = torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+        return state
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer once: of tied ones only the first name counts."""
+    seen: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        seen.setdefault(id(tensor), name)
+    return {name: state[name].detach() for name in seen.values()}
+
+
+def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, Any]) -> Checkpoint:
+    """Write a checkpoint for step `meta["step"]` into `folder` and point `last` at it.
+
+    Written aside, flushed to disk and renamed: at every moment each step-* folder is whole. Raises
+    SeqlmError when the disk is full; what was saved before stays as it was.
+    """
+    meta = {"format": FORMAT, **meta}
+    final, aside = folder / step_name(meta["step"]), folder / f".{step_name(meta['step'])}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tidy(folder)
+        aside.mkdir()
+        save_file(
+            {name: tensor.contiguous() for name, tensor in weights_of(model).items()}, aside / "model.safetensors"
+        )
+        torch.save(state, aside / "state.pt")
+        (aside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        lines = [f"{sha256_of(aside / name)}  {name}\n" for name in FILES]
+        (aside / "MANIFEST.sha256").write_text("".join(lines), encoding="utf-8")
+        for file in aside.iterdir():
+            flush(file)
+        old = folder / f"{OLD}{final.name}"
+        if final.exists():  # this step was saved before; until the new one is in place, the old one can be found
+            final.rename(old)
+        aside.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+        flush(folder)
+        write_atomically(folder / "last", final.name + "\n")
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, safetensors as its own
+        raise _save_failed(final, error) from error
+    except Exception as error:
+        if type(error).__module__.startswith("safetensors"):
+            raise _save_failed(final, error) from error
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Checkpoint(final, meta)
+
+
+def point_best(folder: Path, checkpoint: Checkpoint) -> None:
+    """Make `best` name this checkpoint."""
+    write_atomically(folder / "best", checkpoint.path.name + "\n")
+
+
+def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint `last` (the newest that is whole), `best`, or of a step number.
+
+    Damaged ones are skipped with a word to `warn` when looking for `last`, refused otherwise. Raises
+    ConfigError if there is none, or if one was written by another format version.
+    """
+    if which != "last":
+        name = step_name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
+        if name is None or not (folder / name).is_dir():
+            pointers = [pointer for pointer in ("best", "last") if _pointed(folder, pointer)]
+            there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
+            raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
+        damage = verify(folder / name)
+        if damage:
+            raise ConfigError(
+                f"{folder / name} is damaged ({damage}); use checkpoint=last for the newest that is whole"
+            )
+        return _opened(folder / name)
+    return newest(folder, 1, warn)[0]
+
+
+def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkpoint]:
+    """The newest `count` checkpoints that are whole, oldest first; damaged ones are skipped with a word to `warn`.
+
+    Raises ConfigError if there are fewer.
+    """
+    found: list[Checkpoint] = []
+    for step in reversed(steps(folder)):
+        damage = verify(folder / step_name(step))
+        if not damage:
+            found.insert(0, _opened(folder / step_name(step)))
+        else:
+            warn(f"checkpoint {folder / step_name(step)} is damaged ({damage}); trying the one before")
+        if len(found) == count:
+            return found
+    if count == 1:
+        raise ConfigError(f"{folder} holds no checkpoint that is whole; start the run anew")
+    there = f"{len(found)} whole checkpoints ({', '.join(str(one.step) for one in found) or 'none'})"
+    raise ConfigError(
+        f"average_last={count} needs more than the {there} in {folder}; use average_last={len(found)}, or train with "
+        f"checkpoint.keep_last={count} or with checkpoint.keep_every=STEPS"
+    )
+
+
+def verify(path: Path) -> str:
+    """What is wrong with the files of a checkpoint, or an empty text."""
+    try:
+        lines = (path / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        if sorted(listed) != sorted(FILES):
+            return "its manifest is incomplete"
+        for name, digest in listed.items():
+            if sha256_of(path / name) != digest:
+                return f"{name} does not match its SHA-256"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:
+    """Delete old checkpoints, never what `last` or `best` name."""
+    saved = steps(folder)
+    ranks = {step: _rank(folder / step_name(step)) for step in saved}
+    ranked = sorted((step for step in saved if ranks[step]), key=lambda step: (ranks[step], step))
+    kept = {*saved[-keep_last:], *ranked[:keep_best]}
+    kept |= {step for step in saved if keep_every and step and step % keep_every == 0}
+    named = {_pointed(folder, pointer) for pointer in ("last", "best")}
+    for step in saved:
+        if step not in kept and step_name(step) not in named:
+            shutil.rmtree(folder / step_name(step), ignore_errors=True)
+
+
+def tidy(folder: Path) -> None:
+    """Clear what a process that was killed while saving left behind; for who holds the run, not for readers."""
+    for old in folder.glob(f"{OLD}step-*"):
+        final = folder / old.name.removeprefix(OLD)
+        if not final.exists():
+            old.rename(final)
+    for stale in folder.glob(".*step-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _opened(path: Path) -> Checkpoint:
+    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    if meta.get("format") != FORMAT:
+        raise ConfigError(
+            f"{path} was written in checkpoint format {meta.get('format')}, this seqlm reads format {FORMAT}; "
+            "use the version of seqlm in the run's run.json"
+        )
+    return Checkpoint(path, meta)
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps there are checkpoints of, whole or not, in order."""
+    names = (path.name.removeprefix("step-") for path in folder.glob("step-*") if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _pointed(folder: Path, pointer: str) -> str | None:
+    try:
+        return (folder / pointer).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
+def _rank(path: Path) -> list[float]:
+    """How good an evaluated checkpoint is, the best first; empty if it was not evaluated."""
+    try:
+        return json.loads((path / "meta.json").read_text(encoding="utf-8")).get("rank") or []
+    except (OSError, ValueError):
+        return []
+
+
+def _save_failed(path: Path, error: Exception) -> SeqlmError:
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < 1 << 20
+    cause = f"the disk is full: {free / 1e6:.1f} MB are free" if full else f"{type(error).__name__}: {error}"
+    return SeqlmError(
+        f"the checkpoint {path} could not be written ({cause}); "
+        "earlier checkpoints are untouched; make room and resume the run"
+    )

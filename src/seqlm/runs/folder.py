@@ -1,0 +1,194 @@
+"""A run's folder: what is in it, who writes it, and what state it is in. Imports no torch."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, RunExists
+from ..files import sha256_of, to_json, write_atomically
+
+
+def step_name(step: int) -> str:
+    """The folder of a checkpoint, below `checkpoints`."""
+    return f"step-{step:09d}"
+
+
+class RunFolder:
+    """config.yaml, run.json, metrics.jsonl, TensorBoard events, tokenizer.json, samples/, checkpoints/."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.tokenizer = path / "tokenizer.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    @contextmanager
+    def create(cls, root: Path, name: str | None, stem: str, fill: Callable[[RunFolder], None]) -> Iterator[RunFolder]:
+        """Make <root>/<name> with what `fill` writes, and hold it; without a name <stem>-<time>-<4 hex>.
+
+        Filled and locked under a hidden name, then renamed: nobody sees half a run, and of two that start
+        under one name one gets it. Raises RunExists if it exists, ConfigError if it cannot be made.
+        """
+        if name is not None and (".." in Path(name).parts or Path(name).is_absolute()):
+            raise ConfigError(f"run.name={name} leaves run.root; set run.root to where the run should be")
+        with ExitStack() as held:
+            run = None
+            while run is None:
+                now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+                path = root / (name or f"{stem}-{now}-{secrets.token_hex(2)}")
+                aside = cls(path.with_name(f".{path.name}-{secrets.token_hex(4)}"))
+                try:
+                    aside.path.mkdir(parents=True)
+                    held.enter_context(aside.locked())
+                    fill(aside)
+                    if path.is_dir() and any(path.iterdir()):
+                        raise FileExistsError(path)
+                    aside.path.rename(path)  # over an empty folder at most
+                    run = cls(path)
+                except OSError as error:
+                    if isinstance(error, PermissionError) or not path.parent.is_dir():
+                        raise ConfigError(f"run.root={root}: {path} cannot be made ({error})") from error
+                    if not path.exists():  # a full disk
+                        raise
+                    if name is not None:
+                        raise RunExists(
+                            f"run.name={name}: {path} exists; choose another name, or resume=auto to go on with it"
+                        ) from None
+                finally:
+                    shutil.rmtree(aside.path, ignore_errors=True)
+            yield run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The run in an existing folder; raises ConfigError if there is none."""
+        run = cls(Path(path) if Path(path).name else Path(path).resolve())  # `.` has a name too
+        if not run.path.is_dir():
+            raise ConfigError(f"{path} does not exist; `seqlm runs` lists the runs in outputs")
+        missing = [file.name for file in (run.config, run.path / "run.json") if not file.is_file()]
+        if missing:
+            raise ConfigError(
+                f"{path} is not a run: it has no {' and no '.join(missing)}; `seqlm runs` lists the runs in outputs"
+            )
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def info(self) -> dict[str, Any]:
+        """run.json: status, versions, seed, parameters, data fingerprint, final metrics."""
+        try:
+            info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
+        if not isinstance(info, dict):
+            raise ConfigError(f"{self.path / 'run.json'} is not a record of a run")
+        return info
+
+    def update(self, **changes: Any) -> None:
+        """Change keys of run.json."""
+        known = self.info() if (self.path / "run.json").is_file() else {}
+        write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
+
+    @property
+    def best(self) -> int:
+        """The step of the best checkpoint; raises ConfigError if there is none."""
+        try:
+            return int((self.checkpoints / "best").read_text(encoding="utf-8").strip().removeprefix("step-"))
+        except (OSError, ValueError):
+            raise ConfigError(f"{self.path} has no best checkpoint yet: it has not been evaluated") from None
+
+    def digest(self, step: int) -> str:
+        """What tells a checkpoint from every other, wherever its run lies; raises ConfigError if there is none."""
+        try:
+            return sha256_of(self.checkpoints / step_name(step) / "MANIFEST.sha256")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.path} has no checkpoint of step {step} ({error})") from None
+
+    def status(self) -> str:
+        """The status in run.json; `dead` for a run that says it is running while its process is gone."""
+        info = self.info()
+        if info.get("status") == "running" and info.get("host") == socket.gethostname():
+            try:
+                with self.locked():
+                    return "dead"
+            except ConfigError:
+                return "running"
+            except OSError:  # a folder we may not write to
+                return "unknown"
+        return str(info.get("status", "unknown"))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9."""
+        with (self.path / ".lock").open("a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise ConfigError(f"{self.path} is being trained by another process (pid {handle.read()})") from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield
+
+    def records(self) -> list[dict[str, Any]]:
+        """metrics.jsonl; what a kill cut short is left out."""
+        if not self.metrics.is_file():
+            return []
+        records = []
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    records.append(record)
+        return records
+
+    def times_scored(self, split: str) -> int:
+        """How often `seqlm eval` has scored `split`, in whatever way; those that did not count yet are one for each."""
+        names = [path.stem.removeprefix("eval-") for path in self.path.glob(f"eval-{split}*.json")]
+        counts = [self.eval_result(name).get("times_scored") for name in names]
+        return max([sum(count is None for count in counts), *(count for count in counts if isinstance(count, int))])
+
+    def eval_result(self, split: str) -> dict[str, Any]:
+        """What `seqlm eval` last said of `split`; empty if it has not been asked."""
+        try:
+            result = json.loads((self.path / f"eval-{split}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return result if isinstance(result, dict) else {}
+
+    def forget_after(self, step: int, evaluated_at: int) -> None:
+        """Drop metrics beyond `step` and evaluations beyond `evaluated_at`, which a resumed run will repeat."""
+
+        def known(record: dict[str, Any]) -> bool:
+            return bool(record["step"] <= (evaluated_at if "valid/loss" in record else step))
+
+        kept = [to_json(record) + "\n" for record in self.records() if known(record)]
+        write_atomically(self.metrics, "".join(kept))
+
+
+def find_runs(root: Path) -> list[RunFolder]:
+    """Every run below `root`, by name."""
+    if not root.is_dir():
+        raise ConfigError(f"{root} is not a folder; give one that runs are in, such as outputs")
+    root = root.resolve() if root.name in ("", "..") else root  # `.` has a name too
+    files = (
+        file
+        for file in root.rglob("run.json")
+        if not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+    return [RunFolder(file.parent) for file in sorted(files) if (file.parent / "config.yaml").is_file()]

@@ -1,0 +1,227 @@
+"""From a configuration, or from a run's folder, to the objects it describes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config.build import accepts, build, check, fits
+from ..config.schema import Config
+from ..config.values import load_config
+from ..data.dataset import Data
+from ..data.examples import check_rename
+from ..data.tokenizers.examples import ExampleTokenizer
+from ..data.tokenizers.text import Tokenizer, load_tokenizer
+from ..errors import ConfigError
+from . import checkpoint
+from .folder import RunFolder
+
+# Keys of a data node that say how its text is read, whatever the text.
+READING = ("tokenizer", "vocab_from", "limit", "rename")
+
+
+def check_parts(config: Config) -> None:
+    """Raise ConfigError that lists every mistake in every part, before anything is built or written."""
+    corpus, reading = _split_data(config.data)
+    parts: list[tuple[Any, str, tuple[str, ...]]] = [
+        (corpus, "data", ()),
+        (reading.get("tokenizer", {}), "data.tokenizer", ()),
+        (config.model, "model", ("vocab_size", "sizes", "engine", "load")),
+        (config.task, "task", ()),
+        (config.optim, "optim", ("params",)),
+        (config.schedule, "schedule", ()),
+        (config.averaging, "averaging", ()),
+    ]
+    problems = []
+    for node, where, runtime in parts:
+        if not isinstance(node, Mapping):
+            problems.append(f"{where}={node} is not a part; choose one with {where.replace('.', '/')}=...")
+        else:
+            problems += check(node, where, runtime=runtime, trust=config.trust)
+    limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
+    if not fits(limit, int | None) or (limit is not None and limit < 1):
+        problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
+    problems += check_rename(reading.get("rename"))
+    if vocab_from not in ("train", "all"):
+        problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
+    """The data of a config; the tokenizer is fitted unless the run already has one."""
+    corpus_node, reading = _split_data(config.data)
+    corpus = build(corpus_node, "data", trust=config.trust)
+    rename = reading.get("rename") or {}
+    if tokenizer is not None:
+        return Data(corpus, tokenizer, reading.get("limit"), rename)
+    unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
+    return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"), rename)
+
+
+def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
+    """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
+    engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
+    known: dict[str, Any]
+    known = {"sizes": tokenizer.sizes()} if isinstance(tokenizer, ExampleTokenizer) else {"vocab_size": len(tokenizer)}
+    if accepts(config.model, "model", "sizes", trust=config.trust) != ("sizes" in known):
+        has, wants = ("examples", "a text") if "sizes" in known else ("a text", "examples")
+        raise ConfigError(
+            f"this data is {has}, but model._target_={config.model['_target_']} reads {wants}; "
+            "choose another model= or data="
+        )
+    if (cutoffs := config.model.get("cutoffs")) and not getattr(tokenizer, "ranked", True):
+        raise ConfigError(
+            f"model.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a {tokenizer.kind} "
+            "tokenizer are not in; use data/tokenizer=word or char, or model.cutoffs=null"
+        )
+    if accepts(config.model, "model", "load", trust=config.trust):
+        known["load"] = partial(_trained, engine=engine, trust=config.trust)
+    return build(config.model, "model", trust=config.trust, engine=engine, **known)
+
+
+def _trained(folder: str, which: str, sha256: str | None, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:
+    """Model and tokenizer of a run whose states another model reads. Raises ConfigError if it learned from others."""
+    run = load_run(folder, checkpoint=which, engine=engine, trust=trust)
+    if sha256 not in (None, run.folder.digest(run.checkpoint.step)):
+        raise ConfigError(
+            f"{folder} holds another model at step {which} than the one whose states were learned from; put that back"
+        )
+    return run.model, run.tokenizer
+
+
+def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(node, Mapping):
+        return node, {}
+    corpus = {key: value for key, value in node.items() if key not in READING}
+    return corpus, {key: node[key] for key in READING if key in node}
+
+
+class LoadedRun:
+    """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`."""
+
+    def __init__(self, folder: RunFolder, config: Config, which: str, weights: str, average_last: int | None) -> None:
+        self.folder, self.config = folder, config
+        self.tokenizer = load_tokenizer(folder.tokenizer)
+        if average_last is None:
+            found = [checkpoint.find(folder.checkpoints, which, _warn)]
+        elif which == "best":
+            found = checkpoint.newest(folder.checkpoints, average_last, _warn)
+        else:
+            raise ConfigError(f"checkpoint={which} and average_last={average_last} both choose; leave one of them out")
+        self.checkpoint, self.steps = found[-1], [one.step for one in found]  # the newest; all whose weights are used
+        model = build_model(config, self.tokenizer)
+        self.weights = _load_mean(found, model, config.eval_weights if weights == "auto" else weights)
+        if self.weights != weights and weights != "auto":
+            raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
+        self.model: nn.Module = model.eval()
+
+    @cached_property
+    def data(self) -> Data:
+        return build_data(self.config, self.tokenizer)
+
+    @cached_property
+    def task(self) -> Any:
+        return build(self.config.task, "task", trust=self.config.trust)
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    checkpoint: str = "best",
+    average_last: int | None = None,
+    weights: str = "auto",
+    engine: str = "auto",
+    data: Mapping[str, Any] | None = None,
+    task: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
+) -> LoadedRun:
+    """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
+
+    `checkpoint` is best, last or a step; `average_last` takes the mean of the weights of that many newest ones instead.
+    `weights` are raw, average, or auto: what the run evaluated itself with. `data` and `task` replace keys of
+    these parts of the run (`{"path": ...}`, `{"beam": 5}`); `trust` names packages of yours that its config may build
+    from. Raises ConfigError if the folder is not a run.
+    """
+    run = RunFolder.open(folder)
+    config = load_config(run.config)
+    config.engine, config.trust = engine, list(trust)
+    if data:
+        config.data = {**(config.data if isinstance(config.data, dict) else {}), **data}
+    if task:
+        config.task = {**(config.task if isinstance(config.task, dict) else {}), **task}
+    check_parts(config)
+    loaded = LoadedRun(run, config, checkpoint, weights, average_last)
+    for key in [key for key in task or () if key not in loaded.task.at_test]:
+        options = ", ".join(f"task.{known}" for known in loaded.task.at_test) or "no key of the task"
+        raise ConfigError(f"task.{key} does nothing when a run is tested; it may change {options}")
+    return loaded
+
+
+def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Put the best weights of the run in `folder` into `model`, as that run evaluated them (`init_from`).
+
+    Returns its `origin`. Raises ConfigError if there is no such run, or it has another vocabulary or another model.
+    """
+    try:
+        run = RunFolder.open(folder)
+    except ConfigError as error:
+        raise ConfigError(f"init_from={folder}: {error}") from None
+    if not same_vocabulary(load_tokenizer(run.tokenizer), tokenizer):
+        raise ConfigError(f"init_from={folder} has another vocabulary; use the data and tokenizer of that run")
+    best = checkpoint.find(run.checkpoints, "best", _warn)
+    _load_weights(best, model, load_config(run.config).eval_weights)
+    return origin(run, best.step)
+
+
+def origin(run: RunFolder, step: int) -> dict[str, Any]:
+    """What run.json keeps of another run whose weights were taken: name, step, experiment, seed and commit."""
+    info = run.info()
+    known = {"experiment": info.get("choices", {}).get("experiment"), "seed": info.get("seed"), "git": info.get("git")}
+    return {"run": run.name, "step": step, **known}
+
+
+def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether a token's number means the same to both."""
+    known = ("kind", "vocabulary", "vocabularies", "num_features")  # those of texts, and those of examples
+    return all(getattr(one, name, None) == getattr(other, name, None) for name in known)
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _load_mean(found: Sequence[checkpoint.Checkpoint], model: nn.Module, which: str) -> str:
+    """Load the mean of the weights of checkpoints, oldest first; returns whether they were raw or averages."""
+    kinds, sums = [], None
+    for one in found:
+        kinds.append(_load_weights(one, model, which))
+        if len(found) > 1:  # in float64: the order does not matter
+            weights = [parameter.detach().double() for parameter in model.parameters()]
+            sums = weights if sums is None else [a + b for a, b in zip(sums, weights, strict=True)]
+    if len(set(kinds)) > 1:
+        raise ConfigError(
+            f"only the newest {kinds.count('average')} of {len(found)} checkpoints hold an average of the weights; use "
+            f"weights=raw, or average_last={kinds.count('average')}"
+        )
+    with torch.no_grad():
+        for parameter, total in zip(model.parameters(), sums or [], strict=False):
+            parameter.copy_(total / len(found))
+    return kinds[0]
+
+
+def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) -> str:
+    """Load the raw weights, or the average over them if that is asked for and there; returns which it was."""
+    found.load_weights(model)
+    if which != "average" or not found.meta.get("averaged"):
+        return "raw"
+    with torch.no_grad():
+        for parameter, mean in zip(model.parameters(), found.load_state()["averaging"]["average"], strict=True):
+            parameter.copy_(mean)
+    return "average"

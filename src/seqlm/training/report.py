@@ -1,0 +1,142 @@
+"""What is said about a run: its header and closing table, the facts in run.json, its hyper-parameters."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import socket
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .. import __version__
+from ..config.schema import Config
+from ..config.values import dotted, plain_dict
+from ..device import describe, hardware
+from ..layers import Recurrent
+from ..models.stack import cells_of
+from ..runs.folder import RunFolder
+from .console import clock, table
+
+if TYPE_CHECKING:
+    from .session import Progress, Session
+
+
+def now() -> str:
+    """The time, with its zone, to the second."""
+    return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters, each counted once: in total, in embeddings, in the recurrent cells."""
+    embeddings = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "embedding": sum(p.numel() for p in embeddings),
+        "recurrent": sum(p.numel() for cell in cells_of(model) for p in cell.parameters()),
+    }
+
+
+def describe_run(session: Session) -> dict[str, Any]:
+    """What run.json says from the start."""
+    return {
+        "seqlm": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "git": _git_commit(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": describe(session.device, session.config.precision),
+        "hardware": hardware(session.device),
+        "seed": session.config.seed,
+        "parameters": count_parameters(session.model),
+        "data_fingerprint": session.data.fingerprint,
+        "entropy_note": session.data.corpus.note() or None,
+        "judged_by": session.task.judged_by,
+    }
+
+
+def header(run: RunFolder, session: Session, progress: Progress) -> str:
+    """The lines above the progress bar."""
+    config, data, counts = session.config, session.data, count_parameters(session.model)
+    rows = [
+        ("run", str(run.path) + (f", resumed at step {progress.step:,}" if progress.step else "")),
+        ("device", describe(session.device, config.precision)),
+        ("data", data.describe()),
+        ("", data.corpus.note()),
+        ("parameters", f"{counts['total']:,} (embedding {counts['embedding']:,}, recurrent {counts['recurrent']:,})"),
+    ]
+    layers = [module for module in session.model.modules() if isinstance(module, Recurrent)]
+    for index, layer in enumerate(layers):
+        what = f"{type(layer.cell).__name__} {layer.cell.input_size} -> {layer.cell.output_size}"
+        rows.append((f"layer {index}", f"{what}, engine {layer.plan.engine}: {layer.plan.reason}"))
+    ends = [f"{limit:,} {unit}" for unit, limit in config.train.limits.items()]
+    rows += [
+        ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
+        ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
+    ]
+    return table([row for row in rows if row[1]])
+
+
+def closing(run: RunFolder, session: Session, progress: Progress) -> str:
+    """The table below the progress bar, with what one may want to do next."""
+    valid = "  ".join(f"{name} {value:.4f}" for name, value in progress.valid.items())
+    folder = shlex.quote(str(run.path))
+    return table(
+        [
+            ("best valid", f"{valid} at step {progress.best_step:,}"),
+            ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
+            (
+                "time",
+                f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s all in all",
+            ),
+            ("next", f"seqlm eval {folder}" + " split=test" * ("test" in session.data.corpus.splits())),
+            ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),
+            ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
+        ]
+    )
+
+
+def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
+    """The scalars that tell runs apart, for TensorBoard's table: choices first, then parts, then the trunk.
+
+    What is 0 is left out: most of the many options are.
+    """
+    chosen = {
+        group: choice
+        for group, choice in run.info().get("choices", {}).items()
+        if group in ("data", "model", "optim", "schedule", "averaging", "experiment")
+    }
+    values = {
+        key: config_part
+        for key, config_part in plain_dict(config).items()
+        if key in ("model", "task", "optim", "schedule", "averaging", "train")
+    }
+    flat = {
+        key: value
+        for key, value in dotted(values).items()
+        if isinstance(value, (bool, int, float)) and (value or value is False)
+    }
+    return {**chosen, "seed": config.seed, **flat}
+
+
+def _git_commit() -> str | None:
+    """Commit of the code that runs, `+` if it was changed since; None outside a checkout."""
+    where = Path(__file__).resolve().parents[3]
+    if not (where / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True, timeout=10
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,206 @@
+"""What trains together, how far it has come, and how both are saved and put back."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..cells import Carry, carry_tensors, drop_state, map_carry
+from ..config.build import build
+from ..config.schema import Config
+from ..data.batching.batches import Batch, Batches
+from ..data.batching.streams import Window
+from ..data.dataset import Data
+from ..data.tokenizers.text import load_tokenizer
+from ..device import autocast, prepare, random_state, set_random_state
+from ..errors import ConfigError
+from ..optim.averaging import Averaging, is_nonmonotone
+from ..optim.schedules import Moment, Schedule
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from ..runs.load import build_data, build_model, check_parts
+from ..tasks.base import Task
+from .gradient import GraphedGradient, cuda_capture, gradient
+
+
+@dataclass
+class Progress:
+    """How far a run has come. All of it is in the checkpoint."""
+
+    step: int = 0
+    epoch: int = 0  # completed
+    window: int = 0  # next one in this epoch
+    tokens: int = 0
+    seconds: float = 0.0
+    nats: float = 0.0  # sum over the targets since the last log record
+    nats_tokens: int = 0
+    evaluated_at: int = 0
+    best_loss: float = math.inf  # what the task judges by, lower is better
+    best_step: int = 0
+    bad_evaluations: int = 0  # in a row
+    valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
+    losses: list[float] = field(default_factory=list)  # the same of all evaluations
+
+
+@dataclass
+class Session:
+    """The objects that train together."""
+
+    config: Config
+    device: torch.device
+    data: Data
+    model: Any
+    task: Task
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    averaging: Averaging
+    train: Batches
+    valid: Batches
+    learning_rates: list[float]
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    @cached_property
+    def steps_planned(self) -> int | None:
+        """Optimizer steps until the first limit that is not wall-clock time; of drawn windows, about so many."""
+        limits, train = self.config.train.limits, self.train
+        steps = [math.ceil(limits["tokens"] * train.count(0) / train.targets)] if "tokens" in limits else []
+        steps += [int(limits["steps"])] if "steps" in limits else []
+        if "epochs" in limits:
+            steps.append(sum(train.count(epoch) for epoch in range(int(limits["epochs"]))))
+        return min(steps, default=None)
+
+    def init_carry(self) -> Carry:
+        """The carry at the start of an epoch."""
+        carry: Carry = self.model.init_carry(self.train.batch_size)
+        return carry
+
+    def ended(self, progress: Progress) -> bool:
+        """Whether a limit is reached."""
+        limits = self.config.train
+        reached = {
+            "steps": progress.step,
+            "epochs": progress.epoch,
+            "tokens": progress.tokens,
+            "minutes": progress.seconds / 60,
+        }
+        return (
+            any(reached[unit] >= limit for unit, limit in limits.limits.items())
+            or (limits.patience is not None and progress.bad_evaluations >= limits.patience)
+            or (limits.nonmonotone is not None and is_nonmonotone(progress.losses, limits.nonmonotone))
+        )
+
+    def moment(self, progress: Progress) -> Moment:
+        """Where the schedule stands; by the clock only if no other limit was given, so that runs repeat exactly."""
+        planned, minutes = self.steps_planned, self.config.train.minutes
+        fraction = (
+            progress.step / planned if planned is not None else progress.seconds / (60 * minutes) if minutes else 0.0
+        )
+        return Moment(progress.step, progress.epoch, min(fraction, 1.0))
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """The weights that are evaluated, in place: the average if there is one and the config says so."""
+        averages = self.config.eval_weights == "average"
+        return self.averaging.applied(self.parameters) if averages else nullcontext()
+
+    def gradient(self, tell: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
+        """What turns a batch into a gradient: (batch, carry, units) -> (carry, summed nats)."""
+
+        def objective(batch: Batch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+            carry = drop_state(carry, self.config.train.drop_state)
+            with autocast(self.device, self.config.precision):
+                return self.task.objective(self.model, batch, carry)
+
+        if self.config.engine == "graph":
+            return GraphedGradient(objective, self.parameters, cuda_capture(self.device), tell)
+        return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
+
+    def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: tuple[float, float] | None) -> None:
+        """Write everything that can change the next step; what the retention rules no longer want goes.
+
+        `rank` is how good it is, as compared from left to right; None if it has not been evaluated.
+        """
+        state = {
+            "progress": asdict(progress),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "averaging": self.averaging.state_dict(),
+            "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
+            "random": random_state(self.device),
+        }
+        averaged = bool(self.averaging.average)
+        meta = {"step": progress.step, "rank": rank, "averaged": averaged, "seqlm": __version__}
+        saved = checkpoint.save(run.checkpoints, self.model, state, meta)
+        if rank is not None and progress.best_step == progress.step:
+            checkpoint.point_best(run.checkpoints, saved)
+        keep = self.config.checkpoint
+        checkpoint.prune(
+            run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every
+        )
+
+    def restore(self, start: checkpoint.Checkpoint, run: RunFolder) -> tuple[Progress, Carry]:
+        """Put everything back that `save` stored."""
+        state = start.load_state()
+        start.load_weights(self.model)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.averaging.load_state_dict(state["averaging"], self.device)
+        tensors = iter(state["carry"])
+        carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
+        set_random_state(state["random"], self.device)
+        progress = Progress(**state["progress"])
+        self.train.start_epoch(progress.epoch)
+        # In case a kill came between saving it and saying it is the best.
+        if progress.valid and progress.best_step == start.step:
+            checkpoint.point_best(run.checkpoints, start)
+        return progress, carry
+
+
+def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
+    """Build everything a run needs; the tokenizer of an existing run is its own."""
+    check_parts(config)
+    limits = config.train
+    device = prepare(config.device, config.precision, config.threads, config.deterministic)
+    if config.engine == "graph" and device.type != "cuda":
+        raise ConfigError(f"engine=graph needs device=cuda, this run is on {device.type}; use engine=auto")
+    if config.engine == "graph" and limits.accumulate > 1:
+        raise ConfigError(f"train.accumulate={limits.accumulate} cannot be captured with engine=graph; use engine=auto")
+    torch.manual_seed(config.seed)
+    data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
+    task: Task = build(config.task, "task", trust=config.trust)
+    model = build_model(config, data.tokenizer).to(device)
+    task.check(config, model, data)
+    optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
+    if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
+        )
+    train = task.training(data, config)
+    if config.engine == "graph" and (not task.carries or not isinstance(train[0], Window)):
+        raise ConfigError("engine=graph replays the windows of a text; use engine=auto for this task")
+    columns = min(limits.eval_batch_size, len(data["valid"]))
+    return Session(
+        config=config,
+        device=device,
+        data=data,
+        model=model,
+        task=task,
+        optimizer=optimizer,
+        schedule=build(config.schedule, "schedule", trust=config.trust),
+        averaging=build(config.averaging, "averaging", trust=config.trust),
+        train=train,
+        valid=task.batches(data, "valid", columns, limits.window, "train.eval_"),
+        learning_rates=[group["lr"] for group in optimizer.param_groups],
+    )

@@ -1,0 +1,122 @@
+"""seqlm bench: the real command on small shapes, and its arithmetic."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from seqlm.bench.steps import STEPS, plain_model, plain_step, seqlm_model, seqlm_step
+from seqlm.bench.timing import peak_bytes, take_turns
+
+from ..conftest import seqlm
+
+
+def test_every_cell_and_engine_is_measured(tmp_path):
+    shown = seqlm(
+        "bench", "shapes=[6x3x8x8]", "steps=[char_512]", "engines=[fused]", "seconds=0.01", "threads=1",
+        "--json", "b.json", "--png", "b.png", cwd=tmp_path,
+    ).stdout  # fmt: skip
+    record = json.loads((tmp_path / "b.json").read_text())
+    cells = {(row["cell"], row["engine"]) for row in record["layers"]}
+    assert {(cell, "fused") for cell in ("elman", "gru", "lstm", "peephole_lstm", "layer_norm_lstm")} < cells
+    assert {(name, "torch") for name in ("RNN", "GRU", "LSTM")} < cells
+    for row in record["layers"]:
+        theirs = next(one for one in record["layers"] if (one["cell"], one["engine"]) == (row["torch"], "torch"))
+        assert row["times_torch"] == pytest.approx(theirs["both_ms"] / row["both_ms"], abs=0.01)
+        assert 0 < row["forward_ms"] < row["both_ms"] and row["peak_mb"] >= 0
+    assert {row["engine"] for row in record["steps"]} == {"plain", "fused"}
+    assert all(row["tokens_per_s"] > 0 for row in record["steps"])
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert "x torch" in shown and "whole step of char_512" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shapes=[3x4]"], "shapes=3x4 should be steps x batch x input x hidden"),
+        (["cells=[lstmm]"], "cells=lstmm is unknown; allowed: elman"),
+        (["engines=[cudnn]"], "engines=cudnn is unknown; allowed: auto, scan"),
+        (["levels=[model]"], "levels=model is unknown; allowed: layer, step"),
+        (["shape=[3x4x5x6]"], "shape"),
+        (["--json"], "--json needs a file: --json FILE"),
+        (["seconds=0"], "seconds=0"),
+    ],
+)
+def test_wrong_words_are_told_in_a_line(words, message, tmp_path):
+    done = seqlm("bench", *words, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_medians_of_turns():
+    numbers = iter([3.0, 1.0, 2.0, 9.0, 5.0])
+    assert take_turns({"one": lambda: (0.5, next(numbers))}, 0)["one"] == (0.5, 3.0)
+
+
+def test_peak_memory_counts_what_is_alive_at_once():
+    def run():
+        one = torch.ones(1000)
+        two = one + 1
+        del one
+        three = two * 2
+        assert three.numel()
+        return 0.0, 0.0
+
+    assert peak_bytes(run, torch.device("cpu")) == 8000
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_whole_step_is_the_same_as_by_hand(name):
+    """The model, its penalties, the clip and the step, with the same weights and nothing dropped; so is the carry."""
+    recipe = STEPS[name]
+    width = {size: 4 + place for place, size in enumerate(sorted({recipe.embedding, *recipe.sizes}))}
+    recipe = recipe._replace(
+        embedding=width[recipe.embedding], sizes=[width[size] for size in recipe.sizes], vocabulary=11, dropout={}
+    )
+    torch.manual_seed(0)
+    plain, ours = plain_model(recipe), seqlm_model(recipe, "scan")
+    for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
+        torch.nn.init.uniform_(one, -0.5, 0.5)
+        other.data.copy_(one)
+    device = torch.device("cpu")
+    steps = plain_step(recipe, plain, device, "float32"), seqlm_step(recipe, ours, device, "float32")
+    for _ in range(2):
+        tokens = torch.randint(11, (recipe.window + 1, recipe.batch))
+        before = [one.detach().clone() for one in plain.parameters()]
+        for step in steps:
+            step(tokens)
+        for old, one, other in zip(before, plain.parameters(), ours.parameters(), strict=True):
+            assert not torch.equal(old, one)
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
+def awd(**dropout):
+    torch.manual_seed(0)
+    model = plain_model(STEPS["awd_ptb"]._replace(embedding=4, sizes=[6, 6, 4], vocabulary=11, dropout=dropout))
+    return model, model.start(3), torch.randint(11, (5, 3)), torch.randint(11, (5, 3))
+
+
+@pytest.mark.parametrize("place", ["embedding", "input", "hidden", "output"])
+def test_the_awd_model_by_hand_reads_nothing_through_what_is_dropped(place):
+    model, start, one, other = awd(**{place: 1.0})
+    assert torch.equal(model(one, start)[0], model(other, start)[0])
+    model.eval()
+    assert not torch.equal(model(one, start)[0], model(other, start)[0])
+
+
+def test_the_awd_model_by_hand_drops_recurrent_weights():
+    model, start, tokens, _ = awd(weight=1.0)
+    found = model(tokens, start)[0]
+    model.eval()
+    assert not torch.allclose(found, model(tokens, start)[0])
+    for rnn in model.rnns:
+        torch.nn.init.zeros_(rnn.weight_hh_l0)
+    torch.testing.assert_close(found, model(tokens, start)[0])
+
+
+def test_the_awd_model_by_hand_has_one_mask_for_all_steps():
+    model, start, tokens, _ = awd(output=0.5)
+    _, _, dropped, raw = model(tokens, start)
+    mask = (dropped / raw).round(decimals=4)
+    assert set(mask.unique().tolist()) == {0.0, 2.0} and torch.equal(mask, mask[:1].expand_as(mask))

@@ -1,0 +1,238 @@
+"""seqlm compare: what differs, means over seeds, and what does not compare."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import statistics
+
+import pytest
+
+from seqlm.commands.compare import _mean, main
+from seqlm.errors import ConfigError
+from seqlm.runs.folder import RunFolder
+from seqlm.training.loop import train
+
+from ..conftest import seqlm as command
+from ..conftest import tiny
+
+SHORT = ["train.steps=9", "train.eval_every=3", "data.tokens=500"]
+RUNS = {
+    "slow-1": ["optim.lr=1e-5"], "slow-2": ["optim.lr=1e-5", "seed=2", "sample.tokens=5"],
+    "gru": ["model=gru", "model.hidden_size=12"], "fast-1": ["optim.lr=0.02"], "fast-2": ["optim.lr=0.02", "seed=2"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    for name, words in RUNS.items():
+        train(tiny(folder, *SHORT, *words, name=name), {"model": "gru" if name == "gru" else "lstm"})
+    return folder
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def best(folder, name):
+    return min(record["valid/ppl"] for record in RunFolder(folder / name).records() if "valid/ppl" in record)
+
+
+def shown(capsys, *words):
+    """The lines of a table by their first cell, and all that was printed."""
+    main([str(word) for word in words])
+    said = capsys.readouterr()
+    return {
+        line.split("  ")[0]: line.split()[len(line.split("  ")[0].split()) :] for line in said.out.splitlines()
+    }, said
+
+
+def test_settings_stand_beside_each_other_with_means_over_seeds(runs, capsys):
+    lines, said = shown(capsys, runs, runs / "gru", "--json", runs / "told.json")  # a run named twice is one
+    assert said.out.startswith("5 runs of 3 settings, best first by loss on valid\n")
+    order = ["fast-*", "gru", "slow-*"] if best(runs, "fast-1") < best(runs, "gru") else ["gru", "fast-*", "slow-*"]
+    assert lines["name"] == order
+    assert dict(zip(order, lines["optim.lr"], strict=True)) == {"fast-*": "0.02", "gru": "0.01", "slow-*": "1e-05"}
+    assert dict(zip(order, lines["model.cell"], strict=True))["gru"] == "GRUCell"
+    assert {"status", "seed", "sample.tokens", "test ppl"}.isdisjoint(lines)  # all finished; no setting; not scored
+    both = [best(runs, name) for name in ("slow-1", "slow-2")]
+    assert lines["valid ppl"][-3:] == [f"{statistics.fmean(both):.2f}", "±", f"{statistics.stdev(both):.2f}"]
+    told = json.loads((runs / "told.json").read_text())
+    assert told["incomparable"] is None and told["same"]["train.batch_size"] == 4 and "optim.lr" not in told["same"]
+    slow = told["settings"][-1]
+    assert slow["told"]["optim.lr"] == 1e-5
+    assert [(run["path"], run["seed"], run["valid"]["ppl"]) for run in slow["runs"]] == [
+        (str(runs / "slow-1"), 1, both[0]), (str(runs / "slow-2"), 2, both[1])
+    ]  # fmt: skip
+
+
+def test_a_mean_and_its_standard_deviation_over_seeds():
+    assert _mean([1.0, 2.0, 6.0], 2) == "3.00 ± 2.65"
+    assert _mean([1.0, None, 2.0], 2) == "1.50 ± 0.71 (2 of 3)"
+    assert _mean([None, 2.0], 2) == "2.00 (1 of 2)" and _mean([2.0], 2) == "2.00" and _mean([None, None], 2) == ""
+
+
+def test_many_settings_stand_below_each_other(runs, capsys):
+    for index in range(9):
+        shutil.copytree(runs / "fast-1", runs / f"copy-{index}")
+        config = (runs / f"copy-{index}" / "config.yaml").read_text()
+        (runs / f"copy-{index}" / "config.yaml").write_text(config.replace("lr: 0.02", f"lr: 0.{index}3"))
+    shutil.rmtree(runs / "gru")
+    main([str(runs)])
+    head, *rows = capsys.readouterr().out.splitlines()[2:]
+    assert head.split()[:3] == ["name", "runs", "optim.lr"] and len(rows) == 11
+    assert rows[-1].split()[:3] == ["slow-*", "2", "1e-05"]
+
+
+def test_what_was_scored_on_test_and_by_how_many(runs, capsys):
+    step = RunFolder(runs / "fast-1").best
+    (runs / "fast-1" / "eval-test.json").write_text(json.dumps({"checkpoint": step, "ppl": 3.25}))
+    (runs / "fast-2" / "eval-test.json").write_text(json.dumps({"checkpoint": step + 1, "ppl": 3.25}))  # of no use
+    assert shown(capsys, runs / "fast-1", runs / "fast-2")[0]["test ppl"] == ["3.25", "(1", "of", "2)"]
+
+
+def test_runs_alike_and_runs_that_go_on(runs, capsys):
+    RunFolder(runs / "fast-2").update(status="interrupted")
+    lines, said = shown(capsys, runs / "fast-1", runs / "fast-2")
+    assert said.out.startswith("2 runs alike\n")
+    assert lines["name"] == ["fast-*"] and lines["status"] == ["finished,", "interrupted"]
+
+
+def test_numbers_that_do_not_compare_are_not_ranked(runs, capsys):
+    first, second = RunFolder(runs / "fast-1").info()["data_fingerprint"].split("/")
+    RunFolder(runs / "gru").update(data_fingerprint=f"other/{second}")  # of train: it may help
+    lines, said = shown(capsys, runs)
+    assert "best first by loss on valid" in said.out and len(lines["data fingerprint"]) == 3 * 3
+    RunFolder(runs / "fast-2").update(data_fingerprint=f"{first}/other")
+    lines, said = shown(capsys, runs)
+    assert "4 settings, by name: they are not scored on the same data" in said.out
+    assert lines["name"] == ["fast-1", "fast-2", "gru", "slow-*"]
+    RunFolder(runs / "slow-1").update(judged_by="f1")
+    assert "they are not judged by the same metric" in shown(capsys, runs / "slow-1", runs / "fast-1")[1].out
+    config = runs / "gru" / "config.yaml"
+    config.write_text(config.read_text().replace("seqlm.tasks.lm.LanguageModeling", "seqlm.tasks.tagging.Tagging"))
+    lines, said = shown(capsys, runs)
+    assert "by name: their tasks differ" in said.out and "Tagging" in lines["task"]
+
+
+def test_a_setting_is_ranked_by_the_runs_that_were_evaluated(runs, capsys):
+    RunFolder(runs / "fast-1").update(status="running", metrics={}, steps=None, seconds=None)
+    (runs / "fast-1" / "metrics.jsonl").write_text("")
+    lines, _ = shown(capsys, runs / "fast-1", runs / "fast-2", runs / "slow-1")
+    assert lines["name"] == ["fast-*", "slow-1"]
+    assert lines["valid ppl"][:4] == [f"{best(runs, 'fast-2'):.2f}", "(1", "of", "2)"]
+    assert lines["steps"] == ["9", "9"] and lines["status"][-2:] == ["finished", "finished"]
+
+
+def test_parts_of_one_name_are_not_one_part(runs, capsys):
+    config = runs / "fast-2" / "config.yaml"
+    config.write_text(config.read_text().replace("seqlm.cells.lstm.LSTMCell", "mylab.LSTMCell"))
+    assert shown(capsys, runs / "fast-1", runs / "fast-2")[0]["model.cell"] == [
+        "seqlm.cells.lstm.LSTMCell",
+        "mylab.LSTMCell",
+    ]
+
+
+@pytest.mark.parametrize(("line", "other"), [("skip_sum: false", "skip_sum: true"), ("latent: 0.0", "latent: 0.5")])
+def test_options_younger_than_a_run_are_at_their_defaults(runs, capsys, line, other):
+    """The first run has not heard of it, the second leaves it, the third sets it."""
+    old, new, odd = (runs / name / "config.yaml" for name in ("fast-1", "fast-2", "slow-1"))
+    assert old.read_text().count(f"  {line}\n") == 1
+    old.write_text("".join(part for part in old.read_text().splitlines(True) if part.strip() != line))
+    odd.write_text(new.read_text().replace(line, other))
+    for order in ((old, new, odd), (odd, old, new), (new, odd, old)):
+        lines, _ = shown(capsys, *(path.parent for path in order))
+        assert lines["runs"] == ["2"]
+        key = next(key for key in lines if key.endswith(line.partition(":")[0]))
+        assert sorted(lines[key]) == sorted([line.split()[1], other.split()[1]])
+    assert shown(capsys, old.parent, odd.parent)[0][key]
+
+
+def test_equal_values_written_otherwise_are_equal(runs, capsys):
+    config = runs / "fast-2" / "config.yaml"
+    assert "weight_decay: 0.0" in config.read_text()
+    config.write_text(config.read_text().replace("weight_decay: 0.0", "weight_decay: 0"))
+    assert shown(capsys, runs / "fast-1", runs / "fast-2")[1].out.startswith("2 runs alike")
+
+
+def test_null_is_what_a_part_without_the_key_has(runs, capsys):
+    config = runs / "slow-1" / "config.yaml"
+    config.write_text(
+        config.read_text().replace("_target_: seqlm.cells.lstm.LSTMCell", "_target_: mylab.Cell\n    odd: null")
+    )
+    lines, _ = shown(capsys, runs / "fast-1", runs / "slow-1", "--json", runs / "told.json")
+    assert lines["name"] == ["fast-1", "slow-1"] and "model.cell.odd" not in lines
+    told = json.loads((runs / "told.json").read_text())
+    assert told["same"]["model.cell.odd"] is None
+
+
+def test_runs_that_began_with_others(runs, capsys):
+    for name, first in (("fast-1", "/a/first"), ("fast-2", "/a/second")):
+        config = runs / name / "config.yaml"
+        config.write_text(config.read_text().replace("init_from: null", f"init_from: {first}"))
+    assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["first", "second"]
+    config.write_text(config.read_text().replace("/a/second", "/b/first"))
+    assert sorted(shown(capsys, runs / "fast-1", runs / "fast-2")[0]["init_from"]) == ["/a/first", "/b/first"]
+
+
+def test_runs_that_read_others(runs, capsys):
+    for name, read in (("fast-1", "first"), ("fast-2", "second")):
+        config = runs / name / "config.yaml"
+        models = f"model:\n  language_models:\n  - run: /a/{read}\n"
+        config.write_text(re.sub("^model:\n", models, config.read_text(), flags=re.M))
+    lines, _ = shown(capsys, runs / "fast-1", runs / "fast-2")
+    assert "model.language_models" in lines and sorted(lines["name"]) == ["fast-1", "fast-2"]
+
+
+def test_names_tell_settings_apart(runs, capsys, monkeypatch):
+    shutil.copytree(runs / "gru", runs / "fast-3")
+    lines, _ = shown(capsys, *(runs / f"fast-{index}" for index in (1, 2, 3)))
+    assert sorted(lines["name"]) == ["fast-*", "fast-3"]
+    config = runs / "slow-1" / "config.yaml"
+    config.write_text((runs / "fast-3" / "config.yaml").read_text())
+    (runs / "slow-1").rename(runs / "fast-4")
+    lines, _ = shown(capsys, *(runs / f"fast-{index}" for index in (1, 2, 3, 4)))
+    assert sorted([" ".join(lines["name"][:2]), " ".join(lines["name"][2:])]) == ["fast-1, fast-2", "fast-3, fast-4"]
+    (runs / "deep").mkdir()
+    shutil.copytree(runs / "gru", runs / "deep" / "fast-1")
+    monkeypatch.chdir(runs / "deep" / "fast-1")
+    lines, _ = shown(capsys, ".", runs / "fast-1")
+    assert sorted(lines["name"]) == [str(runs / "deep" / "fast-1"), str(runs / "fast-1")]
+
+
+@pytest.mark.parametrize(("file", "text"), [("config.yaml", "{"), ("run.json", '{"parameters": {"total": "many"}}')])
+def test_a_damaged_run_is_left_out_and_named(runs, capsys, file, text):
+    (runs / "gru" / file).write_text(text)
+    lines, said = shown(capsys, runs)
+    assert lines["name"] == ["fast-*", "slow-*"] and f"{runs / 'gru'} is left out: " in said.err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "needs two runs or more, not 0"),
+        (["gru"], "needs two runs or more, not 1"),
+        (["gru", "nowhere"], "nowhere is not a folder"),
+        (["gru/checkpoints"], "is no run, and there is none in it"),
+        (["gru", "--csv"], "knows no --csv"),
+        (["gru", "fast-1", "--json"], "--json needs a file: --json FILE"),
+        (["gru", "fast-1", "--json="], "--json needs a file: --json FILE"),
+        (["gru", "fast-1", "--json", "."], "--json=. is a folder"),
+        (["gru", "fast-1", "--json", "no/x.json"], "--json=no/x.json cannot be written: there is no folder no"),
+    ],
+)
+def test_what_cannot_be_compared(runs, monkeypatch, words, message):
+    monkeypatch.chdir(runs)
+    with pytest.raises(ConfigError, match=message):
+        main(words)
+
+
+def test_the_command(runs):
+    done = command("compare", "fast-1", "gru", cwd=runs)
+    assert "model.cell" in done.stdout
+    failed = command("compare", "fast-1", cwd=runs, check=False)
+    assert failed.returncode == 2 and failed.stderr.startswith("seqlm: seqlm compare needs two runs")

@@ -1,0 +1,374 @@
+"""Certificates: what was measured, beside what was published."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+import seqlm.commands.certify
+import seqlm.evaluation.reproduction
+from seqlm.commands.certify import certify
+from seqlm.commands.compare import compare
+from seqlm.commands.eval import evaluate_run as evaluate
+from seqlm.config.build import build
+from seqlm.config.values import load_config, plain_dict, recorded
+from seqlm.errors import ConfigError, SeqlmError
+from seqlm.evaluation.reproduction import (
+    check,
+    file_name,
+    finished,
+    headlines,
+    lens_of,
+    published,
+    quoted,
+    record,
+    summary,
+)
+from seqlm.runs.folder import RunFolder
+from seqlm.training.loop import train
+
+from ..conftest import TINY, compose, tiny
+from ..conftest import seqlm as command
+
+
+def test_a_certificate(tmp_path, capsys):
+    train(tiny(tmp_path, "train.steps=30", "data.tokens=8000"), {"experiment": "zaremba_small"})
+    folder = tmp_path / "run"
+    preset = plain_dict(load_config(folder / "config.yaml"))
+    path = certify(folder, lambda _: preset, tmp_path / "made" / "here")
+    written = json.loads(path.read_text())
+    assert path.name == "zaremba_small.json" and str(tmp_path) not in path.read_text()
+    assert written["published"] == {"unit": "ppl", "valid": 120.7, "test": 114.5}
+    for split in ("valid", "test"):
+        score = written["scores"][split]
+        assert score == {k: v for k, v in json.loads((folder / f"eval-{split}.json").read_text()).items() if k != "run"}
+        assert score["lens"]["lens"] == "zaremba" and score["batch_size"] == 1
+        measured = {"": score["ppl"], ", theirs": score["lens"]["ppl"]}
+        for what, ppl in measured.items():
+            assert written["difference"][split + what] == pytest.approx(ppl - written["published"][split], abs=1e-4)
+    assert len(written["difference"]) == 4
+    assert written["curve"][-1][0] == 30 and written["tokens_per_s"] > 0 and written["seed"] == 1
+    assert {"torch", "hardware", "git", "seconds", "parameters"} <= written.keys()
+    text = capsys.readouterr().out
+    test = written["scores"]["test"]
+    assert f"{test['ppl']:.3f}" in text and f"{test['ppl'] - 114.5:+.2f}" in text
+    assert f"{test['lens']['ppl']:.3f}" in text
+
+
+def test_each_seed_and_engine_has_a_record_of_its_own(tmp_path):
+    for name, words in {"auto": [], "forced": ["engine=fused", "seed=7"]}.items():
+        train(tiny(tmp_path, "train.steps=2", *words, name=name), {"experiment": "zaremba_small"})
+    auto, forced = (RunFolder.open(tmp_path / name) for name in ("auto", "forced"))
+    assert file_name(auto, {"seed": 1}) == "zaremba_small.json"
+    assert file_name(auto, {"seed": 7}) == "zaremba_small-seed1.json"
+    assert file_name(forced, {"seed": 7}) == "zaremba_small-fused.json"
+    assert file_name(forced, {"seed": 1}) == "zaremba_small-fused-seed7.json"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [([], ""), (["seed=2"], "-seed2"), (["seed=2", "engine=fused"], "-fused-seed2")]
+)
+def test_each_seed_and_engine_is_trained_as_a_run_of_its_own(monkeypatch, tmp_path, words, name):
+    seen = []
+    monkeypatch.setattr(seqlm.commands.certify, "train", seen.append)
+    monkeypatch.setattr(seqlm.commands.certify, "certify", lambda folder, *_: seen.append(folder))
+    seqlm.commands.certify.main(["experiment=zaremba_small", *words, f"run.root={tmp_path}"])
+    assert seen[1] == tmp_path / f"certify-zaremba_small{name}"
+    assert {"experiment=zaremba_small", *words, f"run.name={seen[1].name}"} <= set(seen[0])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_another_setting_is_refused_before_it_is_trained(monkeypatch, tmp_path, trained):
+    monkeypatch.setattr(seqlm.commands.certify, "train", lambda words: pytest.fail("trained"))
+    monkeypatch.setattr(seqlm.commands.certify, "finished", lambda folder: trained)
+    monkeypatch.setattr(seqlm.commands.certify, "certify", lambda *_: pytest.fail("certified"))
+    words = ["experiment=zaremba_small", "model.hidden_size=9", "seed=7", "data.path=x", f"run.root={tmp_path}"]
+    with pytest.raises(
+        ConfigError, match="experiment=zaremba_small as it is, but the words change model.hidden_size: "
+    ):
+        seqlm.commands.certify.main(words)
+
+
+def test_a_folder_for_records_is_made_before_test_is_scored(tmp_path):
+    train(tiny(tmp_path, "train.steps=4"), {})
+    (tmp_path / "file").touch()
+    run = RunFolder.open(tmp_path / "run")
+    with pytest.raises(ConfigError, match="out=.*file cannot be made"):
+        certify(run.path, lambda _: plain_dict(load_config(run.config)), tmp_path / "file")
+    assert run.times_scored("test") == 0
+
+
+def test_what_is_no_certificate(tmp_path):
+    train(tiny(tmp_path, "train.steps=4"), {})
+    folder = tmp_path / "run"
+    preset = plain_dict(load_config(folder / "config.yaml"))
+    with pytest.raises(SeqlmError, match=r"is not default as published here: train.window: 9 -> 7"):
+        certify(folder, lambda _: {**preset, "train": {**preset["train"], "window": 9}}, tmp_path)
+    with pytest.raises(SeqlmError, match="as published here"):  # an averaged recipe without the average
+        certify(folder, lambda _: {**preset, "averaging": {"_target_": "seqlm.optim.averaging.NonMonotone"}}, tmp_path)
+    certify(folder, lambda _: {**preset, "seed": 5, "device": "cuda"}, tmp_path)
+    RunFolder.open(folder).update(status="interrupted")
+    with pytest.raises(SeqlmError, match="is interrupted, not finished"):
+        certify(folder, lambda _: preset, tmp_path)
+
+
+def test_what_may_differ(tmp_path):
+    """Seed, device, engine, and what is shown or kept; nothing that trains."""
+    train(tiny(tmp_path, "train.steps=4", "engine=scan"), {"experiment": "awd_ptb"})
+    run = RunFolder.open(tmp_path / "run")
+    preset = plain_dict(load_config(run.config))
+    harmless: dict = {"seed": 7, "engine": "auto", "device": "cuda", "threads": 3, "resume": "auto"}
+    harmless |= {"sample": {"tokens": 1}, "checkpoint": {"every": 2}, "trust": ["mine."], "run": {"name": "other"}}
+    harmless |= {"train": {**preset["train"], "log_every": 99, "default_steps": 9}}  # of no effect beside steps
+    harmless |= {"data": {**preset["data"], "path": "elsewhere", "test": "there"}}
+    check(run, {**preset, **harmless})
+    for key, value in {"model": "hidden_size", "train": "steps", "data": "tokens", "optim": "lr"}.items():
+        with pytest.raises(SeqlmError, match=f"is not awd_ptb as published here: {key}.{value}: 1 -> "):
+            check(run, {**preset, key: {**preset[key], value: 1}})
+    with pytest.raises(SeqlmError, match="is not awd_ptb as published here: init_from: True -> False"):
+        check(run, {**preset, "init_from": "RUN"})
+    assert file_name(run, preset) == "awd_ptb-scan.json" and finished(run.path)
+    run.update(status="interrupted")
+    assert not finished(run.path) and not finished(tmp_path)
+    where = {"path": "a", "train": "b", "valid": "c", "test": "d"}
+    assert recorded({"data": {**where, "limit": 3}, "device": "cpu", "run": {}, "seed": 1}) == {
+        "data": {"limit": 3},
+        "init_from": False,
+        "seed": 1,
+    }
+
+
+def test_the_default_length_is_part_of_the_setting(tmp_path):
+    for steps in (4, 5):
+        train(tiny(tmp_path, "train.steps=null", f"train.default_steps={steps}", name=f"{steps}"), {})
+    four, five = (RunFolder.open(tmp_path / f"{steps}") for steps in (4, 5))
+    with pytest.raises(SeqlmError, match="is not default as published here: train.default_steps: 5 -> 4"):
+        check(four, plain_dict(load_config(five.config)))
+    assert len(compare([four, five])) == 2
+
+
+def test_options_that_came_later_are_as_they_were_before(tmp_path):
+    """At the default of their part a run without them is what it says; at another value, or another part, it is not."""
+    train(tiny(tmp_path, "train.steps=4"), {"experiment": "zaremba_small"})
+    run = RunFolder.open(tmp_path / "run")
+    preset = plain_dict(load_config(run.config))
+    lines = run.config.read_text().splitlines(keepends=True)
+    run.config.write_text("".join(line for line in lines if "div_value" not in line and "forget_bias" not in line))
+    assert "div_value" not in load_config(run.config).model
+    check(run, preset)
+    for changed in ({"div_value": 2.0}, {"cell": {**preset["model"]["cell"], "forget_bias": 1.0}}):
+        with pytest.raises(SeqlmError, match=f"as published here: model.{next(iter(changed))}"):
+            check(run, {**preset, "model": {**preset["model"], **changed}})
+
+
+def test_scores_are_of_the_best_checkpoint_read_as_one_stream(tmp_path, capsys):
+    train(tiny(tmp_path, "train.steps=30", "train.eval_every=10", "checkpoint.keep_last=9"), {})
+    folder = tmp_path / "run"
+    run, preset = RunFolder.open(folder), plain_dict(load_config(folder / "config.yaml"))
+    best = run.info()["best_step"]
+    other = next(step for step in (10, 20, 30) if step != best)
+
+    def score(*words):
+        for split in ("valid", "test"):
+            evaluate(str(folder), [f"split={split}", *words], True)
+
+    for words in (["batch_size=2"], [f"checkpoint={other}"]):
+        score(*words)
+        with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=valid"):
+            record(run, preset)
+    score()
+    score("temperature=1.1", f"checkpoint={other}")
+    assert record(run, preset)["scores"].keys() == {"valid", "test"}
+    score("temperature=1.1")
+    evaluate(str(folder), ["split=test", "average_last=2"], True)  # another model
+    written = record(run, preset)
+    assert written["scores"].keys() == {"valid", "test", "valid_adapted", "test_adapted"}
+    assert all("run" not in one and one["checkpoint"] == best for one in written["scores"].values())
+    assert written["scores"]["test_adapted"]["adaptation"] == {"temperature": 1.1}
+    info, valid = run.info(), [one for one in run.records() if "valid/ppl" in one]
+    assert written["curve_columns"] == ["step", "seconds", "valid_loss", "valid_ppl", "valid_bpc"]
+    assert written["curve"] == [
+        [one[key] for key in ("step", "seconds", "valid/loss", "valid/ppl", "valid/bpc")] for one in valid
+    ]
+    assert (
+        written["task"] == "lm"
+        and len(valid) == 3
+        and written["resumed"] == info.get("resumed")
+        and written["experiment"] == "default"
+    )
+    assert written["tokens_per_s"] == round(info["tokens"] / info["seconds"], 1)
+
+
+def test_the_code_of_a_recipe_decides_how_it_counts():
+    names = [
+        "awd_wt2",
+        "mos_ptb",
+        "zaremba_large",
+        "wlm_650_tied",
+        "melis_24m",
+        "mogrifier_ptb",
+        "gal_large",
+        "default",
+    ]
+    assert [lens_of(name) for name in names] == ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "zaremba", "seqlm"]
+
+
+def test_the_first_numbers_of_a_header_are_quoted(monkeypatch):
+    header = " valid about 82, test 78.4; ten of them valid 72, test 69"
+    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: header)
+    assert quoted("any") == {"valid": "about 82", "test": "78.4"}
+    assert published("any") == {"unit": "ppl", "valid": 82.0, "test": 78.4}
+    score = {"ppl": 79.0, "bpc": 1.5, "lens": {"ppl": 77.4}}
+    lines = summary({"published": published("any"), "scores": {"valid": score, "test": score}}).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["-3.00", "-4.60", "+0.60", "-1.00"]
+    bits = {"unit": "bpc", "test": 1.6}
+    lines = summary({"published": bits, "scores": {"valid": score, "test": score}}).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["-", "-0.10"]
+
+
+SLOTS = ["task=tagging", "model=tagger", "data=taipei", "data.sentences=100", "model.hidden_size=8", "threads=1"]
+COPY = ["task=seq2seq", "model=seq2seq", "data=copy", "data.symbols=4", "data.min_length=2", "data.max_length=3",
+        "data.sizes=[30,4,4]", "model.hidden_size=8", "threads=1"]  # fmt: skip
+
+
+def other(folder, words, *more, experiment, steps=6):
+    """A short run of another task, and the preset that it is."""
+    limits = [f"train.steps={steps}", "train.eval_every=2", "train.batch_size=5"]
+    train(compose(*words, *limits, *more, f"run.root={folder}", "run.name=run"), {"experiment": experiment})
+    run = RunFolder.open(folder / "run")
+    return run, plain_dict(load_config(run.config))
+
+
+def test_a_certificate_of_another_task(tmp_path, monkeypatch, capsys):
+    """What tagging is told by, in percent beside what was published; no table that `seqlm eval` shows."""
+    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: " test F1 94.8 and 21 intents")
+    run, preset = other(
+        tmp_path, SLOTS, "seed=2", "optim.lr=0.01", "schedule=constant", experiment="atis_elman", steps=60
+    )
+    elsewhere = {"data": {**preset["data"], "path": "elsewhere"}, "threads": 8, "run": {"root": "x"}, "seed": 1}
+    path = certify(run.path, lambda _: {**preset, **elsewhere}, tmp_path)
+    written = json.loads(path.read_text())
+    assert path.name == "atis_elman-seed2.json" and str(tmp_path) not in path.read_text()
+    assert (written["task"], written["reported"], written["seed"]) == ("tagging", ["f1"], 2)
+    assert written["published"] == {"test": {"f1": 94.8}}
+    for split in ("valid", "test"):
+        kept = run.eval_result(split)
+        assert kept.pop("report") and kept.pop("run") == "run" and written["scores"][split] == kept
+        assert kept["examples"] == 10 and kept["split"] == split
+    names = ["loss", "precision", "recall", "f1", "accuracy"]
+    assert written["curve_columns"] == ["step", "seconds", *(f"valid_{name}" for name in names)]
+    valid = [one for one in run.records() if "valid/f1" in one]
+    assert written["curve"] == [[one["step"], one["seconds"], *(one[f"valid/{n}"] for n in names)] for one in valid]
+    assert len(valid) == 30 and written["parameters"] == run.info()["parameters"]
+    assert written["tokens_per_s"] == round(written["tokens"] / written["seconds"], 1) > 0
+    assert written["config"]["task.judged_by"] == "f1" and written["config"]["data.sentences"] == 100
+    told, test = capsys.readouterr().out, 100 * written["scores"]["test"]["f1"]
+    assert 0 < test < 100 and re.search(rf"test f1 +94.80 +{test:.3f} +{re.escape(f'{test - 94.8:+.2f}')}", told)
+    assert re.search(rf"valid f1 +- +{100 * written['scores']['valid']['f1']:.3f} +-", told)
+
+
+def test_what_is_no_certificate_of_another_task(tmp_path):
+    run, preset = other(tmp_path, COPY, experiment="reverse")
+    score = {split: [str(run.path), [f"split={split}"], True] for split in ("valid", "test")}
+    for more in (["task.beam=2"], ["checkpoint=4"] if run.info()["best_step"] != 4 else ["checkpoint=6"]):
+        for folder, words, as_json in score.values():
+            evaluate(folder, [*words, *more], as_json)
+        with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=valid"):
+            record(run, preset)
+    evaluate(*score["valid"])
+    with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=test"):
+        record(run, preset)
+    evaluate(*score["test"])
+    evaluate(str(run.path), ["split=test", "task.max_length=1"], True)  # another way to write
+    written = record(run, preset)
+    assert written["scores"].keys() == {"valid", "test"} and "task" not in written["scores"]["test"]
+    assert written["reported"] == ["exact"] and written["published"] == {}
+    changed = {**preset, "task": {**preset["task"], "beam": 3}, "data": {**preset["data"], "symbols": 5}}
+    with pytest.raises(SeqlmError, match="is not reverse as published here: data.symbols: 5 -> 4; task.beam: 3 -> 1"):
+        record(run, changed)
+    for status in ("running", "failed"):
+        run.update(status=status)
+        with pytest.raises(SeqlmError, match=f"is {status}, not finished"):
+            record(run, preset)
+
+
+def test_an_interrupted_run_may_be_recorded_without_test(tmp_path):
+    run, preset = other(tmp_path, COPY, experiment="reverse")
+    run.update(status="interrupted")
+    with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=valid"):
+        record(run, preset)
+    evaluate(str(run.path), ["split=valid"], True)
+    written = record(run, preset)
+    assert written["scores"].keys() == {"valid"} and written["status"] == "interrupted"
+    assert written["reported"] == ["exact"] and len(written["curve"]) > 1
+    run.update(status="finished")
+    with pytest.raises(SeqlmError, match="has no score of its best checkpoint; run: seqlm eval .* split=test"):
+        record(run, preset)
+
+
+@pytest.mark.parametrize(("words", "reported"), [
+    (["task=tagging", "task.judged_by=accuracy"], ["accuracy"]),
+    (["task=classification"], ["accuracy"]),
+    (["task=classification", "task.judged_by=macro_f1"], ["macro_f1", "accuracy"]),
+    (["task=joint"], ["frame", "f1", "accuracy"]),
+    (["task=seq2seq", "task.judged_by=accuracy"], ["accuracy", "exact"]),
+    (["task=seq2seq", "task.bleu=true"], ["exact", "bleu", "chrf"]),
+    (["task=seq2seq", "task.judged_by=loss"], ["exact"]),
+    (["task=tagging", "task.judged_by=loss"], ["loss"]),
+    (["task=lm"], ["ppl"]),
+])  # fmt: skip
+def test_a_task_says_what_it_is_told_by(words, reported):
+    task = build(compose(*words).task, "task")
+    metrics = {
+        "tagging": {"loss", "precision", "recall", "f1", "accuracy"},
+        "classification": {"loss", "accuracy", "macro_f1"},
+        "joint": {"loss", "f1", "accuracy", "frame"},
+        "seq2seq": {"loss", "exact", "accuracy"} | ({"bleu", "chrf"} if "task.bleu=true" in words else set()),
+        "lm": {"loss", "ppl", "bpc"},
+    }[words[0].removeprefix("task=")]
+    assert headlines(task, metrics) == reported
+
+
+def test_metrics_may_be_published_by_name(monkeypatch):
+    header = " test frame 82.6, slot F1 95.2; valid frame about 80, F1 94.9, accuracy 94, all of them ours"
+    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: header)
+    assert quoted("any") == {"test": "frame 82.6", "valid": "frame about 80, F1 94.9, accuracy 94"}
+    assert published("any", "frame") == {
+        "test": {"frame": 82.6},
+        "valid": {"frame": 80.0, "f1": 94.9, "accuracy": 94.0},
+    }
+    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: " test 27.3")
+    assert published("any", "bleu") == {"test": {"bleu": 27.3}}
+    scores = {"exact": 0.5, "bleu": 27.3}
+    text = summary({
+        "task": "seq2seq", "reported": ["exact", "bleu"], "published": {"test": {"bleu": 27.0}},
+        "scores": {"valid": scores, "test": scores},
+    })  # fmt: skip
+    assert [line.split() for line in text.splitlines()[3:]] == [
+        ["test", "exact", "-", "50.000", "-"],
+        ["test", "bleu", "27.00", "27.300", "+0.30"],
+    ]
+
+
+def test_published_numbers_come_from_the_headers():
+    assert published("book_rnnlm") == {"unit": "ppl", "test": 136.0}
+    assert published("awd_ptbchar") == {"unit": "bpc", "test": 1.175}
+    assert published("default") == published("laptop") == {}
+    scores = {split: {"bpc": 1.2, "ppl": 3.0} for split in ("valid", "test")}
+    text = summary({"published": published("awd_ptbchar"), "scores": scores})
+    assert "+0.03" in text or "+0.02" in text
+
+
+def test_from_the_command_line(tmp_path):
+    command("train", *TINY, "train.steps=4", "run.name=done", cwd=tmp_path)
+    refused = command("certify", "outputs/done", cwd=tmp_path, check=False)
+    assert refused.returncode == 1 and "is not default as published here" in refused.stderr
+    for words, message in [
+        ((), "needs a run's folder, or experiment=NAME"),
+        (("outputs/done", "seed=3"), "takes no seed=3"),
+        (("experiment=zaremba",), "experiment=zaremba is unknown"),
+    ]:
+        refused = command("certify", *words, cwd=tmp_path, check=False)
+        assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr

@@ -1,0 +1,388 @@
+"""What the engines promise beyond equality with scan on plain cells (test_laws.py)."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
+from seqlm.cells import (
+    GatedCell,
+    Hidden,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    MinLSTMCell,
+    PeepholeLSTMCell,
+    QRNNCell,
+    carry_tensors,
+    map_carry,
+)
+from seqlm.config.build import build
+from seqlm.config.values import cell_nodes
+from seqlm.engines import ENGINES, RULES, compiled, fused, pick
+from seqlm.engines.product import packs
+
+from ..cells import regularised
+from ..cells.test_laws import compare_with_scan
+
+
+def made(kind, *sizes, **options):
+    torch.manual_seed(0)
+    cell = kind(*sizes, **options).double()
+    for parameter in cell.parameters():
+        nn.init.uniform_(parameter, -0.7, 0.7)
+    return cell
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("engine", ["fused", "deferred"])
+@pytest.mark.parametrize("kind", regularised.ALL, ids=lambda kind: kind.__name__)
+def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, loop_body):
+    cell = made(kind, 5, 7)
+    assert ENGINES[engine].refusal(cell) is None
+    if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
+        pytest.skip("its masks belong to places in the window, and are drawn in the order of time")
+    compare_with_scan(cell, engine, torch.float64, steps, reverse)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [LSTMCell, GRUCell, ElmanCell, PeepholeLSTMCell, LayerNormLSTMCell, LayerNormGRUCell, QRNNCell, MinLSTMCell],
+)
+def test_fused_gradients_match_finite_differences(kind, loop_body):
+    cell = made(kind, 2, 3)
+    names = [name for name, _ in cell.named_parameters()]
+    carry = map_carry(lambda t: torch.randn_like(t).requires_grad_(), cell.init_carry(2))
+    xs = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    class Window(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = cell
+
+        def forward(self, xs, carry):
+            last, ys = fused.run(self.cell, xs, carry)
+            return (ys, *carry_tensors(last))
+
+    def run(xs, *tensors):
+        parameters, states = tensors[: len(names)], iter(tensors[len(names) :])
+        weights = {f"cell.{name}": value for name, value in zip(names, parameters, strict=True)}
+        return torch.func.functional_call(Window(), weights, (xs, map_carry(lambda _: next(states), carry)))
+
+    leaves = [parameter.detach().clone().requires_grad_() for parameter in cell.parameters()]
+    assert torch.autograd.gradcheck(run, (xs, *leaves, *carry_tensors(carry)))
+
+
+@pytest.mark.parametrize("engine", ["fused", "deferred"])
+def test_only_what_is_asked_for_gets_a_gradient(engine):
+    cell = made(LSTMCell, 5, 7)
+    xs = torch.randn(4, 3, 5, dtype=torch.float64)
+    cell.weight_hh.requires_grad_(False)
+    expected = torch.autograd.grad(scan(cell, xs, cell.init_carry(3))[1].sum(), cell.bias_hh)[0]
+    found = torch.autograd.grad(ENGINES[engine].run(cell, xs, cell.init_carry(3))[1].sum(), cell.bias_hh)[0]
+    torch.testing.assert_close(found, expected)
+    # The outputs may go unused, or be used twice.
+    last, ys = ENGINES[engine].run(cell, xs, cell.init_carry(3))
+    reference, _ = scan(cell, xs, cell.init_carry(3))
+    for _ in range(2):
+        one = torch.autograd.grad(last.c.sum(), cell.weight_ih, retain_graph=True)[0]
+        two = torch.autograd.grad(reference.c.sum(), cell.weight_ih, retain_graph=True)[0]
+        torch.testing.assert_close(one, two)
+    # A gradient of the input alone leaves nothing behind for the next one.
+    xs.requires_grad_()
+    cell.weight_hh.requires_grad_()
+    _, ys = ENGINES[engine].run(cell, xs, cell.init_carry(3))
+    _, reference_ys = scan(cell, xs, cell.init_carry(3))
+    torch.autograd.grad(ys.sum(), xs, retain_graph=True)
+    one, two = (torch.autograd.grad((y * y).sum(), cell.weight_hh)[0] for y in (ys, reference_ys))
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("engine", ["fused", "deferred"])
+def test_a_second_derivative_is_refused_not_wrong(engine):
+    cell = made(LSTMCell, 5, 7)
+    xs = torch.randn(4, 3, 5, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(RuntimeError, match=f"engine={engine} is differentiable once"):
+        torch.autograd.grad(ENGINES[engine].run(cell, xs, cell.init_carry(3))[1].sum(), xs, create_graph=True)
+
+
+def kept_bytes(run):
+    """Bytes of distinct buffers that autograd keeps for backward, besides parameters and inputs."""
+    sizes = {}
+
+    def pack(tensor):
+        if not tensor.is_leaf and tensor.layout is torch.strided:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    run()  # tracing comes first: torch.func does not run under such hooks
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    del output
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("kind", [LSTMCell, GRUCell, ElmanCell])
+def test_fused_keeps_little_more_than_torch(kind, loop_body):
+    cell = kind(32, 32)
+    xs = torch.randn(50, 16, 32, requires_grad=True)
+    ours, theirs = (kept_bytes(lambda e=e: ENGINES[e].run(cell, xs, cell.init_carry(16))) for e in ("fused", "native"))
+    assert ours <= 1.3 * theirs, (kind, ours, theirs)
+
+
+def test_a_window_of_another_length_or_width_is_another_program():
+    cell = made(GRUCell, 5, 7)
+    for steps, rows in ((3, 2), (5, 2), (5, 4), (3, 2), (1, 1)):
+        xs = torch.randn(steps, rows, 5, dtype=torch.float64)
+        for ours, theirs in zip(fused.run(cell, xs, cell.init_carry(rows)), scan(cell, xs, cell.init_carry(rows)),
+                                strict=True):  # fmt: skip
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_reduced_precision_keeps_the_state_in_float32(loop_body):
+    cell = LSTMCell(16, 16)
+    xs = torch.randn(9, 4, 16)
+    exact, _ = fused.run(cell, xs, cell.init_carry(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        last, ys = fused.run(cell, xs, cell.init_carry(4))
+    assert last.c.dtype == ys.dtype == torch.float32
+    assert 0 < (last.c - exact.c).norm() / exact.c.norm() < 3e-2
+    ys.sum().backward()
+    assert cell.weight_hh.grad.dtype == torch.float32
+
+
+def test_large_windows_pack_their_weight(loop_body):
+    torch.manual_seed(0)
+    cell = LSTMCell(8, 800)
+    xs = torch.randn(12, 3, 8)
+    assert packs(cell.weight_hh, 12, 3)
+    sources = [cell.weight_hh, cell.weight_ih]
+    gradients = [
+        torch.autograd.grad(run(cell, xs, cell.init_carry(3))[1].square().sum(), sources) for run in (fused.run, scan)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_what_cannot_be_traced_is_refused_with_the_reason():
+    class Peeks(GatedCell):
+        num_gates = 1
+
+        def gates(self, z, r, carry):
+            return Hidden((z + r).tanh() if z.sum() > 0 else z - r)
+
+    cell = Peeks(3, 4)
+    with pytest.raises(ValueError, match="engine=fused cannot serve this layer: .*Peeks.*cannot be traced"):
+        Recurrent(cell, engine="fused")
+    layer = Recurrent(cell)
+    assert layer.plan.engine == "deferred" and "cannot be traced" in layer.plan.reason
+    xs = torch.randn(4, 2, 3)
+    torch.testing.assert_close(layer(xs, cell.init_carry(2))[1], scan(cell, xs, cell.init_carry(2))[1])
+
+
+def test_auto_follows_the_rules_of_the_device_and_type():
+    assert all(set(rule.order) <= ENGINES.keys() for rule in RULES)
+    assert pick(GRUCell(4, 5)).engine == "fused"
+    assert pick(LSTMCell(4, 5)).engine == "native"
+    assert pick(LSTMCell(4, 1200)).engine == "fused"
+    assert pick(JordanCell(4, 5)).engine == "deferred"
+    layer = Recurrent(LSTMCell(4, 5))
+    assert layer.plan.engine == "native" and layer.double().plan.engine == "fused"
+    assert layer.float().plan.engine == "native"
+
+
+def test_kernels_say_why_they_are_not_used(monkeypatch):
+    if compiled.compiler():
+        assert fused.describe(LSTMCell(4, 5)) == fused.describe(LayerNormGRUCell(4, 5)) == "one kernel a step"
+        assert "has the shape" in fused.describe(regularised.OddOperations(4, 5))
+        monkeypatch.setenv("CC", "/bin/false")
+        assert "failed" in fused.describe(LSTMCell(4, 6).double())
+    monkeypatch.setenv("SEQLM_KERNELS", "0")
+    assert fused.describe(LSTMCell(4, 5)) == "torch's operations, for SEQLM_KERNELS=0"
+
+
+def test_a_damaged_kernel_is_compiled_again(monkeypatch, tmp_path):
+    """In another process: this one would find what it has loaded."""
+    if not compiled.compiler():
+        pytest.skip("no C compiler was found")
+    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path))
+    program = "from seqlm import LSTMCell; from seqlm.engines import fused; print(fused.describe(LSTMCell(4, 5)))"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "one kernel a step\n"
+        kernels = list((tmp_path / "kernels").glob("*.so"))
+        assert len(kernels) == 2 and all(kernel.stat().st_size for kernel in kernels)
+        for kernel in kernels:
+            kernel.write_bytes(b"")
+
+
+def test_windows_of_any_shape_share_a_program(monkeypatch):
+    """Tracing takes as long as many windows: batches of whole sequences have another shape each."""
+    if not compiled.compiler():
+        pytest.skip("no C compiler was found")
+    traced, trace = [], fused.trace
+    monkeypatch.setattr(fused, "trace", lambda *given: traced.append(given) or trace(*given))
+    for make in (GRUCell, LSTMCell, LayerNormGRUCell):
+        cell = make(4, 6).double()
+        pick(cell)
+        traced.clear()
+        for steps, rows in [(5, 3), (7, 3), (1, 1), (1, 4), (9, 1), (4, 8), (2, 24)]:
+            xs, carry = torch.randn(steps, rows, 4, dtype=torch.float64), cell.init_carry(rows)
+            for found, expected in zip(fused.run(cell, xs, carry), scan(cell, xs, carry), strict=True):
+                torch.testing.assert_close(found, expected)
+        assert len(traced) <= 2, make
+
+
+class CountsRows(ElmanCell):
+    """Gates that compute with the number of rows, as nobody should."""
+
+    def gates(self, z, r, carry):
+        new = torch.tanh(z + r / len(r))
+        return type(carry)(new)
+
+
+def test_a_program_for_any_shape_knows_no_number_of_rows():
+    cell = CountsRows(4, 6).double()
+    if fused.refusal(cell) is not None:
+        return
+    for steps, rows in [(3, 2), (3, 5), (4, 3)]:
+        xs, carry = torch.randn(steps, rows, 4, dtype=torch.float64), cell.init_carry(rows)
+        torch.testing.assert_close(fused.run(cell, xs, carry)[1], scan(cell, xs, carry)[1])
+
+
+class Scaled(ElmanCell):
+    """A learned number, and numbers in a tuple."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.scale, self.numbers = torch.nn.Parameter(torch.tensor(0.7)), (3.0, -1.0)
+
+    def gates(self, z, r, carry):
+        return type(carry)(torch.tanh(z * self.numbers[0] + self.scale * r + self.numbers[1]))
+
+
+def test_learned_numbers_and_settings_in_tuples():
+    cell = Scaled(4, 6).double()
+    assert fused.refusal(cell) is None
+    xs = torch.randn(5, 3, 4, dtype=torch.float64)
+    for numbers in ((3.0, -1.0), (1.0, 2.0)):
+        cell.numbers = numbers
+        found = []
+        for engine in (fused.run, scan):
+            ys = engine(cell, xs, cell.init_carry(3))[1]
+            found.append([ys, *torch.autograd.grad(ys.square().sum(), [cell.scale, cell.weight_hh])])
+        torch.testing.assert_close(*found)
+
+
+def test_asking_an_engine_seeds_nobody_and_knows_no_autocast(monkeypatch):
+    seeds, cells = [], [make(8, 8) for make in (GRUCell, PeepholeLSTMCell, LayerNormLSTMCell)]
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    before = torch.random.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [fused.refusal(cell) for cell in cells] == [None] * 3
+    assert torch.equal(torch.random.get_rng_state(), before) and seeds == []
+
+
+@pytest.mark.parametrize("name", cell_nodes())
+def test_cells_can_be_pickled(name):
+    cell = build(cell_nodes()[name], "cell", input_size=4, hidden_size=6)
+    again, xs = pickle.loads(pickle.dumps(cell)), torch.randn(3, 2, 4)
+    assert torch.equal(scan(again, xs, again.init_carry(2))[1], scan(cell, xs, cell.init_carry(2))[1])
+
+
+class Gated(GatedCell):
+    """One gate, written by the test."""
+
+    num_gates = 1
+
+
+def cell_of(gates, **members):
+    return made(type("Written", (Gated,), {"gates": gates, **members}), 5, 6)
+
+
+UNUSUAL = {
+    "minimum": lambda self, z, r, carry: Hidden(torch.minimum(z + r, carry.h)),
+    "in place": lambda self, z, r, carry: Hidden((z + r).mul_(0.5).add_(carry.h).tanh()),
+    "in place on a view": lambda self, z, r, carry: Hidden(((a := z + r)[:, :2].zero_(), a.tanh() + r)[1]),
+    "z as it is": lambda self, z, r, carry: Hidden(z + r.tanh()),
+    "halves": lambda self, z, r, carry: Hidden(torch.cat([z.chunk(2, -1)[1] + r[:, :3], (z * r).chunk(2, -1)[0]], 1)),
+    "across units": lambda self, z, r, carry: Hidden((z + r).softmax(-1) + torch.einsum("bh,bk->bk", r, z)),
+    "rsub": lambda self, z, r, carry: Hidden(torch.rsub(r, z, alpha=2).sin()),
+    "no number": lambda self, z, r, carry: Hidden((z + r).clamp(min=-0.5, max=0.5).nan_to_num()),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_gates_are_exact_or_refused(name, loop_body):
+    cell = cell_of(UNUSUAL[name])
+    if ENGINES["fused"].refusal(cell) is None:
+        compare_with_scan(cell, "fused")
+    else:
+        compare_with_scan(cell, "auto")
+
+
+def test_random_numbers_in_gates_are_refused():
+    cell = cell_of(lambda self, z, r, carry: Hidden(nn.functional.dropout((z + r).tanh(), 0.5)))
+    assert "random" in ENGINES["fused"].refusal(cell)
+
+
+def test_a_bind_of_its_own_is_not_passed_over():
+    class Halved(LSTMCell):
+        def bind(self, carry):
+            step = super().bind(carry)
+            return lambda carry, z: step(carry, z / 2)
+
+    assert "a step of its own" in ENGINES["fused"].refusal(Halved(5, 6))
+
+
+def test_a_mask_that_is_learned_is_refused():
+    class Learned(LSTMCell):
+        def recurrence(self, batch_size):
+            given = super().recurrence(batch_size)
+            return given._replace(mask=given.weight[0, : self.hidden_size].sigmoid().expand(batch_size, -1))
+
+    assert "need a gradient" in ENGINES["fused"].refusal(Learned(5, 6))
+
+
+def test_a_changed_setting_is_seen(loop_body):
+    cell = cell_of(lambda self, z, r, carry: Hidden((z + self.sharpness * r).tanh()), sharpness=1.0)
+    for sharpness in (1.0, 0.5, 2.0):
+        cell.sharpness = sharpness
+        compare_with_scan(cell, "fused")
+
+
+def test_states_of_other_widths_are_exact_or_refused(loop_body):
+    class Wide(NamedTuple):
+        h: torch.Tensor
+        c: torch.Tensor
+
+    for width in (1, 2 * 6):
+
+        def gates(self, z, r, carry, width=width):
+            new = (0.9 * carry.c + (z * r).repeat(1, 2)[:, :width]).tanh()
+            return Wide((z + r).tanh() * new[:, :1], new)
+
+        def init_carry(self, batch_size, width=width):
+            return Wide(self.weight_hh.new_zeros(batch_size, 6), self.weight_hh.new_zeros(batch_size, width))
+
+        cell = cell_of(gates, init_carry=init_carry)
+        compare_with_scan(cell, "fused" if ENGINES["fused"].refusal(cell) is None else "auto")
+
+
+def test_not_a_number_stays_one(loop_body):
+    cell = ElmanCell(3, 4, activation="relu")
+    xs = torch.full((2, 1, 3), torch.nan)
+    assert fused.run(cell, xs, cell.init_carry(1))[1].isnan().all()
+
+
+def test_nothing_is_broadcast_over_the_batch():
+    cell = LSTMCell(3, 4)
+    with pytest.raises(ValueError, match="the window has 2 steps of 5 rows"):
+        fused.run(cell, torch.randn(2, 5, 3), cell.init_carry(1))

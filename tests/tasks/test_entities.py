@@ -1,0 +1,146 @@
+"""Entities as conlleval counts them: worked cases, its rules written down again, and another implementation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from seqlm.tasks.base import Score
+from seqlm.tasks.tagging import Tagging, entities
+
+# Tags and the entities that the rules of conlleval find in them, worked out by hand.
+CASES = {
+    "O O O": [],
+    "B-PER I-PER O": [("PER", 0, 2)],
+    "I-PER I-PER O I-LOC": [("PER", 0, 2), ("LOC", 3, 4)],  # IOB1: an entity need not begin with B-
+    "I-PER B-PER I-PER": [("PER", 0, 1), ("PER", 1, 3)],  # IOB1: B- between two that touch
+    "B-PER B-PER": [("PER", 0, 1), ("PER", 1, 2)],
+    "B-PER I-LOC I-LOC": [("PER", 0, 1), ("LOC", 1, 3)],  # another type begins another entity
+    "I-PER I-LOC": [("PER", 0, 1), ("LOC", 1, 2)],
+    "O I-PER": [("PER", 1, 2)],
+    "B-PER O I-PER": [("PER", 0, 1), ("PER", 2, 3)],
+    "B-a-b I-a-b": [("a-b", 0, 2)],  # the type is all behind the first -
+    "B I O": [("", 0, 2)],  # and may be nothing
+    "S-PER B-PER I-PER E-PER O S-LOC": [("PER", 0, 1), ("PER", 1, 4), ("LOC", 5, 6)],  # IOBES
+    "U-PER O B-LOC I-LOC L-LOC U-LOC": [("PER", 0, 1), ("LOC", 2, 5), ("LOC", 5, 6)],  # BILOU
+    "B-PER E-PER I-PER": [("PER", 0, 2), ("PER", 2, 3)],  # after E- another begins
+    "E-PER E-PER": [("PER", 0, 1), ("PER", 1, 2)],
+    "S-PER I-PER": [("PER", 0, 1), ("PER", 1, 2)],
+}
+
+
+@pytest.mark.parametrize("tags", CASES)
+def test_worked_cases(tags):
+    assert entities(tags.split()) == set(CASES[tags])
+
+
+def starts(before, tag, type_before, type_):
+    """startOfChunk of conlleval, rule by rule, with the rules for E and S of its successors."""
+    return (
+        tag in ("B", "S")
+        or (before in ("E", "S", "O") and tag in ("E", "I"))
+        or (tag != "O" and tag != "." and type_before != type_)
+    )
+
+
+def ends(before, tag, type_before, type_):
+    """endOfChunk."""
+    return (
+        before in ("E", "S")
+        or (before in ("B", "I") and tag in ("B", "S", "O"))
+        or (before != "O" and before != "." and type_before != type_)
+    )
+
+
+def counted(wanted, said):
+    """The loop of conlleval over two sequences: (correct, found, wanted) by type, without ever listing entities."""
+    correct, found, there, inside = Counter(), Counter(), Counter(), False
+    before = {name: ("O", "") for name in ("wanted", "said")}
+    for a, b in zip([*wanted, "O"], [*said, "O"], strict=True):
+        now = {name: (tag.partition("-")[0], tag.partition("-")[2]) for name, tag in (("wanted", a), ("said", b))}
+        over = {k: ends(before[k][0], now[k][0], before[k][1], now[k][1]) for k in now}
+        begun = {k: starts(before[k][0], now[k][0], before[k][1], now[k][1]) for k in now}
+        if inside:
+            if over["wanted"] and over["said"] and before["wanted"][1] == before["said"][1]:
+                inside = False
+                correct[before["wanted"][1]] += 1
+            elif over["wanted"] != over["said"] or now["wanted"][1] != now["said"][1]:
+                inside = False
+        if begun["wanted"] and begun["said"] and now["wanted"][1] == now["said"][1]:
+            inside = True
+        there[now["wanted"][1]] += begun["wanted"]
+        found[now["said"][1]] += begun["said"]
+        before = now
+    return correct, found, there
+
+
+def random_tags(rng, prefixes, length):
+    return [str(tag) for tag in rng.choice(["O"] + [f"{p}-{t}" for p in prefixes for t in "xy"], size=length)]
+
+
+def scored(pairs):
+    score = Score(nats=1.0, tokens=1)
+    for wanted, said in pairs:
+        score.counts.update(Tagging().count({"tags": said}, {"tags": wanted}))
+    return score
+
+
+@pytest.fixture(params=["BI", "I", "BIES"])
+def pairs(request):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, size=300)
+    made = [[random_tags(rng, request.param, n) for _ in "ab"] for n in lengths]
+    for wanted, said in made[::2]:  # half of them alike but for a tag
+        said[:] = wanted[:-1] + said[-1:]
+    return made
+
+
+def test_counts_are_those_of_conlleval(pairs):
+    totals = [Counter(), Counter(), Counter()]
+    for wanted, said in pairs:
+        for total, part in zip(totals, counted(wanted, said), strict=True):
+            total.update(part)
+    types = Tagging().report(scored(pairs))["types"]
+    assert types.keys() == {"x", "y"}
+    for kind, row in types.items():
+        correct, found, there = (total[kind] for total in totals)
+        assert 0 < correct < there and row["support"] == there
+        assert row["precision"] == correct / found and row["recall"] == correct / there
+        assert row["f1"] == pytest.approx(2 * correct / (found + there), abs=1e-15)
+
+
+def test_metrics_are_those_of_seqeval(pairs):
+    from seqeval import metrics as seqeval
+
+    wanted, said = ([pair[side] for pair in pairs] for side in (0, 1))
+    score = scored(pairs)
+    metrics, types = Tagging().metrics(score, None, "test"), Tagging().report(score)["types"]
+    theirs = seqeval.classification_report(wanted, said, output_dict=True)
+    for name in ("precision", "recall", "f1"):
+        assert metrics[name] == pytest.approx(theirs["micro avg"][f"{name}-score" if name == "f1" else name])
+        for kind, row in types.items():
+            assert row[name] == pytest.approx(theirs[kind][f"{name}-score" if name == "f1" else name])
+    assert all(row["support"] == theirs[kind]["support"] for kind, row in types.items())
+    assert metrics["accuracy"] == pytest.approx(seqeval.accuracy_score(wanted, said))
+
+
+def test_a_worked_table():
+    """Three entities wanted, three found, two of them right; a type that is only found has no recall."""
+    score = scored([(["B-a", "I-a", "O", "B-b"], ["B-a", "I-a", "O", "B-c"]), (["B-a", "O"], ["B-a", "O"])])
+    metrics = Tagging().metrics(score, None, "test")
+    assert metrics == {"loss": 1.0, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "accuracy": 5 / 6}
+    report = Tagging().report(score)
+    assert report["types"] == {
+        "a": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2},
+        "b": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1},
+        "c": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
+    }
+    assert report["confusions"] == [{"wanted": "B-b", "said": "B-c", "count": 1}]
+
+
+def test_confusions_begin_with_the_most_frequent():
+    pairs = [(["B-a"], ["B-b"])] * 2 + [(["O"], ["B-b"])] * 3 + [(["O"], ["O"])] * 9
+    found = [(row["wanted"], row["said"], row["count"]) for row in Tagging().report(scored(pairs))["confusions"]]
+    assert found == [("O", "B-b", 3), ("B-a", "B-b", 2)]

@@ -1,0 +1,485 @@
+"""Resume is equality: k steps, a stop of any kind, and the rest equal one uninterrupted run, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import seqlm.training.loop
+from seqlm.config.values import load_config
+from seqlm.errors import ConfigError, SeqlmError, Stopped
+from seqlm.runs import checkpoint
+from seqlm.runs.folder import RunFolder
+from seqlm.runs.load import load_run
+from seqlm.training.loop import resume, train
+
+from ..conftest import TINY, tiny
+from ..conftest import seqlm as command
+
+DROPOUT = [f"model.dropout.{place}=0.2" for place in ("embedding", "input", "hidden", "output")]
+OPTIMIZERS = {"sgd": ["optim=sgd", "optim.lr=0.5", "optim.momentum=0.9"], "adamw": ["optim=adamw"]}
+
+
+def losses(folder):
+    """Every logged loss: (step, tag, value), without clock readings."""
+    tags = ("train/loss", "train/grad_norm", "train/lr", "valid/loss", "valid/bpc")
+    found = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        found += [(record["step"], record["tokens"], tag, record[tag]) for tag in tags if tag in record]
+    return found
+
+
+def weights(folder):
+    """SHA-256 of the last weights."""
+    last = (folder / "checkpoints" / "last").read_text().strip()
+    return last, hashlib.sha256((folder / "checkpoints" / last / "model.safetensors").read_bytes()).hexdigest()
+
+
+def stop_at(monkeypatch, step):
+    """Stop the next run after `step` steps, as Ctrl-C does."""
+
+    class Stop(seqlm.training.loop.StopSignal):
+        def __enter__(self):
+            original = seqlm.training.loop.Console.step
+
+            def count(console):
+                original(console)
+                self.seen = getattr(self, "seen", 0) + 1
+                if self.seen == step:
+                    self.number = signal.SIGINT
+
+            monkeypatch.setattr(seqlm.training.loop.Console, "step", count)
+            return self
+
+        def __exit__(self, *_):
+            monkeypatch.undo()
+
+    monkeypatch.setattr(seqlm.training.loop, "StopSignal", Stop)
+
+
+def mutate_state(monkeypatch, change):
+    """Every checkpoint from now on is loaded with `change` made to its state."""
+    original = checkpoint.Checkpoint.load_state
+
+    def mutated(self):
+        state = original(self)
+        change(state)
+        return state
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_state", mutated)
+
+
+def stops_change_nothing(folder, config, steps, monkeypatch):
+    """`config(name)` trained at once as `whole`, and as `parts` with a stop after each of `steps`, to the same bits."""
+    train(config("whole"), {})
+    for index, count in enumerate(steps):
+        stop_at(monkeypatch, count)
+        with pytest.raises(Stopped) as caught:
+            if index == 0:
+                train(config("parts"), {})
+            else:
+                resume(folder / "parts", [])
+        assert caught.value.exit_code == 130
+        assert RunFolder(folder / "parts").info()["status"] == "interrupted"
+    resume(folder / "parts", [])
+    assert losses(folder / "parts") == losses(folder / "whole")
+    assert weights(folder / "parts") == weights(folder / "whole")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("cell", ["elman", "jordan", "lstm", "gru"])
+def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer):
+    words = [*TINY, f"model={cell}", *OPTIMIZERS[optimizer], *DROPOUT, "schedule=plateau", "train.steps=90",
+             "train.eval_every=25", "checkpoint.every=10", "data.tokens=1500", f"run.root={tmp_path}"]  # fmt: skip
+    command("train", *words, "run.name=whole", cwd=tmp_path)
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "seqlm", "train", *words, "run.name=killed"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.is_file() and '"step": 33' in metrics.read_text()):
+        time.sleep(0.002)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert RunFolder(tmp_path / "killed").status() == "dead"
+    reached = RunFolder(tmp_path / "killed").records()[-1]["step"]
+    assert reached < 90, "killed too late to show anything"
+    command("resume", tmp_path / "killed", cwd=tmp_path)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert RunFolder(tmp_path / "killed").status() == "finished"
+
+
+@pytest.mark.parametrize("steps", [(1,), (7, 1, 14), (15,), (20,), (39,)])
+def test_stops_at_any_step_change_nothing(tmp_path, steps, monkeypatch):
+    """After the first step, inside an epoch, at a checkpoint, where an evaluation is due, at an epoch's end."""
+    overrides = [*DROPOUT, "data.tokens=560", "checkpoint.every=7", "schedule=plateau"]
+    stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *overrides, name=name), steps, monkeypatch)
+
+
+MUTANTS = {
+    "weights": lambda c: None,  # handled below
+    "optimizer": lambda s: s.update(optimizer={**s["optimizer"], "state": {}}),
+    "schedule": lambda s: s.update(schedule={}),
+    "carry": lambda s: s.update(carry=[torch.zeros_like(t) for t in s["carry"]]),
+    "random numbers": lambda s: s.update(random={"cpu": torch.Generator().manual_seed(9).get_state()}),
+    **{
+        name: (lambda s, name=name: s["progress"].pop(name))
+        for name in (
+            "step",
+            "epoch",
+            "window",
+            "tokens",
+            "nats",
+            "nats_tokens",
+            "evaluated_at",
+            "best_loss",
+            "best_step",
+            "bad_evaluations",
+            "valid",
+        )
+    },  # fmt: skip
+}
+
+
+@pytest.mark.parametrize("mutant", [None, *MUTANTS])
+def test_everything_in_a_checkpoint_is_needed(tmp_path, mutant, monkeypatch):
+    """Drop one saved item, and the resumed run must differ: the equality above is not an accident."""
+    schedule = "schedule=hold_decay schedule.hold_epochs=1" if mutant == "epoch" else "schedule=plateau"
+    overrides = [*DROPOUT, "data.tokens=560", *schedule.split(), "optim.lr=0.1", "train.patience=4",
+                 "train.eval_every=5", "train.log_every=3", "train.steps=60", "checkpoint.every=5"]  # fmt: skip
+    train(tiny(tmp_path, *overrides, name="whole"), {})
+    stop_at(monkeypatch, 29)
+    with pytest.raises(Stopped):
+        train(tiny(tmp_path, *overrides, name="parts"), {})
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-000000029")  # the newest is then step 25, just evaluated
+    if mutant == "weights":
+        monkeypatch.setattr(checkpoint.Checkpoint, "load_weights", lambda self, model: None)
+    elif mutant:
+        mutate_state(monkeypatch, MUTANTS[mutant])
+    resume(tmp_path / "parts", [])
+    infos = [RunFolder(tmp_path / name).info() for name in ("whole", "parts")]
+    kept = ("best_step", "metrics", "steps", "tokens")
+    outcome = [(losses(tmp_path / name), weights(tmp_path / name), {key: info[key] for key in kept})
+               for name, info in zip(("whole", "parts"), infos, strict=True)]  # fmt: skip
+    if mutant is None:
+        assert outcome[0] == outcome[1]
+    else:
+        assert outcome[0] != outcome[1]
+
+
+def test_a_longer_run_is_a_short_one_gone_on(tmp_path):
+    overrides = [*DROPOUT, "schedule=constant", "train.eval_every=8"]
+    train(tiny(tmp_path, *overrides, "train.steps=40", name="whole"), {})
+    train(tiny(tmp_path, *overrides, "train.steps=16", name="parts"), {})
+    resume(tmp_path / "parts", ["train.steps=40"])
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert load_config(tmp_path / "parts" / "config.yaml").train.steps == 40
+
+
+def test_an_evaluation_made_by_a_resumed_run_is_kept(tmp_path, monkeypatch):
+    """Stopped before the only evaluation, ended by the resume: the best is saved and named, and logged once."""
+    overrides = [*DROPOUT, "train.eval_every=1000"]
+    stop_at(monkeypatch, 20)
+    with pytest.raises(Stopped):
+        train(tiny(tmp_path, *overrides), {})
+    for _ in range(2):
+        resume(tmp_path / "run", ["train.steps=20"])
+        assert load_run(tmp_path / "run").checkpoint.step == 20
+        assert [step for step, _, tag, _ in losses(tmp_path / "run") if tag == "valid/loss"] == [20]
+    (tmp_path / "run" / "checkpoints" / "best").unlink()  # killed after saving it, before saying it is the best
+    resume(tmp_path / "run", [])
+    assert load_run(tmp_path / "run").checkpoint.step == 20
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_none(tmp_path):
+    folder = trained(tmp_path, "checkpoint.keep_last=1")
+    (folder / "step-000000020").rename(folder / ".old-step-000000020")
+    (folder / ".step-000000030-1").mkdir()  # killed while it wrote another
+    checkpoint.tidy(folder)
+    assert checkpoint.find(folder, "last", print).step == 20 and not list(folder.glob(".*"))
+
+
+def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
+    folder = trained(tmp_path)
+    (folder / ".step-000000030-1").mkdir()
+    assert checkpoint.find(folder, "last", print).step == 20 and checkpoint.find(folder, "best", print)
+    assert (folder / ".step-000000030-1").is_dir()
+    resume(tmp_path / "run", ["train.steps=22"])  # who holds the run may clear it
+    assert not (folder / ".step-000000030-1").is_dir()
+
+
+def test_a_failed_write_never_costs_the_config(tmp_path, monkeypatch):
+    train(tiny(tmp_path, "train.steps=8"), {})
+    before = (tmp_path / "run" / "config.yaml").read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(os, "fsync", full)
+        resume(tmp_path / "run", ["train.steps=9"])
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".config")]
+    resume(tmp_path / "run", ["train.steps=9"])
+
+
+def test_resume_refuses_what_would_be_another_run(tmp_path):
+    train(tiny(tmp_path, "train.steps=8"), {})
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(ConfigError) as caught:
+        resume(tmp_path / "run", ["model.hidden_size=300", "seed=2", "train.steps=20"])
+    assert "  model.hidden_size: 12 -> 300" in str(caught.value) and "  seed: 1 -> 2" in str(caught.value)
+    assert "train.steps" in str(caught.value).split("change only:")[1]
+    with pytest.raises(ConfigError, match="train.stepz is not a key.*did you mean train.steps?"):
+        resume(tmp_path / "run", ["train.stepz=20"])
+    with pytest.raises(ConfigError, match="train.steps=many should be a whole number or null"):
+        resume(tmp_path / "run", ["train.steps=many"])
+    for wrong in ("foo", "[5]", "[{reverse: true}]"):
+        with pytest.raises(ConfigError, match="  model.language_models: None -> "):
+            resume(tmp_path / "run", [f"model.language_models={wrong}"])
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    assert RunFolder(tmp_path / "run").info()["status"] == "finished"
+
+
+def test_a_run_tells_all_that_it_was_computed_on(tmp_path):
+    train(tiny(tmp_path, "train.steps=4"), {})
+    for steps, threads in ((6, 1), (8, 2), (10, 2)):
+        resume(tmp_path / "run", [f"train.steps={steps}", f"threads={threads}"])
+    torch.set_num_threads(1)
+    info = RunFolder.open(tmp_path / "run").info()
+    assert info["device"] == "cpu, 1 threads, float32; then cpu, 2 threads, float32" and info["resumed"] == 3
+
+
+def test_resume_refuses_changed_data(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {i} of it\n" for i in range(300)))
+    words = ["data=text", f"data.path={text}", "train.steps=8", "model.hidden_size=8"]
+    command("train", *words, f"run.root={tmp_path}", "run.name=run", cwd=tmp_path)
+    moved = tmp_path / "moved.txt"
+    text.rename(moved)
+    failed = command("resume", tmp_path / "run", "train.steps=9", cwd=tmp_path, check=False)
+    assert failed.returncode == 2 and "does not exist" in failed.stderr
+    command("resume", tmp_path / "run", "train.steps=9", f"data.path={moved}", cwd=tmp_path)
+    moved.write_text(moved.read_text().replace("line 7 ", "line 8 "))
+    failed = command("resume", tmp_path / "run", "train.steps=10", cwd=tmp_path, check=False)
+    assert failed.returncode == 2 and "has changed since it was started" in failed.stderr
+
+
+def test_resume_auto_starts_or_goes_on(tmp_path):
+    train(tiny(tmp_path, "resume=auto", "train.steps=8"), {})
+    train(tiny(tmp_path, "resume=auto", "train.steps=8"), {})
+    assert RunFolder(tmp_path / "run").info()["steps"] == 8
+    train(tiny(tmp_path, "resume=auto", "train.steps=11"), {})  # a longer limit is taken from the command line
+    assert RunFolder(tmp_path / "run").info()["steps"] == 11
+    with pytest.raises(ConfigError, match="model.hidden_size: 12 -> 9"):
+        train(tiny(tmp_path, "resume=auto", "model.hidden_size=9"), {})
+    with pytest.raises(ConfigError, match="resume=auto needs run.name"):
+        train(tiny(tmp_path, "resume=auto", name="null"), {})
+    with pytest.raises(ConfigError, match="exists; choose another name, or resume=auto"):
+        train(tiny(tmp_path), {})
+
+
+def test_two_processes_never_train_one_run(tmp_path):
+    train(tiny(tmp_path, "train.steps=8"), {})
+    run = RunFolder(tmp_path / "run")
+    with run.locked(), pytest.raises(ConfigError, match="is being trained by another process"):
+        resume(run.path, ["train.steps=9"])
+    resume(run.path, ["train.steps=9"])
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
+    for name in ("whole", "parts"):
+        train(tiny(tmp_path, *DROPOUT, name=name), {})
+    shutil.rmtree(tmp_path / "parts" / "checkpoints")
+    train(tiny(tmp_path, *DROPOUT, "resume=auto", name="parts"), {})
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+# ---- checkpoints on disk
+
+
+def trained(tmp_path, *overrides):
+    train(tiny(tmp_path, "train.steps=20", "checkpoint.every=4", "checkpoint.keep_last=9", *overrides), {})
+    return tmp_path / "run" / "checkpoints"
+
+
+def names(folder):
+    return sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_newest_whole_one(tmp_path):
+    folder = trained(tmp_path, "train.eval_every=100")
+    assert names(folder) == [0, 4, 8, 12, 16, 20]
+    for name, damage in (("step-000000020/model.safetensors", "flip"), ("step-000000016/state.pt", "cut"),
+                         ("step-000000012/MANIFEST.sha256", "delete")):  # fmt: skip
+        path = folder / name
+        content = bytearray(path.read_bytes())
+        if damage == "flip":
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        elif damage == "cut":
+            path.write_bytes(content[:100])
+        else:
+            path.unlink()
+    said = []
+    found = checkpoint.find(folder, "last", said.append)
+    assert found.step == 8 and len(said) == 3 and "model.safetensors does not match its SHA-256" in said[0]
+    with pytest.raises(ConfigError, match="is damaged.*use checkpoint=last"):
+        checkpoint.find(folder, "20", said.append)
+    whole = {path.name: path.read_bytes() for path in (folder / "step-000000008").iterdir()}
+    resume(tmp_path / "run", [])
+    assert checkpoint.find(folder, "last", print).step == 20 and not checkpoint.verify(folder / "step-000000016")
+    assert whole == {path.name: path.read_bytes() for path in (folder / "step-000000008").iterdir()}
+
+
+def test_every_single_bit_counts(tmp_path):
+    folder = trained(tmp_path) / "step-000000020"
+    generator = torch.Generator().manual_seed(0)
+    for file in checkpoint.FILES:
+        content = (folder / file).read_bytes()
+        for _ in range(30):
+            place = int(torch.randint(len(content) * 8, (1,), generator=generator))
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            (folder / file).write_bytes(flipped)
+            assert checkpoint.verify(folder), (file, place)
+        (folder / file).write_bytes(content)
+    assert checkpoint.verify(folder) == ""
+
+
+def test_another_format_is_refused_with_both_versions(tmp_path):
+    folder = trained(tmp_path)
+    meta = folder / "step-000000020" / "meta.json"
+    meta.write_text(meta.read_text().replace('"format": 1', '"format": 7'))
+    manifest = folder / "step-000000020" / "MANIFEST.sha256"
+    lines = [
+        f"{hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest()}  {name}\n" for name in checkpoint.FILES
+    ]
+    manifest.write_text("".join(lines))
+    failed = command("resume", tmp_path / "run", cwd=tmp_path, check=False)
+    assert failed.returncode == 2 and "format 7, this seqlm reads format 1" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_retention(tmp_path):
+    folder = trained(tmp_path, "checkpoint.keep_last=2", "checkpoint.keep_best=1", "checkpoint.keep_every=8",
+                     "checkpoint.every=2", "train.eval_every=6")  # fmt: skip
+    best = int((folder / "best").read_text().strip().removeprefix("step-"))
+    assert set(names(folder)) == {8, 16, 18, 20, best}
+
+
+def test_the_best_are_kept(tmp_path):
+    folder = trained(tmp_path, "checkpoint.keep_last=1", "checkpoint.keep_best=3", "train.eval_every=2",
+                     "optim.lr=0.3", "schedule=constant")  # fmt: skip
+    by_loss = sorted((loss, step) for step, _, tag, loss in losses(tmp_path / "run") if tag == "valid/loss")
+    best = {step for _, step in by_loss[:3]}
+    assert len(by_loss) == 10 and best != {16, 18, 20} and set(names(folder)) == best | {20}
+
+
+def test_pointers_are_never_pruned(tmp_path):
+    folder = trained(tmp_path, "train.eval_every=4", "optim.lr=0", "checkpoint.keep_last=1", "checkpoint.keep_best=0")
+    assert names(folder) == [4, 20]  # the first evaluation stays the best when nothing is learned
+    assert (folder / "best").read_text().strip() == "step-000000004"
+    assert load_run(tmp_path / "run").checkpoint.step == 4
+    assert load_run(tmp_path / "run", checkpoint="last").checkpoint.step == 20
+    with pytest.raises(ConfigError, match=r"checkpoint=7 does not exist.*there are: best, last, 4, 20"):
+        load_run(tmp_path / "run", checkpoint="7")
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    for failing in ("save_file", "torch.save", "fsync"):
+        folder = tmp_path / failing
+        original = checkpoint.save
+
+        def save(where, model, state, meta, failing=failing, original=original):
+            if meta["step"] == 8:
+                error = (
+                    OSError(28, "No space left on device")
+                    if failing != "torch.save"
+                    else RuntimeError("[enforce fail] pos 640 vs 534")
+                )
+                target = {
+                    "save_file": (checkpoint, "save_file"),
+                    "torch.save": (torch, "save"),
+                    "fsync": (os, "fsync"),
+                }[failing]
+
+                def fail(*_, **__):
+                    raise error
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(*target, fail)
+                    return original(where, model, state, meta)
+            return original(where, model, state, meta)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", save)
+            with pytest.raises(
+                SeqlmError, match="step-000000008 could not be written.*earlier checkpoints are untouched"
+            ) as caught:
+                train(tiny(folder, "checkpoint.every=4", *DROPOUT), {})
+        assert caught.value.exit_code == 1
+        assert names(folder / "run" / "checkpoints") == [0, 4]
+        assert not list((folder / "run" / "checkpoints").glob(".*"))
+        resume(folder / "run", [])
+    train(tiny(tmp_path, "checkpoint.every=4", *DROPOUT, name="whole"), {})
+    assert weights(tmp_path / "whole") == weights(tmp_path / "save_file" / "run")
+
+
+def test_leftovers_of_a_killed_save_are_swept(tmp_path):
+    folder = trained(tmp_path)
+    shutil.copytree(folder / "step-000000020", folder / ".step-000000024-999")
+    resume(tmp_path / "run", ["train.steps=24"])
+    assert not list(folder.glob(".*")) and 24 in names(folder)
+
+
+def test_ctrl_c_ends_a_sweep(tmp_path):
+    words = ["train", "-m", *TINY, "train.steps=1000000", "seed=1,2", f"run.root={tmp_path / 'runs'}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "seqlm", *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "everything is saved" in stderr and "Traceback" not in stderr
+    assert len([path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]) == 1
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    words = [*TINY, "train.steps=1000000", f"run.root={tmp_path}", "run.name=run", "checkpoint.every=null"]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        first = [sys.executable, "-m", "seqlm", "train", *words]
+        again = [sys.executable, "-m", "seqlm", "resume", str(tmp_path / "run")]
+        process = subprocess.Popen(
+            again if (tmp_path / "run").exists() else first,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("step"):
+                break
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == code, stderr
+        assert f"seqlm resume {tmp_path / 'run'}" in stderr and "Traceback" not in stderr
+        run = RunFolder(tmp_path / "run")
+        assert run.info()["status"] == "interrupted"
+        assert checkpoint.find(run.checkpoints, "last", print).step == run.info()["steps"] > 0
