@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from ..files import write_atomically
 from ..runs.folder import RunFolder
 from .build import defaults, describe_type, fits
+from .migrate import migrate, renamed
 from .schema import LIMITS, Config
 
 T = TypeVar("T")
@@ -146,7 +147,8 @@ def load_config(path: Path) -> Config:
 
     Keys that are younger than the run have the values of configs/train.yaml.
     """
-    values, defaults = (_flatten(read_yaml(file), Config) for file in (path, find_configs() / "train.yaml"))
+    values = _flatten(migrate(read_yaml(path)), Config)
+    defaults = _flatten(read_yaml(find_configs() / "train.yaml"), Config)
     younger = {key: defaults[key] for key in _keys(Config) if key in defaults and key not in values}
     config = typed(Config, _nest({**younger, **values}))
     config.trust = []
@@ -233,6 +235,8 @@ def as_typed(value: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key that does not exist, with the nearest one that does."""
+    if (now := renamed(key)) is not None:
+        return f"{key} is called {now} now"
     known = list(known)
     section, _, last = key.rpartition(".")
     siblings = {item.rpartition(".")[2]: item for item in known if item.rpartition(".")[0] == section}
