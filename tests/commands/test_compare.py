@@ -12,7 +12,7 @@ import pytest
 from seqlm.commands.compare import _mean, main
 from seqlm.errors import ConfigError
 from seqlm.runs.folder import RunFolder
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import seqlm as command
 from ..conftest import tiny

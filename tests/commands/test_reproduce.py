@@ -27,7 +27,7 @@ from seqlm.evaluation.reproduction import (
     summary,
 )
 from seqlm.runs.folder import RunFolder
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import TINY, compose, tiny
 from ..conftest import seqlm as command

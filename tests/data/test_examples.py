@@ -24,7 +24,7 @@ from seqlm.evaluation.evaluate import evaluate
 from seqlm.layers import turned
 from seqlm.runs.load import load_run
 from seqlm.tasks.tagging import Tagging
-from seqlm.training.loop import resume, train
+from seqlm.training.launch import resume, train
 
 from ..conftest import compose
 from ..conftest import seqlm as command

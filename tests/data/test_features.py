@@ -19,7 +19,7 @@ from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.label_head import LabelHead
 from seqlm.models.sequence_model import build_sequence_model
 from seqlm.runs.load import build_data, load_run
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose
 from ..conftest import seqlm as command

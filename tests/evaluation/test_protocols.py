@@ -13,7 +13,7 @@ from seqlm.commands.eval import evaluate_run as main
 from seqlm.errors import ConfigError
 from seqlm.evaluation.protocols import LENSES, look_through
 from seqlm.evaluation.scorer import Scorer
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import tiny
 

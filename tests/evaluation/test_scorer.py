@@ -24,7 +24,7 @@ from seqlm.evaluation.evaluate import evaluate
 from seqlm.evaluation.scorer import Scorer
 from seqlm.layers import LockedDropout, scale_dropout, softmax
 from seqlm.tasks.lm import LanguageModeling
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import tiny
 

@@ -14,7 +14,7 @@ from seqlm.commands.sample import main as sample
 from seqlm.data.tokenizers.text import CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 from seqlm.layers import AdaptiveSoftmax, softmax
-from seqlm.training.loop import resume, train
+from seqlm.training.launch import resume, train
 
 from ..conftest import TINY, compose
 from ..models.test_model import model_of
@@ -187,8 +187,8 @@ def test_bytes_are_not(tmp_path):
 
 def test_from_the_command_line(tmp_path, capsys):
     folder, whole = text(tmp_path) / "run", ["schedule=constant", "train.steps=60", "train.eval_every=30"]
-    before = train(config(tmp_path, *whole, "train.steps=1", name="short"), {})
-    assert train(config(tmp_path, *whole, name="whole"), {}) < before - 0.2
+    before = train(config(tmp_path, *whole, "train.steps=1", name="short"), {}).best
+    assert train(config(tmp_path, *whole, name="whole"), {}).best < before - 0.2
     train(config(tmp_path, *whole, "train.steps=30"), {})
     resume(folder, ["train.steps=60"])
     assert losses(folder) == losses(tmp_path / "whole") and weights(folder) == weights(tmp_path / "whole")

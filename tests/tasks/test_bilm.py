@@ -16,7 +16,7 @@ from seqlm.models.language_model import BidirectionalLanguageModel, LanguageMode
 from seqlm.runs.load import build_data, load_run
 from seqlm.tasks.bilm import BidirectionalLanguageModeling
 from seqlm.tasks.lm import LanguageModeling
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, seqlm, tiny
 from ..training.test_resume import stops_change_nothing

@@ -22,7 +22,7 @@ from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.tasks.base import Score
 from seqlm.tasks.classification import Classification
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose
 from ..conftest import seqlm as command

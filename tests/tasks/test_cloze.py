@@ -17,7 +17,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.load import build_data, load_run
 from seqlm.tasks.cloze import Cloze
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, seqlm, tiny
 from ..training.test_resume import stops_change_nothing, weights

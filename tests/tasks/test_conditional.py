@@ -20,7 +20,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.load import build_data, build_model, load_run
 from seqlm.tasks.conditional import Conditional, conditioned, sampled
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, seqlm
 from ..training.test_resume import stops_change_nothing

@@ -16,7 +16,7 @@ from seqlm.tasks.base import Score
 from seqlm.tasks.classification import Classification
 from seqlm.tasks.joint import Joint
 from seqlm.tasks.tagging import Tagging
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose
 from ..training.test_resume import stops_change_nothing

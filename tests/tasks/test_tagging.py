@@ -22,7 +22,7 @@ from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.heads import CRFHead, TagHead
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import build_data, build_model, load_run
-from seqlm.training.loop import resume, train
+from seqlm.training.launch import resume, train
 
 from ..conftest import REPOSITORY, compose
 from ..conftest import seqlm as command

@@ -157,6 +157,11 @@ class RunFolder:
                     records.append(record)
         return records
 
+    def save_sample(self, step: int, text: str) -> None:
+        """Keep the text that was shown at an evaluation."""
+        self.samples.mkdir(exist_ok=True)
+        (self.samples / f"step-{step:09d}.txt").write_text(text + "\n", encoding="utf-8")
+
     def times_scored(self, split: str) -> int:
         """How often `seqlm eval` has scored `split`, in whatever way; those that did not count yet are one for each."""
         names = [path.stem.removeprefix("eval-") for path in self.path.glob(f"eval-{split}*.json")]

@@ -50,6 +50,19 @@ class Progress:
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
     losses: list[float] = field(default_factory=list)  # the same of all evaluations
 
+    def observe(self, judged: float, metrics: dict[str, float]) -> tuple[tuple[float, float], bool]:
+        """Keep an evaluation; returns its rank, lower is better, and whether it is the best so far.
+
+        Of equal values of the monitored metric the lower loss is better: on a small split many are equal.
+        """
+        rank = (judged, metrics["loss"])
+        improved = rank < (self.best_loss, self.valid.get("loss", math.inf))
+        self.evaluated_at = self.step
+        self.bad_evaluations = 0 if improved else self.bad_evaluations + 1
+        if improved:
+            self.best_loss, self.best_step, self.valid = judged, self.step, metrics
+        return rank, improved
+
 
 @dataclass
 class Session:
