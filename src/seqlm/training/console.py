@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: header, progress, a line per evaluation, a closing table."""
+"""Terminal output of a run while it trains: a progress bar, a line per evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about a run: its header and closing table, the facts in run.json, its hyper-parameters."""
+"""Header and closing table of a run, the facts in its run.json, its hyper-parameters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def describe_run(session: Session) -> dict[str, Any]:
-    """What run.json says from the start."""
+    """Facts that run.json holds from the start."""
     return {
         "seqlm": __version__,
         "torch": torch.__version__,

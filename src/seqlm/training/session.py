@@ -1,4 +1,4 @@
-"""What trains together, how far it has come, and how both are saved and put back."""
+"""Training state: the objects that train together, how far they have come, how both are saved and restored."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Session:
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
+        """Trainable parameters."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     @cached_property
@@ -129,7 +129,7 @@ class Session:
         return self.averaging.applied(self.parameters) if averages else nullcontext()
 
     def gradient(self, tell: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
-        """What turns a batch into a gradient: (batch, carry, units) -> (carry, summed nats)."""
+        """Function that leaves a batch's gradient in the parameters: (batch, carry, units) -> (carry, summed nats)."""
 
         def objective(batch: Batch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
             carry = drop_state(carry, self.config.train.drop_state)

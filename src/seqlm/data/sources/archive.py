@@ -68,7 +68,7 @@ def unpack(archive: Path, wanted: Sequence[Sequence[str]], folder: Path) -> list
 
 
 class _Refused(Exception):
-    """What is wrong with an archive."""
+    """An archive that is not safe to unpack; the message says why."""
 
 
 def _zip_members(archive: zipfile.ZipFile) -> dict[str, list[_Member]]:
