@@ -116,7 +116,7 @@ def _origins(session: Session) -> dict[str, Any]:
 
 
 def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> Trained:
-    """Train with everything around it: restored state, logs, signals, and an honest status at the end."""
+    """Train with restored state, logs and signals, and set the run's status at the end."""
     # A run that begins with another is evaluated before its first step: what it began with may stay the best.
     progress = Progress(evaluated_at=-1 if session.config.init_from else 0)
     carry = session.init_carry()

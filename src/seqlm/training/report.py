@@ -84,7 +84,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
 
 
 def closing(run: RunFolder, session: Session, progress: Progress) -> str:
-    """The table below the progress bar, with what one may want to do next."""
+    """The table below the progress bar, with the next commands."""
     valid = "  ".join(f"{name} {value:.4f}" for name, value in progress.valid.items())
     folder = shlex.quote(str(run.path))
     return table(
@@ -103,7 +103,7 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
 
 
 def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
-    """The scalars that tell runs apart, for TensorBoard's table: choices first, then parts, then the trunk.
+    """Hyper-parameters for TensorBoard's table: choices first, then parts, then the trunk.
 
     What is 0 is left out: most of the many options are.
     """

@@ -1,4 +1,4 @@
-"""Archives that nobody vouches for: only regular files, only those asked for, only so many bytes."""
+"""Untrusted archives: only regular files are unpacked, only those asked for, and only so many bytes."""
 
 from __future__ import annotations
 
