@@ -15,7 +15,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.options import check
 from seqlm.evaluation.reproduction import task_of
 from seqlm.runs.folder import RunFolder
-from seqlm.runs.load import check_parts
+from seqlm.runs.parts import check_parts
 from seqlm.training.launch import train
 
 from ..conftest import TINY, compose, tiny

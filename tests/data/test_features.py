@@ -18,7 +18,8 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.label_head import LabelHead
 from seqlm.models.sequence_model import build_sequence_model
-from seqlm.runs.load import build_data, load_run
+from seqlm.runs.load import load_run
+from seqlm.runs.parts import build_data
 from seqlm.training.launch import train
 
 from ..conftest import compose

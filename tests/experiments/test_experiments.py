@@ -15,7 +15,8 @@ from seqlm.config.values import find_configs
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
 from seqlm.models.presets import budget
-from seqlm.runs.load import build_data, build_model, load_run
+from seqlm.runs.load import build_model, load_run
+from seqlm.runs.parts import build_data
 from seqlm.training.launch import train
 
 from ..config.test_configs import path_of

@@ -13,7 +13,8 @@ from seqlm.data.batching.streams import IGNORE, Lengths, Streams
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.language_model import BidirectionalLanguageModel, LanguageModel
-from seqlm.runs.load import build_data, load_run
+from seqlm.runs.load import load_run
+from seqlm.runs.parts import build_data
 from seqlm.tasks.bilm import BidirectionalLanguageModeling
 from seqlm.tasks.lm import LanguageModeling
 from seqlm.training.launch import train

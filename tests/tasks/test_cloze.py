@@ -15,7 +15,8 @@ from seqlm.data.batching.streams import IGNORE
 from seqlm.data.tokenizers.text import CharTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
-from seqlm.runs.load import build_data, load_run
+from seqlm.runs.load import load_run
+from seqlm.runs.parts import build_data
 from seqlm.tasks.cloze import Cloze
 from seqlm.training.launch import train
 

@@ -18,7 +18,8 @@ from seqlm.data.sources.taipei import Taipei
 from seqlm.data.tokenizers.examples import END, ExampleTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
-from seqlm.runs.load import build_data, build_model, load_run
+from seqlm.runs.load import build_model, load_run
+from seqlm.runs.parts import build_data
 from seqlm.tasks.conditional import Conditional, conditioned, sampled
 from seqlm.training.launch import train
 

@@ -11,7 +11,8 @@ import torch
 from seqlm.commands.eval import evaluate_run
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
-from seqlm.runs.load import build_data, build_model, load_run
+from seqlm.runs.load import build_model, load_run
+from seqlm.runs.parts import build_data
 from seqlm.tasks.base import Score
 from seqlm.tasks.classification import Classification
 from seqlm.tasks.joint import Joint

@@ -20,8 +20,10 @@ from seqlm.data.tokenizers.examples import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.heads import CRFHead, TagHead
+from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
-from seqlm.runs.load import build_data, build_model, load_run
+from seqlm.runs.load import build_model, load_run
+from seqlm.runs.parts import build_data
 from seqlm.training.launch import resume, train
 
 from ..conftest import REPOSITORY, compose
@@ -250,13 +252,13 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     run = load_run(tmp_path / "one")
     saved = run.config.model["language_models"]
-    best = RunFolder.open(language_models / "forward").best
-    digest = RunFolder.open(language_models / "forward").digest(best)
+    best = checkpoint.best_step(language_models / "forward" / "checkpoints")
+    digest = checkpoint.digest(language_models / "forward" / "checkpoints", best)
     assert saved[0] == {"run": str(language_models / "forward"), "checkpoint": best, "sha256": digest}
     assert saved[1]["reverse"] is True and saved[1]["run"] == str(language_models / "backward")
     origins = RunFolder.open(tmp_path / "one").info()["language_models"]
     assert [(one["run"], one["step"], one["seed"]) for one in origins] == [
-        (name, RunFolder.open(language_models / name).best, 1) for name in ("forward", "backward")
+        (name, checkpoint.best_step(language_models / name / "checkpoints"), 1) for name in ("forward", "backward")
     ]
     recorded_models = recorded(plain_dict(run.config))["model"]["language_models"]
     assert recorded_models == [{}, {"reverse": True}], "a record says how states are read, not where the runs lie"

@@ -16,7 +16,6 @@ from yaml import YAMLError
 
 from ..errors import ConfigError
 from ..files import write_atomically
-from ..runs.folder import RunFolder
 from .build import defaults, describe_type, fits
 from .migrate import migrate, renamed
 from .schema import LIMITS, Config
@@ -116,32 +115,6 @@ def save_config(config: Config, path: Path) -> None:
         write_atomically(path, text)
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """The same config with paths of data and of other runs that hold in any working directory.
-
-    Of a language model whose states are read it also says which checkpoint, the one that is the best now, and its
-    digest: what is read later must be the same.
-    """
-    if config.init_from:
-        config = replace(config, init_from=str(Path(config.init_from).resolve()))
-    read = config.model.get("language_models") if isinstance(config.model, dict) else None
-    if isinstance(read, list) and all(isinstance(spec, dict) and spec.get("run") for spec in read):
-        config = replace(config, model={**config.model, "language_models": [_pinned(spec) for spec in read]})
-    if not isinstance(config.data, dict):
-        return config
-    absolute = {
-        key: str(Path(config.data[key]).resolve()) for key in DATA_PATHS if isinstance(config.data.get(key), str)
-    }
-    return replace(config, data={**config.data, **absolute})
-
-
-def _pinned(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of model.language_models that names one checkpoint for good."""
-    run = RunFolder.open(spec["run"])
-    step = spec.get("checkpoint", run.best)
-    return {"checkpoint": step, "sha256": run.digest(step), **spec, "run": str(Path(spec["run"]).resolve())}
-
-
 def load_config(path: Path) -> Config:
     """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only.
 
@@ -156,8 +129,11 @@ def load_config(path: Path) -> Config:
 
 
 def resumed(saved: Config, wanted: Config) -> Config:
-    """`wanted` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run."""
-    wanted = replace(with_absolute_paths(wanted), run=saved.run, resume=saved.resume)
+    """`wanted` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run.
+
+    Paths of both are absolute.
+    """
+    wanted = replace(wanted, run=saved.run, resume=saved.resume)
     refused = [
         f"  {key}: {old} -> {new}"
         for key, old, new in differences(plain_dict(saved), plain_dict(wanted))

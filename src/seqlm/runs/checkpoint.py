@@ -24,11 +24,15 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, SeqlmError
 from ..files import flush, sha256_of, write_atomically
-from .folder import step_name
 
 FORMAT = 1
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
 FILES = ("model.safetensors", "state.pt", "meta.json")
+
+
+def step_name(step: int) -> str:
+    """The folder of a checkpoint, below `checkpoints`."""
+    return f"step-{step:09d}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,22 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
 def point_best(folder: Path, checkpoint: Checkpoint) -> None:
     """Make `best` name this checkpoint."""
     write_atomically(folder / "best", checkpoint.path.name + "\n")
+
+
+def best_step(folder: Path) -> int:
+    """The step of the best checkpoint; raises ConfigError if there is none."""
+    try:
+        return int((_pointed(folder, "best") or "").removeprefix("step-"))
+    except ValueError:
+        raise ConfigError(f"{folder.parent} has no best checkpoint yet: it has not been evaluated") from None
+
+
+def digest(folder: Path, step: int) -> str:
+    """SHA-256 that tells a checkpoint from every other, wherever its run lies; raises ConfigError if there is none."""
+    try:
+        return sha256_of(folder / step_name(step) / "MANIFEST.sha256")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder.parent} has no checkpoint of step {step} ({error})") from None
 
 
 def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:

@@ -15,12 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, RunExists
-from ..files import sha256_of, to_json, write_atomically
-
-
-def step_name(step: int) -> str:
-    """The folder of a checkpoint, below `checkpoints`."""
-    return f"step-{step:09d}"
+from ..files import to_json, write_atomically
 
 
 class RunFolder:
@@ -102,21 +97,6 @@ class RunFolder:
         """Change keys of run.json."""
         known = self.info() if (self.path / "run.json").is_file() else {}
         write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
-
-    @property
-    def best(self) -> int:
-        """The step of the best checkpoint; raises ConfigError if there is none."""
-        try:
-            return int((self.checkpoints / "best").read_text(encoding="utf-8").strip().removeprefix("step-"))
-        except (OSError, ValueError):
-            raise ConfigError(f"{self.path} has no best checkpoint yet: it has not been evaluated") from None
-
-    def digest(self, step: int) -> str:
-        """What tells a checkpoint from every other, wherever its run lies; raises ConfigError if there is none."""
-        try:
-            return sha256_of(self.checkpoints / step_name(step) / "MANIFEST.sha256")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path} has no checkpoint of step {step} ({error})") from None
 
     def status(self) -> str:
         """The status in run.json; `dead` for a run that says it is running while its process is gone."""

@@ -1,9 +1,10 @@
-"""From a configuration, or from a run's folder, to the objects it describes."""
+"""Models of configurations, and runs read back from their folders."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,58 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.build import accepts, build, check, fits
+from ..config.build import accepts, build
 from ..config.schema import Config
-from ..config.values import load_config
+from ..config.values import DATA_PATHS, load_config
 from ..data.dataset import Data
-from ..data.examples import check_rename
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.text import Tokenizer, load_tokenizer
 from ..errors import ConfigError
 from . import checkpoint
 from .folder import RunFolder
-
-# Keys of a data node that say how its text is read, whatever the text.
-READING = ("tokenizer", "vocab_from", "limit", "rename")
-
-
-def check_parts(config: Config) -> None:
-    """Raise ConfigError that lists every mistake in every part, before anything is built or written."""
-    corpus, reading = _split_data(config.data)
-    parts: list[tuple[Any, str, tuple[str, ...]]] = [
-        (corpus, "data", ()),
-        (reading.get("tokenizer", {}), "data.tokenizer", ()),
-        (config.model, "model", ("vocab_size", "sizes", "engine", "load")),
-        (config.task, "task", ()),
-        (config.optim, "optim", ("params",)),
-        (config.schedule, "schedule", ()),
-        (config.averaging, "averaging", ()),
-    ]
-    problems = []
-    for node, where, runtime in parts:
-        if not isinstance(node, Mapping):
-            problems.append(f"{where}={node} is not a part; choose one with {where.replace('.', '/')}=...")
-        else:
-            problems += check(node, where, runtime=runtime, trust=config.trust)
-    limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
-    if not fits(limit, int | None) or (limit is not None and limit < 1):
-        problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
-    problems += check_rename(reading.get("rename"))
-    if vocab_from not in ("train", "all"):
-        problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
-    if problems:
-        raise ConfigError("\n".join(problems))
-
-
-def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
-    """The data of a config; the tokenizer is fitted unless the run already has one."""
-    corpus_node, reading = _split_data(config.data)
-    corpus = build(corpus_node, "data", trust=config.trust)
-    rename = reading.get("rename") or {}
-    if tokenizer is not None:
-        return Data(corpus, tokenizer, reading.get("limit"), rename)
-    unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
-    return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"), rename)
+from .parts import build_data, check_parts
 
 
 def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
@@ -89,18 +48,11 @@ def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
 def _trained(folder: str, which: str, sha256: str | None, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:
     """Model and tokenizer of a run whose states another model reads. Raises ConfigError if it learned from others."""
     run = load_run(folder, checkpoint=which, engine=engine, trust=trust)
-    if sha256 not in (None, run.folder.digest(run.checkpoint.step)):
+    if sha256 not in (None, checkpoint.digest(run.folder.checkpoints, run.checkpoint.step)):
         raise ConfigError(
             f"{folder} holds another model at step {which} than the one whose states were learned from; put that back"
         )
     return run.model, run.tokenizer
-
-
-def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:
-    if not isinstance(node, Mapping):
-        return node, {}
-    corpus = {key: value for key, value in node.items() if key not in READING}
-    return corpus, {key: node[key] for key in READING if key in node}
 
 
 class LoadedRun:
@@ -225,3 +177,34 @@ def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) ->
         for parameter, mean in zip(model.parameters(), found.load_state()["averaging"]["average"], strict=True):
             parameter.copy_(mean)
     return "average"
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same config with paths of data and of other runs that hold in any working directory.
+
+    An entry of model.language_models also names the checkpoint, which is the best one now, and its digest: what is
+    read later must be the same.
+    """
+    if config.init_from:
+        config = replace(config, init_from=str(Path(config.init_from).resolve()))
+    read = config.model.get("language_models") if isinstance(config.model, dict) else None
+    if isinstance(read, list) and all(isinstance(spec, dict) and spec.get("run") for spec in read):
+        config = replace(config, model={**config.model, "language_models": [_pinned(spec) for spec in read]})
+    if not isinstance(config.data, dict):
+        return config
+    absolute = {
+        key: str(Path(config.data[key]).resolve()) for key in DATA_PATHS if isinstance(config.data.get(key), str)
+    }
+    return replace(config, data={**config.data, **absolute})
+
+
+def _pinned(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of model.language_models that names one checkpoint for good."""
+    run = RunFolder.open(spec["run"])
+    step = spec.get("checkpoint", checkpoint.best_step(run.checkpoints))
+    return {
+        "checkpoint": step,
+        "sha256": checkpoint.digest(run.checkpoints, step),
+        **spec,
+        "run": str(Path(spec["run"]).resolve()),
+    }

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.schema import Config
-from ..config.values import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
+from ..config.values import load_config, plain_dict, resumed, save_config, with_words
 from ..device import describe
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
-from ..runs.load import load_weights_from, origin
+from ..runs.load import load_weights_from, origin, with_absolute_paths
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
@@ -76,7 +76,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
     with run.locked():
         checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
-        config = resumed(saved, change(saved))
+        config = resumed(saved, with_absolute_paths(change(saved)))
         start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
         session = assemble_session(config, run)
         known = run.info().get("data_fingerprint")
@@ -111,7 +111,8 @@ def _origins(session: Session) -> dict[str, Any]:
         kept["began_with"] = load_weights_from(config.init_from, session.model, session.data.tokenizer)
     for spec in config.model.get("language_models") or []:
         read = RunFolder.open(spec["run"])
-        kept.setdefault("language_models", []).append(origin(read, spec.get("checkpoint", read.best)))
+        step = spec.get("checkpoint", checkpoint.best_step(read.checkpoints))
+        kept.setdefault("language_models", []).append(origin(read, step))
     return kept
 
 

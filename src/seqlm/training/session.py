@@ -27,7 +27,8 @@ from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Schedule
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
-from ..runs.load import build_data, build_model, check_parts
+from ..runs.load import build_model
+from ..runs.parts import build_data, check_parts
 from ..tasks.base import Task
 from .gradient import GraphedGradient, cuda_capture, gradient
 

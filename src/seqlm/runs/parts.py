@@ -1,0 +1,62 @@
+"""From a configuration to the parts it describes, each checked before anything is built or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config.build import build, check, fits
+from ..config.schema import Config
+from ..data.dataset import Data
+from ..data.examples import check_rename
+from ..data.tokenizers.text import Tokenizer
+from ..errors import ConfigError
+
+# Keys of a data node that say how its text is read, whatever the text.
+READING = ("tokenizer", "vocab_from", "limit", "rename")
+
+
+def check_parts(config: Config) -> None:
+    """Raise ConfigError that lists every mistake in every part, before anything is built or written."""
+    corpus, reading = _split_data(config.data)
+    parts: list[tuple[Any, str, tuple[str, ...]]] = [
+        (corpus, "data", ()),
+        (reading.get("tokenizer", {}), "data.tokenizer", ()),
+        (config.model, "model", ("vocab_size", "sizes", "engine", "load")),
+        (config.task, "task", ()),
+        (config.optim, "optim", ("params",)),
+        (config.schedule, "schedule", ()),
+        (config.averaging, "averaging", ()),
+    ]
+    problems = []
+    for node, where, runtime in parts:
+        if not isinstance(node, Mapping):
+            problems.append(f"{where}={node} is not a part; choose one with {where.replace('.', '/')}=...")
+        else:
+            problems += check(node, where, runtime=runtime, trust=config.trust)
+    limit, vocab_from = reading.get("limit"), reading.get("vocab_from", "train")
+    if not fits(limit, int | None) or (limit is not None and limit < 1):
+        problems.append(f"data.limit={limit} should be a whole number of at least 1, or null")
+    problems += check_rename(reading.get("rename"))
+    if vocab_from not in ("train", "all"):
+        problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
+    """The data of a config; the tokenizer is fitted unless the run already has one."""
+    corpus_node, reading = _split_data(config.data)
+    corpus = build(corpus_node, "data", trust=config.trust)
+    rename = reading.get("rename") or {}
+    if tokenizer is not None:
+        return Data(corpus, tokenizer, reading.get("limit"), rename)
+    unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
+    return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"), rename)
+
+
+def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(node, Mapping):
+        return node, {}
+    corpus = {key: value for key, value in node.items() if key not in READING}
+    return corpus, {key: node[key] for key in READING if key in node}
