@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqlm.config.compose import experiment as preset
+from seqlm.config.compose import experiment
 from seqlm.config.schema import ENGINES
 from seqlm.config.values import HARMLESS, differences
 from seqlm.errors import SeqlmError
-from seqlm.evaluation import reproduction as certify
+from seqlm.evaluation import reproduction
 from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,8 +34,8 @@ START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of result
 def record(folder: str) -> Path:
     """Write the record of a run, scored with `seqlm eval RUN split=...`: on valid, and on test if it is finished."""
     run = RunFolder.open(folder)
-    setting = preset(certify.experiment_of(run))
-    path, written = RESULTS / certify.file_name(run, setting), certify.record(run, setting)
+    setting = experiment(reproduction.experiment_of(run))
+    path, written = RESULTS / reproduction.file_name(run, setting), reproduction.record(run, setting)
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -46,8 +46,8 @@ def table() -> str:
         "| `seqlm train ...` | parameters | published test | measured test | valid | length | time | tokens/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name in ["default", *(name for name in _experiments() if certify.task_of(name) == "lm")]:
-        quoted = certify.quoted(name).get("test", "")
+    for name in ["default", *(name for name in _experiments() if reproduction.task_of(name) == "lm")]:
+        quoted = _quoted(name)
         for words, found in _settings(name):
             lines.append(_row(words, quoted, found) if found else f"| {words} | | {quoted} | not run yet | | | | |")
     return "\n".join(lines)
@@ -62,8 +62,8 @@ def other_tasks() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name in _experiments():
-        if (task := certify.task_of(name)) != "lm":
-            quoted = ", ".join(_named(part) for part in certify.quoted(name).get("test", "").split(", "))
+        if (task := reproduction.task_of(name)) != "lm":
+            quoted = _quoted(name, named=True)
             for words, found in _settings(name):
                 told = _told(found) if found else "not run yet | | |"
                 total = f"{found[0]['parameters']['total']:,} " if found else ""
@@ -75,7 +75,7 @@ def _told(records: list[dict[str, Any]]) -> str:
     """Test, valid and time a run, as cells."""
 
     def told(split: str, metric: str) -> str:
-        values = [certify.told(metric, record["scores"][split][metric]) for record in records]
+        values = [reproduction.told(metric, record["scores"][split][metric]) for record in records]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{spread}"
 
@@ -99,10 +99,13 @@ def _so_far(record: dict[str, Any]) -> str:
     return f"{record['steps']:,} steps, not finished"
 
 
-def _named(quoted: str) -> str:
-    """A quoted number with the name of its metric as papers write it."""
-    metric, _, number = quoted.rpartition(" ")
-    return f"{NAMES.get(metric.lower(), metric)} {number}" if metric else quoted
+def _quoted(name: str, named: bool = False) -> str:
+    """The published figure of an experiment on test, if there is one, with the name of its metric if `named`."""
+    figures = reproduction.published_of(name)
+    if "test" not in figures:
+        return ""
+    metric = f"{NAMES.get(figures['unit'], figures['unit'])} " if named else ""
+    return f"{metric}{'about ' if figures.get('about') else ''}{figures['test']:g}"
 
 
 def _experiments() -> list[str]:

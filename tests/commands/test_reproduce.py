@@ -13,6 +13,7 @@ from seqlm.commands.certify import certify
 from seqlm.commands.compare import compare
 from seqlm.commands.eval import evaluate_run as evaluate
 from seqlm.config.build import build
+from seqlm.config.compose import experiment
 from seqlm.config.values import load_config, plain_dict, recorded
 from seqlm.errors import ConfigError, SeqlmError
 from seqlm.evaluation.reproduction import (
@@ -20,9 +21,7 @@ from seqlm.evaluation.reproduction import (
     file_name,
     finished,
     headlines,
-    lens_of,
-    published,
-    quoted,
+    published_of,
     record,
     summary,
 )
@@ -36,7 +35,7 @@ from ..conftest import seqlm as command
 def test_a_certificate(tmp_path, capsys):
     train(tiny(tmp_path, "train.steps=30", "data.tokens=8000"), {"experiment": "zaremba_small"})
     folder = tmp_path / "run"
-    preset = plain_dict(load_config(folder / "config.yaml"))
+    preset = plain_dict(load_config(folder / "config.yaml")) | {"published": published_of("zaremba_small")}
     path = certify(folder, lambda _: preset, tmp_path / "made" / "here")
     written = json.loads(path.read_text())
     assert path.name == "zaremba_small.json" and str(tmp_path) not in path.read_text()
@@ -201,27 +200,16 @@ def test_scores_are_of_the_best_checkpoint_read_as_one_stream(tmp_path, capsys):
     assert written["tokens_per_s"] == round(info["tokens"] / info["seconds"], 1)
 
 
-def test_the_code_of_a_recipe_decides_how_it_counts():
-    names = [
-        "awd_wt2",
-        "mos_ptb",
-        "zaremba_large",
-        "wlm_650_tied",
-        "melis_24m",
-        "mogrifier_ptb",
-        "gal_large",
-        "default",
-    ]
-    assert [lens_of(name) for name in names] == ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "zaremba", "seqlm"]
+def test_an_experiment_says_how_its_recipe_counts():
+    names = ["awd_wt2", "mos_ptb", "zaremba_large", "wlm_650_tied", "melis_24m", "mogrifier_ptb", "gal_large", "laptop"]
+    protocols = ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "zaremba", None]
+    assert [published_of(name).get("protocol") for name in names] == protocols
 
 
-def test_the_first_numbers_of_a_header_are_quoted(monkeypatch):
-    header = " valid about 82, test 78.4; ten of them valid 72, test 69"
-    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: header)
-    assert quoted("any") == {"valid": "about 82", "test": "78.4"}
-    assert published("any") == {"unit": "ppl", "valid": 82.0, "test": 78.4}
+def test_published_and_measured_side_by_side():
+    figures = {"unit": "ppl", "valid": 82.0, "test": 78.4}
     score = {"ppl": 79.0, "bpc": 1.5, "lens": {"ppl": 77.4}}
-    lines = summary({"published": published("any"), "scores": {"valid": score, "test": score}}).splitlines()
+    lines = summary({"published": figures, "scores": {"valid": score, "test": score}}).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["-3.00", "-4.60", "+0.60", "-1.00"]
     bits = {"unit": "bpc", "test": 1.6}
     lines = summary({"published": bits, "scores": {"valid": score, "test": score}}).splitlines()
@@ -243,16 +231,22 @@ def other(folder, words, *more, experiment, steps=6):
 
 def test_a_certificate_of_another_task(tmp_path, monkeypatch, capsys):
     """What tagging is told by, in percent beside what was published; no table that `seqlm eval` shows."""
-    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: " test F1 94.8 and 21 intents")
     run, preset = other(
         tmp_path, SLOTS, "seed=2", "optim.lr=0.01", "schedule=constant", experiment="atis_elman", steps=60
     )
-    elsewhere = {"data": {**preset["data"], "path": "elsewhere"}, "threads": 8, "run": {"root": "x"}, "seed": 1}
+    figures = {"unit": "f1", "test": 94.8, "source": "a paper"}
+    elsewhere = {
+        "published": figures,
+        "data": {**preset["data"], "path": "elsewhere"},
+        "threads": 8,
+        "run": {"root": "x"},
+        "seed": 1,
+    }
     path = certify(run.path, lambda _: {**preset, **elsewhere}, tmp_path)
     written = json.loads(path.read_text())
     assert path.name == "atis_elman-seed2.json" and str(tmp_path) not in path.read_text()
     assert (written["task"], written["reported"], written["seed"]) == ("tagging", ["f1"], 2)
-    assert written["published"] == {"test": {"f1": 94.8}}
+    assert written["published"] == {"unit": "f1", "test": 94.8}
     for split in ("valid", "test"):
         kept = run.eval_result(split)
         assert kept.pop("report") and kept.pop("run") == "run" and written["scores"][split] == kept
@@ -331,19 +325,10 @@ def test_a_task_says_what_it_is_told_by(words, reported):
     assert headlines(task, metrics) == reported
 
 
-def test_metrics_may_be_published_by_name(monkeypatch):
-    header = " test frame 82.6, slot F1 95.2; valid frame about 80, F1 94.9, accuracy 94, all of them ours"
-    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: header)
-    assert quoted("any") == {"test": "frame 82.6", "valid": "frame about 80, F1 94.9, accuracy 94"}
-    assert published("any", "frame") == {
-        "test": {"frame": 82.6},
-        "valid": {"frame": 80.0, "f1": 94.9, "accuracy": 94.0},
-    }
-    monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: " test 27.3")
-    assert published("any", "bleu") == {"test": {"bleu": 27.3}}
+def test_a_metric_is_published_in_its_unit():
     scores = {"exact": 0.5, "bleu": 27.3}
     text = summary({
-        "task": "seq2seq", "reported": ["exact", "bleu"], "published": {"test": {"bleu": 27.0}},
+        "task": "seq2seq", "reported": ["exact", "bleu"], "published": {"unit": "bleu", "test": 27.0},
         "scores": {"valid": scores, "test": scores},
     })  # fmt: skip
     assert [line.split() for line in text.splitlines()[3:]] == [
@@ -352,13 +337,14 @@ def test_metrics_may_be_published_by_name(monkeypatch):
     ]
 
 
-def test_published_numbers_come_from_the_headers():
-    assert published("book_rnnlm") == {"unit": "ppl", "test": 136.0}
-    assert published("awd_ptbchar") == {"unit": "bpc", "test": 1.175}
-    assert published("default") == published("laptop") == {}
-    scores = {split: {"bpc": 1.2, "ppl": 3.0} for split in ("valid", "test")}
-    text = summary({"published": published("awd_ptbchar"), "scores": scores})
-    assert "+0.03" in text or "+0.02" in text
+def test_published_figures_are_data_of_the_experiments():
+    assert published_of("book_rnnlm").items() >= {"unit": "ppl", "test": 136, "about": True}.items()
+    assert published_of("awd_ptbchar").items() >= {"unit": "bpc", "test": 1.175}.items()
+    assert published_of("wlm_200") == {"protocol": "wlm"} and published_of("default") == published_of("laptop") == {}
+    for name in ("atis_joint", "awd_ptb_finetune", "wlm_650", "melis_10m", "awd_enwik8"):  # made from others
+        assert experiment(name, ["data.path=x", "init_from=run"])["published"] == published_of(name)
+    with pytest.raises(ConfigError, match="published={'tset': 3} should be a mapping or null"):
+        compose("+published.tset=3")
 
 
 def test_from_the_command_line(tmp_path):

@@ -10,8 +10,10 @@ import sys
 import pytest
 
 from seqlm.commands.eval import evaluate_run as evaluate
+from seqlm.config.compose import experiment
 from seqlm.config.values import load_config, plain_dict
 from seqlm.errors import SeqlmError
+from seqlm.evaluation.reproduction import record_changes
 from seqlm.training.launch import train
 
 from ..conftest import REPOSITORY, compose
@@ -28,6 +30,15 @@ def test_the_readme_shows_the_records():
 def test_records_hold_no_paths(path):
     assert "data.path" not in path.read_text() and '"/' not in path.read_text()
     json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=[path.stem for path in RECORDS])
+def test_records_are_of_the_experiments_that_there_are(path):
+    """Under today's names of keys and classes, whenever they were made."""
+    written = json.loads(path.read_text())
+    if "experiment" not in written:
+        pytest.skip("not the record of a run")
+    assert record_changes(written, experiment(written["experiment"])) == []
 
 
 @pytest.fixture
@@ -124,10 +135,10 @@ def test_other_tasks_are_rows_with_mean_and_deviation(results, tmp_path, monkeyp
     told(tmp_path, "atis_elman-seed2", 2, 0.5, {"f1": 0.951})
     told(tmp_path, "atis_elman-seed3", 3, 0.45, {"f1": 0.953})
     told(tmp_path, "atis_elman-fused", 1, 75, {"f1": 0.5})
-    monkeypatch.setattr(results.certify, "quoted", lambda _: {"test": "f1 94.8, accuracy about 98"})
+    monkeypatch.setattr(results.reproduction, "published_of", lambda _: {"test": 94.8, "unit": "f1", "about": True})
     # Mean 95.1333; deviations -0.1333, -0.0333, 0.1667: sqrt((0.01778 + 0.00111 + 0.02778) / 2) = 0.1528.
     auto, fused = other_rows(results, "atis_elman")
-    assert auto.endswith("| F1 94.8, accuracy about 98 | **F1 95.13 ± 0.15** (3 seeds) | F1 85.62 ± 0.14 | 0.4 min |")
+    assert auto.endswith("| F1 about 94.8 | **F1 95.13 ± 0.15** (3 seeds) | F1 85.62 ± 0.14 | 0.4 min |")
     assert "`experiment=atis_elman engine=fused`" in fused and "**F1 50.00** (1 seed) | F1 45.00 | 75 min |" in fused
     interrupted(tmp_path, "atis_elman-fused.json", ["valid"])
     assert other_rows(results, "atis_elman")[1].endswith("| not yet | F1 45.00 | 75 min, 3 of 13 epochs |")
@@ -168,7 +179,7 @@ def test_a_run_becomes_a_record(results, tmp_path, monkeypatch):
     config = compose(*words, "train.steps=2", "seed=5", f"run.root={tmp_path}", "run.name=run")
     train(config, {"experiment": "atis_bielman"})
     monkeypatch.setattr(
-        results, "preset", lambda _: {**plain_dict(load_config(tmp_path / "run" / "config.yaml")), "seed": 1}
+        results, "experiment", lambda _: {**plain_dict(load_config(tmp_path / "run" / "config.yaml")), "seed": 1}
     )
     with pytest.raises(SeqlmError, match="has no score of its best checkpoint"):
         results.record(str(tmp_path / "run"))

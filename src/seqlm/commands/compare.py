@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.values import HARMLESS, as_typed, dotted, grown, load_config, plain_dict, recorded
+from ..config.keys import dotted
+from ..config.values import HARMLESS, as_typed, grown, load_config, plain_dict, recorded
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder, find_runs

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ConfigError
+from .keys import dotted
 from .schema import Config
-from .values import dotted, find_configs, resolve_layer_cells, typed, unknown_key
+from .values import find_configs, resolve_layer_cells, typed, unknown_key
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}

@@ -8,8 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .keys import dotted, nested
+
 # Dotted keys of the configuration of a run, older -> today's.
 RENAMED: dict[str, str] = {}
+
+# Keys that are younger than the first runs, with the values that those were trained with.
+ADDED: dict[str, Any] = {
+    "averaging._target_": "seqlm.optim.averaging.Averaging",
+    "eval_weights": "average",
+    "train.accumulate": 1,
+}
 
 # Keys of the other verbs, older -> today's: they are typed, never saved.
 VERB_KEYS: dict[str, str] = {}
@@ -80,7 +89,15 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
             value = section.pop(last)
             *path, last = new.split(".")
             _section(migrated, path, make=True).setdefault(last, value)  # type: ignore[union-attr]
+    for key, value in ADDED.items():
+        *path, last = key.split(".")
+        _section(migrated, path, make=True).setdefault(last, value)  # type: ignore[union-attr]
     return migrated
+
+
+def migrate_flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of a configuration by dotted key, as records of results hold it."""
+    return dotted(migrate(nested(config)))
 
 
 def renamed(key: str) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 LARGEST_SEED = 2**63 - 1
 
@@ -93,6 +93,17 @@ class SamplingConfig:
     allow_unk: bool = _key()
 
 
+class Published(TypedDict, total=False):
+    """Published figures of an experiment, which `seqlm reproduce` puts beside the measured ones."""
+
+    valid: float
+    test: float
+    unit: str  # the metric: ppl, bpc, f1, ...; shares in percent
+    about: bool  # the source rounds
+    protocol: str  # how the recipe's own code counts (evaluation/protocols.py)
+    source: str
+
+
 @dataclass(kw_only=True)
 class Config:
     """Everything a training run is made from."""
@@ -108,6 +119,7 @@ class Config:
     init_from: str | None = _key()
     eval_weights: str = _key(allowed=WEIGHTS)
     trust: list[str] = _key()
+    published: Published | None = _key()
     train: TrainConfig
     checkpoint: CheckpointConfig
     sample: SamplingConfig

@@ -17,6 +17,7 @@ from yaml import YAMLError
 from ..errors import ConfigError
 from ..files import write_atomically
 from .build import defaults, describe_type, fits
+from .keys import dotted, nested
 from .migrate import migrate, renamed
 from .schema import LIMITS, Config
 
@@ -41,6 +42,8 @@ RESUMABLE = [
     "engine",
     "threads",
     "trust",
+    "published",
+    "published.",
     *(f"data.{key}" for key in DATA_PATHS),
 ]
 
@@ -77,7 +80,7 @@ def typed(schema: type[T], values: Mapping[str, Any]) -> T:
     problems += [f"{key} is not set and has no default: give {key}=..." for key in missing]
     if problems:
         raise ConfigError("\n".join(problems))
-    return _constructed(schema, _nest(flat))
+    return _constructed(schema, nested(flat))
 
 
 def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str]) -> T:
@@ -100,7 +103,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
             flat[part] = _with_leaf(inner, below.split("."), text if is_path else _yaml_value(text))
     if problems:
         raise ConfigError("\n".join(problems))
-    return typed(schema, _nest(flat))
+    return typed(schema, nested(flat))
 
 
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
@@ -123,7 +126,7 @@ def load_config(path: Path) -> Config:
     values = _flatten(migrate(read_yaml(path)), Config)
     defaults = _flatten(read_yaml(find_configs() / "train.yaml"), Config)
     younger = {key: defaults[key] for key in _keys(Config) if key in defaults and key not in values}
-    config = typed(Config, _nest({**younger, **values}))
+    config = typed(Config, nested({**younger, **values}))
     config.trust = []
     return config
 
@@ -154,17 +157,6 @@ def plain_dict(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one flat mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(key, old, new) for every leaf that differs."""
     a, b = dotted(old), dotted(new)
@@ -173,7 +165,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what says where, not what."""
-    where = ("run", "trust", "resume", "threads", "device")
+    where = ("run", "trust", "resume", "threads", "device", "published")
     kept = {key: value for key, value in config.items() if key not in where}
     loop = kept.get("train", {})
     if any(loop.get(unit) is not None for unit in LIMITS):
@@ -297,18 +289,6 @@ def _constructed(schema: type[T], values: Mapping[str, Any]) -> T:
             value = float(value)
         arguments[name] = value
     return schema(**arguments)
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flatten`."""
-    result: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        node = result
-        for name in path:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return result
 
 
 def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config.build import build
-from ..config.values import HARMLESS, differences, dotted, find_configs, grown, load_config, plain_dict, recorded
+from ..config.keys import dotted, nested
+from ..config.migrate import migrate_flat
+from ..config.values import HARMLESS, differences, find_configs, grown, load_config, plain_dict, read_yaml, recorded
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
-from ..runs.table import METRICS
 from ..tasks.base import Task
 from ..tasks.lm import LanguageModeling
 from ..tasks.text import TextTask
 
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
 SHARES = ("f1", "macro_f1", "accuracy", "frame", "exact")  # metrics from 0 to 1, which papers tell in percent
-# How the code of a recipe counts: by the beginning of its name.
-LENSES = {
-    "awd": "awd", "qrnn": "awd", "mos": "awd", "zaremba": "zaremba", "gal": "zaremba", "wlm": "wlm", "melis": "lamb",
-    "mogrifier": "lamb",
-}  # fmt: skip
-
-
-def lens_of(experiment: str) -> str:
-    """How the code that an experiment comes from counts."""
-    return LENSES.get(experiment.partition("_")[0], "seqlm")
 
 
 def finished(folder: Path) -> bool:
@@ -49,11 +39,21 @@ def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
 
 
 def changes(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
-    """What makes of a configuration another experiment than the preset, as "key: old -> new"."""
-    wanted = recorded(preset)
+    """Every key in which a configuration is another experiment than the preset, as "key: old -> new"."""
+    return _changes(recorded(config), recorded(preset))
+
+
+def record_changes(written: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
+    """The same of a record, whose configuration may have the keys of an older version."""
+    config = nested(migrate_flat(written["config"]))
+    whole = {**config, "init_from": config.get("init_from") or None}  # recorded says whether there is one
+    return _changes(recorded(whole), recorded(preset))
+
+
+def _changes(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {old} -> {new}"
-        for key, old, new in differences(wanted, grown(recorded(config), wanted))
+        for key, old, new in differences(wanted, grown(config, wanted))
         if not key.startswith(HARMLESS) and key != "engine"
     ]
 
@@ -78,7 +78,8 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     task: Task = build(config.task, "task")
     scores: dict[str, dict[str, Any]] = {}
     is_text = isinstance(task, LanguageModeling)
-    lens = lens_of(name) if is_text else "seqlm"
+    figures = preset.get("published") or {}
+    lens = figures.get("protocol", "seqlm") if is_text else "seqlm"
     wanted = {"checkpoint": info["best_step"]}
     if isinstance(task, TextTask):  # one stream; where nothing is carried, pieces as they were in training
         wanted |= {"batch_size": 1} if task.carries else {"window": config.train.window}
@@ -101,7 +102,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "reported": reported,
         "engine": config.engine,
         "status": info["status"],
-        "published": published(name, "" if is_text else reported[0]),
+        "published": {key: figures[key] for key in ("unit", "valid", "test") if key in figures},
         **{key: info.get(key) for key in (*FACTS, "resumed")},
         **{key: info[key] for key in ("began_with", "language_models") if key in info},
         "tokens_per_s": round(info["tokens"] / info["seconds"], 1),
@@ -119,30 +120,6 @@ def headlines(task: Task, metrics: Container[str]) -> list[str]:
     return [name for name in names if name != "loss"] or ["loss"]
 
 
-def quoted(name: str) -> dict[str, str]:
-    """What the header of an experiment quotes for valid and test, as it stands there.
-
-    "114.5", "about 136", or with the names of metrics: "frame 82.6, f1 95.2".
-    """
-    number = r"(?:about )?\d+(?:\.\d+)?"
-    metric = rf"(?i:{'|'.join(METRICS)}) {number}"
-    found = re.findall(rf"\b(valid|test) ({number}|{metric}(?:, {metric})*)", _header(name))
-    return dict(reversed(found))  # the first of each
-
-
-def published(name: str, metric: str = "") -> dict[str, Any]:
-    """The same as numbers. Of language models with their unit: perplexity (ppl) or bits per character (bpc).
-
-    Of other tasks by metric, {"test": {"f1": 95.2}}, which is `metric` where no name stands; shares in percent.
-    """
-    numbers = {split: text.replace("about ", "").lower() for split, text in quoted(name).items()}
-    if metric:
-        pairs = {split: [f"{metric} {one}".split()[-2:] for one in text.split(", ")] for split, text in numbers.items()}
-        return {split: {known: float(number) for known, number in found} for split, found in pairs.items()}
-    unit = "bpc" if " bits " in _header(name) else "ppl"
-    return {"unit": unit, **{split: float(text) for split, text in numbers.items()}} if numbers else {}
-
-
 def told(metric: str, value: float) -> float:
     """A metric in the unit that papers quote: shares in percent."""
     return 100 * value if metric in SHARES else value
@@ -150,20 +127,26 @@ def told(metric: str, value: float) -> float:
 
 def task_of(name: str) -> str:
     """The task that an experiment chooses, or the one it is made from: lm if none does."""
-    text = _text(name)
-    chosen, parent = re.search(r"^  - override /task: (\w+)$", text, re.M), re.search(r"^  - (\w+)$", text, re.M)
-    return chosen[1] if chosen else task_of(parent[1]) if parent else "lm"
+    chosen, parents = None, []
+    for entry in _read(name).get("defaults", []):
+        if isinstance(entry, str):
+            parents.append(entry)
+        else:
+            chosen = entry.get("override /task", chosen)
+    return chosen or (task_of(parents[0]) if parents and parents[0] != "_self_" else "lm")
 
 
-def _header(name: str) -> str:
-    """The line of an experiment that begins with Published."""
-    header = re.search(r"^# Published:(.*)$", _text(name), re.M)
-    return header[1] if header else ""
+def published_of(name: str) -> dict[str, Any]:
+    """The published figures of an experiment, and of those it is made from; empty if there are none."""
+    values = _read(name)
+    parents = [entry for entry in values.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+    inherited = published_of(parents[0]) if parents else {}
+    return {**inherited, **(values.get("published") or {})}
 
 
-def _text(name: str) -> str:
+def _read(name: str) -> dict[str, Any]:
     path = find_configs() / "experiment" / f"{name}.yaml"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return read_yaml(path) if path.is_file() else {}
 
 
 def summary(written: Mapping[str, Any]) -> str:
@@ -181,18 +164,17 @@ def difference(written: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _side_by_side(written: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
-    """What was measured, its value, and the published one; of a text also as the recipe's own code counts."""
-    quoted = written["published"]
-    unit = quoted.get("unit", "ppl")
+    """Each measured metric, its value, and the published one; of a text also as the recipe's own code counts."""
+    figures = written["published"]
+    unit = figures.get("unit", "ppl")
     for split in ("valid", "test"):
         score = written["scores"].get(split)
         if score is None:
             continue
         if written.get("task", "lm") == "lm":
-            yield split, score[unit], quoted.get(split)
+            yield split, score[unit], figures.get(split)
             if "lens" in score and unit != "bpc":
-                yield f"{split}, theirs", score["lens"]["ppl"], quoted.get(split)
+                yield f"{split}, theirs", score["lens"]["ppl"], figures.get(split)
         else:
-            by_metric = quoted.get(split, {})
             for name in written["reported"]:
-                yield f"{split} {name}", told(name, score[name]), by_metric.get(name)
+                yield f"{split} {name}", told(name, score[name]), figures.get(split) if name == unit else None

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from .. import __version__
+from ..config.keys import dotted
 from ..config.schema import Config
-from ..config.values import dotted, plain_dict
+from ..config.values import plain_dict
 from ..device import describe, hardware
 from ..layers import Recurrent
 from ..models.stack import cells_of
