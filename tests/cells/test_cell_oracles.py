@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from seqlm import LSTMCell, scan
+from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, scan
 from seqlm.cells import (
+    FeedForwardCell,
     LayerNormGRUCell,
     MinGRUCell,
     MinLSTMCell,
@@ -371,17 +373,64 @@ def test_arguments_that_make_no_sense(kind, options, message):
 @pytest.mark.parametrize(
     ("kind", "drop", "message"),
     [
-        (MogrifierLSTMCell, {"state": 0.5, "per_gate": True}, "per_gate=true is not for MogrifierLSTMCell"),
+        (
+            MogrifierLSTMCell,
+            {"state": 0.5, "per_gate": True},
+            "MogrifierLSTMCell supports weight and state and zoneout and",
+        ),
         (MogrifierLSTMCell, {"state": 1.5}, r"state=1\.5 must be"),
-        (RHNCell, {"zoneout": 0.2}, r"zoneout=0\.2 is not for RHNCell"),
-        (RHNCell, {"zoneout_memory": 0.2}, r"zoneout_memory=0\.2 is not for RHNCell"),
+        (
+            RHNCell,
+            {"zoneout": 0.2},
+            r"zoneout=0\.2 does .* RHNCell supports weight and state and per_gate and input$",
+        ),
+        (RHNCell, {"zoneout_memory": 0.2}, r"zoneout_memory=0\.2 does nothing: .* RHNCell supports"),
         (RHNCell, {"weight": 1.5}, r"weight=1\.5 must be"),
-        (MinGRUCell, {"state": 0.2}, r"state=0\.2 does nothing: the state of MinGRUCell is its only memory"),
-        (MinLSTMCell, {"per_gate": True}, "per_gate=true does nothing: the state of MinLSTMCell"),
-        (QRNNCell, {"zoneout_memory": 0.2}, r"zoneout_memory=0\.2 does nothing: .* it drops weight and zoneout"),
+        (MinGRUCell, {"state": 0.2}, r"state=0\.2 does nothing: .* MinGRUCell supports weight and zoneout$"),
+        (MinLSTMCell, {"per_gate": True}, "per_gate=true does nothing: .* MinLSTMCell supports weight and zoneout$"),
+        (
+            QRNNCell,
+            {"zoneout_memory": 0.2},
+            r"zoneout_memory=0\.2 does .* QRNNCell supports weight and zoneout$",
+        ),
         (QRNNCell, {"zoneout": 1.0}, r"zoneout=1\.0 must be"),
     ],
 )
 def test_masks_that_a_cell_cannot_draw(kind, drop, message):
     with pytest.raises(ValueError, match=message):
         kind(E, H).regularise(RecurrentDropout(**drop))
+
+
+def test_a_regulariser_that_a_cell_does_not_list_is_refused():
+    """One that is new is refused by every cell until the cell lists it, not silently accepted."""
+
+    class Newer(NamedTuple):
+        blur: float = 0.0
+
+        def check(self):
+            return self
+
+    for kind in (ElmanCell, JordanCell, LSTMCell, MogrifierLSTMCell, RHNCell, QRNNCell, FeedForwardCell):
+        with pytest.raises(ValueError, match=rf"blur=0\.5 does nothing: .* {kind.__name__} supports"):
+            kind(E, H).regularise(Newer(blur=0.5))
+        kind(E, H).regularise(Newer())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gru_with_one_gate(bias):
+    """The textbook's form: c~ = tanh(W [c, x] + b), u = sigmoid(W_u [c, x] + b_u), c = u c~ + (1 - u) c."""
+    cell = made(GRUCell, reset="none", bias=bias)
+    assert cell.weight_ih.shape == (2 * H, E) and cell.weight_hh.shape == (2 * H, H)
+    w = arrays(cell)
+    b = w["bias_ih"] + w["bias_hh"] if bias else np.zeros(2 * H)
+
+    def oracle(xs, start, row):
+        c, ys = start[0], []
+        for x in xs:
+            total = w["weight_ih"] @ x + w["weight_hh"] @ c + b
+            u, candidate = sigmoid(total[:H]), np.tanh(total[H:])
+            c = u * candidate + (1 - u) * c
+            ys.append(c)
+        return ys, [c]
+
+    compare(cell, oracle)

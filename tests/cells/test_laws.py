@@ -21,6 +21,7 @@ VARIANTS = [(name, ()) for name in CELLS] + [
     ("lstm", ("model.cell.bias=false",)),
     ("lstm", ("model.cell.forget_bias=1.0",)),
     ("gru", ("model.cell.reset=before",)),
+    ("gru", ("model.cell.reset=none",)),
     ("gru", ("model.cell.reset=before", "model.cell.bias=false")),
     ("gru", ("model.cell.bias=false",)),
     ("layer_norm_gru", ("model.cell.bias=false",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -73,6 +73,7 @@ class Cell(nn.Module, ABC):
 
     input_size: int
     output_size: int  # declared, never guessed: a Jordan cell's output is not its hidden layer
+    supports: Collection[str] = frozenset()  # fields of RecurrentDropout that it has; any other is refused
     dropout = RecurrentDropout()  # inside the recurrence; set by `regularise`
 
     @property
@@ -81,11 +82,15 @@ class Cell(nn.Module, ABC):
         return self.dropout if self.training else RecurrentDropout()
 
     def regularise(self, dropout: RecurrentDropout) -> None:
-        """Drop inside the recurrence from now on. Raises ValueError for what this cell cannot drop."""
+        """Drop inside the recurrence from now on. Raises ValueError for a regulariser that the cell lacks."""
         for name, value in dropout._asdict().items():
-            if value:
-                given = f"{name}={str(value).lower()}"
-                raise ValueError(f"{given} does nothing: {type(self).__name__} has no dropout inside its recurrence")
+            if value and name not in self.supports:
+                supported = " and ".join(one for one in dropout._fields if one in self.supports) or "none"
+                raise ValueError(
+                    f"{name}={str(value).lower()} does nothing: of the recurrent regularisers "
+                    f"{type(self).__name__} supports {supported}"
+                )
+        self.dropout = dropout.check()
 
     @abstractmethod
     def init_carry(self, batch_size: int) -> Carry:
@@ -182,12 +187,10 @@ class GatedCell(Cell):
         The signature is the author's: the type of the carry, and the extras of `recurrence`. No row sees another.
         """
 
-    def regularise(self, dropout: RecurrentDropout) -> None:
-        if dropout.zoneout_memory and len(self.init_carry(1)) == 1:
-            raise ValueError(
-                f"zoneout_memory={dropout.zoneout_memory} does nothing: {type(self).__name__} has no memory but h"
-            )
-        self.dropout = dropout.check()
+    @property
+    def supports(self) -> Collection[str]:  # type: ignore[override]
+        memory = {"zoneout_memory"} if len(self.init_carry(1)) > 1 else set()
+        return frozenset({"weight", "state", "per_gate", "input", "zoneout"} | memory)
 
     def recurrence(self, batch_size: int) -> Recurrence:
         """The tensors of ONE window, with the masks of this window drawn."""

@@ -1,4 +1,4 @@
-"""Gated recurrent unit, in both published forms."""
+"""Gated recurrent unit, in its three forms."""
 
 from __future__ import annotations
 
@@ -17,25 +17,39 @@ class GRUCell(GatedCell):
     reset="before":  n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)      (arXiv 1406.1078v3)
     h_t = (1 - z) * n + z * h_{t-1},  y_t = h_t
 
+    reset="none" is the form with one gate that textbooks begin with (A. Ng, "Sequence Models", DeepLearning.AI), where
+    the gate says how much is new; its blocks are u and n, so that weight_ih is (2H, I):
+    u = sigmoid(W_iu x + b_iu + W_hu h + b_hu),  n = tanh(W_in x + b_in + W_hn h + b_hn)
+    h_t = u * n + (1 - u) * h_{t-1}
+
     K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv 1406.1078 (2014).
     """
 
-    num_gates = 3
+    num_gates = 3  # 2 with reset="none"
 
     def __init__(
-        self, input_size: int, hidden_size: int, *, bias: bool = True, reset: Literal["after", "before"] = "after"
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        reset: Literal["after", "before", "none"] = "after",
     ) -> None:
+        if reset not in ("after", "before", "none"):
+            raise ValueError(f"reset={reset!r} is unknown; allowed: after, before, none")
+        self.reset, self.num_gates = reset, 2 if reset == "none" else 3
         super().__init__(input_size, hidden_size, bias=bias)
-        if reset not in ("after", "before"):
-            raise ValueError(f"reset={reset!r} is unknown; allowed: after, before")
-        self.reset = reset
 
     @property
     def gated(self) -> bool:
         own = type(self).step is GRUCell.step and type(self).bind is GRUCell.bind
-        return own and self.reset == "after"
+        return own and self.reset != "before"
 
     def gates(self, z: Tensor, r: Tensor, carry: Hidden) -> Hidden:
+        if self.reset == "none":
+            update, candidate = (z + r).chunk(2, -1)
+            update, candidate = update.sigmoid(), candidate.tanh()
+            return Hidden(update * candidate + (1 - update) * carry.h)
         zr, zz, zn = z.chunk(3, -1)
         rr, rz, rn = r.chunk(3, -1)
         update = (zz + rz).sigmoid()
@@ -43,7 +57,7 @@ class GRUCell(GatedCell):
         return Hidden((1 - update) * candidate + update * carry.h)
 
     def bind(self, carry: Hidden) -> Step:
-        if self.reset == "after":
+        if self.reset != "before":
             return self._bind_gates(carry)
         # Two matmuls in a row: the reset state must be known before the candidate's one can start.
         rows = [2 * self.hidden_size, self.hidden_size]

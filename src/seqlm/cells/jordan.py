@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from .activations import Activation, activation_named
 from .base import Cell, Step, masked_affine, require_positive
-from .dropout import RecurrentDropout
 
 
 class JordanCarry(NamedTuple):
@@ -27,6 +26,8 @@ class JordanCell(Cell):
     bias_ih (H), bias_hy (O). M. I. Jordan, "Serial Order: A Parallel Distributed Processing
     Approach", ICS Report 8604, UCSD (1986).
     """
+
+    supports = frozenset({"weight", "state"})  # neither gates nor a hidden state that returns
 
     def __init__(
         self,
@@ -56,15 +57,6 @@ class JordanCell(Cell):
 
     def project(self, xs: Tensor) -> Tensor:
         return F.linear(xs, self.weight_ih, self.bias_ih)
-
-    def regularise(self, dropout: RecurrentDropout) -> None:
-        for name in ("per_gate", "zoneout", "zoneout_memory"):
-            if value := getattr(dropout, name):
-                raise ValueError(
-                    f"{name}={str(value).lower()} is not for JordanCell, which has neither gates nor a hidden state "
-                    "that returns: it drops weight and state"
-                )
-        self.dropout = dropout.check()
 
     def bind(self, carry: JordanCarry) -> Step:
         weight, mask = self.drops.draw(self.weight_yh, carry.y.shape[0])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Carry, Cell, Hidden, map_carry, require_positive
-from .dropout import RecurrentDropout, keep_mask
+from .dropout import keep_mask
 
 
 class LinearCell(Cell):
@@ -28,6 +28,8 @@ class LinearCell(Cell):
     Two kinds of `dropout` have something to do: `weight`, here of the input weights, which are all there are (as in
     AWD-QRNN; S. Merity et al., arXiv 1803.08240), and `zoneout` of the state.
     """
+
+    supports = frozenset({"weight", "zoneout"})  # the state is the only memory, and meets no weight
 
     num_gates: int
 
@@ -47,15 +49,6 @@ class LinearCell(Cell):
 
     def init_carry(self, batch_size: int) -> Carry:
         return Hidden(self.weight_ih.new_zeros(batch_size, self.hidden_size))
-
-    def regularise(self, dropout: RecurrentDropout) -> None:
-        for name in ("state", "per_gate", "zoneout_memory"):
-            if value := getattr(dropout, name):
-                raise ValueError(
-                    f"{name}={str(value).lower()} does nothing: the state of {type(self).__name__} is its only memory "
-                    "and meets no weight; it drops weight and zoneout"
-                )
-        self.dropout = dropout.check()
 
     def dropped(self, weight: Tensor) -> Tensor:
         """A weight of the input under the mask of a window, which is drawn here; in eval mode the weight itself."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import Step, require_positive
-from .dropout import RecurrentDropout
 from .lstm import LSTMCarry, LSTMCell
 
 
@@ -55,13 +55,9 @@ class MogrifierLSTMCell(LSTMCell):
             if name.startswith("modulators.") and name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
-    def regularise(self, dropout: RecurrentDropout) -> None:
-        if dropout.per_gate:
-            raise ValueError(
-                "per_gate=true is not for MogrifierLSTMCell: its state is masked once, before the rounds; "
-                "use per_gate=false"
-            )
-        super().regularise(dropout)
+    @property
+    def supports(self) -> Collection[str]:  # type: ignore[override]
+        return frozenset(super().supports) - {"per_gate", "input"}  # the state is masked once, before the rounds
 
     def project(self, xs: Tensor) -> Tensor:
         return xs  # its product waits for the state

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from .base import Cell, Hidden, Step, masked_affine, require_positive
-from .dropout import RecurrentDropout
 
 
 class RHNCell(Cell):
@@ -20,6 +19,8 @@ class RHNCell(Cell):
     what the bias of every transform gate b starts from: below 0, the state is carried. A mask on the state is one for
     all layers and steps. J. G. Zilly et al., "Recurrent Highway Networks", arXiv 1607.03474 (2016).
     """
+
+    supports = frozenset({"weight", "state", "per_gate", "input"})  # its carry gate keeps units already
 
     def __init__(self, input_size: int, hidden_size: int, *, depth: int = 5, transform_bias: float = -2.0) -> None:
         super().__init__()
@@ -41,15 +42,6 @@ class RHNCell(Cell):
 
     def project(self, xs: Tensor) -> Tensor:
         return masked_affine(self.weight_ih, None, self.drops.draw_input(xs, gates=2))(xs)
-
-    def regularise(self, dropout: RecurrentDropout) -> None:
-        for name in ("zoneout", "zoneout_memory"):
-            if getattr(dropout, name):
-                raise ValueError(
-                    f"{name}={getattr(dropout, name)} is not for RHNCell, whose carry gate keeps units: "
-                    "it drops weight and state"
-                )
-        self.dropout = dropout.check()
 
     def bind(self, carry: Hidden) -> Step:
         weight, mask = self.drops.draw(self.weight_hh, carry.h.shape[0], gates=2)

@@ -17,7 +17,8 @@ def refusal(cell: Cell) -> str | None:
     if type(cell) is LSTMCell:
         return None if cell.input_gate == "free" else f"torch's LSTM has no {cell.input_gate} input gate"
     if type(cell) is GRUCell:
-        return None if cell.reset == "after" else "torch's GRU resets after the matmul, this cell before it"
+        form = {"before": "resets before it", "none": "has no reset gate"}.get(cell.reset)
+        return form and f"torch's GRU resets after the matmul, this cell {form}"
     if type(cell) is ElmanCell:
         if cell.activation in ("tanh", "relu"):
             return None
