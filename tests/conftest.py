@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from . import inprocess
+
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton; see test_triton.py
 
+# Words that hydra passes on as they are.
+PLACE = re.compile(r"run\.(root|name)=(?!(?i:null|true|false|nan|inf)$)([A-Za-z/][\w./-]*)")
 REPOSITORY = Path(__file__).resolve().parents[1]
 PTB = REPOSITORY.parent / "shared" / "data" / "ptb"
 
@@ -24,8 +31,10 @@ TINY = [
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """Encoded text goes to a folder of this session, not to the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Encoded text and kernels go to a folder of this session, not to the user's; all of xdist's workers share it."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
+    folder.mkdir(exist_ok=True)
     os.environ["SEQLM_CACHE"] = str(folder)
     return folder
 
@@ -57,20 +66,41 @@ def ptb():
     return PTB
 
 
-def seqlm(*words: object, cwd: Path, check: bool = True, **options) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
-    command = [sys.executable, "-m", "seqlm", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+def seqlm(
+    *words: object,
+    cwd: Path,
+    check: bool = True,
+    process: bool = False,
+    input: str = "",
+    env: dict[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command here, or with `process` in one of its own, where starting or ending it is what is tested."""
+    given = [*map(str, words)]
+    if process:
+        command = [sys.executable, "-m", "seqlm", *given]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, input=input, env=env)
+    else:
+        done = inprocess.run(given, cwd, input=input, env=env)
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"seqlm {' '.join(given)} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
 
 
 def compose(*overrides: str):
     """The typed config that `seqlm train` would train with these overrides."""
+    places = [place for word in overrides if (place := PLACE.fullmatch(word))]
+    config = pickle.loads(_composed(*(word for word in overrides if not PLACE.fullmatch(word))))
+    for place in places:
+        setattr(config.run, *place.groups())
+    return config
+
+
+@functools.cache
+def _composed(*overrides: str) -> bytes:
+    """Composing takes longer than many a test, and where a run lives changes nothing: everyone gets a copy."""
     from seqlm.config.compose import compose as composed
 
-    return composed(overrides)
+    return pickle.dumps(composed(overrides))
 
 
 def tiny(folder: Path, *overrides: str, name: str = "run"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 
@@ -38,15 +41,27 @@ IDS = [" ".join([name, *(override.removeprefix("model.cell.") for override in ex
 
 @pytest.fixture(params=VARIANTS, ids=IDS)
 def cell(request):
+    cell, drawn = made(*request.param)
+    torch.set_rng_state(drawn)
+    return cell
+
+
+@cache
+def made(name, extra):
+    """A cell and the random numbers after it. No test changes it, so engines trace and try it once."""
     from seqlm.config.build import build
 
-    name, extra = request.param
     torch.manual_seed(0)
-    made = build(compose(f"model/cell={name}", *extra).model["cell"], "model.cell", input_size=E, hidden_size=H)
-    made = made.double()
-    for parameter in made.parameters():  # larger than at initialisation, so that the recurrence matters
+    cell = build(compose(f"model/cell={name}", *extra).model["cell"], "model.cell", input_size=E, hidden_size=H)
+    cell = cell.double()
+    for parameter in cell.parameters():  # larger than at initialisation, so that the recurrence matters
         torch.nn.init.uniform_(parameter, -0.7, 0.7)
-    return made
+    return cell, torch.get_rng_state()
+
+
+@cache
+def converted(cell, dtype):
+    return copy.deepcopy(cell).to(dtype)
 
 
 def random_carry(cell, grad=False):
@@ -148,8 +163,7 @@ def test_engines_equal_scan(cell, engine, dtype, steps, reverse):
         with pytest.raises(ValueError, match=f"engine={engine} cannot serve"):
             Recurrent(cell, engine=engine)
         pytest.skip(why_not)
-    cell = cell.to(dtype)
-    compare_with_scan(cell, engine, dtype, steps, reverse)
+    compare_with_scan(converted(cell, dtype), engine, dtype, steps, reverse)
 
 
 def compare_with_scan(cell, engine, dtype=torch.float64, steps=T, reverse=False):

@@ -81,8 +81,9 @@ def test_words_follow_the_prompt_with_a_space():
 
 
 def drawn(*words, logits=(2.0, 1.0, 0.0, -1.0), n=400):
+    options = how(*words)
     generator = torch.Generator().manual_seed(0)
-    return [draw(torch.tensor(logits), how(*words), generator) for _ in range(n)]
+    return [draw(torch.tensor(logits), options, generator) for _ in range(n)]
 
 
 def test_restrictions_of_the_draw():
