@@ -68,7 +68,7 @@ def unpack(archive: Path, wanted: Sequence[Sequence[str]], folder: Path) -> list
 
 
 class _Refused(Exception):
-    """What is wrong with an archive."""
+    """A mistake in an archive."""
 
 
 def _zip_members(archive: zipfile.ZipFile) -> dict[str, list[_Member]]:

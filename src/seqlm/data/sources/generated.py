@@ -110,7 +110,7 @@ class Copy(Generated):
         return Pair(source, " ".join(self.answer(letters)), source)
 
     def answer(self, letters: list[str]) -> list[str]:
-        """What is to be said."""
+        """The target of a source."""
         return letters
 
 

@@ -53,7 +53,7 @@ class Tokenizer(ABC):
         return "".join(decode_one(int(token)) for token in ids)
 
     def missing(self, text: str) -> list[str]:
-        """What in `text` the vocabulary lacks, each once, in order."""
+        """The parts of `text` that the vocabulary lacks, each once, in order."""
         return []
 
     def settings(self) -> dict[str, Any]:
