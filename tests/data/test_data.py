@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqlm.data.batching.streams import IGNORE, Streams
+from seqlm.data.batching.batches import IGNORE_INDEX
+from seqlm.data.batching.streams import Streams
 from seqlm.data.corpus import TextCounts
 from seqlm.data.encode import cache_folder, encode_split, fit_tokenizer
 from seqlm.data.sources.entropy import HiddenMarkov, MarkovChain
@@ -443,10 +444,10 @@ def test_every_token_is_a_target_once_and_follows_its_input(tokens, batch_size, 
     for index in range(len(streams)):
         inputs, wanted, count = streams[index]
         assert inputs.dtype == wanted.dtype == torch.int64 and inputs.shape == wanted.shape
-        assert count == (wanted != IGNORE).sum()
+        assert count == (wanted != IGNORE_INDEX).sum()
         for column in range(batch_size):
             for x, y in zip(inputs[:, column].tolist(), wanted[:, column].tolist(), strict=True):
-                if y != IGNORE:
+                if y != IGNORE_INDEX:
                     assert x == (7 if y == 100 else y - 1)
                     columns[column].append(y)
                     targets.append(y)
@@ -458,7 +459,9 @@ def test_the_layout_in_the_documentation():
     streams = Streams(np.arange(11, dtype=np.uint16), 2, 4, first=99)
     (inputs, targets, count), (inputs2, targets2, count2) = streams[0], streams[1]
     assert inputs.T.tolist() == [[99, 0, 1, 2], [5, 6, 7, 8]] and targets.T.tolist() == [[0, 1, 2, 3], [6, 7, 8, 9]]
-    assert inputs2.T.tolist()[0] == [3, 4] and targets2.T.tolist() == [[4, 5], [10, IGNORE]] and inputs2[0, 1] == 9
+    assert (
+        inputs2.T.tolist()[0] == [3, 4] and targets2.T.tolist() == [[4, 5], [10, IGNORE_INDEX]] and inputs2[0, 1] == 9
+    )
     assert (count, count2, len(streams)) == (8, 3, 2)
 
 

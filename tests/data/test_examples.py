@@ -15,8 +15,8 @@ import torch
 
 from seqlm import Bidirectional, GRUCell, LSTMCell, Recurrent, Stack
 from seqlm.commands.eval import evaluate_run
+from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.bucketed import Bucketed, EncodedExamples
-from seqlm.data.batching.streams import IGNORE
 from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.data.tokenizers.text import load_tokenizer
 from seqlm.errors import ConfigError, Stopped
@@ -67,7 +67,7 @@ def tagged(folder, atis, *overrides, name="run"):
 def split_of(*sentences, **options):
     examples = [{"words": text, "tags": ["O"] * len(text.split()), "label": "a"} for text in sentences]
     tokenizer = ExampleTokenizer(**options).fit(examples)
-    return EncodedExamples([tokenizer.encode(example) for example in examples], examples, tokenizer)
+    return EncodedExamples.of(examples, tokenizer)
 
 
 def test_vocabularies_are_those_of_train_and_come_back(tmp_path):
@@ -77,11 +77,12 @@ def test_vocabularies_are_those_of_train_and_come_back(tmp_path):
     assert tokenizer.vocabularies["tags"] == ["O", "X"] and tokenizer.vocabularies["label"] == ["l"]
     tokenizer.save(tmp_path / "tokenizer.json")
     again = load_tokenizer(tmp_path / "tokenizer.json")
-    assert again.counts == tokenizer.counts and again.counts["words"] == [0, 0, 3]
+    kept, counts = ({name: field.counts for name, field in one.fields.items()} for one in (again, tokenizer))
+    assert kept == counts and counts["words"] == [0, 0, 3]
     assert again.sizes() == tokenizer.sizes() and again.settings() == tokenizer.settings()
     encoded = again.encode({"words": ["B", "zz"], "tags": ["X", "new"], "label": "other"})
-    assert encoded["words"].tolist() == [2, 0] and encoded["tags"].tolist() == [1, IGNORE]
-    assert encoded["label"] == IGNORE and encoded["characters"][1] == [0, 0]
+    assert encoded["words"].tolist() == [2, 0] and encoded["tags"].tolist() == [1, IGNORE_INDEX]
+    assert encoded["label"] == IGNORE_INDEX and encoded["characters"][1] == [0, 0]
     with pytest.raises(ConfigError, match="2 words but 1 tags"):
         again.encode({"words": "a b", "tags": ["O"]})
     assert ExampleTokenizer(unit="char").fit([{"words": "ab a"}]).vocabularies["words"][2:] == ["a", " ", "b"]
@@ -100,7 +101,8 @@ def test_every_example_is_in_one_batch_of_each_epoch():
         assert orders[0] == orders[2] and (orders[0] == orders[1]) == (seed is None)
         assert batches.targets == 44
     sizes = [
-        max(len(words.split()) for words in (e["words"] for e in batch.originals)) for batch in Bucketed(split, 3, ())
+        max(len(words.split()) for words in (e["words"] for e in split.examples(batch)))
+        for batch in Bucketed(split, 3, ())
     ]
     assert sizes == sorted(sizes)
     with pytest.raises(
@@ -109,15 +111,16 @@ def test_every_example_is_in_one_batch_of_each_epoch():
         Bucketed(split, 12, (), seed=1, where="train.")
 
 
-def test_parts_are_columns_of_the_batch():
-    batch = split_of("a b c", "d e", "f", "g h i j", "k").batch([3, 0, 1, 4], ("tags",))
+def test_parts_are_sequences_of_the_batch():
+    split = split_of("a b c", "d e", "f", "g h i j", "k")
+    batch = split.batch([3, 0, 1, 4], ("tags",))
     assert batch["words"].shape == (4, 4) and batch.lengths["words"].tolist() == [4, 3, 2, 1]
-    assert batch["tags"][:, 1].tolist() == [0, 0, 0, IGNORE] and batch.tokens == 10
+    assert batch["tags"][:, 1].tolist() == [0, 0, 0, IGNORE_INDEX] and batch.tokens == 10
     pieces = batch.parts(3)
     assert [piece.indices for piece in pieces] == [[3, 0], [1, 4]]  # as torch.chunk
     assert torch.cat([piece["words"] for piece in pieces], 1).equal(batch["words"])
     assert torch.cat([piece["label"] for piece in pieces]).equal(batch["label"])
-    assert pieces[1].originals[0]["words"] == "d e" and sum(piece.tokens for piece in pieces) == 10
+    assert split.examples(pieces[1])[0]["words"] == "d e" and sum(piece.tokens for piece in pieces) == 10
 
 
 def test_turned_by_hand():

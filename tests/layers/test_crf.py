@@ -8,11 +8,12 @@ import math
 import pytest
 import torch
 
+from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.layers import LinearChainCRF
 
 K, LENGTHS = 4, [4, 1, 3, 2]
 T, B = 4, 4
-UNKNOWN = -1
+UNKNOWN = IGNORE_INDEX
 
 
 @pytest.fixture

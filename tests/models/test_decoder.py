@@ -13,9 +13,10 @@ import yaml
 from seqlm.cells import carry_tensors
 from seqlm.config.build import build
 from seqlm.config.values import cell_nodes, find_configs, resolve_layer_cells
+from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.bucketed import EncodedExamples
-from seqlm.data.batching.streams import IGNORE
-from seqlm.data.tokenizers.examples import END, ExampleTokenizer
+from seqlm.data.fields import END
+from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.errors import ConfigError
 from seqlm.layers import Attention, LockedDropout, make_dropout
 from seqlm.models.decoder import shifted
@@ -72,7 +73,7 @@ def variant(attention, feeding, *words, **options):
 
 
 def batch_of(*indices):
-    split = EncodedExamples([TOKENIZER.encode(pair) for pair in PAIRS], PAIRS, TOKENIZER)
+    split = EncodedExamples.of(PAIRS, TOKENIZER)
     return split.batch(indices or range(len(PAIRS)), ("target",))
 
 
@@ -152,10 +153,10 @@ def test_the_decoder_is_the_loop_of_its_equations(attention, feeding, context, b
 
 
 def test_what_is_read_and_what_is_said():
-    target = torch.tensor([[3, 4], [2, IGNORE], [5, IGNORE]])
+    target = torch.tensor([[3, 4], [2, IGNORE_INDEX], [5, IGNORE_INDEX]])
     inputs, goals = shifted(target, torch.tensor([3, 1]))
     assert inputs.t().tolist() == [[END, 3, 2, 5], [END, 4, 0, 0]]
-    assert goals.t().tolist() == [[3, 2, 5, END], [4, END, IGNORE, IGNORE]]
+    assert goals.t().tolist() == [[3, 2, 5, END], [4, END, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch_of().tokens == (goals_of := 2 + 4 + 0 + 1) + 4, goals_of
 
 

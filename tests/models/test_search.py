@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from seqlm.cells import map_carry
-from seqlm.data.batching.streams import IGNORE
-from seqlm.data.tokenizers.examples import END, UNKNOWN
+from seqlm.data.batching.batches import IGNORE_INDEX
+from seqlm.data.fields import END, UNKNOWN
 from seqlm.models.decoder import shifted
 from seqlm.models.search import Hypothesis, beam_search, greedy, length_penalty
 
@@ -30,7 +30,7 @@ def every_score(model, batch, penalty):
     """ln p / lp of every sequence of at most LIMIT words, by teacher forcing: {words: score} for one source."""
     words = [w for w in range(model.head.linear.out_features) if w not in (END, UNKNOWN)]
     sequences = [sequence for size in range(LIMIT + 1) for sequence in product(words, repeat=size)]
-    target = torch.full((LIMIT, len(sequences)), IGNORE)
+    target = torch.full((LIMIT, len(sequences)), IGNORE_INDEX)
     for column, sequence in enumerate(sequences):
         target[: len(sequence), column] = torch.tensor(sequence)
     ys, lengths = model.encode(batch)
@@ -38,7 +38,7 @@ def every_score(model, batch, penalty):
     inputs, goals = shifted(target, torch.tensor([len(sequence) for sequence in sequences]))
     logs = model.head.linear(model.head.read(ys, lengths, inputs)[0]).log_softmax(-1)
     picked = logs.gather(-1, goals.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    totals = torch.where(goals == IGNORE, 0.0, picked).sum(0).tolist()
+    totals = torch.where(goals == IGNORE_INDEX, 0.0, picked).sum(0).tolist()
     return {s: total / ((5 + len(s) + 1) / 6) ** penalty for s, total in zip(sequences, totals, strict=True)}
 
 

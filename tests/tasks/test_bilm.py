@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from seqlm.config.build import build
+from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.both import Both
-from seqlm.data.batching.streams import IGNORE, Lengths, Streams
+from seqlm.data.batching.streams import Lengths, Streams
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.language_model import BidirectionalLanguageModel, LanguageModel
@@ -90,7 +91,7 @@ def test_both_directions_read_every_token_once_in_windows_of_one_height(lengths)
             seen.append(pair)
         for direction in ("forward", "backward"):
             targets = torch.cat([getattr(pair, direction).targets.flatten() for pair in seen])
-            assert sorted(targets[targets != IGNORE].tolist()) == sorted(tokens.tolist())
+            assert sorted(targets[targets != IGNORE_INDEX].tolist()) == sorted(tokens.tolist())
     assert sum(part.tokens for part in both[0].parts(3)) == both[0].tokens
 
 
@@ -138,7 +139,7 @@ def test_its_states_are_features_in_both_directions(words_run, tmp_path):
     model = build_model(config, data.tokenizer)
     assert len(model.readers) == 3 and [reader.reverse for reader in model.readers[1:]] == [False, True]
     batch = data["train"].batch([0, 1, 5])
-    for column, example in enumerate(batch.originals):
+    for column, example in enumerate(data["train"].examples(batch)):
         ids = run.tokenizer.encode(" ".join(example["words"]))
         for reader, one, turn in zip(model.readers[1:], (run.model.fwd, run.model.bwd), (1, -1), strict=True):
             read = torch.tensor([run.tokenizer.eos_id, *ids[::turn]]).unsqueeze(1)

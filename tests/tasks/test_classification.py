@@ -89,7 +89,7 @@ def test_the_last_state_is_where_each_direction_ends(bidirectional):
 def texts(*sentences):
     examples = [{"words": text, "label": "ab"[index % 2]} for index, text in enumerate(sentences)]
     tokenizer = ExampleTokenizer().fit(examples)
-    return EncodedExamples([tokenizer.encode(example) for example in examples], examples, tokenizer)
+    return EncodedExamples.of(examples, tokenizer)
 
 
 def model_of(split, pooling, bidirectional=True):

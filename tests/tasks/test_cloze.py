@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from seqlm.config.build import build
+from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.gaps import Gaps
-from seqlm.data.batching.streams import IGNORE
 from seqlm.data.tokenizers.text import CharTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
@@ -43,11 +43,11 @@ def test_every_token_is_a_gap_once(count, window, share, batch_size):
     seen = []
     for index in range(len(gaps)):
         inputs, targets, number = gaps[index]
-        assert inputs.shape[0] == min(window, count) and number == int((targets != IGNORE).sum())
+        assert inputs.shape[0] == min(window, count) and number == int((targets != IGNORE_INDEX).sum())
         for read, wanted in zip(inputs.T.numpy(), targets.T.numpy(), strict=True):
-            text = np.where(wanted == IGNORE, read, wanted)
-            assert (np.diff(text) == 1).all() and ((read == count) == (wanted != IGNORE)).all()
-            seen += wanted[wanted != IGNORE].tolist()
+            text = np.where(wanted == IGNORE_INDEX, read, wanted)
+            assert (np.diff(text) == 1).all() and ((read == count) == (wanted != IGNORE_INDEX)).all()
+            seen += wanted[wanted != IGNORE_INDEX].tolist()
     assert sorted(seen) == list(range(count))
 
 
@@ -79,9 +79,9 @@ def test_both_sides_are_seen_and_what_is_masked_is_not(options):
         other = read.clone()
         other[place] = (other[place] + 1) % 9
         assert (said(other) - said(read)).abs().max() > 1e-6, place
-    targets = torch.full_like(tokens, IGNORE)
+    targets = torch.full_like(tokens, IGNORE_INDEX)
     targets[3] = tokens[3]
-    nats = model.nats(read, targets, (), ignore_index=IGNORE)[1]
+    nats = model.nats(read, targets, (), ignore_index=IGNORE_INDEX)[1]
     assert nats.item() == pytest.approx(-said(read)[tokens[3, 0]].item(), abs=1e-9)
     nats.backward()
     assert model.mask.grad.abs().max() > 0
@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_whole_softmax():
     for batch in (task.batches(data, "valid", 1, 11)[i] for i in range(len(task.batches(data, "valid", 1, 11)))):
         logs = model(batch.inputs, ())[1].log_softmax(-1)
         for t, token in enumerate(batch.targets[:, 0].tolist()):
-            if token != IGNORE:
+            if token != IGNORE_INDEX:
                 nats, right = nats - logs[t, 0, token].item(), right + (logs[t, 0].argmax().item() == token)
     for batch_size in (1, 4):
         score = evaluate(model, task, task.batches(data, "valid", batch_size, 11), torch.device("cpu"))

@@ -11,11 +11,12 @@ import torch
 
 from seqlm.config.schema import SampleConfig
 from seqlm.config.values import verb_config
-from seqlm.data.batching.streams import IGNORE
+from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.dataset import Data
+from seqlm.data.fields import END
 from seqlm.data.sources.features import Features
 from seqlm.data.sources.taipei import Taipei
-from seqlm.data.tokenizers.examples import END, ExampleTokenizer
+from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.load import build_model, load_run
@@ -70,7 +71,7 @@ def test_nats_are_those_of_the_words_under_their_condition(tmp_path, context):
     model.eval()
     batch, expected = data["train"].batch([0, 1, 2, 3], ("target",)), 0.0
     head, layer = model.head, model.head.stack.layers[0]
-    for label, example in zip(batch["label"], batch.originals, strict=True):
+    for label, example in zip(batch["label"], data["train"].examples(batch), strict=True):
         ids = data.tokenizer.encode(example)["target"].tolist()
         c = model.reader.weight[label]
         h = torch.zeros(1, 16).double() if context == "input" else torch.tanh(head.bridge(c)).unsqueeze(0)
@@ -81,7 +82,7 @@ def test_nats_are_those_of_the_words_under_their_condition(tmp_path, context):
                            + layer.cell.bias_hh).unsqueeze(0)  # fmt: skip
             expected -= head.linear(h)[0].log_softmax(-1)[said].item()
     assert model.nats(batch).item() == pytest.approx(expected, rel=1e-10)
-    assert batch.tokens == sum(len(one["target"].split()) + 1 for one in batch.originals)
+    assert batch.tokens == sum(len(one["target"].split()) + 1 for one in data["train"].examples(batch))
     alone = sum(model.nats(data["train"].batch([index], ("target",))).item() for index in range(4))
     assert alone == pytest.approx(expected, rel=1e-10)
 
@@ -95,7 +96,7 @@ def test_the_empty_condition_is_learned_at_the_rate_asked_for(tmp_path):
     model.eval()
     assert not (model.encode(batch)[0][0] == model.nothing).all(-1).any()
     assert (model.encode(batch, empty=True)[0] == model.nothing).all()
-    unknown = dict(batch.fields) | {"label": torch.full_like(batch["label"], IGNORE)}
+    unknown = dict(batch.fields) | {"label": torch.full_like(batch["label"], IGNORE_INDEX)}
     object.__setattr__(batch, "fields", unknown)
     assert (model.encode(batch)[0] == model.nothing).all()  # a label that train lacks says nothing
 
@@ -195,7 +196,7 @@ def test_nothing_is_a_condition(tmp_path):
     words = ["data.rename={words: target, label: null}", "train.epochs=2"]
     train(writing(tmp_path, *words), {})
     run = load_run(tmp_path / "run")
-    assert run.model.condition == "nothing" and run.tokenizer.fields() == {"target"}
+    assert run.model.condition == "nothing" and set(run.tokenizer.fields) == {"target"}
     assert written(run, None)
     with pytest.raises(ConfigError, match="condition=cat does nothing"):
         written(run, "cat")
@@ -211,7 +212,7 @@ def test_nothing_is_a_condition(tmp_path):
     ("model.condition_size=0", "condition_size=0 must be at least 1"),
     ("task.max_length=0", "task.max_length=0 must be at least 1"),
     ("data.rename=null", r"writes the field target, and this data has none; data.rename={words: target}"),
-    ("data.rename={text: target}", "data.rename.text is no field; there are words, features, tags, label, target"),
+    ("data.rename={text: target}", "data.rename.text is no field; there are words, target, tags, label, features"),
     ("data.rename={words: text}", "data.rename.words=text should be words or target or null"),
     ("data.rename={label: features}", "data.rename.label=features should be label or words or target or null"),
     ("data.rename=words", "data.rename=words should be a mapping"),

@@ -135,13 +135,11 @@ def test_metrics_by_hand():
 
 
 def test_references_are_in_the_form_that_is_looked_up():
-    from seqlm.data.batching.bucketed import EncodedExamples
     from seqlm.data.tokenizers.examples import ExampleTokenizer
 
     pairs = [{"words": "A 1", "target": "The  Cat"}]
     tokenizer = ExampleTokenizer(lowercase=True).fit(pairs)
-    batch = EncodedExamples([tokenizer.encode(pair) for pair in pairs], pairs, tokenizer).batch([0])
-    assert Seq2Seq().wanted(batch) == [{"read": ["a", "1"], "target": ["the", "cat"]}]
+    assert Seq2Seq().wanted(pairs, tokenizer) == [{"read": ["a", "1"], "target": ["the", "cat"]}]
 
 
 def test_bleu_without_sacrebleu_says_what_to_install(tmp_path, monkeypatch):
@@ -258,9 +256,9 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, words, message):
 def test_a_run_may_be_asked_to_write_otherwise(tmp_path):
     train(copying(tmp_path, "train.steps=4", "train.eval_every=4"), {})
     run, other = load_run(tmp_path / "run"), load_run(tmp_path / "run", task={"beam": 4, "max_length": 1})
-    batch = run.data["valid"].batch(range(20))
+    examples = run.data["valid"].originals[:20]
     assert run.task.how["beam"] == 1 and other.task.how == {"beam": 4, "length_penalty": 0.0, "max_length": 1}
-    assert max(len(said["target"]) for said in other.task.answers(other.model, batch)) <= 1
+    assert max(len(said["target"]) for said in other.task.answers(other.model, other.tokenizer, examples)) <= 1
     told = json.loads(command("eval", tmp_path / "run", "task.max_length=1", "--json", cwd=tmp_path).stdout)
     assert told["task"] == {"max_length": 1} and (tmp_path / "run" / "eval-valid-task.json").is_file()
     assert not (tmp_path / "run" / "eval-valid.json").is_file()

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from seqlm.config.values import load_config, plain_dict, recorded
-from seqlm.data.batching.streams import IGNORE
-from seqlm.data.tokenizers.examples import UNKNOWN
+from seqlm.data.batching.batches import IGNORE_INDEX
+from seqlm.data.fields import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.heads import CRFHead, TagHead
@@ -86,7 +86,7 @@ def test_characters_are_read_both_ways_word_by_word():
     found = reader(batch)
     ids = {c: index for index, c in enumerate(data.tokenizer.vocabularies["characters"])}
     forward, backward = (layer.cell for layer in (reader.layer.layers[0].fwd, reader.layer.layers[0].bwd))
-    for column, example in enumerate(batch.originals):
+    for column, example in enumerate(data["train"].examples(batch)):
         for row, word in enumerate(example["words"]):
             ends = []
             for cell, letters in ((forward, word), (backward, word[::-1])):
@@ -131,7 +131,7 @@ def test_a_tag_that_train_lacks_is_summed_over_and_counts_as_wrong(tmp_path):
               {})  # fmt: skip
         run = load_run(tmp_path / head)
         batch = run.data["valid"].batch([0], ("tags",))
-        assert batch["tags"].flatten().tolist() == [run.tokenizer.vocabularies["tags"].index("B-x"), IGNORE]
+        assert batch["tags"].flatten().tolist() == [run.tokenizer.vocabularies["tags"].index("B-x"), IGNORE_INDEX]
         score = evaluate(run.model, run.task, run.task.batches(run.data, "valid", 1, 1), torch.device("cpu"))
         assert score.tokens == 1 and math.isfinite(score.nats)
         metrics = run.task.metrics(score, run.data, "valid")
@@ -146,7 +146,7 @@ def test_a_crf_decides_about_all_tags_together():
     ys, lengths = torch.randn(6, 2, 2, dtype=torch.float64), torch.tensor([6, 3])
     tags = head.tags(ys, lengths)
     assert [len(row) for row in tags] == [6, 3] and all(a != b for row in tags for a, b in itertools.pairwise(row))
-    wanted = torch.tensor([[0, 1, 0, 1, 0, 1], [1, 0, 1, IGNORE, IGNORE, IGNORE]]).t()
+    wanted = torch.tensor([[0, 1, 0, 1, 0, 1], [1, 0, 1, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX]]).t()
     alone = head.crf.nats(head.linear(ys), wanted, lengths)
     assert head.nats(ys, lengths, {"tags": wanted}).item() == pytest.approx(alone.sum().item())
     assert alone.sum().item() < 0.5 * TagHead.nats(head, ys, lengths, {"tags": wanted}).item()
@@ -160,10 +160,8 @@ def test_the_two_taipeis(tmp_path, cell):
     train(config, {})
     run = load_run(tmp_path / "run")
     requests = [f"{verb} Taipei on November 2nd".split() for verb in ("arrive", "leave")]
-    encoded = [run.tokenizer.encode({"words": words}) for words in requests]
-    split = type(run.data["test"])(encoded, [{"words": words} for words in requests], run.tokenizer)
-    batch = split.batch([0, 1])
-    arrive, leave = (said["tags"] for said in run.task.predict(run.model, *run.model.encode(batch), batch))
+    said = run.task.answers(run.model, run.tokenizer, [{"words": words} for words in requests])
+    arrive, leave = (one["tags"] for one in said)
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 8, 1), torch.device("cpu"))
     f1 = run.task.metrics(score, run.data, "test")["f1"]
     if cell == "feed_forward":
@@ -231,7 +229,7 @@ def test_states_of_language_models(language_models):
         run = load_run(language_models / name.partition(" ")[0])
         run.model.double()
         found = reader(batch)
-        for column, example in enumerate(batch.originals):
+        for column, example in enumerate(data["train"].examples(batch)):
             turn = slice(None, None, -1 if name in ("backward", "letters reversed") else 1)
             words = [word[turn] if "letters" in name else word for word in example["words"][turn]]
             carry, states = run.model.init_carry(1), []

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import seqlm.training.loop
 import seqlm.training.session
 from seqlm.config.build import build
-from seqlm.data.batching.streams import IGNORE, Streams
+from seqlm.data.batching.batches import IGNORE_INDEX
+from seqlm.data.batching.streams import Streams
 from seqlm.errors import ConfigError, NonFiniteError, RunExists
 from seqlm.optim.schedules import Constant, DivideOnPlateau, HoldThenDecay, Moment, WarmupCosine
 from seqlm.runs.folder import RunFolder
@@ -100,7 +101,7 @@ def by_hand(config, steps, clip, unit, l2):
         model.zero_grad()
         carry, logits = model(inputs, carry)
         carry = seqlm.detach(carry)
-        sums = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+        sums = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
         loss = sums / (count if unit == "mean" else config.train.batch_size)
         (loss + l2 / 2 * sum(parameter.square().sum() for parameter in model.parameters())).backward()
         if clip:

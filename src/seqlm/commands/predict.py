@@ -17,7 +17,6 @@ import torch
 
 from ..config.schema import PredictConfig
 from ..config.values import verb_config
-from ..data.batching.bucketed import EncodedExamples
 from ..data.examples import Example
 from ..data.sources.features import arrays_of
 from ..device import autocast, prepare
@@ -51,7 +50,7 @@ def main(words: Sequence[str]) -> None:
         examples = _examples(source, held)
         while some := list(islice(examples, how.batch_size)):
             with torch.no_grad(), autocast(device, how.precision):
-                said = _answers(run, some, device)
+                said = _answers(run, some)
             for example, answer in zip(some, said, strict=True):
                 print(_columns(answer) if columns else _json({**_shown(example), **answer}))
                 if "error" in answer and answer["error"] != EMPTY:
@@ -63,7 +62,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(f"{wrong} of the lines of {source} could not be read; their answers are errors that say why")
 
 
-def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) -> list[dict[str, Any]]:
+def _answers(run: LoadedRun, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """What the run says of each example; of an empty one, that it is empty."""
     task = run.task
     if not isinstance(task, (ExampleTask, TextTask)):
@@ -83,14 +82,12 @@ def _answers(run: LoadedRun, examples: Sequence[Example], device: torch.device) 
                 full[place] = fields
         except ValueError as error:
             answer["error"] = str(error)
-    for place, said in zip(full, _said(run, task, list(full.values()), device), strict=True):
+    for place, said in zip(full, _said(run, task, list(full.values())), strict=True):
         answers[place] = said
     return answers
 
 
-def _said(
-    run: LoadedRun, task: ExampleTask | TextTask, given: Sequence[Example], device: torch.device
-) -> list[dict[str, Any]]:
+def _said(run: LoadedRun, task: ExampleTask | TextTask, given: Sequence[Example]) -> list[dict[str, Any]]:
     """What the run says of examples that it reads together; of one that it cannot read, why."""
     tokenizer: Any = run.tokenizer
     if not given:
@@ -99,12 +96,11 @@ def _said(
         if isinstance(task, TextTask):
             texts = [one["words"] if isinstance(one["words"], str) else " ".join(one["words"]) for one in given]
             return task.answers(run.model, tokenizer, texts)
-        split = EncodedExamples([tokenizer.encode(fields) for fields in given], given, tokenizer)
-        said = task.answers(cast("Any", run.model), split.batch(range(len(given))).to(device))
+        said = task.answers(cast("Any", run.model), tokenizer, given)
     except ConfigError as error:
         if len(given) == 1:
             return [{"error": str(error)}]
-        return [answer for one in given for answer in _said(run, task, [one], device)]  # the others are not to blame
+        return [answer for one in given for answer in _said(run, task, [one])]  # the others are not to blame
     for fields, answer in zip(given, said, strict=True):
         if "tags" in answer and "words" in fields:
             answer["words"] = tokenizer.split(fields["words"])

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError
 from .batching.bucketed import EncodedExamples
-from .batching.streams import IGNORE
 from .corpus import Corpus
 from .encode import encode_split, fit_tokenizer
 from .examples import Example, Examples
@@ -86,12 +83,14 @@ class Data:
             raise ConfigError(f"split={split} of this data holds no examples")
         fingerprint = self.corpus.fingerprint(split) + ("" if self.limit is None else f"[:{self.limit}]")
         fingerprint += json.dumps(dict(self.rename), sort_keys=True) if self.rename else ""
-        encoded = [self.tokenizer.encode(example) for example in originals]
-        for name in encoded[0].keys() & {"tags", "label"}:
-            if all(np.all(example[name] == IGNORE) for example in encoded):
-                first = originals[0][name]
-                raise ConfigError(f"split={split}: train has none of its {name}, which begin with: {first}")
-        return EncodedExamples(encoded, originals, self.tokenizer, fingerprint)
+        examples = EncodedExamples.of(originals, self.tokenizer, fingerprint)
+        for name in examples.encoded[0]:
+            field = self.tokenizer.fields[name]
+            reasons = [field.lacks(encoded[name]) for encoded in examples.encoded]
+            if all(reasons):
+                first = originals[0][field.source]
+                raise ConfigError(f"split={split}: {reasons[0]}, which begin with: {first}")
+        return examples
 
     def describe(self) -> str:
         """A line for the header of a run."""
@@ -100,5 +99,5 @@ class Data:
             sizes = " / ".join(f"{split} {len(self[split]):,}" for split in ("train", "valid"))
             return f"{name}, {self.tokenizer.kind} vocabulary {len(self.tokenizer):,}, tokens {sizes}"
         sizes = " / ".join(f"{split} {len(self[split]):,}" for split in ("train", "valid"))
-        known = ", ".join(f"{count:,} {what}" for what, count in self.tokenizer.counted().items())
+        known = ", ".join(f"{count:,} {title}" for title, count in self.tokenizer.counted().items())
         return f"{name}, {known}, examples {sizes}"

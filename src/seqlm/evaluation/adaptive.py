@@ -9,7 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cells import detach
-from ..data.batching.streams import IGNORE, Streams
+from ..data.batching.batches import IGNORE_INDEX
+from ..data.batching.streams import Streams
 from ..device import autocast
 from ..tasks.base import Score
 from .cache import Cache, mix
@@ -42,7 +43,7 @@ def adaptive_evaluate(
             inputs, targets, tokens = streams[index].to(scorer.device)
             with torch.set_grad_enabled(dynamic is not None), autocast(scorer.device, precision):
                 scored = scorer.score(inputs, targets, carry)
-            kept = targets != IGNORE
+            kept = targets != IGNORE_INDEX
             log_p = scored.log_p[kept]
             mixed = log_p.detach()
             if cache is not None:

@@ -27,6 +27,6 @@ def evaluate(
             if stopped():
                 break
             with autocast(device, precision):
-                carry, part = task.score(model, batches[index].to(device), carry)
+                carry, part = task.score(model, batches[index].to(device), carry, batches)
             score.add(part)
     return score

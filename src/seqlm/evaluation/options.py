@@ -14,7 +14,8 @@ import torch
 from ..cells import Carry, detach
 from ..config.schema import EvalConfig
 from ..config.values import as_typed, verb_config
-from ..data.batching.streams import IGNORE, Streams
+from ..data.batching.batches import IGNORE_INDEX
+from ..data.batching.streams import Streams
 from ..errors import ConfigError
 from ..layers import scale_dropout
 from ..runs.load import LoadedRun, load_run, same_vocabulary
@@ -179,6 +180,6 @@ def _gradients(run: LoadedRun, how: EvalConfig, device: torch.device) -> Iterato
         window = streams[index].to(device)
         for parameter in parameters:
             parameter.grad = None
-        carry, nats = model.nats(window.inputs, window.targets, detach(carry), ignore_index=IGNORE)  # type: ignore[operator]
+        carry, nats = model.nats(window.inputs, window.targets, detach(carry), ignore_index=IGNORE_INDEX)  # type: ignore[operator]
         (nats / window.tokens).backward()
         yield

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.batching.streams import IGNORE
+from ..data.batching.batches import IGNORE_INDEX
 from ..errors import ConfigError
 
 Tokens = NDArray[np.unsignedinteger]
@@ -56,7 +56,7 @@ def look_through(name: str, scorer: Any, tokens: Tokens, split: str, window: int
         part, wanted = (torch.from_numpy(a[start : start + window]).to(scorer.device) for a in (inputs, targets))
         scored = scorer.score(part, wanted, carry)
         carry, nats = scored.carry, nats - scored.log_p.sum().item()
-    scored = int((targets != IGNORE).sum())
+    scored = int((targets != IGNORE_INDEX).sum())
     divisor = scored + inputs.shape[1] if lens.first_counts else scored
     return {"lens": name, "columns": inputs.shape[1], "tokens": scored, "loss": nats / divisor}
 
@@ -69,7 +69,7 @@ def _stripes(tokens: Tokens, eos_id: int) -> tuple[NDArray[np.int64], NDArray[np
     stripes = [tokens[low:high].astype(np.int64) for low, high in zip(cuts, cuts[1:], strict=False)]
     rows = max(map(len, stripes))
     inputs = np.full((rows, columns), eos_id, dtype=np.int64)
-    targets = np.full((rows, columns), IGNORE, dtype=np.int64)
+    targets = np.full((rows, columns), IGNORE_INDEX, dtype=np.int64)
     for column, stripe in enumerate(stripes):
         targets[: len(stripe), column] = stripe
         inputs[1 : len(stripe), column] = stripe[:-1]

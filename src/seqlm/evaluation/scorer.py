@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cells import Carry
-from ..data.batching.streams import IGNORE
+from ..data.batching.batches import IGNORE_INDEX
 from ..device import generator_state, set_generator_state
 from ..errors import ConfigError
 from ..layers import target_log_probabilities
@@ -86,14 +86,14 @@ class Scorer:
             places.append(Place(reading.carry, random))
             tops = tops or [reading.top]
             if self.mean == "arithmetic":  # needs nothing but the targets
-                log_ps.append(model.log_probabilities(reading, targets, self.temperature, IGNORE))
+                log_ps.append(model.log_probabilities(reading, targets, self.temperature, IGNORE_INDEX))
             else:
                 readings.append(reading._replace(top=None, dropped=None))
         if self.mean == "arithmetic":
             log_p = torch.stack(log_ps).logsumexp(0) - math.log(len(log_ps))
         else:
             log_p = self._geometric(readings, targets)
-        return Scored(tuple(places), torch.where(targets == IGNORE, 0.0, log_p), tops[0])
+        return Scored(tuple(places), torch.where(targets == IGNORE_INDEX, 0.0, log_p), tops[0])
 
     def _geometric(self, readings: Sequence[Any], targets: Tensor) -> Tensor:
         def log_softmax(steps: slice) -> Tensor:
@@ -104,7 +104,7 @@ class Scorer:
             return found
 
         row = max(model.row_bytes(targets.shape[1]) for model in self.models)
-        return target_log_probabilities(log_softmax, targets, row, IGNORE)
+        return target_log_probabilities(log_softmax, targets, row, IGNORE_INDEX)
 
     def _read(self, model: Any, tokens: Tensor, place: Place) -> tuple[Any, Tensor]:
         """The window as `model` reads it, and the state of its generator after that."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
+from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
-from ..data.batching.streams import IGNORE
-from ..data.examples import Example
 from ..engines import Engine
 from ..errors import ConfigError
 from .decoder import Context, Decoder
@@ -41,21 +40,21 @@ class ConditionalModel(nn.Module):
         return ()
 
     def encode(self, batch: ExampleBatch, *, empty: bool = False) -> tuple[Tensor, Tensor]:
-        """What the decoder knows, (1, B, size) of one step; with `empty`, the empty condition for all."""
+        """The condition of the decoder, (1, B, size) of one step; with `empty`, the empty condition for all."""
         weight = self.head.linear.weight
-        lengths = torch.ones(batch.columns, dtype=torch.long, device=weight.device)
+        lengths = torch.ones(batch.batch_size, dtype=torch.long, device=weight.device)
         nothing = weight.new_zeros(self.size) if self.nothing is None else self.nothing
         if self.reader is None or empty:
-            return nothing.expand(1, batch.columns, -1), lengths
+            return nothing.expand(1, batch.batch_size, -1), lengths
         if self.condition == "label":
             labels = batch["label"]
-            known, without = self.reader(labels.clamp(min=0)).unsqueeze(0), labels == IGNORE  # train lacks that one
+            known = self.reader(labels.clamp(min=0)).unsqueeze(0)
+            without = labels == IGNORE_INDEX  # train lacks that one
         else:
-            for example in batch.originals if len(batch["features"]) > 1 else ():
-                one_vector(example)
+            one_vector(batch["features"])
             known, without = self.reader(batch["features"]), torch.zeros_like(lengths, dtype=torch.bool)
         if self.training and self.empty:
-            without = without | (torch.rand(batch.columns, device=weight.device) < self.empty)
+            without = without | (torch.rand(batch.batch_size, device=weight.device) < self.empty)
         return torch.where(without.unsqueeze(-1), nothing, known), lengths
 
     def nats(self, batch: ExampleBatch) -> Tensor:
@@ -63,13 +62,12 @@ class ConditionalModel(nn.Module):
         return self.head.nats(*self.encode(batch), batch)
 
 
-def one_vector(example: Example) -> None:
-    """Raise ConfigError if an example holds a sequence of vectors."""
-    features = example["features"]
+def one_vector(features: Any) -> None:
+    """Raise ConfigError if `features` are a sequence of vectors."""
     if len(features) != 1:
-        name = getattr(features, "path", "an example")
+        where = getattr(features, "path", "an example")
         raise ConfigError(
-            f"{name}: {len(features)} vectors, but model=conditional reads one; use task=seq2seq for more"
+            f"{where}: {len(features)} vectors, but model=conditional reads one; use task=seq2seq for more"
         )
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cells import Carry, Cell, Step, carry_tensors, map_carry, require_positive
+from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
-from ..data.batching.streams import IGNORE
-from ..data.tokenizers.examples import END
+from ..data.fields import END
 from ..engines import Engine
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
 from .search import beam_search, greedy
@@ -23,7 +23,7 @@ Context = Literal["state", "input", "both"]
 
 
 class State(NamedTuple):
-    """What a decoder knows between two words."""
+    """The state of a decoder between two words."""
 
     carry: Carry
     fed: Tensor  # (B, H): the output before, where it is fed back; else (B, 0)
@@ -113,7 +113,7 @@ class Decoder(nn.Module):
             self.linear.weight = self.embedding.weight
 
     def start(self, ys: Tensor, lengths: Tensor) -> tuple[Memory | tuple[()], State]:
-        """What is attended to, and the state before the first word: ys (S, B, O) of `lengths` (B,)."""
+        """The memory of the attention, and the state before the first word: ys (S, B, O) of `lengths` (B,)."""
         summary, carry = last_outputs(ys, lengths, self.backward_size), self.stack.init_carry(ys.shape[1])
         if self.bridge is not None:
             parts = iter(self.bridge(summary).tanh().split(self.widths, -1))
@@ -175,7 +175,9 @@ class Decoder(nn.Module):
         """Summed nats of the target words of a batch and of the end of each target."""
         inputs, goals = shifted(batch["target"], batch.lengths["target"])
         outputs = self.output_dropout(self.read(ys, lengths, inputs, sampled)[0]).flatten(0, 1)
-        return linear_cross_entropy(outputs, self.linear.weight, self.linear.bias, goals.flatten(), ignore_index=IGNORE)
+        return linear_cross_entropy(
+            outputs, self.linear.weight, self.linear.bias, goals.flatten(), ignore_index=IGNORE_INDEX
+        )
 
     @torch.no_grad()
     def write(
@@ -194,7 +196,7 @@ class Decoder(nn.Module):
         return [words for words, _ in found]
 
     def scores(self, memory: Any, state: State) -> Step:
-        """What a search asks: (state, words (B)) -> (state, ln p of the next word (B, V))."""
+        """The step of a search: (state, words (B)) -> (state, ln p of the next word (B, V))."""
         write = self.bind(memory, state)
 
         def step(state: State, words: Tensor) -> tuple[State, Tensor]:
@@ -205,11 +207,11 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def attend(self, ys: Tensor, lengths: Tensor, words: list[list[int]]) -> list[Tensor]:
-        """What was looked at for each of `words` and the end after them: weights (len + 1, S) for each source."""
+        """Attention for each of `words` and the end after them: weights (len + 1, S) for each source."""
         sizes = torch.tensor([len(row) for row in words])
-        padded = torch.full((int(sizes.max()), len(words)), IGNORE)
-        for column, row in enumerate(words):
-            padded[: len(row), column] = torch.tensor(row, dtype=padded.dtype)
+        padded = torch.full((int(sizes.max()), len(words)), IGNORE_INDEX)
+        for index, row in enumerate(words):
+            padded[: len(row), index] = torch.tensor(row, dtype=padded.dtype)
         inputs, _ = shifted(padded.to(ys.device), sizes.to(ys.device))
         maps = self.read(ys, lengths, inputs)[1]
         return [
@@ -220,6 +222,6 @@ class Decoder(nn.Module):
 
 def shifted(target: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Targets (T, B) of `lengths` (B,) -> what is read, the end first, and what is to be said, the end last."""
-    row = target.new_full((1, target.shape[1]), IGNORE)
+    row = target.new_full((1, target.shape[1]), IGNORE_INDEX)
     goals = torch.cat([target, row]).scatter(0, lengths.unsqueeze(0), END)
     return torch.cat([torch.full_like(row, END), target.clamp(min=0)]), goals

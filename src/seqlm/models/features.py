@@ -1,8 +1,8 @@
-"""What is known of a word besides its id: how it is spelt, and what language models make of it where it stands."""
+"""Readers of words beyond their ids: of their spelling, and of the states of language models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..cells import Cell
 from ..data.batching.bucketed import ExampleBatch
+from ..data.fields import Tokens
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 from ..layers import Layer
@@ -65,16 +67,20 @@ class CharacterReader(nn.Module):
 class LanguageModelReader(nn.Module):
     """The state of a trained language model at each word: y_t of its last layer, having read w_1 .. w_t.
 
-    With `reverse`, having read w_n .. w_t, by a model of reversed text. The words are looked up in the model's own
-    vocabulary; one that knows characters or bytes reads a space between words, and its state is that at a word's last
-    one. The model is not trained, and not part of what is saved. M. E. Peters et al., arXiv 1705.00108; A. Akbik,
-    D. Blythe and R. Vollgraf (COLING 2018).
+    With `reverse`, having read w_n .. w_t, by a model of reversed text. Batches hold the words in the model's own
+    vocabulary as the field `name`; the state is that at a word's last token. The model is not trained, and not part of
+    what is saved. M. E. Peters et al., arXiv 1705.00108; A. Akbik, D. Blythe and R. Vollgraf (COLING 2018).
     """
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, reverse: bool) -> None:
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, reverse: bool, name: str) -> None:
         super().__init__()
         self._frozen = (model.requires_grad_(False).eval(),)  # in a tuple it is not one of our modules
         self.tokenizer, self.reverse, self.output_size = tokenizer, reverse, model.stack.output_size
+        self.name = f"{name}.{'backward' if reverse else 'forward'}"
+
+    def field(self, tokenizer: ExampleTokenizer) -> Tokens:
+        """The field that it reads of the examples that `tokenizer` encodes."""
+        return Tokens(tokenizer, self.name, self.tokenizer, self.reverse)
 
     def _apply(self, fn: Any, recurse: bool = True) -> LanguageModelReader:
         """Go where the rest of the model goes: to a device, or to another type."""
@@ -84,29 +90,13 @@ class LanguageModelReader(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: ExampleBatch) -> Tensor:
-        model, device = self._frozen[0], batch["words"].device
-        read = [self._tokens(batch.tokenizer.split(example["words"])) for example in batch.originals]
-        tokens = torch.full((max(len(ids) for ids, _ in read), len(read)), self.tokenizer.eos_id)
-        ends = torch.zeros_like(batch["words"], device="cpu")  # (T, B): where in `tokens` each word has been read
-        for column, (ids, places) in enumerate(read):
-            tokens[: len(ids), column] = torch.tensor(ids)
-            ends[: len(places), column] = torch.tensor(places)
-        top = model.read(tokens.to(device), model.init_carry(len(read))).top
-        return top.gather(0, ends.to(device).unsqueeze(-1).expand(-1, -1, top.shape[2]))
-
-    def _tokens(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
-        """The ids the model reads, and for each word the place of the last of them that is its own."""
-        gap = [] if self.tokenizer.kind == "word" else self.tokenizer.encode(" ")
-        ids: list[int] = [self.tokenizer.eos_id]
-        ends: list[int] = []
-        for word in reversed(words) if self.reverse else words:
-            own = self.tokenizer.encode(word)
-            ids += (gap if ends else []) + (own[::-1] if self.reverse else own)
-            ends.append(len(ids) - 1)
-        return ids, ends[::-1] if self.reverse else ends
+        model, ends = self._frozen[0], batch[f"{self.name}.ends"]  # (T, B): where each word has been read
+        tokens = batch[self.name][: int(ends.max()) + 1]
+        top = model.read(tokens, model.init_carry(batch.batch_size)).top
+        return top.gather(0, ends.unsqueeze(-1).expand(-1, -1, top.shape[2]))
 
 
-def language_model_reader(
+def language_model_readers(
     spec: LanguageModelSpec, where: str, load: Callable[[str, str, str | None], tuple[nn.Module, Any]]
 ) -> list[LanguageModelReader]:
     """The readers that an entry of model.language_models describes; `load` gives the model and tokenizer of a run.
@@ -122,7 +112,8 @@ def language_model_reader(
     if isinstance(model, BidirectionalLanguageModel):
         if "reverse" in spec:
             raise ConfigError(f"{where}.reverse={spec['reverse']} does nothing: {spec['run']} reads in both directions")
-        return [LanguageModelReader(one, tokenizer, turned) for one, turned in ((model.fwd, False), (model.bwd, True))]
+        both = ((model.fwd, False), (model.bwd, True))
+        return [LanguageModelReader(one, tokenizer, reverse, where) for one, reverse in both]
     if not isinstance(model, LanguageModel):
         raise ConfigError(f"{where}.run={spec['run']} trained a {type(model).__name__}, not a LanguageModel")
-    return [LanguageModelReader(model, tokenizer, spec.get("reverse", False))]
+    return [LanguageModelReader(model, tokenizer, spec.get("reverse", False), where)]

@@ -1,4 +1,4 @@
-"""Heads of sequence models: what is said of the outputs of an encoder, (T, B, H) with lengths (B,)."""
+"""Heads of sequence models: predictions from the outputs of an encoder, (T, B, H) with lengths (B,)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
-from ..data.batching.streams import IGNORE
 from ..layers import LinearChainCRF
 from .sequence_model import size_of
 
@@ -25,7 +25,7 @@ class TagHead(nn.Module):
         """Summed nats of the tags of a batch that have an id."""
         logits = self.linear(ys).flatten(0, 1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # not in bfloat16
-        return F.cross_entropy(logits, batch["tags"].flatten(), ignore_index=IGNORE, reduction="sum")
+        return F.cross_entropy(logits, batch["tags"].flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
     def best(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """The best tags (T, B), whatever beyond a length."""

@@ -1,4 +1,4 @@
-"""Heads that say one thing of a whole sequence: its label, alone or beside a tag for every step."""
+"""Heads that predict the label of a whole sequence, alone or beside a tag for every step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cells import require_probability
+from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
-from ..data.batching.streams import IGNORE
 from ..errors import ConfigError
 from .heads import TagHead
 from .sequence_model import last_outputs, size_of
@@ -57,7 +57,7 @@ class LabelHead(nn.Module):
         return (weights * ys).sum(0)
 
     def logits(self, ys: Tensor, lengths: Tensor) -> Tensor:
-        """What the softmax is taken of, (B, labels)."""
+        """Logits (B, labels)."""
         logits: Tensor = self.linear(self.pool(ys, lengths))
         return logits
 
@@ -65,7 +65,7 @@ class LabelHead(nn.Module):
         """Summed nats of the labels of a batch that have an id; smoothed while training."""
         smoothing = self.smoothing if self.training else 0.0
         logits, labels = self.logits(ys, lengths), batch["label"]
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
+        return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing)
 
     def label(self, ys: Tensor, lengths: Tensor) -> list[int]:
         """The best label of every sequence."""

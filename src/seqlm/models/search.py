@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..cells import Carry, Step, map_carry
-from ..data.tokenizers.examples import END, UNKNOWN
+from ..data.fields import END, UNKNOWN
 
 
 class Hypothesis(NamedTuple):
@@ -34,7 +34,7 @@ def _permitted(logs: Tensor, at_limit: Tensor) -> Tensor:
 
 
 def greedy(step: Step, state: Carry, limits: Tensor) -> list[Hypothesis]:
-    """The most probable word, one after the other, for each of B columns: at most `limits` (B,) words, then the end.
+    """The most probable word, one after the other, for each of B sequences: at most `limits` (B,) words, then the end.
 
     `step` is (state, words (B)) -> (state, ln p of the next word (B, V)); the first word it reads is the end.
     """
@@ -48,16 +48,16 @@ def greedy(step: Step, state: Carry, limits: Tensor) -> list[Hypothesis]:
         going = going & (words != END)
         if not going.any():
             break
-    columns = torch.stack(rows, 1).tolist()
-    return [Hypothesis(row[: row.index(END)], p) for row, p in zip(columns, total.tolist(), strict=True)]
+    found = torch.stack(rows, 1).tolist()
+    return [Hypothesis(row[: row.index(END)], p) for row, p in zip(found, total.tolist(), strict=True)]
 
 
 def beam_search(
     step: Step, state: Carry, limits: Tensor, known: list[Hypothesis], size: int, penalty: float
 ) -> list[Hypothesis]:
-    """The best hypothesis of each of B columns, by ln p / lp, among those that a beam of `size` ends with.
+    """The best hypothesis of each of B sequences, by ln p / lp, among those that a beam of `size` ends with.
 
-    `state` has B * size columns, those of one source side by side. The beam keeps the most probable beginnings; one
+    `state` has B * size rows, those of one source side by side. The beam keeps the most probable beginnings; one
     that ends leaves it, and its place stays empty; one that cannot become better than the best found is dropped. The
     best is at first the one in `known`, which `greedy` found: the result is never worse.
     """
@@ -78,10 +78,10 @@ def beam_search(
         written = torch.cat([written[parents], words.unsqueeze(1)], 1)
         state = map_carry(lambda tensor, parents=parents: tensor.index_select(0, parents), state)  # type: ignore[misc]
         ended = (words == END).view(count, size) & (totals > -torch.inf)
-        for column, slot in ended.nonzero().tolist():
-            one = Hypothesis(written[column * size + slot, :-1].tolist(), totals[column, slot].item())
-            if one.score(penalty) > scores[column]:
-                best[column], scores[column] = one, one.score(penalty)
+        for source, slot in ended.nonzero().tolist():
+            one = Hypothesis(written[source * size + slot, :-1].tolist(), totals[source, slot].item())
+            if one.score(penalty) > scores[source]:
+                best[source], scores[source] = one, one.score(penalty)
         room = room - ended.sum(1, keepdim=True)
         hopeless = totals / longest.unsqueeze(1) <= scores.to(device).unsqueeze(1)
         totals = totals.masked_fill(ended | hopeless, -torch.inf)

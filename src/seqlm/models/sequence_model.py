@@ -1,4 +1,4 @@
-"""Models of whole sequences: an encoder that reads them, and a head that says something of them."""
+"""Models of whole sequences: an encoder that reads them, and a head that predicts something of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
 from ..data.batching.bucketed import ExampleBatch
-from ..data.tokenizers.examples import UNKNOWN
+from ..data.fields import UNKNOWN, Field
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout
-from .features import CharacterReader, CharacterSpec, LanguageModelSpec, language_model_reader
+from .features import CharacterReader, CharacterSpec, LanguageModelReader, LanguageModelSpec, language_model_readers
 from .stack import Dropouts, LayerSpec, build_stack, cells_of, drops_gatewise
 
 PLACES = ("embedding", "words", "input", "hidden", "output")
@@ -46,7 +47,6 @@ class WordReader(nn.Module):
     ) -> None:
         super().__init__()
         self.output_size, self.unknown, self.rare = embedding_size, unknown, rare
-        self.counts: Tensor | None = None  # of words in train, once one batch has been read
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=dropout)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
 
@@ -55,9 +55,7 @@ class WordReader(nn.Module):
         if self.training and (self.unknown or self.rare):
             p: float | Tensor = self.unknown
             if self.rare:
-                if self.counts is None:
-                    self.counts = torch.tensor(batch.tokenizer.counts["words"], device=words.device)
-                p = self.rare / (self.rare + self.counts[words])
+                p = self.rare / (self.rare + batch["word_counts"])
             words = words.masked_fill(torch.rand(words.shape, device=words.device) < p, UNKNOWN)
         embedded: Tensor = self.embedding(words)
         return embedded
@@ -101,8 +99,12 @@ class SequenceModel(nn.Module):
         """Nothing is remembered from batch to batch."""
         return ()
 
+    def extra_fields(self, tokenizer: ExampleTokenizer) -> list[Field]:
+        """The fields that its readers need of examples beside those of the data."""
+        return [reader.field(tokenizer) for reader in self.readers if isinstance(reader, LanguageModelReader)]
+
     def encode(self, batch: ExampleBatch) -> tuple[Tensor, Tensor]:
-        """What the head sees of a batch: outputs (T, B, O), and the lengths (B,) up to which they count."""
+        """The input of the head: outputs (T, B, O), and the lengths (B,) up to which they count."""
         xs = torch.cat([reader(batch) for reader in self.readers], -1)
         lengths = batch.lengths["words" if "words" in batch.lengths else "features"]
         _, ys = self.stack(self.input_dropout(xs), self.stack.init_carry(xs.shape[1]), lengths)
@@ -164,7 +166,7 @@ def build_sequence_model(
     for index, spec in enumerate(language_models or []):
         size_of(sizes, "vocab_size", "words", "model.language_models")
         assert load is not None, "who builds a model with language models says how to load them"
-        readers += language_model_reader(spec, f"model.language_models.{index}", load)
+        readers += language_model_readers(spec, f"model.language_models.{index}", load)
     stack = build_stack(
         input_size=sum(reader.output_size for reader in readers),
         cell=cell,

@@ -42,7 +42,10 @@ def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
         )
     if accepts(config.model, "model", "load", trust=config.trust):
         known["load"] = partial(_trained, engine=engine, trust=config.trust)
-    return build(config.model, "model", trust=config.trust, engine=engine, **known)
+    model = build(config.model, "model", trust=config.trust, engine=engine, **known)
+    if isinstance(tokenizer, ExampleTokenizer) and hasattr(model, "extra_fields"):
+        tokenizer.fields.update({field.name: field for field in model.extra_fields(tokenizer)})
+    return model
 
 
 def _trained(folder: str, which: str, sha256: str | None, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:

@@ -72,8 +72,8 @@ class Task(ABC):
         """Read a batch to learn from it: (carry, summed nats, penalty to add to them or None)."""
 
     @abstractmethod
-    def score(self, model: Any, batch: Any, carry: Carry) -> tuple[Carry, Score]:
-        """Read a batch to be tested on it."""
+    def score(self, model: Any, batch: Any, carry: Carry, batches: Any) -> tuple[Carry, Score]:
+        """Read a batch, one of `batches`, to be tested on it."""
 
     @abstractmethod
     def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:

@@ -53,10 +53,10 @@ class BidirectionalLanguageModeling(TextTask):
         penalty = fwd[2] if bwd[2] is None else bwd[2] if fwd[2] is None else fwd[2] + bwd[2]
         return (fwd[0], bwd[0]), fwd[1] + bwd[1], penalty
 
-    def score(self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry) -> tuple[Carry, Score]:
+    def score(self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry, batches: Both) -> tuple[Carry, Score]:
         carries, total = [], Score()
         for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, strict=True):
-            new, score = self.one.score(*of)
+            new, score = self.one.score(*of, batches.forward)
             carries.append(new)
             nats: Any = score.nats
             total.add(Score(score.nats, score.tokens, Counter({name: nats})))

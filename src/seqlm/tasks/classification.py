@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal
 
-from torch import Tensor
-
-from ..data.batching.bucketed import ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..models.label_head import LabelHead
 from ..models.sequence_model import SequenceModel
 from .base import Score
-from .examples import ExampleTask, Prediction
+from .examples import Encoded, ExampleTask, Prediction
 from .tagging import Found
 
 
@@ -31,9 +29,9 @@ class Classification(ExampleTask):
     def __init__(self, *, judged_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
         self.judged_by = judged_by
 
-    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
-        names = batch.tokenizer.vocabularies["label"]
-        return [{"label": names[label]} for label in model.head.label(ys, lengths)]
+    def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
+        names = tokenizer.vocabularies["label"]
+        return [{"label": names[label]} for label in model.head.label(*encoded)]
 
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         return Counter([(wanted["label"], said["label"])])

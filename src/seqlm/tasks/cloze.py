@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..cells import Carry
 from ..config.schema import Config, SamplingConfig
+from ..data.batching.batches import IGNORE_INDEX, Batches
 from ..data.batching.gaps import Gaps
-from ..data.batching.streams import IGNORE, Window
+from ..data.batching.streams import Window
 from ..data.dataset import Data
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
@@ -61,10 +62,10 @@ class Cloze(TextTask):
         return Gaps(data[split].tokens, batch_size, window, mask=len(data.tokenizer), share=self.mask, where=where)
 
     def objective(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
-        return (*model.nats(batch.inputs, batch.targets, carry, ignore_index=IGNORE), None)
+        return (*model.nats(batch.inputs, batch.targets, carry, ignore_index=IGNORE_INDEX), None)
 
-    def score(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Score]:
-        places = batch.targets != IGNORE
+    def score(self, model: ClozeModel, batch: Window, carry: Carry, batches: Batches) -> tuple[Carry, Score]:
+        places = batch.targets != IGNORE_INDEX
         reading, targets = model.at(model.read(batch.inputs, carry), places), batch.targets[places].unsqueeze(1)
         logs = model.log_softmax(reading)
         right = int((logs.argmax(-1) == targets).sum())
@@ -84,9 +85,11 @@ class Cloze(TextTask):
             said = model(window.inputs, ())[1].argmax(-1).squeeze(1).tolist()
         decode, shown = data.tokenizer.decoder(), []
         for target, read, mine in zip(window.targets[:, 0].tolist(), window.inputs[:, 0].tolist(), said, strict=True):
-            text = decode(read if target == IGNORE else target)
+            text = decode(read if target == IGNORE_INDEX else target)
             right, told = (one if one.strip() else repr(one) for one in (text, data.tokenizer.decode([mine])))
-            shown.append(text if target == IGNORE else f"[{right}]" if mine == target else f"[{right}: {told.strip()}]")
+            shown.append(
+                text if target == IGNORE_INDEX else f"[{right}]" if mine == target else f"[{right}: {told.strip()}]"
+            )
         return "".join(shown)
 
     def answers(self, model: ClozeModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -115,6 +118,6 @@ class Cloze(TextTask):
         nats = 0.0
         for some in torch.arange(1, len(ids), device=read.device).split(COLUMNS):  # token by token, the end excepted
             alone = torch.arange(len(read), device=read.device).unsqueeze(1) == some  # (T, B)
-            targets = torch.where(alone, read, IGNORE)
-            nats += model.nats(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE)[1].item()
+            targets = torch.where(alone, read, IGNORE_INDEX)
+            nats += model.nats(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE_INDEX)[1].item()
         return {"nats": nats, "tokens": len(ids) - 1, "ppl": perplexity(nats, len(ids) - 1)}

@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..cells import Carry
 from ..config.schema import Config, SampleConfig, SamplingConfig
-from ..data.batching.bucketed import EncodedExamples, ExampleBatch
+from ..data.batching.bucketed import Bucketed, EncodedExamples, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
-from ..data.tokenizers.examples import END, UNKNOWN, ExampleTokenizer
+from ..data.fields import END, UNKNOWN
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
 from ..models.conditional import ConditionalModel, one_vector
 from ..models.decoder import Decoder
 from .base import Score, evaluating
-from .examples import ExampleTask, Prediction
+from .examples import Encoded, ExampleTask, Prediction
 from .generation import draw
 from .text import perplexity
 
@@ -51,9 +52,11 @@ class Conditional(ExampleTask):
         prompt_units(data.tokenizer, config.sample.prompt, "sample.prompt")
         for split in ("train", "valid") if model.condition == "features" else ():
             for one in data[split].originals:
-                one_vector(one)
+                one_vector(one["features"])
 
-    def score(self, model: Any, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
+    def score(self, model: Any, batch: ExampleBatch, carry: Carry, batches: Bucketed) -> tuple[Carry, Score]:
+        for one in batches.split.examples(batch) if model.condition == "features" else ():
+            one_vector(one["features"])
         counts: Counter[str] = Counter()
         if model.empty:
             nats: Any = model.head.nats(*model.encode(batch, empty=True), batch).item()
@@ -66,10 +69,10 @@ class Conditional(ExampleTask):
         empty = {"empty_ppl": perplexity(score.counts["empty"], score.tokens)} if "empty" in score.counts else {}
         return {**told, **empty}
 
-    def predict(self, model: Any, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
-        names = batch.tokenizer.vocabularies["target"]
-        written = model.head.write(ys, lengths, max_length=self.max_length)
-        return [{"target": batch.tokenizer.join(names[word] for word in row)} for row in written]
+    def predict(self, model: Any, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
+        names = tokenizer.vocabularies["target"]
+        written = model.head.write(*encoded, max_length=self.max_length)
+        return [{"target": tokenizer.join(names[word] for word in row)} for row in written]
 
     def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
         return () if model.condition == "nothing" else (model.condition,)
@@ -105,7 +108,7 @@ def sampled(
     names, prompt = tokenizer.vocabularies["target"], prompt_units(tokenizer, how.prompt)
     given: Example = {} if example is None else {model.condition: example[model.condition]}
     generator, separator = torch.Generator().manual_seed(how.seed), "" if tokenizer.unit == "char" else " "
-    batch = EncodedExamples([tokenizer.encode(given)], [given], tokenizer).batch([0])
+    batch = EncodedExamples.of([given], tokenizer).batch([0])
     with evaluating(model):
         batch = batch.to(next(model.parameters()).device)
         memory, state = model.head.start(*model.encode(batch, empty=example is None))
@@ -153,8 +156,8 @@ def conditioned(model: ConditionalModel, tokenizer: ExampleTokenizer, condition:
 
 
 def _choices(model: ConditionalModel, tokenizer: ExampleTokenizer) -> str:
-    """What a condition may be, for people."""
+    """The values of a condition, for people."""
     if model.condition == "features":
-        return f"[x, y, ...], {tokenizer.num_features} numbers"
+        return f"[x, y, ...], {tokenizer.sizes()['num_features']} numbers"
     labels = tokenizer.vocabularies["label"]
     return " | ".join(labels[:20]) + (f" | ... ({len(labels)} of them)" if len(labels) > 20 else "")

@@ -1,17 +1,17 @@
-"""What tasks on whole sequences have in common: bucketed batches, no carry, options of streams refused."""
+"""The common part of tasks on whole sequences: bucketed batches, no carry, options of streams refused."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ..cells import Carry
 from ..config.schema import Config, SamplingConfig
-from ..data.batching.bucketed import Bucketed, ExampleBatch
+from ..data.batching.bucketed import Bucketed, EncodedExamples, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
 from ..data.tokenizers.examples import ExampleTokenizer
@@ -20,6 +20,7 @@ from ..models.sequence_model import SequenceModel
 from .base import Score, Task, evaluating, whole_sequences
 
 Prediction = dict[str, Any]  # fields of an example, as the model sees them
+Encoded = tuple[Tensor, Tensor]  # outputs (T, B, O) of an encoder, and the lengths (B,) up to which they count
 
 
 class ExampleTask(Task):
@@ -34,16 +35,16 @@ class ExampleTask(Task):
     targets: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
-        """What the model says of every example of a batch it has encoded as `ys`, in the order of its columns."""
+    def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
+        """The prediction for every example of a batch that the model has encoded, in their order."""
 
     @abstractmethod
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         """One example counted: numbers that add up to those of a split."""
 
-    def wanted(self, batch: ExampleBatch) -> Sequence[Example]:
-        """The examples of a batch as predictions are counted against them."""
-        return batch.originals
+    def wanted(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
+        """Examples in the form that predictions are counted against."""
+        return examples
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
@@ -67,28 +68,33 @@ class ExampleTask(Task):
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         return carry, model.nats(batch), None
 
-    def score(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Score]:
-        ys, lengths = model.encode(batch)
-        score = Score(model.head.nats(ys, lengths, batch).item(), batch.tokens)
-        for said, wanted in zip(self.predict(model, ys, lengths, batch), self.wanted(batch), strict=True):
+    def score(self, model: SequenceModel, batch: ExampleBatch, carry: Carry, batches: Bucketed) -> tuple[Carry, Score]:
+        encoded, tokenizer = model.encode(batch), batches.split.tokenizer
+        score = Score(model.head.nats(*encoded, batch).item(), batch.tokens)
+        examples = self.wanted(batches.split.examples(batch), tokenizer)
+        for said, wanted in zip(self.predict(model, encoded, tokenizer), examples, strict=True):
             score.counts.update(self.count(said, wanted))
         return carry, score
 
     def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
         """The fields of an example that a prediction needs."""
-        return tuple(name for name in ("words", "features") if name in tokenizer.fields())
+        return tuple(name for name in ("words", "features") if name in tokenizer.fields)
 
-    def answers(self, model: SequenceModel, batch: ExampleBatch) -> list[Prediction]:
-        """What the model says of every example of a batch."""
-        return self.predict(model, *model.encode(batch), batch)
+    def answers(
+        self, model: SequenceModel, tokenizer: ExampleTokenizer, examples: Iterable[Example]
+    ) -> list[Prediction]:
+        """The predictions for examples that are read together; they need no targets."""
+        split, device = EncodedExamples.of(examples, tokenizer), next(model.parameters()).device
+        batch = split.batch(range(len(split))).to(device)
+        return self.predict(model, model.encode(batch), tokenizer)
 
     def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
         if not how.tokens:
             return ""
-        batch = data["valid"].batch([0]).to(next(model.parameters()).device)
+        example = data["valid"].originals[0]
         with evaluating(model):
-            said = self.answers(model, batch)[0]
-        return "\n".join(f"{name}: {as_text(value)}" for name, value in {**batch.originals[0], **said}.items())
+            said = self.answers(model, data.tokenizer, [example])[0]
+        return "\n".join(f"{name}: {as_text(value)}" for name, value in {**example, **said}.items())
 
 
 def as_text(value: Any) -> str:

@@ -13,11 +13,12 @@ from ..config.schema import Config
 from ..data.batching.bucketed import ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..models.label_head import JointHead
 from ..models.sequence_model import SequenceModel
 from .base import Score
 from .classification import Classification
-from .examples import ExampleTask, Prediction
+from .examples import Encoded, ExampleTask, Prediction
 from .tagging import Tagging, require_entities
 
 
@@ -54,8 +55,8 @@ class Joint(ExampleTask):
         nats = head.label_head.nats(*encoded, batch)
         return carry, head.tag_head.nats(*encoded, batch) + nats, (self.label_weight - 1) * nats
 
-    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
-        said = [part.predict(model, ys, lengths, batch) for part in self.parts.values()]
+    def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
+        said = [part.predict(model, encoded, tokenizer) for part in self.parts.values()]
         return [{**tags, **label} for tags, label in zip(*said, strict=True)]
 
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..cells import Carry
 from ..config.schema import Config, SamplingConfig
-from ..data.batching.streams import IGNORE, Lengths, Streams, Tokens, Window
+from ..data.batching.batches import IGNORE_INDEX, Batches
+from ..data.batching.streams import Lengths, Streams, Tokens, Window
 from ..data.dataset import Data
 from ..data.tokenizers.text import Tokenizer
 from ..models.language_model import LanguageModel
@@ -51,7 +52,7 @@ class LanguageModeling(TextTask):
 
     def objective(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         reading = model.read(window.inputs, carry)
-        nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE), None
+        nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE_INDEX), None
         if self.activation_penalty:
             penalty = self.activation_penalty * _full(reading.dropped).pow(2).mean()
         if self.temporal_penalty and len(reading.top) > 1:
@@ -59,8 +60,8 @@ class LanguageModeling(TextTask):
             penalty = change if penalty is None else penalty + change
         return reading.carry, nats, None if penalty is None else penalty * window.targets.numel()
 
-    def score(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Score]:
-        carry, nats = model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE)
+    def score(self, model: LanguageModel, window: Window, carry: Carry, batches: Batches) -> tuple[Carry, Score]:
+        carry, nats = model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE_INDEX)
         return carry, Score(nats.item(), window.tokens)
 
     def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
@@ -113,12 +114,12 @@ def line_nats(model: LanguageModel, tokenizer: Tokenizer, lines: Sequence[Sequen
     """Summed nats of the tokens of each line, the first of which stands behind the end of another."""
     longest, device = max(map(len, lines)), next(model.parameters()).device
     read = torch.full((longest + 1, len(lines)), tokenizer.eos_id)
-    targets = torch.full((longest, len(lines)), IGNORE)
+    targets = torch.full((longest, len(lines)), IGNORE_INDEX)
     for column, ids in enumerate(lines):
         read[1 : len(ids) + 1, column] = targets[: len(ids), column] = torch.tensor(ids)
     carry, nats = model.init_carry(len(lines)), torch.zeros(len(lines), dtype=torch.float64)
     for inputs, wanted in zip(read[:-1].split(STEPS), targets.split(STEPS), strict=True):
         reading = model.read(inputs.to(device), carry)
-        carry, logs = reading.carry, model.log_probabilities(reading, wanted.to(device), 1.0, IGNORE)
+        carry, logs = reading.carry, model.log_probabilities(reading, wanted.to(device), 1.0, IGNORE_INDEX)
         nats -= logs.double().sum(0).cpu()
     return nats.tolist()

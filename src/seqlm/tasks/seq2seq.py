@@ -13,12 +13,13 @@ from ..config.schema import Config, SamplingConfig
 from ..data.batching.bucketed import EncodedExamples, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
-from ..data.tokenizers.examples import END, ExampleTokenizer
+from ..data.fields import END
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..models.decoder import Decoder
 from ..models.sequence_model import SequenceModel
 from ..optim.schedules import Moment
 from .base import Score, evaluating
-from .examples import ExampleTask, Prediction, as_text
+from .examples import Encoded, ExampleTask, Prediction, as_text
 from .figures import Heatmap
 from .translation import corpus_scores
 
@@ -81,14 +82,13 @@ class Seq2Seq(ExampleTask):
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, None]:
         return carry, model.head.nats(*model.encode(batch), batch, self.sampled), None
 
-    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
-        names = batch.tokenizer.vocabularies["target"]
-        return [{"target": [names[word] for word in row]} for row in model.head.write(ys, lengths, **self.how)]
+    def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
+        names = tokenizer.vocabularies["target"]
+        return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.how)]
 
-    def wanted(self, batch: ExampleBatch) -> Sequence[Example]:
+    def wanted(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Targets as units, in the form in which they are looked up, and what is read at each step."""
-        units = batch.tokenizer.units
-        return [{"read": steps_read(one, batch.tokenizer), "target": units(one["target"])} for one in batch.originals]
+        return [{"read": steps_read(one, tokenizer), "target": tokenizer.units(one["target"])} for one in examples]
 
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         mine, theirs = said["target"], wanted["target"]
@@ -132,11 +132,11 @@ class Seq2Seq(ExampleTask):
         """Some sources with what is made of them."""
         if not how.tokens:
             return ""
+        examples = data["valid"].originals[:SHOWN]
         with evaluating(model):
-            batch = data["valid"].batch(range(min(SHOWN, len(data["valid"])))).to(next(model.parameters()).device)
-            said = self.answers(model, batch)
+            said = self.answers(model, data.tokenizer, examples)
         lines = []
-        for mine, wanted, one in zip(said, self.wanted(batch), batch.originals, strict=True):
+        for mine, wanted, one in zip(said, self.wanted(examples, data.tokenizer), examples, strict=True):
             target, right = map(data.tokenizer.join, (mine["target"], wanted["target"]))
             source = data.tokenizer.join(wanted["read"]) if "words" in one else as_text(one["features"])
             lines.append(f"{source} -> {target}" + (f" (should be {right})" if target != right else ""))
@@ -148,8 +148,8 @@ class Seq2Seq(ExampleTask):
         return {"attention": self.attention_map(model, data.tokenizer, data["valid"].originals[0])}
 
     def attention_map(self, model: SequenceModel, tokenizer: ExampleTokenizer, example: Example) -> Heatmap:
-        """What the decoder looks at for each word that it writes, and for the end; `example` needs no target."""
-        batch = EncodedExamples([tokenizer.encode(example)], [example], tokenizer).batch([0])
+        """The attention of the decoder for each word that it writes, and for the end; `example` needs no target."""
+        batch = EncodedExamples.of([example], tokenizer).batch([0])
         with evaluating(model):
             ys, lengths = model.encode(batch.to(next(model.parameters()).device))
             words = model.head.write(ys, lengths, **self.how)
@@ -159,5 +159,5 @@ class Seq2Seq(ExampleTask):
 
 
 def steps_read(example: Example, tokenizer: ExampleTokenizer) -> list[str]:
-    """What an encoder reads at each step: words as they are looked up, or else the numbers of the vectors."""
+    """The inputs of an encoder, step by step: words as they are looked up, or else the numbers of the vectors."""
     return tokenizer.units(example["words"]) if "words" in example else list(map(str, range(len(example["features"]))))

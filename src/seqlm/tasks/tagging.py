@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..config.schema import Config
-from ..data.batching.bucketed import ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
 from ..models.heads import TagHead
 from ..models.sequence_model import SequenceModel
 from .base import Score
-from .examples import ExampleTask, Prediction
+from .examples import Encoded, ExampleTask, Prediction
 
 CONFUSIONS = 20  # of tags, in a report
 
@@ -73,9 +73,9 @@ class Tagging(ExampleTask):
         if self.judged_by == "f1":
             require_entities(data)
 
-    def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
-        names = batch.tokenizer.vocabularies["tags"]
-        return [{"tags": [names[tag] for tag in row]} for row in model.head.tags(ys, lengths)]
+    def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
+        names = tokenizer.vocabularies["tags"]
+        return [{"tags": [names[tag] for tag in row]} for row in model.head.tags(*encoded)]
 
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         counts: Counter[Any] = Counter()

@@ -93,7 +93,7 @@ class Loop:
             carry = session.init_carry()
         batch = session.train[progress.window].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        units = batch.tokens if limits.loss_unit == "mean" else batch.columns
+        units = batch.tokens if limits.loss_unit == "mean" else batch.batch_size
         carry, nats = self.gradient(batch, carry, units)
         summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.

@@ -1,4 +1,4 @@
-"""What a training loop asks of data: batches, a number of them in an epoch, each target token in one of them."""
+"""The interface of data to a training loop: batches, a number of them in an epoch, each target in one of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import torch
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+IGNORE_INDEX = -100  # a target that is not scored; the number of torch.nn.functional.cross_entropy
+
 
 class Batch(Protocol):
-    """What a model reads in one step. A task knows its fields, the loop only these."""
+    """The tensors that a model reads in one step. A task knows its fields, the loop only these."""
 
     @property
     def tokens(self) -> int:
         """Targets that count."""
 
     @property
-    def columns(self) -> int:
+    def batch_size(self) -> int:
         """Sequences read side by side."""
 
     def to(self, device: torch.device) -> Self:
         """The batch on the device that computes."""
 
     def parts(self, count: int) -> list[Self]:
-        """`count` batches of some of the columns each, cut as torch.chunk cuts."""
+        """`count` batches of some of the sequences each, cut as torch.chunk cuts."""
 
 
 class Batches(Protocol):
@@ -33,7 +35,7 @@ class Batches(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Columns of a batch."""
+        """Sequences of a batch."""
 
     @property
     def targets(self) -> int:
@@ -52,4 +54,4 @@ class Batches(Protocol):
         """A batch of this epoch."""
 
     def scale(self, index: int) -> float:
-        """What the learning rate of this batch is multiplied by."""
+        """The factor on the learning rate for this batch."""

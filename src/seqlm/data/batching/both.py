@@ -22,16 +22,16 @@ class Pair(NamedTuple):
         return self.forward.tokens + self.backward.tokens
 
     @property
-    def columns(self) -> int:
-        """Columns read side by side, in each direction."""
-        return self.forward.columns
+    def batch_size(self) -> int:
+        """Sequences read side by side, in each direction."""
+        return self.forward.batch_size
 
     def to(self, device: torch.device) -> Pair:
         """Both on the device that computes."""
         return Pair(self.forward.to(device), self.backward.to(device))
 
     def parts(self, count: int) -> list[Pair]:
-        """The columns of both in `count` groups."""
+        """The sequences of both in `count` groups."""
         return [Pair(*pair) for pair in zip(self.forward.parts(count), self.backward.parts(count), strict=True)]
 
 

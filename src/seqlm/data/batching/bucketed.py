@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,48 +12,65 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
-from ..examples import SEQUENCES, Example
+from ..examples import Example
+from ..fields import FIELDS
 from ..tokenizers.examples import ExampleTokenizer
-from .streams import IGNORE
 
 POOL = 50  # batches whose sequences are sorted by length together
-FILL = {"tags": IGNORE, "target": IGNORE}  # what follows the end of a sequence; 0 elsewhere
 
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """One split as examples: `encoded` holds their arrays, or what reads them, `originals` what was read."""
+    """One split as examples: `encoded` holds their numbers, or what reads them, `originals` the examples themselves."""
 
     encoded: Sequence[dict[str, Any]]
     originals: Sequence[Example]
     tokenizer: ExampleTokenizer
     fingerprint: str = ""
 
+    @classmethod
+    def of(cls, originals: Iterable[Example], tokenizer: ExampleTokenizer, fingerprint: str = "") -> EncodedExamples:
+        """Examples, encoded."""
+        kept = list(originals)
+        return cls([tokenizer.encode(example) for example in kept], kept, tokenizer, fingerprint)
+
     def __len__(self) -> int:
         return len(self.encoded)
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """The length of the longest sequence of each example."""
+        names = [name for name in self.encoded[0] if self.tokenizer.fields[name].sequence]
+        return [max(len(example[name]) for name in names) for example in self.encoded]
+
     def batch(self, indices: Sequence[int], targets: Sequence[str] = ()) -> ExampleBatch:
         """Some of the examples, all of which have the same fields, as one batch."""
-        fields, lengths = _padded([self.encoded[index] for index in indices])
-        originals = [self.originals[index] for index in indices]
-        return ExampleBatch(fields, lengths, targets, list(indices), originals, self.tokenizer)
+        fields: dict[str, Tensor] = {}
+        lengths: dict[str, Tensor] = {}
+        for name in self.encoded[indices[0]]:
+            field, values = self.tokenizer.fields[name], [self.encoded[index][name] for index in indices]
+            fields.update(field.pad(values))
+            if field.sequence:
+                lengths[name] = torch.tensor([len(value) for value in values])
+        return ExampleBatch(fields, lengths, targets, list(indices))
+
+    def examples(self, batch: ExampleBatch) -> list[Example]:
+        """The examples of a batch."""
+        return [self.originals[index] for index in batch.indices]
 
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """Fields by name, padded: sequences (T, B, ...) with `lengths` (B,), labels (B,); characters of words (T, B, L)
-    with `character_lengths` (T, B).
+    """Fields by name, padded: sequences (T, B, ...) with `lengths` (B,), others (B,); see fields.py.
 
-    Fields that are targets are filled up with IGNORE, others with 0; models mask what is beyond a length, so that
-    padding changes no result. `indices` are the places of its examples in the split, `originals` the examples.
+    Fields that are targets are filled up with IGNORE_INDEX, others with 0; models mask what is beyond a length, so that
+    padding changes no result. `indices` are the places of its examples in the split.
     """
 
     fields: Mapping[str, Tensor]
     lengths: Mapping[str, Tensor]
     targets: Sequence[str]  # the fields that are predicted
     indices: Sequence[int]
-    originals: Sequence[Example]
-    tokenizer: ExampleTokenizer
 
     def __getitem__(self, name: str) -> Tensor:
         """The field `name`; raises ConfigError if this split has none."""
@@ -63,12 +80,11 @@ class ExampleBatch:
 
     @property
     def tokens(self) -> int:
-        """Targets that count: tags, target words and labels that have an id; an end for each target sequence."""
-        count = sum(int((self[name] != IGNORE).sum()) for name in self.targets)
-        return count + (self.columns if "target" in self.targets else 0)
+        """Targets that count."""
+        return sum(FIELDS[name].targets(self[name]) for name in self.targets)
 
     @property
-    def columns(self) -> int:
+    def batch_size(self) -> int:
         """Sequences read side by side."""
         return len(self.indices)
 
@@ -77,46 +93,19 @@ class ExampleBatch:
         return self._with(lambda tensor, _: tensor.to(device))
 
     def parts(self, count: int) -> list[ExampleBatch]:
-        """Its columns in `count` groups."""
+        """Its sequences in `count` groups."""
         if count == 1:
             return [self]
-        return [self._columns(group) for group in torch.arange(self.columns).chunk(count)]
+        return [self._part(group) for group in torch.arange(self.batch_size).chunk(count)]
 
-    def _columns(self, group: Tensor) -> ExampleBatch:
-        kept = group.tolist()
+    def _part(self, group: Tensor) -> ExampleBatch:
         batch = self._with(lambda tensor, axis: tensor.index_select(axis, group.to(tensor.device)))
-        indices, originals = [self.indices[k] for k in kept], [self.originals[k] for k in kept]
-        return replace(batch, indices=indices, originals=originals)
+        return replace(batch, indices=[self.indices[k] for k in group.tolist()])
 
     def _with(self, change: Callable[[Tensor, int], Tensor]) -> ExampleBatch:
-        """Every tensor changed; `change` is told which axis its columns are on."""
+        """Every tensor changed; `change` is told which axis its sequences are on."""
         fields = {name: change(tensor, min(tensor.dim() - 1, 1)) for name, tensor in self.fields.items()}
         return replace(self, fields=fields, lengths={name: change(one, 0) for name, one in self.lengths.items()})
-
-
-def _padded(examples: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    fields: dict[str, Tensor] = {}
-    lengths: dict[str, Tensor] = {}
-    for name in examples[0]:
-        values = [example[name] for example in examples]
-        if name == "characters":
-            longest = max((len(word) for words in values for word in words), default=0)
-            padded = np.zeros((max(map(len, values)), len(values), max(longest, 1)), dtype=np.int64)
-            sizes = np.zeros(padded.shape[:2], dtype=np.int64)
-            for column, words in enumerate(values):
-                for row, word in enumerate(words):
-                    padded[row, column, : len(word)], sizes[row, column] = word, len(word)
-            fields["characters"], fields["character_lengths"] = torch.from_numpy(padded), torch.from_numpy(sizes)
-        elif name in SEQUENCES:
-            sized = [len(value) for value in values]
-            dtype = np.float32 if name == "features" else np.int64
-            padded = np.full((max(sized), len(values), *values[0].shape[1:]), FILL.get(name, 0), dtype)
-            for column, value in enumerate(values):
-                padded[: len(value), column] = value
-            fields[name], lengths[name] = torch.from_numpy(padded), torch.tensor(sized)
-        else:
-            fields[name] = torch.tensor(values)
-    return fields, lengths
 
 
 class Bucketed:
@@ -124,7 +113,7 @@ class Bucketed:
 
     With a `seed` the order is drawn anew in every epoch, from the seed and the epoch's number alone: examples are
     shuffled, sorted by length within pools of 50 batches, and the batches shuffled. Without one they are sorted once
-    and for all. Raises ConfigError, naming the keys under `where`, if there are fewer examples than columns.
+    and for all. Raises ConfigError, naming the keys under `where`, if there are fewer examples than `batch_size`.
     """
 
     def __init__(
@@ -144,7 +133,7 @@ class Bucketed:
                 f"use {where}batch_size={len(split)} at most"
             )
         self.split, self.batch_size, self.wanted, self.seed = split, batch_size, targets, seed
-        self.sizes = np.array([max([len(e[name]) for name in SEQUENCES if name in e]) for e in split.encoded])
+        self.sizes = np.array(split.sizes)
         self.start_epoch(0)
 
     @cached_property

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from .streams import IGNORE, Tokens, Window
+from .batches import IGNORE_INDEX
+from .streams import Tokens, Window
 
 
 class Gaps:
@@ -81,16 +82,16 @@ class Gaps:
             raise IndexError(index)
         places = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         inputs = np.empty((self.window, len(places)), dtype=np.int64)
-        targets = np.full_like(inputs, IGNORE)
-        for column, place in enumerate(places.tolist()):
+        targets = np.full_like(inputs, IGNORE_INDEX)
+        for row, place in enumerate(places.tolist()):
             piece, reading = divmod(place, self.readings)
             own = self._own(piece)
             end = piece * self.window + own
-            inputs[:, column] = self.tokens[end - self.window : end]
+            inputs[:, row] = self.tokens[end - self.window : end]
             masked = self.window - own + self._masked(piece, own, reading)
-            targets[masked, column], inputs[masked, column] = inputs[masked, column], self.mask
+            targets[masked, row], inputs[masked, row] = inputs[masked, row], self.mask
         read, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
-        return Window(read, wanted, int((wanted != IGNORE).sum()))
+        return Window(read, wanted, int((wanted != IGNORE_INDEX).sum()))
 
     def _masked(self, piece: int, own: int, reading: int) -> NDArray[np.int64]:
         """Which of a piece's own tokens are masked."""

@@ -1,10 +1,10 @@
 """Contiguous streams cut into windows: how truncated backpropagation through time reads a text.
 
-The text w0 w1 w2 ... is laid out in `batch_size` columns, each a contiguous piece, and read downwards
-in windows of `window` rows. A column goes on in the next window where it stopped in this one, so the
-model's carry does too. For 11 tokens, batch_size 2, window 4, `<eos>` standing before the first:
+The text w0 w1 w2 ... is cut into `batch_size` contiguous streams, read side by side in windows of
+`window` steps. A stream goes on in the next window where it stopped in this one, so the model's
+carry does too. For 11 tokens, batch_size 2, window 4, `<eos>` standing before the first:
 
-              column 0        column 1
+              stream 0        stream 1
               input  target   input  target
     window 0  <eos>    w0       w5     w6
                 w0     w1       w6     w7
@@ -26,22 +26,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import ConfigError
+from .batches import IGNORE_INDEX
 
 Tokens: TypeAlias = NDArray[np.unsignedinteger]
-LEAST = 5  # rows of a window whose length is drawn
-IGNORE = -1  # target of the cells that fill up the last columns
+LEAST = 5  # steps of a window whose length is drawn
 
 
 class Window(NamedTuple):
-    """inputs (T, B) and targets (T, B), int64; targets are IGNORE where there is nothing to predict."""
+    """inputs (T, B) and targets (T, B), int64; targets are IGNORE_INDEX where there is nothing to predict."""
 
     inputs: Tensor
     targets: Tensor
     tokens: int  # targets that count
 
     @property
-    def columns(self) -> int:
-        """Columns read side by side."""
+    def batch_size(self) -> int:
+        """Streams read side by side."""
         return self.inputs.shape[1]
 
     def to(self, device: torch.device) -> Window:
@@ -49,15 +49,15 @@ class Window(NamedTuple):
         return Window(self.inputs.to(device), self.targets.to(device), self.tokens)
 
     def parts(self, count: int) -> list[Window]:
-        """Its columns in `count` groups."""
+        """Its streams in `count` groups."""
         if count == 1:
             return [self]
         cut = zip(self.inputs.chunk(count, 1), self.targets.chunk(count, 1), strict=True)
-        return [Window(inputs, targets, int((targets != IGNORE).sum())) for inputs, targets in cut]
+        return [Window(inputs, targets, int((targets != IGNORE_INDEX).sum())) for inputs, targets in cut]
 
 
 class Lengths(NamedTuple):
-    """How long the windows of training are: all `window` rows, or drawn anew in every epoch, about that long.
+    """How long the windows of training are: all `window` steps, or drawn anew in every epoch, about that long.
 
     length = max(5, round down N(b, spread)), at most b + 4 spread, with b = window, or window / 2 with probability
     `halved`. The draws of an epoch follow from `seed` and its number alone. S. Merity et al., arXiv 1708.02182, 4.1,
@@ -74,26 +74,26 @@ class Lengths(NamedTuple):
         """Whether lengths differ."""
         return self.spread > 0 or self.halved > 0
 
-    def of_epoch(self, epoch: int, rows: int) -> list[int]:
-        """Lengths that cover `rows` rows; the last may reach beyond them."""
+    def of_epoch(self, epoch: int, steps: int) -> list[int]:
+        """Lengths that cover `steps` steps; the last may reach beyond them."""
         if not self.drawn:
-            return [self.window] * -(-rows // self.window)
+            return [self.window] * -(-steps // self.window)
         generator = np.random.default_rng([self.seed, epoch])
         lengths: list[int] = []
-        while (covered := sum(lengths)) < rows:
-            count = (rows - covered) // self.window + 1
+        while (covered := sum(lengths)) < steps:
+            count = (steps - covered) // self.window + 1
             base = np.where(generator.random(count) < self.halved, self.window / 2, float(self.window))
             length = np.minimum(np.floor(generator.normal(base, self.spread)), base + 4 * self.spread)
             lengths += np.maximum(length, LEAST).astype(int).tolist()
-        return lengths[: int(np.searchsorted(np.cumsum(lengths), rows)) + 1]
+        return lengths[: int(np.searchsorted(np.cumsum(lengths), steps)) + 1]
 
 
 class Streams:
-    """The windows of a text of N tokens in `batch_size` columns of ceil(N / batch_size) rows.
+    """The windows of a text of N tokens in `batch_size` streams of ceil(N / batch_size) steps.
 
     `window` is the length of all of them, or Lengths. `first` is the token that stands before the text.
-    Raises ConfigError, naming the keys under `where` (`train.`), if there are more columns than tokens or `window` is
-    longer than a column (unless `clip`: evaluation may use a shorter window, it changes no number).
+    Raises ConfigError, naming the keys under `where` (`train.`), if there are more streams than tokens or `window` is
+    longer than a stream (unless `clip`: evaluation may use a shorter window, it changes no number).
     """
 
     def __init__(
@@ -116,15 +116,15 @@ class Streams:
                 f"{where}batch_size={batch_size} is larger than the stream: there are {len(tokens):,} tokens; "
                 f"use {where}batch_size={max(1, len(tokens) // window)} or more text"
             )
-        self.rows = -(-len(tokens) // batch_size)
-        if window > self.rows and not clip:
+        self.steps = -(-len(tokens) // batch_size)
+        if window > self.steps and not clip:
             raise ConfigError(
                 f"{where}window={window} is longer than the text: {len(tokens):,} tokens in "
-                f"{where}batch_size={batch_size} columns are {self.rows} rows; use {where}window={self.rows} at most, "
-                "fewer columns or more text"
+                f"{where}batch_size={batch_size} streams are {self.steps} steps; use {where}window={self.steps} at "
+                "most, a smaller batch or more text"
             )
         self.tokens, self.batch_size, self.first = tokens, batch_size, first
-        self.lengths = lengths._replace(window=min(window, self.rows))
+        self.lengths = lengths._replace(window=min(window, self.steps))
         self.start_epoch(0)
 
     @property
@@ -134,7 +134,7 @@ class Streams:
 
     def count(self, epoch: int) -> int:
         """The number of windows in an epoch."""
-        return len(self.lengths.of_epoch(epoch, self.rows))
+        return len(self.lengths.of_epoch(epoch, self.steps))
 
     def scale(self, index: int) -> float:
         """A window that was drawn longer is a larger step."""
@@ -142,7 +142,7 @@ class Streams:
 
     def start_epoch(self, epoch: int) -> None:
         """Cut the text for this epoch."""
-        self.heights = self.lengths.of_epoch(epoch, self.rows)
+        self.heights = self.lengths.of_epoch(epoch, self.steps)
         self.tops = np.cumsum([0, *self.heights[:-1]]).tolist()
 
     def __len__(self) -> int:
@@ -153,15 +153,16 @@ class Streams:
         if not 0 <= index < len(self):
             raise IndexError(index)
         top = self.tops[index]
-        height = min(self.heights[index], self.rows - top)
-        text = np.full((height + 1, self.batch_size), IGNORE, dtype=np.int64)  # row r + 1 holds the targets of row r
-        for column in range(self.batch_size):
-            start = column * self.rows + top
-            low, high = max(start - 1, 0), min(start + height, (column + 1) * self.rows, len(self.tokens))
+        height = min(self.heights[index], self.steps - top)
+        # Step t + 1 holds the targets of step t.
+        text = np.full((height + 1, self.batch_size), IGNORE_INDEX, dtype=np.int64)
+        for stream in range(self.batch_size):
+            start = stream * self.steps + top
+            low, high = max(start - 1, 0), min(start + height, (stream + 1) * self.steps, len(self.tokens))
             if low < high:
-                text[low - (start - 1) : high - (start - 1), column] = self.tokens[low:high]
+                text[low - (start - 1) : high - (start - 1), stream] = self.tokens[low:high]
         if top == 0:
             text[0, 0] = self.first
         targets = torch.from_numpy(text[1:])
-        inputs = torch.from_numpy(np.where(text[:-1] == IGNORE, self.first, text[:-1]))
-        return Window(inputs, targets, int((targets != IGNORE).sum()))
+        inputs = torch.from_numpy(np.where(text[:-1] == IGNORE_INDEX, self.first, text[:-1]))
+        return Window(inputs, targets, int((targets != IGNORE_INDEX).sum()))
