@@ -27,6 +27,7 @@ MAY: dict[str, set[str]] = {
     "tasks": {"cells", "config", "data", "errors", "layers", "models", "optim"},
     "evaluation": LEAVES | {"cells", "layers", "tasks"},
     "training": LEAVES | {"cells", "evaluation", "layers", "models", "tasks"},
+    "testing": {"cells", "engines", "layers"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
     "commands": LEAVES | {"bench", "cells", "engines", "evaluation", "layers", "models", "tasks", "training"},
     "api": {"config", "errors", "evaluation", "runs", "training"},

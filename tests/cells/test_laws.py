@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from seqlm import Recurrent, scan
-from seqlm.cells import FeedForwardCell, GatedCell, carry_tensors, map_carry
+from seqlm import Recurrent, scan, testing
+from seqlm.cells import FeedForwardCell, GatedCell, Hidden
 from seqlm.config.values import find_configs
 from seqlm.engines import ENGINES
 
 from ..conftest import compose
 
-T, B, E, H = 6, 3, 5, 7
+T, B, E, H = testing.T, testing.B, 5, 7
 CELLS = sorted(path.stem for path in (find_configs() / "model" / "cell").glob("*.yaml"))
 VARIANTS = [(name, ()) for name in CELLS] + [
     ("elman", ("model.cell.activation=relu",)),
@@ -53,10 +57,7 @@ def made(name, extra):
 
     torch.manual_seed(0)
     cell = build(compose(f"model/cell={name}", *extra).model["cell"], "model.cell", input_size=E, hidden_size=H)
-    cell = cell.double()
-    for parameter in cell.parameters():  # larger than at initialisation, so that the recurrence matters
-        torch.nn.init.uniform_(parameter, -0.7, 0.7)
-    return cell, torch.get_rng_state()
+    return testing.with_large_weights(cell), torch.get_rng_state()
 
 
 @cache
@@ -64,94 +65,13 @@ def converted(cell, dtype):
     return copy.deepcopy(cell).to(dtype)
 
 
-def random_carry(cell, grad=False):
-    return map_carry(lambda t: (0.5 * torch.randn_like(t)).requires_grad_(grad), cell.init_carry(B))
+@pytest.mark.parametrize("law", testing.LAWS, ids=lambda law: law.__name__)
+def test_law(cell, law):
+    law(cell)
 
 
-def xs_of(cell):
-    return torch.randn(T, B, cell.input_size, dtype=torch.float64)
-
-
-def close(a, b):
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-def test_shapes_and_carry_structure(cell):
-    carry, xs = cell.init_carry(B), xs_of(cell)
-    last, ys = scan(cell, xs, carry)
-    assert ys.shape == (T, B, cell.output_size)
-    assert type(last) is type(carry)
-    for before, after in zip(carry_tensors(carry), carry_tensors(last), strict=True):
-        assert before.shape == after.shape and before.dtype == after.dtype
-        assert before.shape[0] == B and not before.any()
-
-
-def test_gradients_match_finite_differences(cell):
-    names = [name for name, _ in cell.named_parameters()]
-    carry = random_carry(cell, grad=True)
-    xs = torch.randn(3, B, E, dtype=torch.float64, requires_grad=True)
-    leaves = [p.detach().clone().requires_grad_() for p in cell.parameters()]
-
-    def run(xs, *tensors):
-        parameters, carried = tensors[: len(names)], iter(tensors[len(names) :])
-        inputs = (xs, map_carry(lambda _: next(carried), carry))
-        module = Unrolled(cell)
-        weights = {f"cell.{name}": value for name, value in zip(names, parameters, strict=True)}
-        return torch.func.functional_call(module, weights, inputs)
-
-    # relu has a kink; a small step keeps random points away from it.
-    assert torch.autograd.gradcheck(run, (xs, *leaves, *carry_tensors(carry)), eps=1e-7, atol=1e-5)
-
-
-class Unrolled(torch.nn.Module):
-    def __init__(self, cell):
-        super().__init__()
-        self.cell = cell
-
-    def forward(self, xs, carry):
-        last, ys = scan(self.cell, xs, carry)
-        return (ys, *carry_tensors(last))
-
-
-def test_two_windows_equal_one(cell):
-    carry, xs = random_carry(cell), xs_of(cell)
-    whole_last, whole = scan(cell, xs, carry)
-    middle, first = scan(cell, xs[:2], carry)
-    last, second = scan(cell, xs[2:], middle)
-    close(torch.cat([first, second]), whole)
-    for a, b in zip(carry_tensors(last), carry_tensors(whole_last), strict=True):
-        close(a, b)
-
-
-def test_rows_of_a_batch_are_independent(cell):
-    carry, xs = random_carry(cell), xs_of(cell)
-    _, together = scan(cell, xs, carry)
-    for row in range(B):
-        _, alone = scan(cell, xs[:, row : row + 1], map_carry(lambda t, r=row: t[r : r + 1], carry))
-        close(alone, together[:, row : row + 1])
-
-
-def test_causality_and_reverse(cell):
-    carry, xs = random_carry(cell), xs_of(cell)
-    changed = xs.clone()
-    changed[3] += 1
-    _, before = scan(cell, xs, carry)
-    _, after = scan(cell, changed, carry)
-    close(before[:3], after[:3])
-    assert not torch.allclose(before[3:], after[3:])
-    _, backward = scan(cell, xs, carry, reverse=True)
-    _, flipped = scan(cell, xs.flip(0), carry)
-    close(backward, flipped.flip(0))
-
-
-def test_memory_reaches_the_last_step(cell):
-    carry = random_carry(cell, grad=True)
-    if isinstance(cell, FeedForwardCell):
-        assert carry == ()
-        return
-    _, ys = scan(cell, xs_of(cell), carry)
-    for gradient in torch.autograd.grad(ys[-1].sum(), carry_tensors(carry)):
-        assert gradient.abs().max() > 0
+def test_a_cell_without_memory_has_an_empty_carry():
+    assert FeedForwardCell(E, H).init_carry(B) == ()
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -163,46 +83,15 @@ def test_engines_equal_scan(cell, engine, dtype, steps, reverse):
         with pytest.raises(ValueError, match=f"engine={engine} cannot serve"):
             Recurrent(cell, engine=engine)
         pytest.skip(why_not)
-    compare_with_scan(converted(cell, dtype), engine, dtype, steps, reverse)
+    testing.engine_equals_scan(converted(cell, dtype), engine, dtype, steps, reverse)
 
 
-def compare_with_scan(cell, engine, dtype=torch.float64, steps=T, reverse=False):
-    """Outputs, final carry and all gradients of an engine are those of scan, and the same bits when run again."""
-    results = []
-    weights = torch.randn(steps, B, cell.output_size, dtype=dtype)
-    carry = random_carry(cell, grad=True)
-    xs = torch.randn(steps, B, cell.input_size, dtype=dtype, requires_grad=True)
-    factors = [torch.randn_like(tensor) for tensor in carry_tensors(carry)]
-    for name in ("scan", engine, engine):
-        last, ys = Recurrent(cell, reverse, name)(xs, carry)
-        ends = sum((end * factor).sum() for end, factor in zip(carry_tensors(last), factors, strict=True))
-        sources = [xs, *carry_tensors(carry), *cell.parameters()]
-        gradients = torch.autograd.grad((ys * weights).sum() + ends, sources)
-        assert type(last) is type(carry)
-        results.append([ys, *carry_tensors(last), *gradients])
-    with torch.no_grad():  # nothing is kept then, and nothing changes
-        last, ys = Recurrent(cell, reverse, engine)(xs, carry)
-    for ours, theirs in zip([ys, *carry_tensors(last)], results[1], strict=False):
-        assert torch.equal(ours, theirs)
-    for reference, once, again in zip(*results, strict=True):
-        assert torch.equal(once, again)
-        if dtype is torch.float64:
-            close(once, reference)
-        else:
-            assert (once - reference).norm() <= 3e-6 * reference.norm() + 1e-6
-
-
-def test_a_gated_cell_is_its_gates(cell):
-    if not isinstance(cell, GatedCell) or not cell.gated:
-        pytest.skip("not a function of one affine map")
-    carry, z = random_carry(cell), torch.randn(B, cell.num_gates * H, dtype=torch.float64)
-    r = torch.nn.functional.linear(carry.h, cell.weight_hh, cell.bias_hh)
-    close(cell.gates(z, r, carry).h, cell.step(carry, z)[1])
-    # Row by row: a change of one stream's gates changes that stream only.
-    bumped = z.clone()
-    bumped[1] += torch.randn(len(z[1]))
-    difference = (cell.gates(bumped, r, carry).h - cell.gates(z, r, carry).h).abs().sum(1)
-    assert difference[1] > 0 and difference[torch.arange(B) != 1].max() == 0
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_padding_changes_nothing(cell, engine, reverse):
+    if why_not := ENGINES[engine].refusal(cell):
+        pytest.skip(why_not)
+    testing.padding_changes_nothing(cell, engine, reverse)
 
 
 def test_forget_bias_opens_the_gate_at_initialisation_only():
@@ -212,9 +101,10 @@ def test_forget_bias_opens_the_gate_at_initialisation_only():
     plain = LSTMCell(4, 3)
     torch.manual_seed(0)
     biased = LSTMCell(4, 3, forget_bias=1.0)
-    close((biased.bias_ih - plain.bias_ih).detach().double(), torch.tensor([0.0] * 3 + [1.0] * 3 + [0.0] * 6).double())
-    close(biased.bias_hh.detach(), plain.bias_hh.detach())
-    close(biased.weight_ih.detach(), plain.weight_ih.detach())
+    added = (biased.bias_ih - plain.bias_ih).detach().double()
+    testing.close(added, torch.tensor([0.0] * 3 + [1.0] * 3 + [0.0] * 6).double())
+    testing.close(biased.bias_hh.detach(), plain.bias_hh.detach())
+    testing.close(biased.weight_ih.detach(), plain.weight_ih.detach())
 
 
 def test_scan_needs_no_torch_module():
@@ -227,3 +117,77 @@ def test_scan_needs_no_torch_module():
 
     last, ys = scan(Counter(), torch.zeros(3, 1), torch.zeros(()))
     assert int(last) == 3 and ys.flatten().tolist() == [0, 1, 2]
+
+
+class MyCell(GatedCell):
+    """A cell as one outside this repository would be, with a switch for each law that it may break."""
+
+    num_gates = 1
+
+    def __init__(self, input_size, hidden_size, *, breaks=None):
+        super().__init__(input_size, hidden_size)
+        self.breaks, self.stored = breaks, None
+
+    def init_carry(self, batch_size):
+        zeros = super().init_carry(batch_size)
+        return Hidden(zeros.h + 1) if self.breaks == "start" else zeros
+
+    def gates(self, z, r, carry):
+        h = (z + r).tanh()
+        if self.breaks == "rows":
+            h = h + 0.1 * carry.h.mean(0)
+        elif self.breaks == "gradients":
+            h = h + 0.1 * carry.h.detach()
+        elif self.breaks == "carry":
+            self.stored = h.detach() if self.stored is None or len(self.stored) != len(h) else self.stored + h.detach()
+            h = h + 0.1 * self.stored
+        elif self.breaks == "memory":
+            h = z.tanh() + 0 * r
+        return Hidden(h)
+
+    def inputs(self, xs, carry):
+        z = super().inputs(xs, carry)
+        return z + z.sum(0) if self.breaks == "causality" else z
+
+
+@pytest.mark.parametrize(
+    ("breaks", "law"),
+    [
+        ("start", "shapes_and_structure"),
+        ("gradients", "gradients_are_exact"),
+        ("carry", "two_windows_equal_one|gradients_are_exact"),
+        ("rows", "rows_are_independent"),
+        ("causality", "two_windows_equal_one"),
+        ("memory", "memory_reaches_the_last_step"),
+    ],
+)
+def test_a_cell_from_outside_that_breaks_a_law_is_told_which(breaks, law):
+    with pytest.raises(AssertionError, match=rf"MyCell breaks a law \(({law})\): [A-Z].*\."):
+        testing.check_cell(MyCell, hidden_size=4, breaks=breaks)
+
+
+def test_a_cell_from_outside_that_keeps_the_laws():
+    state = torch.get_rng_state()
+    testing.check_cell(MyCell, hidden_size=4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_pytest_checks_a_cell_from_outside(tmp_path):
+    (tmp_path / "mylab.py").write_text("from seqlm import ElmanCell\nclass Mine(ElmanCell):\n    pass\n")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "seqlm.testing",
+        "-p",
+        "no:cacheprovider",
+        "--pyargs",
+        "seqlm.testing",
+    ]
+    paths = os.pathsep.join([str(tmp_path), str(Path(testing.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--cell", "mylab.Mine"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr

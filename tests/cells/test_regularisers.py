@@ -81,10 +81,10 @@ def regularised(cell, drop):
     return cell
 
 
-def window(cell, engine, xs, carry, seed=3):
+def window(cell, engine, xs, carry, seed=3, lengths=None):
     """Outputs and last carry, with masks from this seed."""
     torch.manual_seed(seed)
-    last, ys = Recurrent(cell, engine=engine)(xs, carry)
+    last, ys = Recurrent(cell, engine=engine)(xs, carry, lengths)
     return [ys, *carry_tensors(last)]
 
 
@@ -111,6 +111,29 @@ def test_engines_draw_and_compute_alike(cell, engine, drop):
             results.append([*outputs, *(p.grad for p in cell.parameters())])
         for ours, reference in zip(*results, strict=True):
             torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
+def test_masks_of_padded_sequences_are_those_of_whole_ones(cell, drop):
+    """The carry after n steps under the masks of the window; outputs before an end keep their bits on every engine."""
+    cell = regularised(cell, drop)
+    xs, carry = given(cell)
+    lengths = torch.tensor([T, 2, 3])
+    ends = [window(cell, "scan", xs[:length], carry)[1:] for length in lengths] if not (drop.zones) else None
+    for engine in ENGINES:
+        if ENGINES[engine].refusal(cell):
+            continue
+        ys, *whole = window(cell, engine, xs, carry)
+        padded, *last = window(cell, engine, xs, carry, lengths=lengths)
+        for row, length in enumerate(lengths):
+            if engine != "native":
+                assert torch.equal(padded[:length, row], ys[:length, row])
+            for end, alone in zip(last, ends[row] if ends else [], strict=bool(ends)):
+                torch.testing.assert_close(end[row], alone[row], rtol=0, atol=1e-12)
+        for end, of_all in zip(last, whole, strict=True):
+            torch.testing.assert_close(end[0], of_all[0], rtol=0, atol=1e-12)
+        for end, reference in zip(last, window(cell, "scan", xs, carry, lengths=lengths)[1:], strict=True):
+            torch.testing.assert_close(end, reference, rtol=0, atol=1e-12)
 
 
 def finite_differences(module, loss, **tolerance):

@@ -27,9 +27,9 @@ from seqlm.config.build import build
 from seqlm.config.values import cell_nodes
 from seqlm.engines import ENGINES, RULES, compiled, fused, pick
 from seqlm.engines.product import packs
+from seqlm.testing import engine_equals_scan
 
 from ..cells import regularised
-from ..cells.test_laws import compare_with_scan
 
 
 def made(kind, *sizes, **options):
@@ -49,7 +49,7 @@ def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, 
     assert ENGINES[engine].refusal(cell) is None
     if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
         pytest.skip("its masks belong to places in the window, and are drawn in the order of time")
-    compare_with_scan(cell, engine, torch.float64, steps, reverse)
+    engine_equals_scan(cell, engine, torch.float64, steps, reverse)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ UNUSUAL = {
 def test_unusual_gates_are_exact_or_refused(name, loop_body):
     cell = cell_of(UNUSUAL[name])
     if ENGINES["fused"].refusal(cell) is None:
-        compare_with_scan(cell, "fused")
+        engine_equals_scan(cell, "fused")
     else:
-        compare_with_scan(cell, "auto")
+        engine_equals_scan(cell, "auto")
 
 
 def test_random_numbers_in_gates_are_refused():
@@ -355,7 +355,7 @@ def test_a_changed_setting_is_seen(loop_body):
     cell = cell_of(lambda self, z, r, carry: Hidden((z + self.sharpness * r).tanh()), sharpness=1.0)
     for sharpness in (1.0, 0.5, 2.0):
         cell.sharpness = sharpness
-        compare_with_scan(cell, "fused")
+        engine_equals_scan(cell, "fused")
 
 
 def test_states_of_other_widths_are_exact_or_refused(loop_body):
@@ -373,7 +373,7 @@ def test_states_of_other_widths_are_exact_or_refused(loop_body):
             return Wide(self.weight_hh.new_zeros(batch_size, 6), self.weight_hh.new_zeros(batch_size, width))
 
         cell = cell_of(gates, init_carry=init_carry)
-        compare_with_scan(cell, "fused" if ENGINES["fused"].refusal(cell) is None else "auto")
+        engine_equals_scan(cell, "fused" if ENGINES["fused"].refusal(cell) is None else "auto")
 
 
 def test_not_a_number_stays_one(loop_body):

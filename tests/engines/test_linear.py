@@ -11,8 +11,8 @@ from seqlm import Recurrent, scan
 from seqlm.cells import LinearCell, MinGRUCell, MinLSTMCell, QRNNCell, carry_tensors, map_carry
 from seqlm.engines import compiled, fused, linear, pick
 from seqlm.engines.linear import linear_recurrence
+from seqlm.testing import engine_equals_scan
 
-from ..cells.test_laws import compare_with_scan
 from .test_engines import made
 
 CELLS = [QRNNCell, lambda *sizes: QRNNCell(*sizes, window=1), MinGRUCell, MinLSTMCell]
@@ -128,7 +128,7 @@ class Constant(LinearCell):
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize("engine", ["fused", "deferred"])
 def test_a_cell_of_the_users(engine, steps, reverse, loop_body):
-    compare_with_scan(made(Constant, 5, 7), engine, steps=steps, reverse=reverse)
+    engine_equals_scan(made(Constant, 5, 7), engine, steps=steps, reverse=reverse)
 
 
 def test_auto_takes_fused_and_says_what_the_loop_is(monkeypatch):
@@ -159,7 +159,7 @@ def test_what_is_not_one_linear_recurrence_is_refused():
     assert "a step of its own, not the one derived from coefficients()" in fused.refusal(Own(3, 4))
     assert "do not give what they give step by step" in fused.refusal(AcrossSteps(3, 4))
     for kind in (Own, AcrossSteps):
-        compare_with_scan(made(kind, 5, 7), "auto")
+        engine_equals_scan(made(kind, 5, 7), "auto")
         with pytest.raises(ValueError, match="engine=fused cannot serve this layer"):
             Recurrent(kind(3, 4), engine="fused")
 

@@ -8,9 +8,9 @@ import torch
 from seqlm import ElmanCell, GRUCell, LSTMCell
 from seqlm.cells import LayerNormLSTMCell, MinGRUCell, MinLSTMCell, PeepholeLSTMCell, QRNNCell
 from seqlm.engines import fused, linear, triton_kernels
+from seqlm.testing import engine_equals_scan
 
 from ..cells import regularised
-from ..cells.test_laws import compare_with_scan
 from .test_engines import made
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -33,13 +33,13 @@ CELLS = [
 def test_generated_kernels_equal_scan(kind, dtype, steps, on_triton):
     cell = made(kind, 5, 37).to(dtype)
     assert fused.describe(cell) == "one kernel a step"
-    compare_with_scan(cell, "fused", dtype, steps)
+    engine_equals_scan(cell, "fused", dtype, steps)
 
 
 def test_a_window_larger_than_a_block(on_triton, monkeypatch):
     monkeypatch.setattr(triton_kernels, "BLOCK", 16)
     cell = made(LSTMCell, 5, 37)
-    compare_with_scan(cell, "fused", torch.float64, 3)
+    engine_equals_scan(cell, "fused", torch.float64, 3)
 
 
 def test_what_is_not_elementwise_runs_on_torchs_operations(on_triton):
@@ -57,4 +57,4 @@ def linear_on_triton(monkeypatch):
 @pytest.mark.parametrize("kind", [QRNNCell, MinGRUCell, MinLSTMCell])
 def test_linear_recurrences_equal_scan(kind, dtype, steps, reverse, linear_on_triton):
     """131 units: more than a block for three rows, and not a multiple of it."""
-    compare_with_scan(made(kind, 5, 131).to(dtype), "fused", dtype, steps, reverse)
+    engine_equals_scan(made(kind, 5, 131).to(dtype), "fused", dtype, steps, reverse)

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from seqlm import Bidirectional, ElmanCell, GRUCell, JordanCell, LockedDropout, LSTMCell, Recurrent, Stack
+from seqlm.cells import LayerNormLSTMCell, PeepholeLSTMCell, QRNNCell, RHNCell, carry_tensors, map_carry
+from seqlm.engines import ENGINES
 from seqlm.layers import WordEmbedding, make_dropout
 from seqlm.layers.dropout import dropout_mask
 
@@ -29,6 +31,70 @@ def test_stacks_and_directions_nest():
     carry, ys = model(torch.randn(4, 2, 5), model.init_carry(2))
     assert ys.shape == (4, 2, 2) and not model.causal
     model(torch.randn(4, 2, 5), carry)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("kind", "reference"), [(ElmanCell, nn.RNN), (GRUCell, nn.GRU), (LSTMCell, nn.LSTM)])
+def test_the_carry_of_padded_sequences_is_that_of_packed_ones(kind, reference, engine):
+    """Two layers in both directions, as torch's: outputs, last carry and gradients; padding may hold anything."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([4, 7, 1, 3])
+    theirs = reference(5, 3, num_layers=2, bidirectional=True).double()
+    pairs = [[Recurrent(kind(size, 3).double(), reverse, engine) for reverse in (False, True)] for size in (5, 6)]
+    ours = Stack([Bidirectional(*pair) for pair in pairs])
+    for depth, pair in enumerate(pairs):
+        for layer, suffix in zip(pair, ("", "_reverse"), strict=True):
+            for name, parameter in layer.cell.named_parameters():
+                parameter.data.copy_(getattr(theirs, f"{name}_l{depth}{suffix}").data)
+    padding = (torch.arange(7).unsqueeze(1) >= lengths).unsqueeze(-1)
+    xs = torch.randn(7, 4, 5, dtype=torch.float64)
+    last, ys = ours(xs.masked_fill(padding, torch.nan), ours.init_carry(4), lengths)
+    packed = nn.utils.rnn.pack_padded_sequence(xs, lengths, enforce_sorted=False)
+    their_ys, their_last = theirs(packed)
+    their_ys = nn.utils.rnn.pad_packed_sequence(their_ys)[0]
+    their_last = their_last if isinstance(their_last, tuple) else (their_last,)
+    our_last = [torch.stack(parts) for parts in zip(*(half for pair in last for half in pair), strict=True)]
+    totals = []
+    for results in ([ys.masked_fill(padding, 0), *our_last], [their_ys, *their_last]):
+        totals.append(sum((result.sin() * (1 + i)).sum() for i, result in enumerate(results)))
+    for mine, other in zip([ys.masked_fill(padding, 0), *our_last], [their_ys, *their_last], strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+    for total in totals:
+        total.backward()
+    for depth, pair in enumerate(pairs):
+        for layer, suffix in zip(pair, ("", "_reverse"), strict=True):
+            for name, parameter in layer.cell.named_parameters():
+                grad = getattr(theirs, f"{name}_l{depth}{suffix}").grad
+                torch.testing.assert_close(parameter.grad, grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("kind", [ElmanCell, LSTMCell, PeepholeLSTMCell, LayerNormLSTMCell, QRNNCell, RHNCell])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_empty_sequence_gives_back_its_carry(kind, engine, grad, loop_body):
+    """With its gradient, and in both bodies of the fused loop; the other rows end at steps of their own."""
+    torch.manual_seed(0)
+    cell = kind(5, 6).double()
+    if ENGINES[engine].refusal(cell):
+        pytest.skip("not served")
+    carry = map_carry(lambda t: torch.randn_like(t).requires_grad_(), cell.init_carry(3))
+    xs = torch.randn(4, 3, 5, dtype=torch.float64)
+    results = []
+    for name in ("scan", engine):
+        with torch.set_grad_enabled(grad):
+            last, _ = Recurrent(cell, engine=name)(xs, carry, torch.tensor([2, 0, 4]))
+        tensors = carry_tensors(last)
+        for tensor, start in zip(tensors, carry_tensors(carry), strict=True):
+            assert torch.equal(tensor[1], start[1])
+        total = sum((tensor**2).sum() for tensor in tensors)
+        sources = [*carry_tensors(carry), *cell.parameters()]
+        found = torch.autograd.grad(total, sources, allow_unused=True) if grad else ()
+        if grad:
+            for gradient, start in zip(found, carry_tensors(carry), strict=False):
+                torch.testing.assert_close(gradient[1], 2 * start[1], rtol=0, atol=1e-12)
+        results.append([*tensors, *(g for g in found if g is not None)])
+    for reference, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, reference, rtol=0, atol=1e-12)
 
 
 def test_residual_adds_input_to_output():

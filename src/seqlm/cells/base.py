@@ -1,4 +1,4 @@
-"""What a cell is: one pure step of a recurrence, and the carry that travels through time."""
+"""The interface of cells: one pure step of a recurrence, and the carry that travels through time."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ def carry_tensors(carry: Carry) -> list[Tensor]:
     if isinstance(carry, Tensor):
         return [carry]
     return [tensor for part in carry for tensor in carry_tensors(part)]
+
+
+def state_after(lengths: Tensor, states: Tensor, start: Tensor) -> Tensor:
+    """The state of each row after its last step: lengths (B,), states after every step (T, B, ...), start (B, ...)."""
+    last = states[(lengths - 1).clamp(min=0), torch.arange(len(lengths), device=lengths.device)]
+    return torch.where((lengths > 0).view(-1, *[1] * (start.dim() - 1)), last, start)
 
 
 def detach(carry: Carry) -> Carry:
@@ -78,7 +84,7 @@ class Cell(nn.Module, ABC):
 
     @property
     def drops(self) -> RecurrentDropout:
-        """What is dropped now: nothing in eval mode."""
+        """The regularisers in force: none in eval mode."""
         return self.dropout if self.training else RecurrentDropout()
 
     def regularise(self, dropout: RecurrentDropout) -> None:
@@ -104,14 +110,14 @@ class Cell(nn.Module, ABC):
         return xs
 
     def inputs(self, xs: Tensor, carry: Carry) -> Any:
-        """What the steps of one window read, in the order of the steps: `project`, with what is drawn for each.
+        """Inputs of the steps of one window, in the order of the steps: `project`, and masks drawn for each step.
 
-        It is all that engines ask for. The carry is that before the first step.
+        Engines call this and no other method for the inputs. The carry is that before the first step.
         """
         return self.project(xs)
 
     def bind_inputs(self) -> Callable[[Tensor, Carry], Any]:
-        """`inputs` for ONE window whose steps are read one by one: what a window draws once is drawn here."""
+        """`inputs` for ONE window whose steps are read one by one: masks that a window has once are drawn here."""
         return self.inputs
 
     @abstractmethod
@@ -131,7 +137,7 @@ class Cell(nn.Module, ABC):
 
 
 class Recurrence(NamedTuple):
-    """What all steps of one window share: r_t = weight (mask * h_{t-1}) + bias, and what `gates` gets besides."""
+    """Tensors shared by all steps of a window: r_t = weight (mask * h_{t-1}) + bias, and more arguments of `gates`."""
 
     weight: Tensor  # (G*H, H)
     bias: Tensor | None  # (G*H)
@@ -147,10 +153,10 @@ class GatedCell(Cell):
     The carry is a NamedTuple whose first field is `h` (B, H). Parameters bear torch's names and shapes,
     `num_gates` blocks stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
 
-    `dropout` says what is dropped inside the recurrence (RecurrentDropout); a cell needs nothing for it. Two hooks
-    serve what goes beyond: `recurrence` gives the tensors of one window (weights, a mask on what returns, extra
-    arguments of `gates`), and `project` may return a tuple of tensors (T, B, ...) instead of one: what changes
-    from step to step and reaches `gates` as `z`. Engines call `inputs` and `transition`.
+    The regularisers of RecurrentDropout work without any code of the author. Two methods may be overridden for more:
+    `recurrence` gives the tensors of one window (weights, a mask on h, further arguments of `gates`), and `project` may
+    return a tuple of tensors (T, B, ...) instead of one, of which each step's reach `gates` as `z`. Engines call
+    `inputs` and `transition`.
     """
 
     num_gates: int
@@ -206,11 +212,11 @@ class GatedCell(Cell):
         return (*(z if isinstance(z, tuple) else (z,)), *kept)
 
     def transition(self, z: Any, r: Tensor, carry: Carry, *extras: Tensor) -> Carry:
-        """`gates`, and zoneout: what the engines run at each step."""
+        """`gates` and zoneout: the step that engines run."""
         return self._zoned(lambda z: self.gates(z, r, carry, *extras), z, carry)
 
     def _zoned(self, update: Callable[[Any], Carry], z: Any, carry: Carry) -> Carry:
-        """The new carry, but for the units that keep their value; z as `inputs` made it."""
+        """The new carry, except for units that keep their value under zoneout; z is from `inputs`."""
         if not self.dropout.zones:
             return update(z)
         zones: list[Any] = self._zones(len(carry))

@@ -1,4 +1,4 @@
-"""Dropout inside a recurrence: on the weight that returns, on the state that returns, and of updates."""
+"""Regularisers inside a recurrence: weight-drop, dropout of the state and of the input of gates, zoneout."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _dropped(p: float) -> int:
 
 
 class RecurrentDropout(NamedTuple):
-    """What a cell drops while it is trained; masks are drawn once for a window, zoneout's at every step.
+    """Recurrent regularisers of a cell, in training; masks are drawn once for a window, those of zoneout at every step.
 
     weight   of the recurrent weights, in a LinearCell of the input weights: W <- W * m / (1 - p), the raw W gets the
              gradient (weight-drop, DropConnect; S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)

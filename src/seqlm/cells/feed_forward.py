@@ -1,4 +1,4 @@
-"""No memory: what a network without recurrence makes of the same inputs."""
+"""Feed-forward layer: a network without memory, for comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Nothing(NamedTuple):
 
 
 class FeedForwardCell(Cell):
-    """Feed-forward layer at every step, the baseline that shows what memory is worth.
+    """Feed-forward layer at every step, a baseline without memory.
 
     y_t = f(W_ih x_t + b_ih)
 

@@ -1,4 +1,4 @@
-"""The network whose output, not its hidden layer, returns."""
+"""Jordan network: its output, not its hidden layer, returns."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Carry, Cell, Hidden, map_carry, require_positive
+from .base import Carry, Cell, Hidden, map_carry, require_positive, state_after
 from .dropout import keep_mask
 
 
@@ -21,12 +21,12 @@ class LinearCell(Cell):
     z_t = W_ih x_t + b_ih,  a_t, b_t, ... = coefficients(z_t),  h_t = a_t * h_{t-1} + b_t,  y_t = read(h_t, ...)
 
     Both functions get any number of steps at once, z (T, B, G*H): they compute on the last dimension, and no step and
-    no row sees another. The carry is a NamedTuple whose first field is the state (B, H); what a step leaves in other
-    fields, `inputs` returns besides z, as tensors (T, B, ...). Parameters bear torch's names, `num_gates` blocks
-    stacked: weight_ih (G*H, I), bias_ih (G*H) or None. They are drawn as torch.nn.Linear draws them.
+    no row sees another. The carry is a NamedTuple whose first field is the state (B, H); the values of its other fields
+    after each step are returned by `inputs` besides z, as tensors (T, B, ...). Parameters bear torch's names, with
+    `num_gates` blocks stacked: weight_ih (G*H, I), bias_ih (G*H) or None. They are drawn as torch.nn.Linear draws them.
 
-    Two kinds of `dropout` have something to do: `weight`, here of the input weights, which are all there are (as in
-    AWD-QRNN; S. Merity et al., arXiv 1803.08240), and `zoneout` of the state.
+    Regularisers are `weight`, here of the input weights, as there are no others (AWD-QRNN; S. Merity et al., arXiv
+    1803.08240), and `zoneout` of the state.
     """
 
     supports = frozenset({"weight", "zoneout"})  # the state is the only memory, and meets no weight
@@ -68,7 +68,7 @@ class LinearCell(Cell):
 
     @abstractmethod
     def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
-        """z (T, B, G*H) -> a, b (T, B, H) each, or what is broadcast to that, and what `read` gets besides h."""
+        """z (T, B, G*H) -> a, b (T, B, H), or broadcast to that, and further arguments of `read`."""
 
     def read(self, h: Tensor, *gates: Tensor) -> Tensor:
         """States (T, B, H) and the rest of `coefficients` -> outputs (T, B, H)."""
@@ -80,9 +80,16 @@ class LinearCell(Cell):
         return all(getattr(type(self), name) is getattr(LinearCell, name) for name in ("step", "bind", "unroll"))
 
     def unroll(
-        self, inputs: Any, carry: Carry, recurrence: Callable[[Tensor, Tensor, Tensor], Tensor]
+        self,
+        inputs: Any,
+        carry: Carry,
+        recurrence: Callable[[Tensor, Tensor, Tensor], Tensor],
+        lengths: Tensor | None = None,
     ) -> tuple[Carry, Tensor]:
-        """Any number of steps by `recurrence`, (a, b, h_0) -> h (T, B, H): what `inputs` made, carry -> (carry, ys)."""
+        """Any number of steps by `recurrence`, (a, b, h_0) -> h (T, B, H): result of `inputs`, carry -> (carry, ys).
+
+        With `lengths` (B,) the carry of each row is that after so many steps.
+        """
         z, *left = inputs if isinstance(inputs, tuple) else (inputs,)
         a, b, *gates = self.coefficients(z)
         if p := self.dropout.zoneout:
@@ -92,7 +99,9 @@ class LinearCell(Cell):
             else:
                 a, b = p + (1 - p) * a, (1 - p) * b
         hs = recurrence(a, b, carry[0])
-        return type(carry)(hs[-1], *(part[-1] for part in left)), self.read(hs, *gates)
+        states = zip((hs, *left), carry, strict=True)
+        last = (part[-1] if lengths is None else state_after(lengths, part, start) for part, start in states)
+        return type(carry)(*last), self.read(hs, *gates)
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
         one = map_carry(lambda part: part.unsqueeze(0), z)

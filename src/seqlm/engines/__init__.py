@@ -1,7 +1,7 @@
 """Engines run a cell over a window; the mathematics stays the cell's own.
 
-An engine is a module with `refusal(cell) -> str | None` and `run(cell, xs, carry, *, reverse) -> (carry, ys)`. Tests
-hold every one of them to `scan`.
+An engine is a module with `refusal(cell) -> str | None` and `run(cell, xs, carry, *, reverse, lengths) -> (carry, ys)`.
+Tests hold every one of them to `scan`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ def refusal(cell: Cell) -> str | None:
     return None
 
 
-def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+def run(
+    cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
+) -> tuple[Carry, Tensor]:
     """`scan` with deferred weight gradients: xs (T, B, I), carry -> (carry, ys), ys (T, B, O) in the order of xs.
 
     Every F.linear(x, W, b) in the loop is computed from a transposed copy of W, made once, and its backward is
@@ -28,7 +30,7 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     step during backward. Differentiable once.
     """
     with _Deferring():
-        return scan(cell, xs, carry, reverse=reverse)
+        return scan(cell, xs, carry, reverse=reverse, lengths=lengths)
 
 
 def differentiable_once(engine: str) -> None:

@@ -67,7 +67,9 @@ def describe(cell: Cell) -> str:
     return kernels if isinstance(kernels, str) else "one kernel a step"
 
 
-def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+def run(
+    cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
+) -> tuple[Carry, Tensor]:
     """`scan` without autograd in the loop: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs.
 
     Forward: z = project(xs) for all T; then for each t: r_t = h_{t-1} W^T + b, carry_t = gates(z_t, r_t, carry_{t-1}).
@@ -79,7 +81,7 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     and all else is computed again. Differentiable once.
     """
     if isinstance(cell, LinearCell):
-        return linear.run(cell, xs, carry, reverse=reverse)
+        return linear.run(cell, xs, carry, reverse=reverse, lengths=lengths)
     assert isinstance(cell, GatedCell)
     steps, rows = xs.shape[:2]
     state = carry_tensors(carry)
@@ -99,7 +101,8 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
     fused = kernels if isinstance(kernels, Kernels) else None
     kind = weight.device.type
     factors = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    ys, *last = _Window.apply(program, fused, counts, grad, factors, weight, bias, mask, *z, *state, *extras, *read)  # type: ignore[no-untyped-call]
+    tensors_in = (weight, bias, mask, *z, *state, *extras, *read)
+    ys, *last = _Window.apply(program, fused, counts, grad, factors, lengths, *tensors_in)  # type: ignore[no-untyped-call]
     ends = iter(last)
     return map_carry(lambda _: next(ends), carry), ys.flip(0) if reverse else ys
 
@@ -247,6 +250,7 @@ class _Window(torch.autograd.Function):
         counts: tuple[int, ...],
         grad: bool,
         dtype: torch.dtype,
+        lengths: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         mask: Tensor | None,
@@ -255,10 +259,11 @@ class _Window(torch.autograd.Function):
         z, state, extras, parameters = cut(tensors, counts)
         steps, rows, size = z[0].shape[0], *state[0].shape
         homes = Homes(program, steps, rows, state[0])
-        # Without gradients only the outputs are kept: everything else alternates between two buffers.
+        # If nobody asks for other steps, only the outputs are kept: everything else alternates between two buffers.
+        whole = grad or lengths is not None
         carries = []
         for i, start in enumerate(state):
-            buffer = homes.empty(steps + 1 if grad or i == 0 else 2, Block(start.shape[1:], start.dtype))
+            buffer = homes.empty(steps + 1 if whole or i == 0 else 2, Block(start.shape[1:], start.dtype))
             buffer[0] = start
             homes.put(f"carry{i}", buffer)
             homes.put(f"new{i}", buffer, 1)
@@ -291,31 +296,42 @@ class _Window(torch.autograd.Function):
                 for h, added_to, arguments in zip(hs, begin, homes.arguments(program.forward), strict=True):
                     times(h, added_to, r)
                     program.forward.run(*arguments)
-        last = [homes.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
+        if lengths is None:
+            last = [homes.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
+        else:
+            last = [carry[lengths, torch.arange(rows, device=lengths.device)] for carry in carries]
         if grad:
             kept = [part for part, needed in zip(z, program.bulk.needs, strict=True) if not needed]
             ctx.program, ctx.kernels, ctx.dtype, ctx.biased = program, kernels, dtype, bias is not None
+            ctx.lengths = lengths
+            ctx.set_materialize_grads(False)
             ctx.counts = (len(kept), len(carries), *counts[2:], len(stored))
             ctx.save_for_backward(weight, mask, *kept, *carries, *extras, *parameters, *stored)
         return carries[0][1:], *last
 
     @staticmethod
-    def backward(ctx: Any, dys: Tensor, *dlast: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dys: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         differentiable_once("fused")
         program, kernels = ctx.program, ctx.kernels
         bulk = program.bulk
         weight, mask, *tensors = ctx.saved_tensors
         kept, carries, extras, parameters, stored = cut(tensors, ctx.counts)
+        dys = torch.zeros_like(carries[0][1:]) if dys is None else dys
         steps, rows, size = dys.shape
+        ending: dict[int, Any] = {steps: slice(None)}  # by number of steps: the rows that end there
+        if ctx.lengths is not None:
+            ending = {n: (ctx.lengths == n).nonzero().squeeze(1) for n in set(ctx.lengths.tolist())}
         homes = Homes(program, steps, rows, dys)
         after = program.after if kernels is None else [] if kernels.sums else program.after_kernels
         whole_run = bool(after) or (kernels is None and any(node in bulk.cotangents for node in program.late))
-        for i, (carry, end) in enumerate(zip(carries, dlast, strict=True)):
+        buffers = []
+        for i, carry in enumerate(carries):
             # Kept for all steps only if something is computed from them afterwards.
             buffer = torch.empty_like(carry) if whole_run else carry.new_empty(2, *carry.shape[1:])
             homes.put(f"d{i}", buffer, 1)
             homes.put(f"next{i}", buffer)
-            buffer[steps % len(buffer)] = end if i else end + dys[-1]
+            buffer[steps % len(buffer)] = 0 if i else dys[-1]
+            buffers.append(buffer)
         dr = homes.empty(steps, Block(weight.shape[:1], dys.dtype))
         homes.put("dr", dr)
         values: dict[fx.Node, Any] = {}
@@ -366,11 +382,19 @@ class _Window(torch.autograd.Function):
             def step(t: int) -> None:
                 program.reverse.run(*arguments[t])
 
+        def add_ends(t: int) -> None:
+            """The gradients of the last carries of the rows that end after t steps."""
+            for buffer, end in zip(buffers, dlast, strict=True):
+                if end is not None and t in ending:
+                    buffer[t % len(buffer)][ending[t]] += end[ending[t]]
+
         with torch.autocast(dys.device.type, enabled=False):
             times = to_state(weight, mask, ctx.dtype, steps, rows)
             for t in reversed(range(steps)):
+                add_ends(t + 1)
                 step(t)
                 times(drs[t], starts[t], dh[t])
+            add_ends(0)
 
         if whole_run:
             for i, node in enumerate(bulk.cotangents):
@@ -388,7 +412,7 @@ class _Window(torch.autograd.Function):
                     dz[i] = values[program.late[i]].unflatten(0, (steps, rows)) if node is not None else None
         given = iter(dz)
         return (
-            None, None, None, None, None,
+            None, None, None, None, None, None,
             to_weight(dr, carries[0][:-1], mask),
             dr.sum((0, 1)) if ctx.biased else None,
             None,

@@ -34,7 +34,9 @@ def describe(cell: LinearCell) -> str:
     return _loops(cell.weight_ih)[1]
 
 
-def run(cell: LinearCell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+def run(
+    cell: LinearCell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
+) -> tuple[Carry, Tensor]:
     """`scan` with nothing but a product and a sum in the loop: xs (T, B, I), carry -> (carry, ys) in the order of xs.
 
     Coefficients and outputs are computed for all T at once, under autograd. Differentiable once.
@@ -42,7 +44,7 @@ def run(cell: LinearCell, xs: Tensor, carry: Carry, *, reverse: bool = False) ->
     dtype = carry[0].dtype  # of state and gates, also under autocast: what is added up stays exact
     inputs = cell.inputs(xs.flip(0) if reverse else xs, carry)
     exact = map_carry(lambda part: part.to(dtype) if part.is_floating_point() else part, inputs)
-    last, ys = cell.unroll(exact, carry, linear_recurrence)
+    last, ys = cell.unroll(exact, carry, linear_recurrence, lengths)
     # Copies: a carry lives on, and would hold on to the window.
     return map_carry(torch.clone, last), ys.flip(0) if reverse else ys
 

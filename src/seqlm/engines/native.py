@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell
+from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell, state_after
 
 
 def refusal(cell: Cell) -> str | None:
@@ -26,7 +26,9 @@ def refusal(cell: Cell) -> str | None:
     return f"torch has no {type(cell).__name__}"
 
 
-def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+def run(
+    cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
+) -> tuple[Carry, Tensor]:
     """`scan` by torch's kernels: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs."""
     assert isinstance(cell, GatedCell)
     weights: list[Tensor] = [cell.weight_ih, cell.recurrence(xs.shape[1]).weight]
@@ -39,6 +41,8 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
         xs = xs.flip(0)
     h = carry.h.unsqueeze(0)
     if isinstance(cell, LSTMCell):
+        if lengths is not None:
+            xs, weights[0] = _hold_memory(xs, weights[0], lengths)
         ys, h, c = torch.lstm(xs, (h, carry.c.unsqueeze(0)), weights, *options)
         last: Carry = LSTMCarry(h.squeeze(0), c.squeeze(0))
     else:
@@ -48,4 +52,17 @@ def run(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple
             kernel = torch.rnn_tanh if getattr(cell, "activation", None) == "tanh" else torch.rnn_relu
         ys, h = kernel(xs, h, weights, *options)
         last = Hidden(h.squeeze(0))
+    if lengths is not None:
+        last = last._replace(h=state_after(lengths, ys, carry.h))
     return last, ys.flip(0) if reverse else ys
+
+
+def _hold_memory(xs: Tensor, weight: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and input weights of an LSTM with one input more, 1 on padding, so that c stays as it is there.
+
+    It adds -10,000 to the input gate, whose sigmoid is then 0, and 10,000 to the forget gate, whose sigmoid is then 1:
+    c_t = 1 * c_{t-1} + 0 * g, exactly, and so are its gradients.
+    """
+    padding = torch.arange(len(xs), device=xs.device).unsqueeze(1) >= lengths  # (T, B)
+    saturate = weight.new_tensor([-1e4, 1e4, 0, 0]).repeat_interleave(len(weight) // 4)  # gates i, f, g, o
+    return torch.cat([xs, padding.unsqueeze(-1).to(xs)], -1), torch.cat([weight, saturate.unsqueeze(-1)], 1)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cells import Carry, Cell
+from ..cells import Carry, Cell, carry_tensors, map_carry, state_after
 
 
 def refusal(cell: Cell) -> str | None:
@@ -15,12 +15,15 @@ def refusal(cell: Cell) -> str | None:
     return None
 
 
-def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tuple[Carry, Tensor]:
+def scan(
+    cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
+) -> tuple[Carry, Tensor]:
     """Run `cell` over a window: xs (T, B, I), carry -> (carry after the last step, ys (T, B, O)).
 
     The reference that every engine is tested against. With `reverse` time runs from T-1 to 0 and ys
-    still comes back in the order of xs.
+    still comes back in the order of xs. With `lengths` (B,) the carry of each row is that after so many steps.
     """
+    start, carries = carry, []
     step = cell.bind(carry)
     # One large matmul: the input part does not depend on the carry. unbind, not zs[t]: the gradient
     # of T slices would be T full-size tensors.
@@ -31,6 +34,11 @@ def scan(cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False) -> tupl
     for z in zs:
         carry, y = step(carry, z)
         ys.append(y)
+        if lengths is not None:
+            carries.append(carry_tensors(carry))
+    if lengths is not None:
+        states = map(torch.stack, zip(*carries, strict=True))
+        carry = map_carry(lambda first: state_after(lengths, next(states), first), start)
     return carry, torch.stack(ys[::-1] if reverse else ys)
 
 

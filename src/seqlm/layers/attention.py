@@ -1,4 +1,4 @@
-"""Attention: an average of a sequence, weighed by what asks for it."""
+"""Attention: averages of a sequence, weighted by queries."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Memory(NamedTuple):
 
     keys: Tensor  # (B, S, K): what queries are compared with
     values: Tensor  # (B, S, O): what is averaged
-    padding: Tensor  # (B, 1, S): True behind the end of a sequence
+    padding: Tensor  # (B, 1, S): True after the end of a sequence
 
 
 class Attention(nn.Module):
-    """An average of the values m_1 .. m_S of a sequence for each query h: what lies behind its end has no weight.
+    """An average of the values m_1 .. m_S of a sequence for each query h; padding has no weight.
 
     a = softmax_s(score(h, m_s)),  context = sum_s a_s m_s
 
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.weight = nn.Linear(size, 1, bias=False) if score == "additive" else None
 
     def remember(self, ys: Tensor, lengths: Tensor) -> Memory:
-        """Sequences ys (S, B, O) of `lengths` (B,), made ready to be asked many times."""
+        """Keys, values and padding of sequences ys (S, B, O) of `lengths` (B,), computed once for all queries."""
         values = ys.transpose(0, 1)
         padding = torch.arange(len(ys), device=ys.device) >= lengths.unsqueeze(1)
         return Memory(values if self.key is None else self.key(values), values, padding.unsqueeze(1))

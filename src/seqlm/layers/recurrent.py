@@ -17,20 +17,21 @@ from .dropout import StandardDropout
 class Layer(nn.Module):
     """A map of sequences with memory: forward(xs (T, B, I), carry, lengths) -> (carry, ys (T, B, O)).
 
-    `lengths` (B,) are those of the sequences, where some end before T: what stands behind an end changes no output
-    before it, in either direction. The carry is then that of the padded sequence.
+    `lengths` (B,) are those of the sequences, where some end before T: padding, whatever it holds, changes no output
+    before an end, in either direction, and the carry is that after the last valid step of each sequence, as of
+    torch.nn.LSTM with packed sequences: the first step in time if it is read backwards, the given carry if it is empty.
     """
 
     input_size: int
     output_size: int
-    backward_size: int = 0  # how many of the outputs, the last ones, come of reading backwards
+    backward_size: int = 0  # number of outputs, the last ones, that come from reading backwards
     causal: bool  # y_t depends on x_0 .. x_t only
 
     def init_carry(self, batch_size: int) -> Carry:
         raise NotImplementedError
 
     def bind(self, carry: Carry) -> Step:
-        """For what is not known beforehand: step(carry, x (B, I)) -> (carry, y (B, O)), masks drawn for ONE window."""
+        """For inputs not known beforehand: step(carry, x (B, I)) -> (carry, y (B, O)), with the masks of ONE window."""
         raise NotImplementedError
 
 
@@ -62,9 +63,13 @@ class Recurrent(Layer):
         return self.cell.init_carry(batch_size)
 
     def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
-        if not self.reverse or lengths is None:
+        if lengths is None:
             return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
-        carry, ys = self.plan.run(self.cell, turned(xs, lengths), carry, reverse=False)
+        padding = torch.arange(len(xs), device=xs.device).unsqueeze(1) >= lengths  # (T, B)
+        xs = xs.masked_fill(padding.unsqueeze(-1), 0)  # 0 * NaN would reach the gradients of the weights
+        if not self.reverse:
+            return self.plan.run(self.cell, xs, carry, lengths=lengths)
+        carry, ys = self.plan.run(self.cell, turned(xs, lengths), carry, lengths=lengths)
         return carry, turned(ys, lengths)
 
     def bind(self, carry: Carry) -> Step:
@@ -170,7 +175,7 @@ class Stack(Layer):
     def _through(
         self, runs: Sequence[Step], drops: Sequence[Callable[[Tensor], Tensor]], carry: Carry, xs: Tensor
     ) -> tuple[Carry, Tensor]:
-        """Up through the layers: any number of steps of each, or one."""
+        """Apply the layers from the bottom up: any number of steps of each, or one."""
         new, outputs = [], []
         for index, (run, drop, layer_carry) in enumerate(zip(runs, drops, carry, strict=True)):
             below = drop(xs) if index else xs
