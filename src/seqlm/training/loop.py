@@ -200,7 +200,7 @@ def _fit(
             carry = session.init_carry()
         batch = session.train[progress.window].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        units = batch.tokens if limits.loss_unit == "mean" else batch.batch_size
+        units = max(1, batch.tokens) if limits.loss_unit == "mean" else batch.batch_size
         carry, nats = gradient(batch, carry, units)
         summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.
@@ -216,7 +216,7 @@ def _fit(
             session.train.start_epoch(progress.epoch)
         progress.tokens += batch.tokens
         progress.nats += summed
-        progress.nats_tokens += batch.tokens
+        progress.nats_tokens += max(1, batch.tokens)
         busy += time.perf_counter() - started
         console.step()
         if progress.step % limits.log_every == 0:
