@@ -197,7 +197,7 @@ def test_tags_must_fit_and_something_must_be_said(tmp_path):
     with pytest.raises(ConfigError, match="tags.tsv, line 1: 1 tags, but features have 2 steps"):
         list(Features(path=str(tmp_path / "a")).examples("train"))
     as_folder(tmp_path / "b", [np.zeros((2, 1))])
-    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv or targets.tsv"):
+    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv, targets.tsv or values.tsv"):
         list(Features(path=str(tmp_path / "b")).examples("train"))
 
 

@@ -93,7 +93,7 @@ class Loop:
             carry = session.init_carry()
         batch = session.train[progress.window].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        units = batch.tokens if limits.loss_unit == "mean" else batch.batch_size
+        units = max(1, batch.tokens) if limits.loss_unit == "mean" else batch.batch_size
         carry, nats = self.gradient(batch, carry, units)
         summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.
@@ -115,9 +115,10 @@ class Loop:
     def _log(self, norm: float) -> None:
         """Tell the means since the last log record."""
         session, progress = self.session, self.progress
+        tokens = max(1, progress.nats_tokens)  # targets may all be missing
         values = {
-            "train/loss": progress.nats / progress.nats_tokens,
-            "train/ppl": perplexity(progress.nats, progress.nats_tokens),
+            "train/loss": progress.nats / tokens,
+            "train/ppl": perplexity(progress.nats, tokens),
             "train/grad_norm": norm,
             "train/lr": session.optimizer.param_groups[0]["lr"],
             "train/tokens_per_s": (progress.tokens - self._logged_tokens) / self._busy,
