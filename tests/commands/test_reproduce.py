@@ -363,7 +363,7 @@ def test_published_numbers_come_from_the_headers():
 
 def test_from_the_command_line(tmp_path):
     command("train", *TINY, "train.steps=4", "run.name=done", cwd=tmp_path)
-    refused = command("certify", "outputs/done", cwd=tmp_path, check=False)
+    refused = command("certify", "outputs/done", cwd=tmp_path, check=False, process=True)
     assert refused.returncode == 1 and "is not default as published here" in refused.stderr
     for words, message in [
         ((), "needs a run's folder, or experiment=NAME"),
