@@ -330,7 +330,7 @@ def test_what_a_cell_cannot_drop_is_named_as_it_is_typed(cell):
     for word in ("weight=0.5", "state=0.5", "per_gate=true", "zoneout=0.5", "zoneout_memory=0.5"):
         more = ["model.dropout.state=0.5"] if word.startswith("per_gate") else []
         try:
-            model_of(f"model/cell={cell}", f"model.dropout.{word}", *more)
+            model_of(f"model/cell={cell}", f"model.dropout.{word}", *more, engine="scan")
         except ConfigError as error:
             refused += 1
             assert str(error).startswith(("layer 0: model.dropout.", "model.dropout.")), error

@@ -233,7 +233,7 @@ def test_what_cannot_be_compared(runs, monkeypatch, words, message):
 
 
 def test_the_command(runs):
-    done = command("compare", "fast-1", "gru", cwd=runs)
+    done = command("compare", "fast-1", "gru", cwd=runs, process=True)
     assert "model.cell" in done.stdout
     failed = command("compare", "fast-1", cwd=runs, check=False)
     assert failed.returncode == 2 and failed.stderr.startswith("seqlm: seqlm compare needs two runs")

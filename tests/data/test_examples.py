@@ -243,7 +243,8 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
 
     lines = 'from boston to denver\n\n{"words": ["to", "oakland"], "id": 7}\n{"words": 3}\n{"x\nnext friday\n'
     for batch in (1, 4):
-        done = command("predict", "run", "-", f"batch_size={batch}", cwd=tmp_path, input=lines, check=False)
+        words = ["predict", "run", "-", f"batch_size={batch}"]
+        done = command(*words, cwd=tmp_path, input=lines, check=False, process=batch == 1)
         said = [json.loads(line) for line in done.stdout.splitlines()]
         assert [answer.get("tags") for answer in said] == [
             ["O", "B-from", "O", "B-to"], None, ["O", "B-to"], None, None, ["B-day", "I-day"],

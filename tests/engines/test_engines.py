@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -32,6 +33,12 @@ from ..cells import regularised
 from ..cells.test_laws import compare_with_scan
 
 
+@cache
+def shared(kind, *_conditions):
+    """A cell that no test changes, and the random numbers after it: engines trace and try it once per condition."""
+    return made(kind, 5, 7), torch.get_rng_state()
+
+
 def made(kind, *sizes, **options):
     torch.manual_seed(0)
     cell = kind(*sizes, **options).double()
@@ -45,7 +52,8 @@ def made(kind, *sizes, **options):
 @pytest.mark.parametrize("engine", ["fused", "deferred"])
 @pytest.mark.parametrize("kind", regularised.ALL, ids=lambda kind: kind.__name__)
 def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, loop_body):
-    cell = made(kind, 5, 7)
+    cell, drawn = shared(kind, loop_body)
+    torch.set_rng_state(drawn)
     assert ENGINES[engine].refusal(cell) is None
     if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
         pytest.skip("its masks belong to places in the window, and are drawn in the order of time")
