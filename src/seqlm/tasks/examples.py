@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from ..cells import Carry
 from ..config.schema import Config, SamplingConfig
-from ..data.batching.bucketed import Bucketed, ExampleBatch
+from ..data.batching.bucketed import Bucketed, EncodedExamples, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
 from ..models.sequence_model import SequenceModel
 from .base import Score, Task, evaluating, whole_sequences
+from .lines import predicted, read_field
 
 Prediction = dict[str, Any]  # fields of an example, as the model sees them
 
@@ -29,9 +30,8 @@ class ExampleTask(Task):
     """
 
     model: ClassVar[type[nn.Module]] = SequenceModel
-    carries = False
+    stateful = False
     head: ClassVar[type[nn.Module]]
-    targets: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def predict(self, model: SequenceModel, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> list[Prediction]:
@@ -82,7 +82,29 @@ class ExampleTask(Task):
         """What the model says of every example of a batch."""
         return self.predict(model, *model.encode(batch), batch)
 
-    def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
+    def predict_lines(
+        self, model: SequenceModel, tokenizer: ExampleTokenizer, lines: Sequence[Example]
+    ) -> list[dict[str, Any]]:
+        names, device = self.reads(model, tokenizer), next(model.parameters()).device
+
+        def fields(line: Example) -> Example | None:
+            given = {name: read_field(name, line, tokenizer) for name in names}
+            words = {"words": tokenizer.split(given["words"])} if "words" in given else {}  # blanks alone are none
+            return given if all(map(len, {**given, **words}.values())) else None
+
+        def predict(given: Sequence[Example]) -> list[Prediction]:
+            split = EncodedExamples([tokenizer.encode(one) for one in given], given, tokenizer)
+            answers = self.answers(model, split.batch(range(len(given))).to(device))
+            for one, answer in zip(given, answers, strict=True):
+                if "tags" in answer and "words" in one:
+                    answer["words"] = tokenizer.split(one["words"])
+                elif isinstance(answer.get("target"), list) and not isinstance(one.get("words"), list):
+                    answer["target"] = tokenizer.join(answer["target"])  # a text for a text, words for words
+            return answers
+
+        return predicted(lines, fields, predict)
+
+    def display(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
         if not how.tokens:
             return ""
         batch = data["valid"].batch([0]).to(next(model.parameters()).device)
