@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqlm.commands.eval import check
 from seqlm.config.build import build
 from seqlm.config.schema import EvalConfig, SampleConfig
 from seqlm.config.values import find_configs, load_config, plain_dict, save_config, verb_config
 from seqlm.errors import ConfigError
-from seqlm.evaluation.options import check
 from seqlm.evaluation.reproduction import task_of
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.parts import check_parts

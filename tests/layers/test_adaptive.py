@@ -194,10 +194,10 @@ def test_from_the_command_line(tmp_path, capsys):
     assert losses(folder) == losses(tmp_path / "whole") and weights(folder) == weights(tmp_path / "whole")
     capsys.readouterr()
     found = []
-    for words in ((), ("temperature=1.3",), ("cache.size=30",), ("dynamic.lr=0.001",), ("lens=awd",)):
+    for words in ((), ("temperature=1.3",), ("cache.size=30",), ("dynamic.lr=0.001",), ("protocol=awd",)):
         evaluate(str(folder), ["split=test", *words], True)
         result = json.loads(capsys.readouterr().out)
-        found.append(result.get("lens", result)["loss"])
+        found.append(result.get("protocol", result)["loss"])
     assert len(set(found)) == 5
     sample(str(folder), ["tokens=30"])
     written = capsys.readouterr().out.split()

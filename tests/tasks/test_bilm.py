@@ -48,7 +48,7 @@ def test_each_direction_is_a_language_model_by_itself(options):
         alone = evaluate(one, LanguageModeling(), streams, torch.device("cpu"))
         assert score.counts[name] == pytest.approx(alone.nats, abs=1e-9) and alone.tokens == len(tokens)
     assert score.tokens == 2 * len(tokens)
-    told = task.metrics(score, data, "valid")
+    told = task.compute_metrics(score, data, "valid")
     assert told["ppl"] == pytest.approx((told["forward_ppl"] * told["backward_ppl"]) ** 0.5)
     assert told["forward_ppl"] != told["backward_ppl"]
 

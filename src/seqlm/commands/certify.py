@@ -64,7 +64,7 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
         raise ConfigError(f"out={out} cannot be made ({error}); give a folder") from None
     protocol = (preset.get("published") or {}).get("protocol", "seqlm")
     for split in ("valid", "test"):
-        evaluate_run(str(folder), [f"split={split}", f"lens={protocol}"], False)
+        evaluate_run(str(folder), [f"split={split}", f"protocol={protocol}"], False)
         print()
     written = record(run, preset)
     path = out / file_name(run, preset)

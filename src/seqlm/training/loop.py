@@ -142,14 +142,14 @@ class Loop:
             score = evaluate(session.model, session.task, session.valid, session.device, config.precision, stopped)
             if self.stop.number:
                 return None
-            text = session.task.show(session.model, session.data, config.sample)
+            text = session.task.display(session.model, session.data, config.sample)
             figures = session.task.figures(session.model, session.data)
-        metrics = session.task.metrics(score, session.data, "valid")
-        judged = session.task.judged(metrics)
-        rank, improved = progress.observe(judged, metrics)
+        metrics = session.task.compute_metrics(score, session.data, "valid")
+        monitored = session.task.monitored(metrics)
+        rank, improved = progress.observe(monitored, metrics)
         if progress.step:  # what another run has come to (init_from) is to be beaten, not a step of this one
-            progress.losses.append(judged)
-            session.schedule.observe(judged)
+            progress.losses.append(monitored)
+            session.schedule.observe(monitored)
             session.averaging.observe(progress.losses)
         progress.seconds += time.perf_counter() - started
         tagged = {f"valid/{name}": value for name, value in metrics.items()}
@@ -159,7 +159,7 @@ class Loop:
         if text:
             self.logger.text("sample", text, progress.step)
             self.run.save_sample(progress.step, text)
-        self.console.evaluation(progress.step, metrics, improved, progress.seconds, text)
+        self.console.evaluation(progress.step, session.task.describe(metrics), improved, progress.seconds, text)
         return rank
 
     def _evaluation_is_due(self) -> bool:
