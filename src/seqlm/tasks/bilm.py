@@ -55,8 +55,9 @@ class BidirectionalLanguageModeling(TextTask):
 
     def score(self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry, batches: Both) -> tuple[Carry, Score]:
         carries, total = [], Score()
-        for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, strict=True):
-            new, score = self.one.score(*of, batches.forward)
+        both = (batches.forward, batches.backward)
+        for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, both, strict=True):
+            new, score = self.one.score(*of)
             carries.append(new)
             nats: Any = score.nats
             total.add(Score(score.nats, score.tokens, Counter({name: nats})))
