@@ -22,6 +22,7 @@ from seqlm import certify
 from seqlm.cli import preset
 from seqlm.config import HARMLESS, differences
 from seqlm.errors import SeqlmError
+from seqlm.migrate import migrate_flat
 from seqlm.run import RunFolder
 from seqlm.schema import ENGINES
 
@@ -121,6 +122,7 @@ def _seeds(name: str) -> list[dict[str, Any]]:
     """The records of one setting, each with a seed of its own."""
     paths = [path for path in [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-seed*.json"))] if path.is_file()]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = [{**record, "config": migrate_flat(record["config"])} for record in records]
     if len(records) > 1 and any(_so_far(record) for record in records):
         raise SeqlmError(f"{paths[0].stem}: no mean over seeds while one of {len(records)} is not finished")
     for path, other in zip(paths[1:], records[1:], strict=True):

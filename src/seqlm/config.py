@@ -16,6 +16,8 @@ from yaml import YAMLError
 
 from .build import defaults, describe_type, fits
 from .errors import ConfigError
+from .migrate import dotted as dotted
+from .migrate import migrate, nested, renamed
 from .run import RunFolder, write_atomically
 from .schema import LIMITS, Config
 
@@ -76,7 +78,7 @@ def typed(schema: type[T], values: Mapping[str, Any]) -> T:
     problems += [f"{key} is not set and has no default: give {key}=..." for key in missing]
     if problems:
         raise ConfigError("\n".join(problems))
-    return _constructed(schema, _nest(flat))
+    return _constructed(schema, nested(flat))
 
 
 def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str]) -> T:
@@ -99,7 +101,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
             flat[part] = _with_leaf(inner, below.split("."), text if is_path else _yaml_value(text))
     if problems:
         raise ConfigError("\n".join(problems))
-    return typed(schema, _nest(flat))
+    return typed(schema, nested(flat))
 
 
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
@@ -163,11 +165,13 @@ def _pinned(spec: Mapping[str, Any]) -> dict[str, Any]:
 def load_config(path: Path) -> Config:
     """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only.
 
-    Keys that are younger than the run have the values of configs/train.yaml.
+    Keys of older versions become today's, and those that are younger than the run have the values of
+    configs/train.yaml.
     """
-    values, defaults = (_flatten(_read_yaml(file), Config) for file in (path, find_configs() / "train.yaml"))
+    values = _flatten(migrate(_read_yaml(path)), Config)
+    defaults = _flatten(_read_yaml(find_configs() / "train.yaml"), Config)
     younger = {key: defaults[key] for key in _keys(Config) if key in defaults and key not in values}
-    config = typed(Config, _nest({**younger, **values}))
+    config = typed(Config, nested({**younger, **values}))
     config.trust = []
     return config
 
@@ -193,17 +197,6 @@ def resumed(saved: Config, wanted: Config) -> Config:
 def plain_dict(config: Any) -> dict[str, Any]:
     """A config object as nested plain dicts."""
     return asdict(config)
-
-
-def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one flat mapping with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -238,7 +231,11 @@ def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -
     elif absent and config["_target_"] == like.get("_target_"):
         with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
             known = defaults(config, where or "config")
-            found = {key: known[key] for key in absent if key in known}
+            found = {
+                key: grown({}, like[key]) if not known[key] and isinstance(like[key], Mapping) else known[key]
+                for key in absent
+                if key in known
+            }
     for key, value in config.items():
         both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
         found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
@@ -251,7 +248,9 @@ def as_typed(value: Any) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the nearest one that does."""
+    """The message for a key that does not exist, with its new name or the nearest one that does."""
+    if today := renamed(key):
+        return f"{key} is now {today}"
     known = list(known)
     section, _, last = key.rpartition(".")
     siblings = {item.rpartition(".")[2]: item for item in known if item.rpartition(".")[0] == section}
@@ -336,18 +335,6 @@ def _constructed(schema: type[T], values: Mapping[str, Any]) -> T:
             value = float(value)
         arguments[name] = value
     return schema(**arguments)
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `_flatten`."""
-    result: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        node = result
-        for name in path:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return result
 
 
 def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Models: what turns tokens into predictions."""
+"""Models: from tokens to predictions."""
 
 from .cloze_model import ClozeModel
 from .conditional import ConditionalModel, build_conditional_model, one_vector
@@ -6,7 +6,7 @@ from .decoder import Decoder
 from .heads import CRFHead, TagHead
 from .label_head import JointHead, LabelHead
 from .language_model import BidirectionalLanguageModel, LanguageModel
-from .presets import build_language_model
+from .presets import build_bidirectional_language_model, build_cloze_model, build_language_model
 from .sequence_model import SequenceModel, build_sequence_model
 from .stack import build_stack, cells_of
 
@@ -21,6 +21,8 @@ __all__ = [
     "LanguageModel",
     "SequenceModel",
     "TagHead",
+    "build_bidirectional_language_model",
+    "build_cloze_model",
     "build_conditional_model",
     "build_language_model",
     "build_sequence_model",

@@ -1,4 +1,4 @@
-"""What is known of a word besides its id: how it is spelt, and what language models make of it where it stands."""
+"""Features of words besides their ids: their characters, and the states of language models that read them."""
 
 from __future__ import annotations
 

@@ -9,11 +9,13 @@ from .examples import ExampleTask
 from .generation import check_prompt, draw, generate
 from .joint import Joint
 from .lm import LanguageModeling
+from .penalties import ActivationPenalty, Penalty, TemporalPenalty
 from .seq2seq import Seq2Seq
 from .tagging import Tagging
 from .text import TextTask, perplexity
 
 __all__ = [
+    "ActivationPenalty",
     "BidirectionalLanguageModeling",
     "Classification",
     "Cloze",
@@ -21,10 +23,12 @@ __all__ = [
     "ExampleTask",
     "Joint",
     "LanguageModeling",
+    "Penalty",
     "Score",
     "Seq2Seq",
     "Tagging",
     "Task",
+    "TemporalPenalty",
     "TextTask",
     "check_prompt",
     "draw",
