@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seqlm.config.compose import experiment
+from seqlm.config.migrate import migrate_flat
 from seqlm.config.schema import ENGINES
 from seqlm.config.values import HARMLESS, differences
 from seqlm.errors import SeqlmError
@@ -127,6 +128,7 @@ def _seeds(name: str) -> list[dict[str, Any]]:
     """The records of one setting, each with a seed of its own."""
     paths = [path for path in [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-seed*.json"))] if path.is_file()]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = [{**record, "config": migrate_flat(record["config"])} for record in records]
     if len(records) > 1 and any(_so_far(record) for record in records):
         raise SeqlmError(f"{paths[0].stem}: no mean over seeds while one of {len(records)} is not finished")
     for path, other in zip(paths[1:], records[1:], strict=True):

@@ -138,7 +138,7 @@ def test_parts_of_one_name_are_not_one_part(runs, capsys):
     ]
 
 
-@pytest.mark.parametrize(("line", "other"), [("skip_sum: false", "skip_sum: true"), ("latent: 0.0", "latent: 0.5")])
+@pytest.mark.parametrize(("line", "other"), [("skip_sum: false", "skip_sum: true"), ("state: 0.0", "state: 0.5")])
 def test_options_younger_than_a_run_are_at_their_defaults(runs, capsys, line, other):
     """The first run has not heard of it, the second leaves it, the third sets it."""
     old, new, odd = (runs / name / "config.yaml" for name in ("fast-1", "fast-2", "slow-1"))

@@ -154,10 +154,10 @@ def test_options_that_came_later_are_as_they_were_before(tmp_path):
     run = RunFolder.open(tmp_path / "run")
     preset = plain_dict(load_config(run.config))
     lines = run.config.read_text().splitlines(keepends=True)
-    run.config.write_text("".join(line for line in lines if "div_value" not in line and "forget_bias" not in line))
-    assert "div_value" not in load_config(run.config).model
+    run.config.write_text("".join(line for line in lines if "skip_sum" not in line and "forget_bias" not in line))
+    assert "skip_sum" not in load_config(run.config).model
     check(run, preset)
-    for changed in ({"div_value": 2.0}, {"cell": {**preset["model"]["cell"], "forget_bias": 1.0}}):
+    for changed in ({"skip_sum": True}, {"cell": {**preset["model"]["cell"], "forget_bias": 1.0}}):
         with pytest.raises(SeqlmError, match=f"as published here: model.{next(iter(changed))}"):
             check(run, {**preset, "model": {**preset["model"], **changed}})
 

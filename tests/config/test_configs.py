@@ -122,6 +122,7 @@ def test_experiments_on_examples_train(experiment, tmp_path):
             "data/tokenizer",
             "model/cell",
             "model/head",
+            "model/output",
             "task",
         )
         for name in options(group)

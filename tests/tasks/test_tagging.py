@@ -300,7 +300,10 @@ def test_what_cannot_be_a_feature(language_models, tmp_path):
         (["model.dropout.words=1.5"], "model.dropout.words=1.5"),
         (["model.dropout.rare_words=-1"], "model.dropout.rare_words=-1.* must be at least 0"),
         (["model.dropout.words=0.1", "model.dropout.rare_words=1"], "both forget words; use one of them"),
-        (["+model.dropout.latent=0.5"], "model.dropout.latent=0.5 does nothing here"),
+        (
+            ["+model.dropout.latent=0.5"],
+            "model.dropout.latent is now model.output.latent_dropout; use model/output=mixture",
+        ),
         (["task.monitor=precision"], "task.monitor=precision"),
     ]:
         with pytest.raises(ConfigError, match=message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..models.language_model import BidirectionalLanguageModel
 from .base import Score
 from .generation import check_prompt
 from .lm import LanguageModeling, line_nats, scoring_streams, training_streams
+from .penalties import Penalty
 from .text import TextTask, line_ids, perplexity
 
 DIRECTIONS = ("forward", "backward")
@@ -26,14 +27,14 @@ DIRECTIONS = ("forward", "backward")
 class BidirectionalLanguageModeling(TextTask):
     """Two language models, one in each direction: loss = -sum_t [ln p(w_t | w_<t) + ln p(w_t | w_>t)].
 
-    Over a window of the text and one of the same text backwards; nats are per token and direction. The penalties are
+    Over a window of the text and one of the same text backwards; nats are per token and direction. `penalties` are
     those of LanguageModeling, on each of the two. M. E. Peters et al., arXiv 1802.05365.
     """
 
     model, writes = BidirectionalLanguageModel, True
 
-    def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
-        self.one = LanguageModeling(activation_penalty=activation_penalty, temporal_penalty=temporal_penalty)
+    def __init__(self, *, penalties: Mapping[str, float | Callable[..., Penalty]] | None = None) -> None:
+        self.one = LanguageModeling(penalties=penalties)
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)

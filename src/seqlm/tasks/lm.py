@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from ..data.tokenizers.text import Tokenizer
 from ..models.language_model import LanguageModel
 from .base import Score
 from .generation import check_prompt, generate
+from .penalties import Penalty, make_penalties, total
 from .text import TextTask, line_ids, perplexity
 
 STEPS = 256  # of a line that are read at once: a long one needs no more memory
@@ -27,10 +28,10 @@ STEPS = 256  # of a line that are read at once: a long one needs no more memory
 class LanguageModeling(TextTask):
     """Next-token prediction: loss = -sum_t ln p(w_t | w_1 .. w_{t-1}) over all targets of a window.
 
-    Needs a causal model (a bidirectional one is refused when it is built). Two penalties, in nats per token, may be
-    added while training: `activation_penalty` * mean((m * y)^2) on the outputs y of the last layer with their
-    dropout mask m, and `temporal_penalty` * mean (y_t - y_{t-1})^2 on the same outputs without it; means over steps,
-    columns and units (AR and TAR; S. Merity et al., arXiv 1708.01009).
+    Needs a causal model (a bidirectional one is refused when it is built).
+
+    Args:
+        penalties: weights by name of penalties in training, {"activation": 2.0, "temporal": 1.0}, or their factories
     """
 
     model, writes = LanguageModel, True
@@ -38,11 +39,8 @@ class LanguageModeling(TextTask):
     metrics = (PERPLEXITY, Metric("bpc", higher_is_better=False))
     eval_options = ("window", "protocol", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean")
 
-    def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
-        for name, value in {"activation_penalty": activation_penalty, "temporal_penalty": temporal_penalty}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} must be at least 0")
-        self.activation_penalty, self.temporal_penalty = activation_penalty, temporal_penalty
+    def __init__(self, *, penalties: Mapping[str, float | Callable[..., Penalty]] | None = None) -> None:
+        self.penalties = make_penalties(penalties)
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
@@ -56,12 +54,7 @@ class LanguageModeling(TextTask):
 
     def objective(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         reading = model.read(window.inputs, carry)
-        nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE_INDEX), None
-        if self.activation_penalty:
-            penalty = self.activation_penalty * _full(reading.dropped).pow(2).mean()
-        if self.temporal_penalty and len(reading.top) > 1:
-            change = self.temporal_penalty * _full(reading.top).diff(dim=0).pow(2).mean()
-            penalty = change if penalty is None else penalty + change
+        nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE_INDEX), total(self.penalties, reading)
         return reading.carry, nats, None if penalty is None else penalty * window.targets.numel()
 
     def score(self, model: LanguageModel, window: Window, carry: Carry, batches: Batches) -> tuple[Carry, Score]:
@@ -118,11 +111,6 @@ class LanguageModeling(TextTask):
             }
             for ids, nats in zip(lines, line_nats(model, tokenizer, lines), strict=True)
         ]
-
-
-def _full(ys: Tensor) -> Tensor:
-    """In single precision at least: squares of bfloat16 would lose most of what they add up."""
-    return ys.to(torch.promote_types(ys.dtype, torch.float32))
 
 
 def training_streams(tokens: Tokens, data: Data, config: Config) -> Streams:
