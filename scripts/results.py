@@ -1,9 +1,9 @@
-"""Records of finished runs, and the README's tables made from them.
+"""Records of finished runs, and the tables of docs/results.md and README.md made from them.
 
     python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run,
                                               finished or interrupted
-    python scripts/results.py table           rewrite the tables in README.md
-    python scripts/results.py table --check   fail if README.md does not show what results/ says
+    python scripts/results.py table           rewrite the tables in docs/results.md and README.md
+    python scripts/results.py table --check   fail if they do not show what results/ says
 
 A record holds no path and no text: what was measured, with which code, on which hardware. Runs that differ in nothing
 but the seed are one row of a table, with their mean.
@@ -27,7 +27,9 @@ from seqlm.evaluation import reproduction
 from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
+RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiment"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+HEADLINES = ("(no arguments)", "zaremba_small", "laptop", "laptop_char", "atis_slots", "atis_intent_lm", "atis_joint")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
 
@@ -167,6 +169,17 @@ def _row(words: str, quoted: str, records: list[dict[str, Any]]) -> str:
     return f"| {words} | {total} | {quoted} | {score} | {valid} | {length} | {minutes} | {tokens / seconds:,.0f} |"
 
 
+def headlines(texts: str, others: str) -> str:
+    """A short table of measured results, of rows of the two long ones."""
+    lines = ["| `seqlm train ...` | published test | measured test |", "|---|---|---|"]
+    for row, published, measured in [*((row, 3, 4) for row in texts.splitlines()),
+                                     *((row, 4, 5) for row in others.splitlines())]:  # fmt: skip
+        cells = [cell.strip() for cell in row.split("|")]
+        if len(cells) > 5 and cells[1].strip("`").removeprefix("experiment=") in HEADLINES:
+            lines.append(f"| {cells[1]} | {cells[published]} | {cells[measured]} |")
+    return "\n".join(lines)
+
+
 def speed() -> str:
     """What `seqlm bench` measured, as Markdown tables; empty until it has been run."""
     path = RESULTS / "bench-cpu.json"
@@ -213,16 +226,23 @@ def main() -> int:
         if options.verb == "record":
             print(record(options.run))
             return 0
-        before = README.read_text(encoding="utf-8")
-        head, rest = before.split(START)
-        after = f"{head}{START}\n{table()}\n\n{other_tasks()}\n{speed()}{END}{rest.split(END, 1)[1]}"
+        texts, others = table(), other_tasks()
+        shown = {README: headlines(texts, others) + "\n", PAGE: f"{texts}\n\n{others}\n{speed()}"}
+        stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)
         return error.exit_code
-    if options.check:
-        return int(after != before)
-    README.write_text(after, encoding="utf-8")
-    return 0
+    return int(bool(stale) and options.check)
+
+
+def _shows(path: Path, tables: str, write: bool) -> bool:
+    """Whether a page has these tables between its marks; they are put there if `write`."""
+    before = path.read_text(encoding="utf-8")
+    head, rest = before.split(START)
+    after = f"{head}{START}\n{tables}{END}{rest.split(END, 1)[1]}"
+    if write and after != before:
+        path.write_text(after, encoding="utf-8")
+    return after == before
 
 
 if __name__ == "__main__":
