@@ -27,7 +27,6 @@ from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
-NAMES = {"f1": "F1", "macro_f1": "macro F1", "bleu": "BLEU", "chrf": "chrF"}  # metrics that papers write otherwise
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
 
@@ -73,14 +72,17 @@ def other_tasks() -> str:
 
 def _told(records: list[dict[str, Any]]) -> str:
     """Test, valid and time a run, as cells."""
+    metrics = certify.metrics_of(records[0])
 
     def told(split: str, metric: str) -> str:
-        values = [certify.told(metric, record["scores"][split][metric]) for record in records]
+        values = [metrics[metric].quoted(record["scores"][split][metric]) for record in records]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{spread}"
 
     def all_told(split: str) -> str:
-        return ", ".join(f"{NAMES.get(metric, metric)} {told(split, metric)}" for metric in records[0]["reported"])
+        return ", ".join(
+            f"{metrics[metric].title or metric} {told(split, metric)}" for metric in records[0]["reported"]
+        )
 
     seeds = f"({len(records)} seed{'s' * (len(records) > 1)})"
     test = f"**{all_told('test')}** {seeds}" if all("test" in record["scores"] for record in records) else "not yet"
@@ -102,7 +104,8 @@ def _so_far(record: dict[str, Any]) -> str:
 def _named(quoted: str) -> str:
     """A quoted number with the name of its metric as papers write it."""
     metric, _, number = quoted.rpartition(" ")
-    return f"{NAMES.get(metric.lower(), metric)} {number}" if metric else quoted
+    known = certify.metrics_of({}).get(metric.lower())
+    return f"{(known and known.title) or metric} {number}" if metric else quoted
 
 
 def _experiments() -> list[str]:

@@ -29,9 +29,10 @@ MAY: dict[str, set[str]] = {
     "training": LEAVES | {"cells", "evaluation", "layers", "models", "tasks"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
     "commands": LEAVES | {"bench", "cells", "engines", "evaluation", "layers", "models", "tasks", "training"},
+    "api": {"config", "errors", "evaluation", "runs", "training"},
     "cli": {"__init__", "commands", "config", "errors"},
     "__main__": {"cli"},
-    "__init__": {"cells", "errors", "layers", "models", "runs"},
+    "__init__": {"api", "cells", "errors", "layers", "models", "runs"},
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .api import evaluate, train
     from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LinearCell, LSTMCell, detach
     from .errors import ConfigError, SeqlmError
     from .layers import Bidirectional, LockedDropout, Recurrent, Stack, scan
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .runs.load import LoadedRun, load_run
 
 _HOME = {
+    "api": ("evaluate", "train"),
     "runs.load": ("LoadedRun", "load_run"),
     "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "LinearCell", "detach"),
     "errors": ("ConfigError", "SeqlmError"),
@@ -43,8 +45,10 @@ __all__ = [
     "SeqlmError",
     "Stack",
     "detach",
+    "evaluate",
     "load_run",
     "scan",
+    "train",
 ]
 
 

@@ -55,7 +55,7 @@ def describe(device: torch.device, precision: str) -> str:
 
 
 def hardware(device: torch.device) -> str:
-    """What computes: the GPU, or the CPU's model, as far as the system tells, and the number of cores."""
+    """Name of the GPU, or model of the CPU as far as the system tells, and its number of cores."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     model = platform.processor() or platform.machine()

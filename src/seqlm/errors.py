@@ -1,4 +1,4 @@
-"""What can go wrong for a user, and the exit code that says so."""
+"""Errors that a user can cause, and the exit code of each."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 from seqlm.commands.compare import _mean, main
 from seqlm.errors import ConfigError
 from seqlm.runs.folder import RunFolder
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import seqlm as command
 from ..conftest import tiny
@@ -64,7 +64,7 @@ def test_settings_stand_beside_each_other_with_means_over_seeds(runs, capsys):
     told = json.loads((runs / "told.json").read_text())
     assert told["incomparable"] is None and told["same"]["train.batch_size"] == 4 and "optim.lr" not in told["same"]
     slow = told["settings"][-1]
-    assert slow["told"]["optim.lr"] == 1e-5
+    assert slow["config"]["optim.lr"] == 1e-5
     assert [(run["path"], run["seed"], run["valid"]["ppl"]) for run in slow["runs"]] == [
         (str(runs / "slow-1"), 1, both[0]), (str(runs / "slow-2"), 2, both[1])
     ]  # fmt: skip
@@ -111,7 +111,7 @@ def test_numbers_that_do_not_compare_are_not_ranked(runs, capsys):
     lines, said = shown(capsys, runs)
     assert "4 settings, by name: they are not scored on the same data" in said.out
     assert lines["name"] == ["fast-1", "fast-2", "gru", "slow-*"]
-    RunFolder(runs / "slow-1").update(judged_by="f1")
+    RunFolder(runs / "slow-1").update(monitor="f1")
     assert "they are not judged by the same metric" in shown(capsys, runs / "slow-1", runs / "fast-1")[1].out
     config = runs / "gru" / "config.yaml"
     config.write_text(config.read_text().replace("seqlm.tasks.lm.LanguageModeling", "seqlm.tasks.tagging.Tagging"))

@@ -20,14 +20,14 @@ from seqlm.evaluation.reproduction import (
     file_name,
     finished,
     headlines,
-    lens_of,
+    protocol_of,
     published,
     quoted,
     record,
     summary,
 )
 from seqlm.runs.folder import RunFolder
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import TINY, compose, tiny
 from ..conftest import seqlm as command
@@ -44,8 +44,8 @@ def test_a_certificate(tmp_path, capsys):
     for split in ("valid", "test"):
         score = written["scores"][split]
         assert score == {k: v for k, v in json.loads((folder / f"eval-{split}.json").read_text()).items() if k != "run"}
-        assert score["lens"]["lens"] == "zaremba" and score["batch_size"] == 1
-        measured = {"": score["ppl"], ", theirs": score["lens"]["ppl"]}
+        assert score["protocol"]["name"] == "zaremba" and score["batch_size"] == 1
+        measured = {"": score["ppl"], ", theirs": score["protocol"]["ppl"]}
         for what, ppl in measured.items():
             assert written["difference"][split + what] == pytest.approx(ppl - written["published"][split], abs=1e-4)
     assert len(written["difference"]) == 4
@@ -54,7 +54,7 @@ def test_a_certificate(tmp_path, capsys):
     text = capsys.readouterr().out
     test = written["scores"]["test"]
     assert f"{test['ppl']:.3f}" in text and f"{test['ppl'] - 114.5:+.2f}" in text
-    assert f"{test['lens']['ppl']:.3f}" in text
+    assert f"{test['protocol']['ppl']:.3f}" in text
 
 
 def test_each_seed_and_engine_has_a_record_of_its_own(tmp_path):
@@ -212,7 +212,7 @@ def test_the_code_of_a_recipe_decides_how_it_counts():
         "gal_large",
         "default",
     ]
-    assert [lens_of(name) for name in names] == ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "zaremba", "seqlm"]
+    assert [protocol_of(name) for name in names] == ["awd", "awd", "zaremba", "wlm", "lamb", "lamb", "zaremba", "seqlm"]
 
 
 def test_the_first_numbers_of_a_header_are_quoted(monkeypatch):
@@ -220,7 +220,7 @@ def test_the_first_numbers_of_a_header_are_quoted(monkeypatch):
     monkeypatch.setattr(seqlm.evaluation.reproduction, "_header", lambda _: header)
     assert quoted("any") == {"valid": "about 82", "test": "78.4"}
     assert published("any") == {"unit": "ppl", "valid": 82.0, "test": 78.4}
-    score = {"ppl": 79.0, "bpc": 1.5, "lens": {"ppl": 77.4}}
+    score = {"ppl": 79.0, "bpc": 1.5, "protocol": {"ppl": 77.4}}
     lines = summary({"published": published("any"), "scores": {"valid": score, "test": score}}).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["-3.00", "-4.60", "+0.60", "-1.00"]
     bits = {"unit": "bpc", "test": 1.6}
@@ -263,7 +263,7 @@ def test_a_certificate_of_another_task(tmp_path, monkeypatch, capsys):
     assert written["curve"] == [[one["step"], one["seconds"], *(one[f"valid/{n}"] for n in names)] for one in valid]
     assert len(valid) == 30 and written["parameters"] == run.info()["parameters"]
     assert written["tokens_per_s"] == round(written["tokens"] / written["seconds"], 1) > 0
-    assert written["config"]["task.judged_by"] == "f1" and written["config"]["data.sentences"] == 100
+    assert written["config"]["task.monitor"] == "f1" and written["config"]["data.sentences"] == 100
     told, test = capsys.readouterr().out, 100 * written["scores"]["test"]["f1"]
     assert 0 < test < 100 and re.search(rf"test f1 +94.80 +{test:.3f} +{re.escape(f'{test - 94.8:+.2f}')}", told)
     assert re.search(rf"valid f1 +- +{100 * written['scores']['valid']['f1']:.3f} +-", told)
@@ -309,14 +309,14 @@ def test_an_interrupted_run_may_be_recorded_without_test(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "reported"), [
-    (["task=tagging", "task.judged_by=accuracy"], ["accuracy"]),
+    (["task=tagging", "task.monitor=accuracy"], ["accuracy"]),
     (["task=classification"], ["accuracy"]),
-    (["task=classification", "task.judged_by=macro_f1"], ["macro_f1", "accuracy"]),
+    (["task=classification", "task.monitor=macro_f1"], ["macro_f1", "accuracy"]),
     (["task=joint"], ["frame", "f1", "accuracy"]),
-    (["task=seq2seq", "task.judged_by=accuracy"], ["accuracy", "exact"]),
+    (["task=seq2seq", "task.monitor=accuracy"], ["accuracy", "exact"]),
     (["task=seq2seq", "task.bleu=true"], ["exact", "bleu", "chrf"]),
-    (["task=seq2seq", "task.judged_by=loss"], ["exact"]),
-    (["task=tagging", "task.judged_by=loss"], ["loss"]),
+    (["task=seq2seq", "task.monitor=loss"], ["exact"]),
+    (["task=tagging", "task.monitor=loss"], ["loss"]),
     (["task=lm"], ["ppl"]),
 ])  # fmt: skip
 def test_a_task_says_what_it_is_told_by(words, reported):

@@ -11,7 +11,7 @@ from seqlm.config.values import verb_config
 from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 from seqlm.tasks.generation import draw, generate
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import tiny
 

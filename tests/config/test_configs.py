@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqlm.commands.eval import check
 from seqlm.config.build import build
 from seqlm.config.schema import EvalConfig, SampleConfig
 from seqlm.config.values import find_configs, load_config, plain_dict, save_config, verb_config
 from seqlm.errors import ConfigError
-from seqlm.evaluation.options import check
 from seqlm.evaluation.reproduction import task_of
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import check_parts
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import TINY, compose, tiny
 
@@ -78,13 +78,13 @@ def test_experiments_train(experiment, tmp_path):
     small = ["data=text", "data/tokenizer=word", f"data.path={tmp_path}", f"run.root={tmp_path}", "train.steps=2",
              "sample.tokens=3", "train.batch_size=8", "train.window=6"]  # fmt: skip
     if "init_from=run" not in path_of(experiment, tmp_path):
-        assert train(compose(f"experiment={experiment}", *small, "run.name=run"), {}) < 6
+        assert train(compose(f"experiment={experiment}", *small, "run.name=run"), {}).best < 6
         return
     with pytest.raises(ConfigError, match="^init_from=RUN: RUN does not exist"):
         train(compose(f"experiment={experiment}", *small, "run.name=first"), {})
     train(compose("experiment=awd_ptb", *small, "run.name=first"), {"experiment": "awd_ptb"})
     second = ["run.name=second", f"init_from={tmp_path / 'first'}"]
-    assert train(compose(f"experiment={experiment}", *small, *second), {}) < 6
+    assert train(compose(f"experiment={experiment}", *small, *second), {}).best < 6
     origin = RunFolder.open(tmp_path / "second").info()["began_with"]
     assert origin.items() >= {"run": "first", "step": 2, "experiment": "awd_ptb", "seed": 141}.items()
 
@@ -104,9 +104,9 @@ def test_experiments_on_examples_train(experiment, tmp_path):
         data = [*data, f"model.language_models.0.run={tmp_path / 'read'}"]
     config = compose(f"experiment={experiment}", *data, f"run.root={tmp_path}", "run.name=run",
                      "train.epochs=null", "train.steps=2", "train.batch_size=8")  # fmt: skip
-    before = train(config, {})
+    before = train(config, {}).best
     config.run.name, config.train.steps = "longer", 12
-    assert train(config, {}) <= before
+    assert train(config, {}).best <= before
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_every_choice_checks(choice):
     "choice", [f"optim={name}" for name in options("optim")] + [f"schedule={name}" for name in options("schedule")]
 )
 def test_every_optimizer_and_schedule_trains(choice, tmp_path):
-    before = train(tiny(tmp_path, choice, "train.steps=1", name="short"), {})
+    before = train(tiny(tmp_path, choice, "train.steps=1", name="short"), {}).best
     rate = ["optim.lr=1.0"] if choice == "optim=sgd" else []
-    assert train(tiny(tmp_path, choice, "train.steps=60", *rate, name="long"), {}) < before
+    assert train(tiny(tmp_path, choice, "train.steps=60", *rate, name="long"), {}).best < before
 
 
 @pytest.mark.parametrize("debug", options("debug"))
@@ -227,7 +227,7 @@ def test_devices_that_are_not_there_are_refused():
 def test_training_on_cuda(tmp_path, precision):
     loss = train(
         tiny(tmp_path, "device=cuda", f"precision={precision}", "model.dropout.hidden=0.2", "train.steps=200"), {}
-    )
+    ).best
     assert loss < 1.5
 
 

@@ -24,7 +24,7 @@ from seqlm.evaluation.scorer import Scorer
 from seqlm.evaluation.search import Setting, best_share, climb, search
 from seqlm.tasks.base import Score
 from seqlm.tasks.lm import LanguageModeling
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import tiny
 

@@ -14,7 +14,7 @@ from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.tasks.text import perplexity
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, tiny
 

@@ -24,7 +24,7 @@ from seqlm.evaluation.evaluate import evaluate
 from seqlm.evaluation.scorer import Scorer
 from seqlm.layers import LockedDropout, scale_dropout, softmax
 from seqlm.tasks.lm import LanguageModeling
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import tiny
 
@@ -241,7 +241,7 @@ def test_what_cannot_be_averaged(runs):
         (["search_tokens=500"], "search_tokens=500 does nothing without dynamic.search="),
         (["monte_carlo.samples=0"], "monte_carlo.samples=0 must be at least 1"),
         (["monte_carlo.multiplier=2"], "monte_carlo.multiplier=2 must be at most 1"),
-        (["cache.size=9", "lens=awd"], "lens=awd counts columns, cache.size=9 reads one stream"),
+        (["cache.size=9", "protocol=awd"], "protocol=awd counts columns, cache.size=9 reads one stream"),
         *(
             (["dynamic.lr=0.1", "dynamic.rule=sgd", word], f"{word} does nothing with dynamic.rule=sgd")
             for word in ("dynamic.norm=sums", "dynamic.epsilon=0.5", "dynamic.train_batch_size=7")
@@ -309,12 +309,12 @@ def test_an_ensemble_of_runs_by_hand(runs, capsys):
 
 
 def test_others_count_the_mean_too(runs, capsys):
-    """A lens reads its columns with whatever gives the probabilities."""
+    """A protocol reads its columns with whatever gives the probabilities."""
     seen = {}
     for words in ([], ["monte_carlo.samples=2"], [f"ensemble=[{runs / 'third'}]"], ["temperature=1.3"]):
-        result = result_of(capsys, runs / "first", "lens=awd", *words)
-        seen[tuple(words)] = result["lens"]["loss"]
-        assert result["lens"]["loss"] == pytest.approx(result["loss"], rel=0.1)
+        result = result_of(capsys, runs / "first", "protocol=awd", *words)
+        seen[tuple(words)] = result["protocol"]["loss"]
+        assert result["protocol"]["loss"] == pytest.approx(result["loss"], rel=0.1)
     assert len(set(seen.values())) == 4
 
 

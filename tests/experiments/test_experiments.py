@@ -16,7 +16,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
 from seqlm.models.presets import budget
 from seqlm.runs.load import build_data, build_model, load_run
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..config.test_configs import path_of
 from ..conftest import REPOSITORY, compose, tiny

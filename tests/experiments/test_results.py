@@ -12,7 +12,7 @@ import pytest
 from seqlm.commands.eval import evaluate_run as evaluate
 from seqlm.config.values import load_config, plain_dict
 from seqlm.errors import SeqlmError
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import REPOSITORY, compose
 

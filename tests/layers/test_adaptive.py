@@ -14,7 +14,7 @@ from seqlm.commands.sample import main as sample
 from seqlm.data.tokenizers.text import CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 from seqlm.layers import AdaptiveSoftmax, softmax
-from seqlm.training.loop import resume, train
+from seqlm.training.launch import resume, train
 
 from ..conftest import TINY, compose
 from ..models.test_model import model_of
@@ -187,17 +187,17 @@ def test_bytes_are_not(tmp_path):
 
 def test_from_the_command_line(tmp_path, capsys):
     folder, whole = text(tmp_path) / "run", ["schedule=constant", "train.steps=60", "train.eval_every=30"]
-    before = train(config(tmp_path, *whole, "train.steps=1", name="short"), {})
-    assert train(config(tmp_path, *whole, name="whole"), {}) < before - 0.2
+    before = train(config(tmp_path, *whole, "train.steps=1", name="short"), {}).best
+    assert train(config(tmp_path, *whole, name="whole"), {}).best < before - 0.2
     train(config(tmp_path, *whole, "train.steps=30"), {})
     resume(folder, ["train.steps=60"])
     assert losses(folder) == losses(tmp_path / "whole") and weights(folder) == weights(tmp_path / "whole")
     capsys.readouterr()
     found = []
-    for words in ((), ("temperature=1.3",), ("cache.size=30",), ("dynamic.lr=0.001",), ("lens=awd",)):
+    for words in ((), ("temperature=1.3",), ("cache.size=30",), ("dynamic.lr=0.001",), ("protocol=awd",)):
         evaluate(str(folder), ["split=test", *words], True)
         result = json.loads(capsys.readouterr().out)
-        found.append(result.get("lens", result)["loss"])
+        found.append(result.get("protocol", result)["loss"])
     assert len(set(found)) == 5
     sample(str(folder), ["tokens=30"])
     written = capsys.readouterr().out.split()

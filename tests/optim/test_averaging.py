@@ -17,7 +17,7 @@ from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.gradient import gradient
-from seqlm.training.loop import resume, train
+from seqlm.training.launch import resume, train
 
 from ..conftest import tiny
 from ..training.test_resume import losses, mutate_state, stop_at, stops_change_nothing, weights
@@ -195,11 +195,11 @@ def test_a_run_from_another_resumes_to_the_bit(tmp_path, steps, monkeypatch):
 
 def test_a_run_from_another(tmp_path):
     words = ["averaging=mean", "averaging.start=0", "train.steps=20", "train.eval_every=20"]
-    first = train(tiny(tmp_path, *words, name="first"), {})
+    first = train(tiny(tmp_path, *words, name="first"), {}).best
     config = tiny(tmp_path, f"init_from={tmp_path / 'first'}", "optim.lr=1e-12", "train.steps=1", name="second")
-    assert train(config, {}) == pytest.approx(first, abs=1e-6)
+    assert train(config, {}).best == pytest.approx(first, abs=1e-6)
     away = tiny(tmp_path, f"init_from={tmp_path / 'first'}", "optim.lr=3", "schedule=constant", name="away")
-    assert train(away, {}) == pytest.approx(first, abs=1e-6), "what it began with is better than what came of it"
+    assert train(away, {}).best == pytest.approx(first, abs=1e-6), "what it began with is better than what came of it"
     told = RunFolder.open(tmp_path / "away")
     assert told.best == 0 and [one["step"] for one in told.records() if "valid/loss" in one] == [0, 15, 30, 40]
     for one, other in zip(*(load_run(tmp_path / name).model.parameters() for name in ("first", "away")), strict=True):

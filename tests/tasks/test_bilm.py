@@ -17,7 +17,7 @@ from seqlm.models.language_model import BidirectionalLanguageModel, LanguageMode
 from seqlm.runs.load import build_data, load_run
 from seqlm.tasks.bilm import BidirectionalLanguageModeling
 from seqlm.tasks.lm import LanguageModeling
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, seqlm, tiny
 from ..training.test_resume import stops_change_nothing
@@ -47,7 +47,7 @@ def test_each_direction_is_a_language_model_by_itself(options):
         alone = evaluate(one, LanguageModeling(), streams, torch.device("cpu"))
         assert score.counts[name] == pytest.approx(alone.nats, abs=1e-9) and alone.tokens == len(tokens)
     assert score.tokens == 2 * len(tokens)
-    told = task.metrics(score, data, "valid")
+    told = task.compute_metrics(score, data, "valid")
     assert told["ppl"] == pytest.approx((told["forward_ppl"] * told["backward_ppl"]) ** 0.5)
     assert told["forward_ppl"] != told["backward_ppl"]
 

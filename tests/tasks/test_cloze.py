@@ -17,7 +17,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.load import build_data, load_run
 from seqlm.tasks.cloze import Cloze
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, seqlm, tiny
 from ..training.test_resume import stops_change_nothing, weights
@@ -100,7 +100,7 @@ def test_scores_are_those_of_the_whole_softmax():
     for batch_size in (1, 4):
         score = evaluate(model, task, task.batches(data, "valid", batch_size, 11), torch.device("cpu"))
         assert score.nats == pytest.approx(nats, abs=1e-9) and score.tokens == len(data["valid"].tokens)
-        told = task.metrics(score, data, "valid")
+        told = task.compute_metrics(score, data, "valid")
         assert told["accuracy"] == right / score.tokens and told["ppl"] == pytest.approx(math.exp(nats / score.tokens))
 
 

@@ -21,7 +21,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.load import build_data, build_model, load_run
 from seqlm.tasks.conditional import Conditional, conditioned, sampled
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose, seqlm
 from ..training.test_resume import stops_change_nothing
@@ -103,14 +103,16 @@ def test_the_empty_condition_is_learned_at_the_rate_asked_for(tmp_path):
 def test_scores_tell_what_the_condition_is_worth(tmp_path):
     model, data = assembled(tmp_path, "model.empty=0.3")
     task = Conditional()
-    told = task.metrics(evaluate(model, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid")
+    told = task.compute_metrics(
+        evaluate(model, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid"
+    )
     whole = data["valid"].batch(range(len(data["valid"])), ("target",))
     model.eval()
     assert told["ppl"] == pytest.approx(math.exp(model.nats(whole).item() / whole.tokens))
     empty = model.head.nats(*model.encode(whole, empty=True), whole).item()
     assert told["empty_ppl"] == pytest.approx(math.exp(empty / whole.tokens)) and told["empty_ppl"] != told["ppl"]
     plain, data = assembled(tmp_path, "model.empty=0")
-    assert "empty_ppl" not in task.metrics(
+    assert "empty_ppl" not in task.compute_metrics(
         evaluate(plain, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid"
     )
 

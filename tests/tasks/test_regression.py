@@ -22,7 +22,7 @@ from seqlm.models.sequence_model import build_sequence_model
 from seqlm.models.value_head import GaussianHead, ValueHead
 from seqlm.runs.load import build_data, load_run
 from seqlm.tasks.regression import Regression
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose
 from ..training.test_resume import stops_change_nothing
@@ -101,7 +101,7 @@ def test_loss_and_metrics_by_hand(head, per_step):
         task, score = scored(split, model, batch_size)
         count = sum(map(len, pairs))
         assert score.tokens == count and score.nats == pytest.approx(nats, rel=1e-12)
-        both, report = task.metrics(score, None, "valid"), task.report(score)
+        both, report = task.compute_metrics(score, None, "valid"), task.report(score)
         squares = [sum((m - y) ** 2 for m, y in one) for one in pairs]
         spread = [sum((y - np.mean([y for _, y in one])) ** 2 for _, y in one) for one in pairs]
         assert both["rmse"] == pytest.approx(math.sqrt(sum(squares) / count), rel=1e-12)
@@ -173,9 +173,9 @@ def test_the_adding_problem_is_what_it_says():
 def test_the_lowest_rmse_is_the_best():
     task = Regression()
     good, bad = {"loss": 1.0, "rmse": 0.1, "mae": 0.2, "r2": 0.9}, {"loss": 1.0, "rmse": 0.5, "mae": 0.6, "r2": 0.1}
-    assert task.judged(good) < task.judged(bad)
+    assert task.monitored(good) < task.monitored(bad)
     for name in ("mae", "r2"):
-        assert Regression(judged_by=name).judged(good) < Regression(judged_by=name).judged(bad)
+        assert Regression(monitor=name).monitored(good) < Regression(monitor=name).monitored(bad)
 
 
 @pytest.mark.parametrize("head", ["value", "gaussian"])
@@ -184,7 +184,7 @@ def test_adding_is_learned(tmp_path, head):
     train(compose(*SHORT, *words, f"run.root={tmp_path}", "run.name=run"), {})
     run = load_run(tmp_path / "run")
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 16, 1), torch.device("cpu"))
-    found = run.task.metrics(score, run.data, "test")
+    found = run.task.compute_metrics(score, run.data, "test")
     assert found["rmse"] < 0.2 and found["r2"] > 0.7
     given = [{"features": one["features"]} for one in run.data["test"].originals[:3]]
     answers = run.task.answers(run.model, run.tokenizer, given)

@@ -10,7 +10,8 @@ from seqlm.cells import map_carry
 from seqlm.data.batching.streams import Window
 from seqlm.errors import ConfigError
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
-from seqlm.training.loop import descend, train
+from seqlm.training.launch import train
+from seqlm.training.loop import descend
 
 from ..conftest import tiny
 

@@ -11,7 +11,7 @@ from seqlm.data.sources.entropy import HiddenMarkov, MarkovChain
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import tiny
 
@@ -24,7 +24,7 @@ FAST = ["train.eval_every=null", "train.batch_size=16", "train.window=20", "chec
 def test_a_markov_chain_is_learned_to_its_entropy(tmp_path, model):
     source = MarkovChain(symbols=6, tokens=120_000, seed=5)
     words = [f"model={model}", "data.symbols=6", "data.tokens=120000", "data.seed=5", "train.steps=700"]
-    loss = train(tiny(tmp_path, *FAST, *words), {})
+    loss = train(tiny(tmp_path, *FAST, *words), {}).best
     # What the chain's own probabilities score on the valid text bounds the sampling error.
     text = ["abcdef".index(letter) for letter in "".join(source.read("valid"))]
     nats = [-math.log(source._next[before, after]) for before, after in zip(text, text[1:], strict=False)]
@@ -43,7 +43,7 @@ def test_memory_of_two_steps_is_learned(tmp_path):
         "data.seed=2",
         "data.concentration=0.3",
     ]
-    loss = train(tiny(tmp_path, *FAST, *words, "train.steps=500"), {})
+    loss = train(tiny(tmp_path, *FAST, *words, "train.steps=500"), {}).best
     text = ["abc".index(letter) for letter in "".join(source.read("train"))]
     pairs = np.zeros((3, 3))
     np.add.at(pairs, (text[:-1], text[1:]), 1)
@@ -55,14 +55,14 @@ def test_memory_of_two_steps_is_learned(tmp_path):
 def test_a_hidden_markov_source_is_learned_between_its_bounds(tmp_path):
     source = HiddenMarkov(states=2, symbols=3, tokens=100_000, seed=4)
     words = ["data=hmm", "data.states=2", "data.symbols=3", "data.tokens=100000", "data.seed=4", "train.steps=600"]
-    loss = train(tiny(tmp_path, *words, *FAST), {})
+    loss = train(tiny(tmp_path, *words, *FAST), {}).best
     low, high = source.entropy_bounds(8)
     assert low - 0.03 < loss < 1.02 * high, (low, loss, high)
 
 
 def test_what_is_reported_is_what_the_run_scores(tmp_path):
     """valid in run.json, `evaluate` on the loaded best checkpoint and the run's own data: one number."""
-    best = train(tiny(tmp_path, "train.eval_batch_size=1"), {})
+    best = train(tiny(tmp_path, "train.eval_batch_size=1"), {}).best
     run = load_run(tmp_path / "run")
     import torch
 

@@ -14,13 +14,13 @@ import time
 import pytest
 import torch
 
-import seqlm.training.loop
+import seqlm.training.launch
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, SeqlmError, Stopped
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
-from seqlm.training.loop import resume, train
+from seqlm.training.launch import resume, train
 
 from ..conftest import TINY, tiny
 from ..conftest import seqlm as command
@@ -48,9 +48,9 @@ def weights(folder):
 def stop_at(monkeypatch, step):
     """Stop the next run after `step` steps, as Ctrl-C does."""
 
-    class Stop(seqlm.training.loop.StopSignal):
+    class Stop(seqlm.training.launch.StopSignal):
         def __enter__(self):
-            original = seqlm.training.loop.Console.step
+            original = seqlm.training.launch.Console.step
 
             def count(console):
                 original(console)
@@ -58,13 +58,13 @@ def stop_at(monkeypatch, step):
                 if self.seen == step:
                     self.number = signal.SIGINT
 
-            monkeypatch.setattr(seqlm.training.loop.Console, "step", count)
+            monkeypatch.setattr(seqlm.training.launch.Console, "step", count)
             return self
 
         def __exit__(self, *_):
             monkeypatch.undo()
 
-    monkeypatch.setattr(seqlm.training.loop, "StopSignal", Stop)
+    monkeypatch.setattr(seqlm.training.launch, "StopSignal", Stop)
 
 
 def mutate_state(monkeypatch, change):

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from seqlm.errors import Stopped
+from seqlm.training.launch import resume, train
 from seqlm.training.loggers import RunLogger
-from seqlm.training.loop import resume, train
 
 from ..conftest import tiny
 from .test_resume import stop_at

@@ -21,7 +21,7 @@ from seqlm.optim.schedules import Constant, DivideOnPlateau, HoldThenDecay, Mome
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.tasks.lm import LanguageModeling
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 from seqlm.training.session import assemble_session
 
 from ..conftest import compose, tiny

@@ -1,4 +1,4 @@
-"""Language models as people write them by hand around nn.LSTM: what whole training steps are measured against."""
+"""Language models written by hand around nn.LSTM: the baseline of whole training steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times and memory of contestants that take turns."""
+"""Times and memory of functions that are run in turns."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Live(TorchDispatchMode):
 
 
 def peak_bytes(run: Run, device: torch.device) -> float:
-    """The most that a forward and backward pass holds at once, besides parameters and inputs."""
+    """Peak memory of a forward and backward pass, besides parameters and inputs."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

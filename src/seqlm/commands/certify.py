@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config.compose import experiment
 from ..errors import ConfigError, SeqlmError
-from ..evaluation.reproduction import changes, check, experiment_of, file_name, finished, lens_of, record, summary
+from ..evaluation.reproduction import changes, check, experiment_of, file_name, finished, protocol_of, record, summary
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder
 from .eval import evaluate_run
@@ -63,7 +63,7 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
     except OSError as error:
         raise ConfigError(f"out={out} cannot be made ({error}); give a folder") from None
     for split in ("valid", "test"):
-        evaluate_run(str(folder), [f"split={split}", f"lens={lens_of(experiment_of(run))}"], False)
+        evaluate_run(str(folder), [f"split={split}", f"protocol={protocol_of(experiment_of(run))}"], False)
         print()
     written = record(run, preset)
     path = out / file_name(run, preset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..training.loop import resume
+from ..training.launch import resume
 from .words import run_and_words
 
 

@@ -17,9 +17,9 @@ def main(words: Sequence[str]) -> None:
     def job(make: Callable[[], Config], choices: Choices) -> float | None:
         try:
             config = make()
-            from ..training.loop import train  # torch, once the words are known to be right
+            from ..training.launch import train  # torch, once the words are known to be right
 
-            return train(config, choices)
+            return train(config, choices).best
         except BrokenPipeError:
             raise SystemExit(reader_gone()) from None
         except (SeqlmError, OSError) as error:

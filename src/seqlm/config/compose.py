@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ def composed(words: Words = ()) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        values = _compose(overrides(words))
+        values, _ = _compose(overrides(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(words, error)) from error
     resolve_layer_cells(values["model"], [find_configs()])
@@ -38,6 +39,29 @@ def composed(words: Words = ()) -> dict[str, Any]:
 def experiment(name: str, words: Words = ()) -> dict[str, Any]:
     """The values that `seqlm train experiment=NAME` composes; `default` is no experiment. Raises ConfigError."""
     return composed([*([] if name == "default" else [f"experiment={name}"]), *overrides(words)])
+
+
+def compose_words(words: Words) -> tuple[Config, Choices]:
+    """The configuration of words, and the option taken of each config group. Raises ConfigError."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values, choices = _compose(words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(words, error)) from error
+    return typed_config(values, [find_configs()]), choices
+
+
+def words_of(config: Mapping[str, Any]) -> list[str]:
+    """Words of a command line that set the keys of a mapping, which may be dotted or nested by section."""
+    words = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "." not in key:
+            words += [f"{key}.{inner}={_as_word(item)}" for inner, item in value.items()]
+        else:
+            words.append(f"{key}={_as_word(value)}")
+    return words
 
 
 def typed_config(values: dict[str, Any], folders: Sequence[Path]) -> Config:
@@ -61,8 +85,7 @@ def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float 
         runtime = HydraConfig.get().runtime
         values: Any = OmegaConf.to_container(node, resolve=True)
         folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-        choices = {group: choice for group, choice in runtime.choices.items() if choice and "hydra" not in group}
-        return job(lambda: typed_config(values, folders), choices)
+        return job(lambda: typed_config(values, folders), _taken(runtime.choices))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
     # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
@@ -100,7 +123,9 @@ def explain(words: Words, error: Exception) -> str:
     groups = [item for item in parsed if (find_configs() / item.key_or_group.partition("@")[0]).is_dir()]
     folders = ",".join(f"file://{Path(folder).resolve()}" for folder in _values_of("--config-dir", words))
     try:
-        known = dotted(_compose([*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"], False))
+        known = dotted(
+            _compose([*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"], False)[0]
+        )
     except HydraException:  # not a matter of keys
         return " ".join(str(error).split())
     sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
@@ -113,18 +138,37 @@ def explain(words: Words, error: Exception) -> str:
     return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
 
 
-def _compose(words: Words, resolve: bool = True) -> dict[str, Any]:
+def _compose(words: Words, resolve: bool = True) -> tuple[dict[str, Any], Choices]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(find_configs()), version_base="1.3"):
-        node = compose("train", list(words))
-    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve))
+        node = compose("train", list(words), return_hydra_config=True)
+    with open_dict(node):
+        choices = _taken(node.pop("hydra").runtime.choices)
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve)), choices
+
+
+def _taken(choices: Mapping[str, Any]) -> Choices:
+    """The options taken of our config groups."""
+    return {group: choice for group, choice in choices.items() if choice and "hydra" not in group}
+
+
+def _as_word(value: Any) -> str:
+    """A plain value in hydra's grammar of overrides."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_as_word(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_as_word, value)) + "]"
+    if isinstance(value, (str, Path)):
+        escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+        return str(value) if re.fullmatch(r"[A-Za-z_][\w/.-]*", str(value)) else f"'{escaped}'"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _values_of(flag: str, words: Words) -> list[str]:
-    """What follows `flag` on the command line, in either form: `--flag value` or `--flag=value`."""
+    """Values of `flag` on the command line, in either form: `--flag value` or `--flag=value`."""
     after = [following for word, following in zip(words, words[1:], strict=False) if word == flag]
     return after + [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]

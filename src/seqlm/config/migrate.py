@@ -8,11 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .metrics import ACCURACY, F1, MACRO_F1, PERPLEXITY, Metric
+
 # Dotted keys of the configuration of a run, older -> today's.
-RENAMED: dict[str, str] = {}
+RENAMED = {"task.judged_by": "task.monitor"}
 
 # Keys of the other verbs, older -> today's: they are typed, never saved.
-VERB_KEYS: dict[str, str] = {}
+VERB_KEYS = {"lens": "protocol"}
+
+# Metrics of the tasks of version 0.1.0, whose run.json does not tell what its task declares.
+METRICS = (
+    PERPLEXITY,
+    Metric("bpc", higher_is_better=False),
+    F1,
+    ACCURACY,
+    MACRO_F1,
+    Metric("frame", percent=True),
+    Metric("exact", percent=True),
+    Metric("bleu", 2, title="BLEU"),
+    Metric("chrf", 2, title="chrF"),
+)
 
 # Today's module of every part that a config of version 0.1.0 named by its package, as seqlm.data.Atis.
 MOVED = {
@@ -81,6 +96,21 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
             *path, last = new.split(".")
             _section(migrated, path, make=True).setdefault(last, value)  # type: ignore[union-attr]
     return migrated
+
+
+def migrate_info(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The run.json of an older run with today's keys: the monitor, and the metrics that the task declares."""
+    kept = {key: value for key, value in info.items() if key != "judged_by"}
+    declared = [metric._asdict() for metric in METRICS]
+    return {"monitor": info.get("judged_by", "loss"), "declared_metrics": declared, **kept}
+
+
+def migrate_score(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A score that an older `seqlm eval` wrote, with today's keys: its `lens` is a `protocol`."""
+    if not isinstance(old := score.get("lens"), Mapping):
+        return dict(score)
+    kept = {key: value for key, value in score.items() if key != "lens"}
+    return {**kept, "protocol": {"name": old.get("lens"), **{key: old[key] for key in old if key != "lens"}}}
 
 
 def renamed(key: str) -> str | None:

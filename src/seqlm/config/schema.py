@@ -65,7 +65,7 @@ class TrainConfig:
 
     @property
     def limits(self) -> dict[str, float]:
-        """What ends the run, by unit: the limits that are given, or the default number of steps."""
+        """Limits that end the run, by unit: those that are given, or the default number of steps."""
         given = {unit: limit for unit in LIMITS if (limit := getattr(self, unit)) is not None}
         return given or {"steps": self.default_steps}
 
@@ -165,7 +165,7 @@ class EvalConfig:
     mean: str = _key(allowed=("arithmetic", "geometric"))
     batch_size: int | None = _key(least=1)
     window: int | None = _key(least=1)
-    lens: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
+    protocol: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
     temperature: float | None = _key(above=0)
     dynamic: DynamicConfig
     cache: CacheConfig

@@ -90,7 +90,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
         part = next((name for name in known if key.startswith(f"{name}.")), None)  # data.path lies in the part data
         if not equals or not key:
             problems.append(f"{word} is not key=value")
-        elif part is None and key not in known:
+        elif (part is None and key not in known) or renamed(key):
             problems.append(unknown_key(key, known))
         elif part is None:
             flat[key] = text if known[key][0] is str else _yaml_value(text)

@@ -26,7 +26,7 @@ FORMAT = 1  # part of every key: raise it when what is stored changes
 
 @dataclass(frozen=True)
 class Counts:
-    """Sizes of a split in units other than the token."""
+    """Sizes of a split in tokens, characters and words."""
 
     tokens: int
     characters: int

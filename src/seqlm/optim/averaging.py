@@ -28,7 +28,7 @@ class Averaging:
         return False
 
     def share(self) -> float:
-        """What the newest weights count for in the average."""
+        """Weight of the newest parameters in the average."""
         raise NotImplementedError
 
     def observe(self, losses: Sequence[float]) -> None:

@@ -24,7 +24,7 @@ class Schedule:
         pass
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next factor depends on beyond the moment: goes into the checkpoint."""
+        """State that the next factor depends on beyond the moment: goes into the checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

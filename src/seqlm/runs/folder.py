@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
 from ..files import sha256_of, to_json, write_atomically
 
@@ -89,14 +90,14 @@ class RunFolder:
         return self.path.name
 
     def info(self) -> dict[str, Any]:
-        """run.json: status, versions, seed, parameters, data fingerprint, final metrics."""
+        """run.json: status, versions, seed, parameters, data fingerprint, metrics; with today's keys if it is older."""
         try:
             info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
         if not isinstance(info, dict):
             raise ConfigError(f"{self.path / 'run.json'} is not a record of a run")
-        return info
+        return migrate_info(info)
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
@@ -157,6 +158,11 @@ class RunFolder:
                     records.append(record)
         return records
 
+    def save_sample(self, step: int, text: str) -> None:
+        """Keep the text that was shown at an evaluation."""
+        self.samples.mkdir(exist_ok=True)
+        (self.samples / f"step-{step:09d}.txt").write_text(text + "\n", encoding="utf-8")
+
     def times_scored(self, split: str) -> int:
         """How often `seqlm eval` has scored `split`, in whatever way; those that did not count yet are one for each."""
         names = [path.stem.removeprefix("eval-") for path in self.path.glob(f"eval-{split}*.json")]
@@ -169,7 +175,7 @@ class RunFolder:
             result = json.loads((self.path / f"eval-{split}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return result if isinstance(result, dict) else {}
+        return migrate_score(result) if isinstance(result, dict) else {}
 
     def forget_after(self, step: int, evaluated_at: int) -> None:
         """Drop metrics beyond `step` and evaluations beyond `evaluated_at`, which a resumed run will repeat."""

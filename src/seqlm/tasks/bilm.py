@@ -63,27 +63,27 @@ class BidirectionalLanguageModeling(TextTask):
             total.add(Score(score.nats, score.tokens, Counter({name: nats})))
         return tuple(carries), total
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per token and direction), ppl, and the perplexity of each direction by itself."""
         each = {f"{name}_ppl": perplexity(score.counts[name], score.tokens // 2) for name in DIRECTIONS}
         return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), **each}
 
-    def show(self, model: BidirectionalLanguageModel, data: Data, how: SamplingConfig) -> str:
-        return self.one.show(model.fwd, data, how)
+    def display(self, model: BidirectionalLanguageModel, data: Data, how: SamplingConfig) -> str:
+        return self.one.display(model.fwd, data, how)
 
     def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
         return self.one.write(model.fwd, tokenizer, how)
 
-    def answers(
+    def predict_texts(
         self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
     ) -> list[dict[str, Any]]:
         """Nats of each in both directions, having read nothing else, and the perplexity of both together."""
         lines = [line_ids(tokenizer, text) for text in texts]
         # Backwards a line begins at its end, and ends at the end of the line before.
-        turned = [ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1] for ids in lines]
-        said = self.one.answers(model.fwd, tokenizer, texts)
-        for one, backward in zip(said, line_nats(model.bwd, tokenizer, turned), strict=True):
+        flipped = [ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1] for ids in lines]
+        predictions = self.one.predict_texts(model.fwd, tokenizer, texts)
+        for one, backward in zip(predictions, line_nats(model.bwd, tokenizer, flipped), strict=True):
             forward = one.pop("nats")
             both = perplexity(forward + backward, 2 * one["tokens"])
             one |= {"ppl": both, "forward_nats": forward, "backward_nats": backward}
-        return said
+        return predictions

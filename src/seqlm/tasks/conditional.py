@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..cells import Carry
+from ..config.metrics import PERPLEXITY
 from ..config.schema import Config, SampleConfig, SamplingConfig
 from ..data.batching.bucketed import Bucketed, EncodedExamples, ExampleBatch
 from ..data.dataset import Data
@@ -40,6 +41,9 @@ class Conditional(ExampleTask):
     model, writes = ConditionalModel, True
     head = Decoder
     targets = ("target",)
+    metrics = (PERPLEXITY,)
+    reported = ("ppl",)
+    sample_options = ("condition",)
     at_test = ("max_length",)
 
     def __init__(self, *, max_length: int = 100) -> None:
@@ -63,7 +67,7 @@ class Conditional(ExampleTask):
             counts["empty"] = nats
         return carry, Score(model.nats(batch).item(), batch.tokens, counts)
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per word, ends included), ppl, and empty_ppl, under the empty condition, if it was learned."""
         told = {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens)}
         empty = {"empty_ppl": perplexity(score.counts["empty"], score.tokens)} if "empty" in score.counts else {}
@@ -80,7 +84,7 @@ class Conditional(ExampleTask):
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         return Counter()  # no text is the right one
 
-    def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
+    def display(self, model: Any, data: Data, how: SamplingConfig) -> str:
         """A text for each of the first labels, or for the first vectors of valid."""
         given: list[Example | None] = [None]
         if model.condition == "label":

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from ..cells import Carry
+from ..config.metrics import Metric
 from ..data.batching.bucketed import Bucketed, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
@@ -24,16 +25,17 @@ SUMS = ("known", "missing", "absolute", "squared", "target", "target squared")  
 class Regression(ExampleTask):
     """Numbers for every sequence or step: the loss is that of the head, squared errors or nats of a Gaussian.
 
-    A target that is NaN is missing: it has no part in loss and metrics, and is counted. `judged_by`: what weights are
+    A target that is NaN is missing: it has no part in loss and metrics, and is counted. `monitor`: what weights are
     chosen by on valid: rmse, mae, r2 or loss. All are sums over the targets of a split, divided once.
     """
 
     head = ValueHead
     targets = ("value",)
+    metrics = (Metric("rmse", higher_is_better=False), Metric("mae", higher_is_better=False), Metric("r2", title="R2"))
     reported = ("rmse", "mae", "r2")
 
-    def __init__(self, *, judged_by: Literal["rmse", "mae", "r2", "loss"] = "rmse") -> None:
-        self.judged_by = judged_by
+    def __init__(self, *, monitor: Literal["rmse", "mae", "r2", "loss"] = "rmse") -> None:
+        self.monitor = monitor
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         """`value` of each example, and `deviation` of a Gaussian: a number, K of them, or a list of either."""
@@ -63,13 +65,10 @@ class Regression(ExampleTask):
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         return Counter()  # sums are taken of tensors
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (of the head, per number), rmse, mae, r2 over all numbers; R2 = 1 - squared errors / squares about the
         mean of each output."""
         return {"loss": score.loss, **_errors(_outputs(score))}
-
-    def judged(self, metrics: dict[str, float]) -> float:
-        return -metrics["r2"] if self.judged_by == "r2" else metrics[self.judged_by]
 
     def report(self, score: Score) -> dict[str, Any]:
         """`outputs`: the metrics of each, its number of targets (`support`) and of those `missing`."""

@@ -1,1 +1,1 @@
-"""The loop, what trains together, and what surrounds it."""
+"""The training loop, its state, gradients, logs and signals."""

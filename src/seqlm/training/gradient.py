@@ -53,7 +53,7 @@ def _in_parts(carry: Carry, parts: int) -> list[Carry]:
 
 
 class Graph(Protocol):
-    """What torch.cuda.CUDAGraph offers, as far as it is used here."""
+    """The part of torch.cuda.CUDAGraph that is used here."""
 
     def replay(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl and TensorBoard, in the run's own folder."""
+"""Logs of a run: metrics.jsonl and TensorBoard, in the run's own folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said about a run: its header and closing table, the facts in run.json, its hyper-parameters."""
+"""Header and closing table of a run, the facts in its run.json, its hyper-parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from ..device import describe, hardware
 from ..layers import Recurrent
 from ..models.stack import cells_of
 from ..runs.folder import RunFolder
-from .console import clock, table
+from ..runs.table import table
+from ..tasks.base import Task
+from .console import clock
 
 if TYPE_CHECKING:
     from .session import Progress, Session
@@ -43,7 +45,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def describe_run(session: Session) -> dict[str, Any]:
-    """What run.json says from the start."""
+    """Facts that run.json holds from the start."""
     return {
         "seqlm": __version__,
         "torch": torch.__version__,
@@ -57,8 +59,13 @@ def describe_run(session: Session) -> dict[str, Any]:
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
         "entropy_note": session.data.corpus.note() or None,
-        "judged_by": session.task.judged_by,
+        **declarations(session.task),
     }
+
+
+def declarations(task: Task) -> dict[str, Any]:
+    """The declarations of a task that run.json keeps, for readers that build no task: `seqlm runs`, for instance."""
+    return {"monitor": task.monitor, "declared_metrics": [metric._asdict() for metric in task.metrics]}
 
 
 def header(run: RunFolder, session: Session, progress: Progress) -> str:
@@ -80,16 +87,15 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
     ]
-    return table([row for row in rows if row[1]])
+    return table([row for row in rows if row[1]], 2)
 
 
 def closing(run: RunFolder, session: Session, progress: Progress) -> str:
-    """The table below the progress bar, with what one may want to do next."""
-    valid = "  ".join(f"{name} {value:.4f}" for name, value in progress.valid.items())
+    """The table below the progress bar, with the next commands."""
     folder = shlex.quote(str(run.path))
     return table(
         [
-            ("best valid", f"{valid} at step {progress.best_step:,}"),
+            ("best valid", f"{session.task.describe(progress.valid)} at step {progress.best_step:,}"),
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
             (
                 "time",
@@ -98,12 +104,13 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
             ("next", f"seqlm eval {folder}" + " split=test" * ("test" in session.data.corpus.splits())),
             ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
-        ]
+        ],
+        2,
     )
 
 
 def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
-    """The scalars that tell runs apart, for TensorBoard's table: choices first, then parts, then the trunk.
+    """Hyper-parameters for TensorBoard's table: choices first, then parts, then the trunk.
 
     What is 0 is left out: most of the many options are.
     """

@@ -1,4 +1,4 @@
-"""Archives that nobody vouches for: only regular files, only those asked for, only so many bytes."""
+"""Untrusted archives: only regular files are unpacked, only those asked for, and only so many bytes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def unpack(archive: Path, wanted: Sequence[Sequence[str]], folder: Path) -> list
 
 
 class _Refused(Exception):
-    """A mistake in an archive."""
+    """An archive that is not safe to unpack; the message says why."""
 
 
 def _zip_members(archive: zipfile.ZipFile) -> dict[str, list[_Member]]:

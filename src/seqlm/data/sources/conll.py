@@ -100,7 +100,7 @@ class Conll(Examples):
 
     @staticmethod
     def _index(key: str, column: int | str, names: Sequence[str]) -> int:
-        """Where a column stands."""
+        """Zero-based index of a column."""
         if isinstance(column, int):
             return column
         if column not in names:

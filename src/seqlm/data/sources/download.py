@@ -23,7 +23,7 @@ TRIES = 5  # connections that may break before we give up
 
 
 class Remote(NamedTuple):
-    """A file in the world, known to the byte."""
+    """A file to download, with its size and SHA-256."""
 
     url: str
     sha256: str
@@ -35,7 +35,7 @@ class Remote(NamedTuple):
 
 
 def fetch(remote: Remote, target: Path) -> None:
-    """Bring `remote` to `target`, unless it is there already.
+    """Download `remote` to `target`, unless it is there already.
 
     What has arrived stays in `<target>.part`, where the next attempt goes on if the server allows it. Only a file of
     the right size and SHA-256 gets the name `target`. A second process that wants the same file waits for the first.
@@ -96,7 +96,7 @@ def _receive(remote: Remote, part: Path, by_hand: str) -> None:
 
 
 def _connect(url: str, start: int, by_hand: str) -> HTTPResponse:
-    """The answer to a request for the bytes of `url` from `start`; the server may send all of them instead."""
+    """The response to a request for the bytes of `url` from `start`; the server may send all of them instead."""
     headers = {"User-Agent": "seqlm", "Accept-Encoding": "identity"}  # some servers refuse urllib's own name
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -114,7 +114,7 @@ def _connect(url: str, start: int, by_hand: str) -> HTTPResponse:
 
 
 def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> None:
-    """Write what `response` sends behind the `have` bytes of `part`, or over them if it begins at the beginning."""
+    """Append the bytes of `response` to the `have` bytes of `part`, or replace them if it starts at byte 0."""
     resumed = response.status == 206
     if resumed and not str(response.headers["Content-Range"]).startswith(f"bytes {have}-"):
         part.unlink(missing_ok=True)  # not the bytes that were asked for: ask for all of them

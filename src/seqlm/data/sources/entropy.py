@@ -1,4 +1,4 @@
-"""Sources whose entropy rate is computed, not assumed: what a perfect model scores on them is known."""
+"""Sources of known entropy rate: the loss of a perfect model on them is computed, not assumed."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Generated(Examples):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, split: str) -> Pair:
-        """Any pair; the one who asks sorts out those of other splits."""
+        """Draw any pair; the caller drops those of other splits."""
 
     def splits(self) -> tuple[str, ...]:
         return SPLITS
@@ -74,7 +74,7 @@ class Generated(Examples):
 
 
 class Copy(Generated):
-    """Letters to be said again: "c a b" -> "c a b". Lengths are uniform from `min_length` to `max_length`.
+    """Letters to copy: "c a b" -> "c a b". Lengths are uniform from `min_length` to `max_length`.
 
     `symbols`: how many letters there are. Train has no sequence of the `unseen_lengths`, valid and test have.
     """
@@ -110,12 +110,12 @@ class Copy(Generated):
         return Pair(source, " ".join(self.answer(letters)), source)
 
     def answer(self, letters: list[str]) -> list[str]:
-        """The target of a source."""
+        """The target of a source sequence."""
         return letters
 
 
 class Reverse(Copy):
-    """Letters to be said backwards: "c a b" -> "b a c". The arguments are those of Copy."""
+    """Letters to reverse: "c a b" -> "b a c". The arguments are those of Copy."""
 
     def answer(self, letters: list[str]) -> list[str]:
         return letters[::-1]

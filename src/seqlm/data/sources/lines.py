@@ -1,4 +1,4 @@
-"""Lines of small text files, and what is wrong with them, told by file and line."""
+"""Lines of small text files; errors name the file and the line."""
 
 from __future__ import annotations
 

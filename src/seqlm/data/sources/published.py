@@ -1,4 +1,4 @@
-"""Corpora that everybody reports on: found where the user has them or downloaded, and checked to be the same text."""
+"""Benchmark corpora: found where the user has them or downloaded, and checked to be the published text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples of files: split already, or one source that is shared out."""
+"""Examples from files: in splits already, or one source that is divided into splits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SplitExamples(Examples):
 
     @abstractmethod
     def read(self, source: Path) -> Iterator[tuple[str, Example]]:
-        """The examples of a source, each with what it is known by."""
+        """The examples of a source, each with the name it is known by."""
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self._sources) or SPLITS[: len(self._fractions)]

@@ -1,4 +1,4 @@
-"""Requests to a travel agency, made up: what a city means is said by a word that stands before it."""
+"""Made-up requests to a travel agency: the slot that a city fills depends on a word before it."""
 
 from __future__ import annotations
 

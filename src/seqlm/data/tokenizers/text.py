@@ -53,7 +53,7 @@ class Tokenizer(ABC):
         return "".join(decode_one(int(token)) for token in ids)
 
     def missing(self, text: str) -> list[str]:
-        """The parts of `text` that the vocabulary lacks, each once, in order."""
+        """Tokens of `text` that the vocabulary lacks, each once, in order."""
         return []
 
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,151 @@
+"""Starting a run and going on with one: its folder, its status, and all that surrounds the loop."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config.schema import Config
+from ..config.values import load_config, plain_dict, resumed, save_config, with_absolute_paths, with_words
+from ..device import describe
+from ..errors import ConfigError, RunExists, Stopped
+from ..files import file_stem
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from ..runs.load import load_weights_from, origin
+from .console import Console
+from .loggers import RunLogger
+from .loop import Loop
+from .report import closing, declarations, describe_run, header, hparams, now
+from .session import Progress, Session, assemble_session
+from .signals import StopSignal
+
+
+class Trained(NamedTuple):
+    """A run that came to its end, and its best value of the monitored metric, as the smaller the better."""
+
+    run: RunFolder
+    best: float
+
+
+def train(config: Config, choices: Mapping[str, str]) -> Trained:
+    """Start a run from `config` and train it to its end.
+
+    `choices` are the options taken of each config group (`{"model": "lstm"}`): they name the run.
+    Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError.
+    """
+    name = config.run.name
+    if config.resume == "auto":
+        if name is None:
+            raise ConfigError("resume=auto needs run.name=...: the run to go on with")
+        if (Path(config.run.root) / name / "run.json").is_file():
+            return _resume(RunFolder.open(Path(config.run.root) / name), lambda _: config)
+    session = assemble_session(config)
+    facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
+
+    def fill(run: RunFolder) -> None:
+        save_config(with_absolute_paths(config), run.config)
+        session.data.tokenizer.save(run.tokenizer)
+        run.update(status="running", started=now(), **facts)
+
+    stem = "-".join(file_stem(choices.get(group, group)) for group in ("data", "model"))
+    try:
+        with RunFolder.create(Path(config.run.root), name, stem, fill) as run:
+            return _run(run, session, None)
+    except RunExists:
+        if config.resume == "auto":  # somebody was faster
+            return train(config, choices)
+        raise
+
+
+def resume(folder: str | Path, words: Sequence[str]) -> Trained:
+    """Go on with the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
+
+    A run that was killed before its first checkpoint starts anew, which gives the same numbers.
+    """
+    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, plain_dict(saved), words))
+
+
+def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
+    """Go on with `run` under the config that `change` makes of its own, if that is still the same run."""
+    with run.locked():
+        checkpoint.tidy(run.checkpoints)
+        saved = load_config(run.config)
+        config = resumed(saved, change(saved))
+        start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
+        session = assemble_session(config, run)
+        known = run.info().get("data_fingerprint")
+        if known != (found := session.data.fingerprint):
+            raise ConfigError(
+                f"the data of {run.path} has changed since it was started (fingerprint {known}, now {found}); "
+                "put the old text back, or start a new run"
+            )
+        origins = _origins(session) if start is None else {}
+        save_config(config, run.config)
+        info, device = run.info(), describe(session.device, config.precision)
+        devices = info.get("device", device).split("; then ")
+        run.update(
+            status="running",
+            resumed=int(info.get("resumed", 0)) + 1,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            device="; then ".join(devices if device == devices[-1] else [*devices, device]),
+            **declarations(session.task),
+            **origins,
+        )
+        return _run(run, session, start)
+
+
+def _origins(session: Session) -> dict[str, Any]:
+    """Give the model the weights of the run that this one begins with, if there is one.
+
+    Returns what is kept of it, and of the language models whose states are read.
+    """
+    config = session.config
+    kept: dict[str, Any] = {}
+    if config.init_from is not None:
+        kept["began_with"] = load_weights_from(config.init_from, session.model, session.data.tokenizer)
+    for spec in config.model.get("language_models") or []:
+        read = RunFolder.open(spec["run"])
+        kept.setdefault("language_models", []).append(origin(read, spec.get("checkpoint", read.best)))
+    return kept
+
+
+def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> Trained:
+    """Train with restored state, logs and signals, and set the run's status at the end."""
+    # A run that begins with another is evaluated before its first step: what it began with may stay the best.
+    progress = Progress(evaluated_at=-1 if session.config.init_from else 0)
+    carry = session.init_carry()
+    console, status, logger = Console(partial(session.task.headline, data=session.data)), "failed", None
+    try:
+        if start is not None:
+            progress, carry = session.restore(start, run)
+        run.forget_after(progress.step, progress.evaluated_at)
+        logger = RunLogger(run.path, start_step=progress.step if start else 0)
+        print(header(run, session, progress), flush=True)
+        if start is None:
+            logger.text("config", run.config.read_text(encoding="utf-8"), 0)
+        logger.hparams(hparams(run, session.config), session.config.run.name or run.name)
+        with StopSignal() as stop:
+            console.start(progress.step, session.steps_planned)
+            Loop(run, session, progress, logger, console, stop).fit(carry, None if start is None else start.step)
+        status = "finished"
+    except Stopped:
+        status = "interrupted"
+        raise
+    finally:
+        console.close()
+        valid = {f"valid/{name}": value for name, value in progress.valid.items()}
+        counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+        with suppress(OSError):  # on a full disk the error that brought us here is the one to tell
+            run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
+        if logger is not None:
+            with suppress(OSError):
+                logger.close(status)
+    print(closing(run, session, progress), flush=True)
+    return Trained(run, progress.best_loss)
