@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..cells import Carry
 from ..config.metrics import ACCURACY, PERPLEXITY
 from ..config.schema import Config, SamplingConfig
-from ..data.batching.batches import IGNORE_INDEX, Batches
+from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.gaps import Gaps
 from ..data.batching.streams import Window
 from ..data.dataset import Data
@@ -66,7 +66,7 @@ class Cloze(TextTask):
     def objective(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         return (*model.nats(batch.inputs, batch.targets, carry, ignore_index=IGNORE_INDEX), None)
 
-    def score(self, model: ClozeModel, batch: Window, carry: Carry, batches: Batches) -> tuple[Carry, Score]:
+    def score(self, model: ClozeModel, batch: Window, carry: Carry, batches: Gaps) -> tuple[Carry, Score]:
         places = batch.targets != IGNORE_INDEX
         reading, targets = model.at(model.read(batch.inputs, carry), places), batch.targets[places].unsqueeze(1)
         logs = model.log_softmax(reading)

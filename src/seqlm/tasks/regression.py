@@ -74,13 +74,17 @@ class Regression(ExampleTask):
         mean of each output."""
         return {"loss": score.loss, **_errors(_outputs(score))}
 
+    def facts(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """`missing`: how many targets are NaN."""
+        return {"missing": int(sum(one["missing"] for one in _outputs(score)))}
+
     def report(self, score: Score) -> dict[str, Any]:
         """`outputs`: the metrics of each, its number of targets (`support`) and of those `missing`."""
         rows = [
             {"output": k, **_errors([one]), "support": int(one["known"]), "missing": int(one["missing"])}
             for k, one in enumerate(_outputs(score))
         ]
-        return {"outputs": rows, "missing": sum(row["missing"] for row in rows)}
+        return {"outputs": rows}
 
 
 def shaped(values: torch.Tensor, steps: bool) -> Any:

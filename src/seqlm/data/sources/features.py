@@ -157,7 +157,7 @@ def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> 
 
 
 def said_of(path: Path) -> dict[str, tuple[str, str]]:
-    """What a table says of each NAME, with the line; nothing if there is no such file."""
+    """The text of a table for each NAME, with its line; nothing if there is no such file."""
     rows: dict[str, tuple[str, str]] = {}
     for number, line in numbered(path) if path.is_file() else []:
         where = f"{path}, line {number}"
