@@ -22,7 +22,7 @@ from seqlm.models.sequence_model import build_sequence_model
 from seqlm.models.value_head import GaussianHead, ValueHead
 from seqlm.runs.load import build_data, load_run
 from seqlm.tasks.regression import Regression
-from seqlm.training.loop import train
+from seqlm.training.launch import train
 
 from ..conftest import compose
 from ..training.test_resume import stops_change_nothing
