@@ -10,6 +10,7 @@ import statistics
 import pytest
 
 from seqlm.commands.compare import _mean, main
+from seqlm.commands.runs import main as list_runs
 from seqlm.errors import ConfigError
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
@@ -237,3 +238,34 @@ def test_the_command(runs):
     assert "model.cell" in done.stdout
     failed = command("compare", "fast-1", cwd=runs, check=False)
     assert failed.returncode == 2 and failed.stderr.startswith("seqlm: seqlm compare needs two runs")
+
+
+@pytest.mark.parametrize(("higher", "first"), [(True, "good"), (False, "bad")])
+def test_a_run_says_in_which_direction_its_metric_is_better(runs, capsys, higher, first):
+    """Runs of a task that no reader knows: run.json holds the digits and the direction of its metric."""
+    metric = {"name": "taste", "digits": 1, "percent": False, "higher_is_better": higher, "title": ""}
+    for name, value in (("good", 9.0), ("bad", 2.0)):
+        folder = RunFolder((runs / ("fast-1" if name == "good" else "gru")).rename(runs / name))
+        values = {"valid/loss": 1.0, "valid/taste": value}
+        folder.update(monitor="taste", declared_metrics=[metric], metrics=values, status="finished")
+    lines, said = shown(capsys, runs / "good", runs / "bad")
+    assert "best first by taste on valid" in said.out and lines["name"][0] == first
+    assert sorted(lines["valid taste"]) == ["2.0", "9.0"]
+    for name in ("fast-2", "slow-1", "slow-2"):
+        shutil.rmtree(runs / name)
+    list_runs([str(runs)])
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert rows[0].startswith(first) and "valid taste" in title
+
+
+def test_an_older_run_is_read_by_the_metrics_of_its_version(runs, capsys):
+    """Without its declarations, and with the old name of the monitor."""
+    for name, accuracy in (("fast-1", 0.25), ("gru", 0.75)):
+        path = runs / name / "run.json"
+        info = json.loads(path.read_text())
+        del info["monitor"], info["declared_metrics"]
+        values = {"valid/loss": 1.0, "valid/accuracy": accuracy, "valid/ppl": 3.0}
+        path.write_text(json.dumps(info | {"judged_by": "accuracy", "metrics": values}))
+    lines, said = shown(capsys, runs / "fast-1", runs / "gru")
+    assert "best first by accuracy on valid" in said.out and lines["name"] == ["gru", "fast-1"]
+    assert lines["valid accuracy"] == ["0.7500", "0.2500"] and lines["valid ppl"] == ["3.00", "3.00"]

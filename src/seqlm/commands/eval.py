@@ -251,8 +251,10 @@ def _settings(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if "protocol" in result:
         counted = result["protocol"]
-        how = f"{counted['columns']} columns, {counted['tokens']:,} tokens scored; {counted['source']}"
-        rows.append((f"as {counted['name']} counts", f"{counted['ppl']:,.2f} ({counted['difference']:+.2f})   ({how})"))
+        division = f"{counted['columns']} columns, {counted['tokens']:,} tokens scored; {counted['source']}"
+        rows.append(
+            (f"as {counted['name']} counts", f"{counted['ppl']:,.2f} ({counted['difference']:+.2f})   ({division})")
+        )
     if "average_last" in result:
         rows.append(("mean of weights", f"of steps {', '.join(f'{step:,}' for step in result['average_last'])}"))
     if "ensemble" in result:

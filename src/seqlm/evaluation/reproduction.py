@@ -1,4 +1,4 @@
-"""What a run shows beside what was published, as a record that holds no path and no text."""
+"""A run beside what was published, as a record that holds no path and no text."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
 
 
 def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run showed: settings, scores of its best checkpoint, curve, versions, hardware, time.
+    """Record of a run: settings, scores of its best checkpoint, curve, versions, hardware, time.
 
     A text is scored as one stream, and as the code of the recipe counts. Scores hold metrics, not the tables of
     `seqlm eval`. A run that was interrupted has that as its status; what it shows so far may be of valid alone, because
@@ -76,9 +76,8 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     info, config, name = run.info(), load_config(run.config), experiment_of(run)
     task: Task = build(config.task, "task")
     scores: dict[str, dict[str, Any]] = {}
-    is_text = "protocol" in task.eval_options
     figures = preset.get("published") or {}
-    protocol = figures.get("protocol", "seqlm") if is_text else "seqlm"
+    protocol = figures.get("protocol", "seqlm") if "protocol" in task.eval_options else "seqlm"
     wanted = {"checkpoint": info["best_step"]}
     if "window" in task.eval_options:  # one stream; where nothing is carried, pieces as they were in training
         wanted |= {"batch_size": 1} if task.stateful else {"window": config.train.window}

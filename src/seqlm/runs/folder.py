@@ -150,7 +150,7 @@ class RunFolder:
         return max([sum(count is None for count in counts), *(count for count in counts if isinstance(count, int))])
 
     def eval_result(self, split: str) -> dict[str, Any]:
-        """What `seqlm eval` last said of `split`; empty if it has not been asked."""
+        """The last result of `seqlm eval` for `split`, with today's keys; empty if there is none."""
         try:
             result = json.loads((self.path / f"eval-{split}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -113,7 +113,7 @@ class Task(ABC):
         known = by_name(self.metrics)
         return "  ".join(f"{name} {known.get(name, LOSS).text(value)}" for name, value in metrics.items())
 
-    def display(self, model: Any, data: Data, how: SamplingConfig) -> str:
+    def display(self, model: Any, data: Data, options: SamplingConfig) -> str:
         """A line or two of text at an evaluation that show what the model does; or nothing."""
         return ""
 
@@ -150,7 +150,7 @@ class Task(ABC):
         """Predictions for what stands in lines, in order; {"error": ...} for one that cannot be read."""
         raise NotImplementedError(f"{type(self).__name__} reads {', '.join(self.reads(model, tokenizer))} of no line")
 
-    def write(self, model: Any, tokenizer: Any, how: SamplingConfig) -> Iterator[str]:
+    def write(self, model: Any, tokenizer: Any, options: SamplingConfig) -> Iterator[str]:
         """Text by the model, piece by piece, for `seqlm sample`. Raises ConfigError if it writes none."""
         raise ConfigError(f"{type(self).__name__} does not write texts; use seqlm predict")
 

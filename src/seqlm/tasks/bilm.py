@@ -69,11 +69,11 @@ class BidirectionalLanguageModeling(TextTask):
         each = {f"{name}_ppl": perplexity(score.counts[name], score.tokens // 2) for name in DIRECTIONS}
         return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), **each}
 
-    def display(self, model: BidirectionalLanguageModel, data: Data, how: SamplingConfig) -> str:
-        return self.one.display(model.fwd, data, how)
+    def display(self, model: BidirectionalLanguageModel, data: Data, options: SamplingConfig) -> str:
+        return self.one.display(model.fwd, data, options)
 
-    def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
-        return self.one.write(model.fwd, tokenizer, how)
+    def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
+        return self.one.write(model.fwd, tokenizer, options)
 
     def predict_texts(
         self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, texts: Sequence[str]

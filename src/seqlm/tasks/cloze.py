@@ -56,9 +56,9 @@ class Cloze(TextTask):
             )
 
     def training(self, data: Data, config: Config) -> Gaps:
-        how, gap = config.train, len(data.tokenizer)
+        options, gap = config.train, len(data.tokenizer)
         tokens, seed = data["train"].tokens, config.seed
-        return Gaps(tokens, how.batch_size, how.window, mask=gap, share=self.mask, seed=seed, where="train.")
+        return Gaps(tokens, options.batch_size, options.window, mask=gap, share=self.mask, seed=seed, where="train.")
 
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Gaps:
         return Gaps(data[split].tokens, batch_size, window, mask=len(data.tokenizer), share=self.mask, where=where)
@@ -78,9 +78,9 @@ class Cloze(TextTask):
         accuracy = score.counts["right"] / score.tokens
         return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), "accuracy": accuracy}
 
-    def display(self, model: ClozeModel, data: Data, how: SamplingConfig) -> str:
+    def display(self, model: ClozeModel, data: Data, options: SamplingConfig) -> str:
         """The beginning of valid with its gaps, [target], or [target: prediction] where the two differ."""
-        if not how.tokens:
+        if not options.tokens:
             return ""
         window = self.batches(data, "valid", 1, SHOWN)[0].to(next(model.parameters()).device)
         with evaluating(model):

@@ -109,8 +109,8 @@ class ExampleTask(Task):
 
         return predicted(lines, fields, predict)
 
-    def display(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
-        if not how.tokens:
+    def display(self, model: SequenceModel, data: Data, options: SamplingConfig) -> str:
+        if not options.tokens:
             return ""
         example = data["valid"].originals[0]
         with evaluating(model):

@@ -88,6 +88,6 @@ class Joint(ExampleTask):
         }
 
     def _of(self, name: str, score: Score) -> Score:
-        """The counts under a name."""
+        """The counts of one part."""
         counts = Counter({key: number for (part, key), number in score.counts.items() if part == name})
         return Score(score.nats, score.tokens, counts)

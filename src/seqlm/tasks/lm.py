@@ -70,8 +70,8 @@ class LanguageModeling(TextTask):
             "bpc": score.nats / math.log(2) / characters,
         }
 
-    def display(self, model: LanguageModel, data: Data, how: SamplingConfig) -> str:
-        return how.prompt + "".join(generate(model, data.tokenizer, how)) if how.tokens else ""
+    def display(self, model: LanguageModel, data: Data, options: SamplingConfig) -> str:
+        return options.prompt + "".join(generate(model, data.tokenizer, options)) if options.tokens else ""
 
     def facts(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """Characters and words of the text, perplexity per word, and the share of tokens outside the vocabulary."""
@@ -96,8 +96,8 @@ class LanguageModeling(TextTask):
             ("tokens/s", f"{measured['tokens_per_s']:,.0f}"),
         ]
 
-    def write(self, model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
-        return generate(model, tokenizer, how)
+    def write(self, model: LanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
+        return generate(model, tokenizer, options)
 
     def predict_texts(self, model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Nats and tokens of each, having read nothing before it."""
@@ -115,9 +115,9 @@ class LanguageModeling(TextTask):
 
 def training_streams(tokens: Tokens, data: Data, config: Config) -> Streams:
     """A text cut to learn from it."""
-    how = config.train
-    lengths = Lengths(how.window, how.window_spread, how.window_halved, config.seed)
-    return Streams(tokens, how.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+    options = config.train
+    lengths = Lengths(options.window, options.window_spread, options.window_halved, config.seed)
+    return Streams(tokens, options.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
 
 
 def scoring_streams(tokens: Tokens, data: Data, batch_size: int, window: int, where: str) -> Streams:

@@ -72,7 +72,7 @@ class Seq2Seq(ExampleTask):
             raise ValueError(f"sampling_schedule={sampling_schedule} does nothing with scheduled_sampling=0")
         if monitor in ("bleu", "chrf") and not bleu:
             raise ValueError(f"monitor={monitor} needs bleu=true")
-        self.how = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
+        self.search_options = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
         self.scheduled_sampling, self.sampling_schedule = scheduled_sampling, sampling_schedule
         self.sampled = 0.0 if sampling_schedule == "linear" else scheduled_sampling
         self.bleu, self.monitor = bleu, monitor
@@ -91,7 +91,7 @@ class Seq2Seq(ExampleTask):
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["target"]
-        return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.how)]
+        return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.search_options)]
 
     def wanted(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Targets as units, in the form in which they are looked up, and what is read at each step."""
@@ -135,9 +135,9 @@ class Seq2Seq(ExampleTask):
             rows.append({"length": length, "examples": exact + wrong, "exact": exact / (exact + wrong)})
         return {"by length of the source": rows}
 
-    def display(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
+    def display(self, model: SequenceModel, data: Data, options: SamplingConfig) -> str:
         """Some sources with what is made of them."""
-        if not how.tokens:
+        if not options.tokens:
             return ""
         examples = data["valid"].originals[:SHOWN]
         with evaluating(model):
@@ -159,7 +159,7 @@ class Seq2Seq(ExampleTask):
         batch = EncodedExamples.of([example], tokenizer).batch([0])
         with evaluating(model):
             ys, lengths = model.encode(batch.to(next(model.parameters()).device))
-            words = model.head.write(ys, lengths, **self.how)
+            words = model.head.write(ys, lengths, **self.search_options)
             weights = model.head.attend(ys, lengths, words)[0].float().cpu().numpy()
         rows = [tokenizer.vocabularies["target"][word] for word in (*words[0], END)]
         return Heatmap(weights, rows, steps_read(example, tokenizer), "written", "read")
