@@ -183,7 +183,10 @@ def compare_with_scan(cell, engine, dtype=torch.float64, steps=T, reverse=False)
     with torch.no_grad():  # nothing is kept then, and nothing changes
         last, ys = Recurrent(cell, reverse, engine)(xs, carry)
     for ours, theirs in zip([ys, *carry_tensors(last)], results[1], strict=False):
-        assert torch.equal(ours, theirs)
+        if engine == "native" and dtype is torch.float32:  # oneDNN may have another kernel for inference
+            assert (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-6
+        else:
+            assert torch.equal(ours, theirs)
     for reference, once, again in zip(*results, strict=True):
         assert torch.equal(once, again)
         if dtype is torch.float64:
