@@ -234,7 +234,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """What the compiler's -march=native depends on."""
+    """The features of the processor, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

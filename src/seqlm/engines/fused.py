@@ -1,7 +1,9 @@
 """The engine for any gated or linear cell: no autograd inside the loop over time, gradients by hand.
 
-    [fused]: gates -> trace -> program -> reverse -> code -> torch_body  | kernels -> lower -> compiled -> kernel_body
-                                                             -> window <-                                 <-
+    layer -> pick -> scan | native | deferred | [fused], and from here the gates of a cell:
+
+    gates -> trace -> program -> reverse -> code ----------------------------------> torch_body --+-> window
+                             +-> kernels -> lower -> passes -> compiled | triton --> kernel_body -+
 
 The recurrence of a linear cell has two loops of its own (linear.py). A gated cell's `gates` are traced once (trace.py).
 From the trace comes a program (program.py, reverse.py): which operations run inside the loop, which for all steps at

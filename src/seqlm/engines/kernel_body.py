@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .buffers import Buffers, block_of
-from .bulk import Saved, Values, evaluate_late, put_saved, saved_values
+from .buffers import Buffers, Saved, Values, block_of, evaluate_late, put_saved, saved_values
 from .kernels import forward_kernel, reverse_kernel
 from .passes import Unsupported
 from .program import Program

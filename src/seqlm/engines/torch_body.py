@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .buffers import Buffers
-from .bulk import Saved, Values, evaluate, evaluate_late, saved_values
+from .buffers import Buffers, Saved, Values, evaluate, evaluate_late, saved_values
 from .program import Program
 from .window import Backward, Forward, Gradients
 

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .buffers import Buffers, block_of
-from .bulk import Saved, put_saved
+from .buffers import Buffers, Saved, block_of, put_saved
 from .code import Block
 from .deferred import differentiable_once
 from .product import to_gates, to_state, to_weight
