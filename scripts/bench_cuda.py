@@ -22,6 +22,7 @@ from seqlm.bench.timing import now
 from seqlm.commands.bench import main as bench
 from seqlm.data.batching.streams import Window
 from seqlm.layers import make_dropout
+from seqlm.models.stack import Dropouts
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
 from seqlm.training.loop import descend
 
@@ -34,9 +35,8 @@ def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seco
     hidden, layers, window, batch, vocabulary, dropout = STEPS[name]
     cells = [Recurrent(LSTMCell(hidden, hidden).to(device), engine=engine) for _ in range(layers)]
     stack = Stack(cells, dropout=make_dropout("standard", dropout))
-    model = LanguageModel(
-        vocabulary, stack, input_dropout=dropout, output_dropout=dropout, dropout_kind="standard", init_range=0.05
-    ).to(device)
+    outside: Dropouts = {"kind": "standard", "input": dropout, "output": dropout}
+    model = LanguageModel(vocabulary, stack, dropout=outside, init_range=0.05).to(device)
     parameters = list(model.parameters())
     notes: list[str] = []
     optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)

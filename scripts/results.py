@@ -1,9 +1,9 @@
-"""Records of finished runs, and the README's tables made from them.
+"""Records of finished runs, and the tables of docs/results.md and README.md made from them.
 
     python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run,
                                               finished or interrupted
-    python scripts/results.py table           rewrite the tables in README.md
-    python scripts/results.py table --check   fail if README.md does not show what results/ says
+    python scripts/results.py table           rewrite the tables in docs/results.md and README.md
+    python scripts/results.py table --check   fail if they do not show what results/ says
 
 A record holds no path and no text: what was measured, with which code, on which hardware. Runs that differ in nothing
 but the seed are one row of a table, with their mean.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seqlm.config.compose import experiment
+from seqlm.config.migrate import migrate_flat
 from seqlm.config.schema import ENGINES
 from seqlm.config.values import HARMLESS, differences
 from seqlm.errors import SeqlmError
@@ -26,8 +27,9 @@ from seqlm.evaluation import reproduction
 from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, EXPERIMENTS, README = ROOT / "results", ROOT / "configs" / "experiment", ROOT / "README.md"
-NAMES = {"f1": "F1", "macro_f1": "macro F1", "bleu": "BLEU", "chrf": "chrF"}  # metrics that papers write otherwise
+RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiment"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+HEADLINES = ("(no arguments)", "zaremba_small", "laptop", "laptop_char", "atis_slots", "atis_intent_lm", "atis_joint")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
 
@@ -73,14 +75,17 @@ def other_tasks() -> str:
 
 def _told(records: list[dict[str, Any]]) -> str:
     """Test, valid and time a run, as cells."""
+    metrics = reproduction.metrics_of(records[0])
 
     def told(split: str, metric: str) -> str:
-        values = [reproduction.told(metric, record["scores"][split][metric]) for record in records]
+        values = [metrics[metric].quoted(record["scores"][split][metric]) for record in records]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{spread}"
 
     def all_told(split: str) -> str:
-        return ", ".join(f"{NAMES.get(metric, metric)} {told(split, metric)}" for metric in records[0]["reported"])
+        return ", ".join(
+            f"{metrics[metric].title or metric} {told(split, metric)}" for metric in records[0]["reported"]
+        )
 
     seeds = f"({len(records)} seed{'s' * (len(records) > 1)})"
     test = f"**{all_told('test')}** {seeds}" if all("test" in record["scores"] for record in records) else "not yet"
@@ -104,7 +109,8 @@ def _quoted(name: str, named: bool = False) -> str:
     figures = reproduction.published_of(name)
     if "test" not in figures:
         return ""
-    metric = f"{NAMES.get(figures['unit'], figures['unit'])} " if named else ""
+    known = reproduction.metrics_of({}).get(figures["unit"])
+    metric = f"{(known and known.title) or figures['unit']} " if named else ""
     return f"{metric}{'about ' if figures.get('about') else ''}{figures['test']:g}"
 
 
@@ -124,6 +130,7 @@ def _seeds(name: str) -> list[dict[str, Any]]:
     """The records of one setting, each with a seed of its own."""
     paths = [path for path in [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-seed*.json"))] if path.is_file()]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = [{**record, "config": migrate_flat(record["config"])} for record in records]
     if len(records) > 1 and any(_so_far(record) for record in records):
         raise SeqlmError(f"{paths[0].stem}: no mean over seeds while one of {len(records)} is not finished")
     for path, other in zip(paths[1:], records[1:], strict=True):
@@ -160,6 +167,17 @@ def _row(words: str, quoted: str, records: list[dict[str, Any]]) -> str:
     total = f"{first['parameters']['total']:,}"
     score = f"**{test}**{suffix}{seeds}" if test else "not yet"
     return f"| {words} | {total} | {quoted} | {score} | {valid} | {length} | {minutes} | {tokens / seconds:,.0f} |"
+
+
+def headlines(texts: str, others: str) -> str:
+    """A short table of measured results, of rows of the two long ones."""
+    lines = ["| `seqlm train ...` | published test | measured test |", "|---|---|---|"]
+    for row, published, measured in [*((row, 3, 4) for row in texts.splitlines()),
+                                     *((row, 4, 5) for row in others.splitlines())]:  # fmt: skip
+        cells = [cell.strip() for cell in row.split("|")]
+        if len(cells) > 5 and cells[1].strip("`").removeprefix("experiment=") in HEADLINES:
+            lines.append(f"| {cells[1]} | {cells[published]} | {cells[measured]} |")
+    return "\n".join(lines)
 
 
 def speed() -> str:
@@ -208,16 +226,23 @@ def main() -> int:
         if options.verb == "record":
             print(record(options.run))
             return 0
-        before = README.read_text(encoding="utf-8")
-        head, rest = before.split(START)
-        after = f"{head}{START}\n{table()}\n\n{other_tasks()}\n{speed()}{END}{rest.split(END, 1)[1]}"
+        texts, others = table(), other_tasks()
+        shown = {README: headlines(texts, others) + "\n", PAGE: f"{texts}\n\n{others}\n{speed()}"}
+        stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)
         return error.exit_code
-    if options.check:
-        return int(after != before)
-    README.write_text(after, encoding="utf-8")
-    return 0
+    return int(bool(stale) and options.check)
+
+
+def _shows(path: Path, tables: str, write: bool) -> bool:
+    """Whether a page has these tables between its marks; they are put there if `write`."""
+    before = path.read_text(encoding="utf-8")
+    head, rest = before.split(START)
+    after = f"{head}{START}\n{tables}{END}{rest.split(END, 1)[1]}"
+    if write and after != before:
+        path.write_text(after, encoding="utf-8")
+    return after == before
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def _folder(cwd: Path) -> Iterator[None]:
 @contextmanager
 def _modules(cwd: Path, env: Mapping[str, str] | None) -> Iterator[None]:
     """The working folder and PYTHONPATH come first; what is imported from there is forgotten."""
-    folders = [str(cwd), *filter(None, (env or {}).get("PYTHONPATH", "").split(os.pathsep))]
+    given = (env or {}).get("PYTHONPATH", "").split(os.pathsep)
+    folders = [folder for folder in (str(cwd), *given) if folder and folder not in sys.path]
     path, loaded = sys.path[:], set(sys.modules)
     sys.path[:0] = folders
     try:

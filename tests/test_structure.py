@@ -98,6 +98,21 @@ def test_only_one_file_knows_hydra():
             assert not any(name.split(".")[0] == "omegaconf" for name in imports(path)), path
 
 
+def test_a_task_is_asked_and_never_its_type():
+    """A new task, or a new kind of batch, changes nothing outside these folders."""
+    homes = [ROOT / "tasks", ROOT / "data" / "batching"]
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+    inside = {path: any(home in path.parents for home in homes) for path in trees}
+    classes = {
+        node.name for path in trees if inside[path] for node in trees[path].body if isinstance(node, ast.ClassDef)
+    }
+    for path, tree in trees.items():
+        for call in [] if inside[path] else ast.walk(tree):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("isinstance", "issubclass", "type"):
+                names = {node.id for part in call.args[1:] for node in ast.walk(part) if isinstance(node, ast.Name)}
+                assert not names & classes, f"{path}:{call.lineno} {ast.unparse(call)}"
+
+
 def test_files_are_never_unpickled_freely():
     wanted = {"torch.load": "weights_only=True", "np.load": "allow_pickle=False", "numpy.load": "allow_pickle=False"}
     for path in ROOT.rglob("*.py"):

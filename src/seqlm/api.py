@@ -54,9 +54,8 @@ def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: in
     ['bpc', 'loss', 'ppl']
     """
     run = run if isinstance(run, LoadedRun) else load_run(run)
-    settings = run.config.train
-    rows = batch_size or (1 if run.task.carries else settings.eval_batch_size)
-    batches = run.task.batches(run.data, split, rows, settings.window)
+    rows = batch_size or run.task.eval_batch_size(run.config)
+    batches = run.task.batches(run.data, split, rows, run.config.train.window)
     score = evaluate_batches(run.model, run.task, batches, next(run.model.parameters()).device)
-    metrics: dict[str, float] = run.task.metrics(score, run.data, split)
+    metrics: dict[str, float] = run.task.compute_metrics(score, run.data, split)
     return metrics

@@ -18,13 +18,18 @@ VERBS = {
     "runs": "list runs, best first: seqlm runs [DIR]",
     "compare": "what runs do differently, and what came of it: seqlm compare RUN|DIR ... [--json FILE]",
     "bench": "time cells, engines and training steps: seqlm bench [key=value] [--json FILE] [--png FILE]",
-    "certify": "measure a published setting: seqlm certify RUN | experiment=NAME [key=value] [out=certificates]",
+    "reproduce": "measure a published setting: seqlm reproduce RUN | experiment=NAME [key=value] [out=reproduced]",
 }
+
+OLD_VERBS = {"certify": "reproduce"}  # understood for one version
 
 
 def main() -> None:
     """Run one verb; every error a user can cause ends in a few lines and an exit code that says what it was."""
     verb, *words = sys.argv[1:] or ["--help"]
+    if verb in OLD_VERBS:
+        print(f"seqlm: {verb} is called {OLD_VERBS[verb]} now", file=sys.stderr)
+        verb = OLD_VERBS[verb]
     try:
         if verb in ("-h", "--help", "help"):
             print(_overview())
@@ -45,7 +50,7 @@ def main() -> None:
 
 
 def _overview() -> str:
-    lines = [f"  {verb:<8} {sentence}" for verb, sentence in VERBS.items()]
+    lines = [f"  {verb:<9} {sentence}" for verb, sentence in VERBS.items()]
     return "\n".join(
         ["seqlm trains recurrent language models.", "", *lines, "", "seqlm VERB --help tells the keys of a verb."]
     )

@@ -173,7 +173,10 @@ def engine_equals_scan(
     with torch.no_grad():  # nothing is kept then, and nothing changes
         last, ys = Recurrent(cell, reverse, engine)(xs, carry)
     for ours, theirs in zip([ys, *carry_tensors(last)], results[1], strict=False):
-        require(torch.equal(ours, theirs), "outputs without gradients are other ones")
+        equal = torch.equal(ours, theirs)
+        if engine == "native" and dtype is torch.float32:  # oneDNN may have another kernel for inference
+            equal = (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-6
+        require(equal, "outputs without gradients are other ones")
     for reference, once, again in zip(*results, strict=True):
         require(torch.equal(once, again), "run again, it gives other bits")
         if dtype is torch.float64:

@@ -174,20 +174,11 @@ def test_a_cell_from_outside_that_keeps_the_laws():
 
 def test_pytest_checks_a_cell_from_outside(tmp_path):
     (tmp_path / "mylab.py").write_text("from seqlm import ElmanCell\nclass Mine(ElmanCell):\n    pass\n")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "seqlm.testing",
-        "-p",
-        "no:cacheprovider",
-        "--pyargs",
-        "seqlm.testing",
-    ]
+    plugins, cell = ["-p", "seqlm.testing", "-p", "no:cacheprovider"], ["--cell", "mylab.Mine"]
     paths = os.pathsep.join([str(tmp_path), str(Path(testing.__file__).parents[1])])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "--cell", "mylab.Mine"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+        [sys.executable, "-m", "pytest", *plugins, "--pyargs", "seqlm.testing", *cell],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr

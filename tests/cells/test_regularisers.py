@@ -353,7 +353,7 @@ def test_what_a_cell_cannot_drop_is_named_as_it_is_typed(cell):
     for word in ("weight=0.5", "state=0.5", "per_gate=true", "zoneout=0.5", "zoneout_memory=0.5"):
         more = ["model.dropout.state=0.5"] if word.startswith("per_gate") else []
         try:
-            model_of(f"model/cell={cell}", f"model.dropout.{word}", *more)
+            model_of(f"model/cell={cell}", f"model.dropout.{word}", *more, engine="scan")
         except ConfigError as error:
             refused += 1
             assert str(error).startswith(("layer 0: model.dropout.", "model.dropout.")), error
@@ -364,7 +364,7 @@ def test_what_a_cell_cannot_drop_is_named_as_it_is_typed(cell):
 def test_embedding_masks_reach_tied_weights():
     torch.manual_seed(0)
     stack = Stack([Recurrent(LSTMCell(H, H))])
-    model = LanguageModel(50, stack, tied=True, embedding_dropout=0.5, embedding_tied=True)
+    model = LanguageModel(50, stack, tied=True, dropout={"embedding": 0.5, "embedding_tied": True})
     reading = model.read(torch.zeros(T, B, dtype=torch.int64), model.init_carry(B))
     assert set(reading.words.flatten().tolist()) == {0.0, 2.0}
     expected = F.linear(reading.features[0], model.decoder.weight * reading.words, model.decoder.bias)
@@ -384,11 +384,11 @@ def test_embedding_masks_reach_tied_weights():
 def test_penalties_by_hand():
     """AR on the dropped outputs, TAR on those without dropout; in nats per token, added to training alone."""
     torch.manual_seed(0)
-    model = LanguageModel(20, Stack([Recurrent(LSTMCell(H, H))]), output_dropout=0.5).double()
+    model = LanguageModel(20, Stack([Recurrent(LSTMCell(H, H))]), dropout={"output": 0.5}).double()
     tokens = torch.randint(20, (T + 1, B))
     whole = Window(tokens[:-1], tokens[1:], T * B)
     torch.manual_seed(5)
-    _, nats, penalty = LanguageModeling(activation_penalty=2.0, temporal_penalty=3.0).objective(
+    _, nats, penalty = LanguageModeling(penalties={"activation": 2.0, "temporal": 3.0}).objective(
         model, whole, model.init_carry(B)
     )
     torch.manual_seed(5)
@@ -399,7 +399,7 @@ def test_penalties_by_hand():
     assert penalty.item() / (T * B) == pytest.approx(by_hand, rel=1e-5)
     assert LanguageModeling().objective(model, whole, model.init_carry(B))[2] is None
     one = Window(tokens[:1], tokens[1:2], B)  # no change in a window of one step
-    assert LanguageModeling(temporal_penalty=1.0).objective(model, one, model.init_carry(B))[2] is None
+    assert LanguageModeling(penalties={"temporal": 1.0}).objective(model, one, model.init_carry(B))[2] is None
     assert nats.item() == pytest.approx(
         linear_cross_entropy(
             reading.features[0].flatten(0, 1), model.decoder.weight, model.decoder.bias, whole.targets.flatten()
@@ -439,11 +439,16 @@ PLACES = {
     "words": ["model.dropout.embedding=0.4"],
     "tied words": ["model.dropout.embedding=0.4", "model.tied=true"],
     "tied words, softmax too": ["model.dropout.embedding=0.4", "model.tied=true", "model.dropout.embedding_tied=true"],
-    "mixture": ["model.softmaxes=2", "model.dropout.latent=0.4", "model.embedding_size=5"],
+    "mixture": [
+        "model/output=mixture",
+        "model.output.num_softmaxes=2",
+        "model.output.latent_dropout=0.4",
+        "model.embedding_size=5",
+    ],
     "penalties": ["model.dropout.output=0.4"],
     "all": ["model.tied=true", *(f"model.dropout.{place}=0.3" for place in (*THREE, "embedding", "weight"))],
 }
-PENALTIES = {"activation_penalty": 2.0, "temporal_penalty": 1.0}
+PENALTIES = {"activation": 2.0, "temporal": 1.0}
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -453,7 +458,7 @@ def test_gradients_of_whole_models_match_finite_differences(name):
     model = model_of("model.hidden_size=7", "model.num_layers=2", *PLACES[name], vocab=11).double()
     for parameter in model.parameters():
         torch.nn.init.uniform_(parameter, -0.5, 0.5)
-    task = LanguageModeling(**PENALTIES if name in ("penalties", "all") else {})
+    task = LanguageModeling(penalties=PENALTIES if name in ("penalties", "all") else {})
     tokens = torch.randint(11, (T + 1, 8))
     tokens[:2] = torch.stack([torch.arange(8), torch.arange(3, 11)])  # every word is read
 

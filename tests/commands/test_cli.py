@@ -1,4 +1,4 @@
-"""The real command in a process of its own: what it prints, what it writes, and how it fails."""
+"""The real command: what it prints, what it writes, and how it fails; each verb at least once in a process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_train_writes_a_run_and_says_where(home):
 
 
 def test_what_the_terminal_shows(home):
-    done = seqlm("train", *TINY, "model=jordan", "run.name=shown", cwd=home)
+    done = seqlm("train", *TINY, "model=jordan", "run.name=shown", cwd=home, process=True)
     header, rest = done.stdout.split("watch", 1)
     assert "outputs/shown" in header and "cpu, 1 threads, float32" in header
     assert re.search(r"parameters +[\d,]+ \(embedding [\d,]+, recurrent [\d,]+\)", header)
@@ -54,13 +54,14 @@ def test_what_the_terminal_shows(home):
 
 
 def test_eval_sample_and_runs(home):
-    table = seqlm("eval", "outputs/done", "split=test", cwd=home).stdout
+    table = seqlm("eval", "outputs/done", "split=test", cwd=home, process=True).stdout
     assert "tokens               400" in table and "perplexity" in table
     result = json.loads(seqlm("eval", "outputs/done", "--json", "batch_size=4", "split=test", cwd=home).stdout)
     assert result["tokens"] == 400 and result["split"] == "test"
-    texts = {seqlm("sample", "outputs/done", "tokens=30", "prompt=ab", cwd=home).stdout for _ in range(2)}
+    words = ["sample", "outputs/done", "tokens=30", "prompt=ab"]
+    texts = {seqlm(*words, cwd=home, process=process).stdout for process in (False, True)}
     assert len(texts) == 1 and texts.pop().startswith("ab")
-    listed = seqlm("runs", cwd=home).stdout.splitlines()
+    listed = seqlm("runs", cwd=home, process=True).stdout.splitlines()
     assert listed[0].split()[:3] == ["name", "status", "model"]
     assert any(line.startswith("done") and "finished" in line for line in listed)
 
@@ -147,13 +148,14 @@ FAILURES = [
     ("runs nowhere", "nowhere is not a folder"),
     ("trian", "seqlm trian is unknown; verbs: train, resume, eval, sample, predict, runs"),
 ]  # fmt: skip
+IN_A_PROCESS = ("train model.hiden_size=3", "eval outputs/done split=dev", "trian")
 
 
 @pytest.mark.parametrize(("words", "message"), FAILURES, ids=[words for words, _ in FAILURES])
 def test_bad_input_is_a_few_lines_and_exit_2(home, words, message):
     before = sorted(path for path in home.rglob("*"))
     split = words.split(" ") if words != "train data = x" else ["train", "data = x"]
-    failed = seqlm(*split, cwd=home, check=False)
+    failed = seqlm(*split, cwd=home, check=False, process=words in IN_A_PROCESS)
     assert failed.returncode == 2, failed.stdout + failed.stderr
     assert re.search(message, failed.stderr, re.S), failed.stderr
     assert failed.stderr.startswith("seqlm: ") and len(failed.stderr.splitlines()) <= 6
@@ -239,14 +241,16 @@ def test_users_add_their_own_configs_and_cells(tmp_path):
     (tmp_path / "mine" / "model" / "cell").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "cell" / "square.yaml").write_text("_target_: mylab.SquareCell\n")
     words = ["train", *TINY, "--config-dir", "mine", "model/cell=square", "run.name=mine"]
-    environment = {"PYTHONPATH": str(tmp_path), "SEQLM_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+    path = f"{tmp_path}:{REPOSITORY / 'src'}"
+    environment = {"PYTHONPATH": path, "SEQLM_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
     failed = seqlm(*words, cwd=tmp_path, check=False, env=environment)
     assert failed.returncode == 2 and "trust=[yourpackage.]" in failed.stderr
-    seqlm(*words, "trust=[mylab.]", "model.layers=[{cell: square}, {cell: gru}]", cwd=tmp_path, env=environment)
+    own = {"cwd": tmp_path, "env": environment, "process": True}  # nothing of it is imported here
+    seqlm(*words, "trust=[mylab.]", "model.layers=[{cell: square}, {cell: gru}]", **own)
     failed = seqlm("eval", "outputs/mine", cwd=tmp_path, check=False, env=environment)
     assert failed.returncode == 2 and "outside the trusted code" in failed.stderr  # a file does not grant trust
-    seqlm("eval", "outputs/mine", "trust=[mylab.]", cwd=tmp_path, env=environment)
-    seqlm("resume", "outputs/mine", "train.steps=44", "trust=[mylab.]", cwd=tmp_path, env=environment)
+    seqlm("eval", "outputs/mine", "trust=[mylab.]", **own)
+    seqlm("resume", "outputs/mine", "train.steps=44", "trust=[mylab.]", **own)
 
 
 def test_the_wheel_carries_the_configs(tmp_path):

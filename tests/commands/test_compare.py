@@ -10,6 +10,7 @@ import statistics
 import pytest
 
 from seqlm.commands.compare import _mean, main
+from seqlm.commands.runs import main as list_runs
 from seqlm.errors import ConfigError
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
@@ -65,7 +66,7 @@ def test_settings_stand_beside_each_other_with_means_over_seeds(runs, capsys):
     told = json.loads((runs / "told.json").read_text())
     assert told["incomparable"] is None and told["same"]["train.batch_size"] == 4 and "optim.lr" not in told["same"]
     slow = told["settings"][-1]
-    assert slow["told"]["optim.lr"] == 1e-5
+    assert slow["config"]["optim.lr"] == 1e-5
     assert [(run["path"], run["seed"], run["valid"]["ppl"]) for run in slow["runs"]] == [
         (str(runs / "slow-1"), 1, both[0]), (str(runs / "slow-2"), 2, both[1])
     ]  # fmt: skip
@@ -112,7 +113,7 @@ def test_numbers_that_do_not_compare_are_not_ranked(runs, capsys):
     lines, said = shown(capsys, runs)
     assert "4 settings, by name: they are not scored on the same data" in said.out
     assert lines["name"] == ["fast-1", "fast-2", "gru", "slow-*"]
-    RunFolder(runs / "slow-1").update(judged_by="f1")
+    RunFolder(runs / "slow-1").update(monitor="f1")
     assert "they are not judged by the same metric" in shown(capsys, runs / "slow-1", runs / "fast-1")[1].out
     config = runs / "gru" / "config.yaml"
     config.write_text(config.read_text().replace("seqlm.tasks.lm.LanguageModeling", "seqlm.tasks.tagging.Tagging"))
@@ -138,7 +139,7 @@ def test_parts_of_one_name_are_not_one_part(runs, capsys):
     ]
 
 
-@pytest.mark.parametrize(("line", "other"), [("skip_sum: false", "skip_sum: true"), ("latent: 0.0", "latent: 0.5")])
+@pytest.mark.parametrize(("line", "other"), [("skip_sum: false", "skip_sum: true"), ("state: 0.0", "state: 0.5")])
 def test_options_younger_than_a_run_are_at_their_defaults(runs, capsys, line, other):
     """The first run has not heard of it, the second leaves it, the third sets it."""
     old, new, odd = (runs / name / "config.yaml" for name in ("fast-1", "fast-2", "slow-1"))
@@ -233,7 +234,38 @@ def test_what_cannot_be_compared(runs, monkeypatch, words, message):
 
 
 def test_the_command(runs):
-    done = command("compare", "fast-1", "gru", cwd=runs)
+    done = command("compare", "fast-1", "gru", cwd=runs, process=True)
     assert "model.cell" in done.stdout
     failed = command("compare", "fast-1", cwd=runs, check=False)
     assert failed.returncode == 2 and failed.stderr.startswith("seqlm: seqlm compare needs two runs")
+
+
+@pytest.mark.parametrize(("higher", "first"), [(True, "good"), (False, "bad")])
+def test_a_run_says_in_which_direction_its_metric_is_better(runs, capsys, higher, first):
+    """Runs of a task that no reader knows: run.json holds the digits and the direction of its metric."""
+    metric = {"name": "taste", "digits": 1, "percent": False, "higher_is_better": higher, "title": ""}
+    for name, value in (("good", 9.0), ("bad", 2.0)):
+        folder = RunFolder((runs / ("fast-1" if name == "good" else "gru")).rename(runs / name))
+        values = {"valid/loss": 1.0, "valid/taste": value}
+        folder.update(monitor="taste", declared_metrics=[metric], metrics=values, status="finished")
+    lines, said = shown(capsys, runs / "good", runs / "bad")
+    assert "best first by taste on valid" in said.out and lines["name"][0] == first
+    assert sorted(lines["valid taste"]) == ["2.0", "9.0"]
+    for name in ("fast-2", "slow-1", "slow-2"):
+        shutil.rmtree(runs / name)
+    list_runs([str(runs)])
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert rows[0].startswith(first) and "valid taste" in title
+
+
+def test_an_older_run_is_read_by_the_metrics_of_its_version(runs, capsys):
+    """Without its declarations, and with the old name of the monitor."""
+    for name, accuracy in (("fast-1", 0.25), ("gru", 0.75)):
+        path = runs / name / "run.json"
+        info = json.loads(path.read_text())
+        del info["monitor"], info["declared_metrics"]
+        values = {"valid/loss": 1.0, "valid/accuracy": accuracy, "valid/ppl": 3.0}
+        path.write_text(json.dumps(info | {"judged_by": "accuracy", "metrics": values}))
+    lines, said = shown(capsys, runs / "fast-1", runs / "gru")
+    assert "best first by accuracy on valid" in said.out and lines["name"] == ["gru", "fast-1"]
+    assert lines["valid accuracy"] == ["0.7500", "0.2500"] and lines["valid ppl"] == ["3.00", "3.00"]

@@ -1,4 +1,4 @@
-"""Certificates: what was measured, beside what was published."""
+"""seqlm reproduce: measured beside published, and the record of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-import seqlm.commands.certify
+import seqlm.commands.reproduce
 import seqlm.evaluation.reproduction
-from seqlm.commands.certify import certify
 from seqlm.commands.compare import compare
 from seqlm.commands.eval import evaluate_run as evaluate
+from seqlm.commands.reproduce import reproduce
 from seqlm.config.build import build
 from seqlm.config.compose import experiment
 from seqlm.config.values import load_config, plain_dict, recorded
@@ -32,19 +32,19 @@ from ..conftest import TINY, compose, tiny
 from ..conftest import seqlm as command
 
 
-def test_a_certificate(tmp_path, capsys):
+def test_a_record(tmp_path, capsys):
     train(tiny(tmp_path, "train.steps=30", "data.tokens=8000"), {"experiment": "zaremba_small"})
     folder = tmp_path / "run"
     preset = plain_dict(load_config(folder / "config.yaml")) | {"published": published_of("zaremba_small")}
-    path = certify(folder, lambda _: preset, tmp_path / "made" / "here")
+    path = reproduce(folder, lambda _: preset, tmp_path / "made" / "here")
     written = json.loads(path.read_text())
     assert path.name == "zaremba_small.json" and str(tmp_path) not in path.read_text()
     assert written["published"] == {"unit": "ppl", "valid": 120.7, "test": 114.5}
     for split in ("valid", "test"):
         score = written["scores"][split]
         assert score == {k: v for k, v in json.loads((folder / f"eval-{split}.json").read_text()).items() if k != "run"}
-        assert score["lens"]["lens"] == "zaremba" and score["batch_size"] == 1
-        measured = {"": score["ppl"], ", theirs": score["lens"]["ppl"]}
+        assert score["protocol"]["name"] == "zaremba" and score["batch_size"] == 1
+        measured = {"": score["ppl"], ", theirs": score["protocol"]["ppl"]}
         for what, ppl in measured.items():
             assert written["difference"][split + what] == pytest.approx(ppl - written["published"][split], abs=1e-4)
     assert len(written["difference"]) == 4
@@ -53,7 +53,7 @@ def test_a_certificate(tmp_path, capsys):
     text = capsys.readouterr().out
     test = written["scores"]["test"]
     assert f"{test['ppl']:.3f}" in text and f"{test['ppl'] - 114.5:+.2f}" in text
-    assert f"{test['lens']['ppl']:.3f}" in text
+    assert f"{test['protocol']['ppl']:.3f}" in text
 
 
 def test_each_seed_and_engine_has_a_record_of_its_own(tmp_path):
@@ -71,23 +71,23 @@ def test_each_seed_and_engine_has_a_record_of_its_own(tmp_path):
 )
 def test_each_seed_and_engine_is_trained_as_a_run_of_its_own(monkeypatch, tmp_path, words, name):
     seen = []
-    monkeypatch.setattr(seqlm.commands.certify, "train", seen.append)
-    monkeypatch.setattr(seqlm.commands.certify, "certify", lambda folder, *_: seen.append(folder))
-    seqlm.commands.certify.main(["experiment=zaremba_small", *words, f"run.root={tmp_path}"])
-    assert seen[1] == tmp_path / f"certify-zaremba_small{name}"
+    monkeypatch.setattr(seqlm.commands.reproduce, "train", seen.append)
+    monkeypatch.setattr(seqlm.commands.reproduce, "reproduce", lambda folder, *_: seen.append(folder))
+    seqlm.commands.reproduce.main(["experiment=zaremba_small", *words, f"run.root={tmp_path}"])
+    assert seen[1] == tmp_path / f"reproduce-zaremba_small{name}"
     assert {"experiment=zaremba_small", *words, f"run.name={seen[1].name}"} <= set(seen[0])
 
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_another_setting_is_refused_before_it_is_trained(monkeypatch, tmp_path, trained):
-    monkeypatch.setattr(seqlm.commands.certify, "train", lambda words: pytest.fail("trained"))
-    monkeypatch.setattr(seqlm.commands.certify, "finished", lambda folder: trained)
-    monkeypatch.setattr(seqlm.commands.certify, "certify", lambda *_: pytest.fail("certified"))
+    monkeypatch.setattr(seqlm.commands.reproduce, "train", lambda words: pytest.fail("trained"))
+    monkeypatch.setattr(seqlm.commands.reproduce, "finished", lambda folder: trained)
+    monkeypatch.setattr(seqlm.commands.reproduce, "reproduce", lambda *_: pytest.fail("reproduced"))
     words = ["experiment=zaremba_small", "model.hidden_size=9", "seed=7", "data.path=x", f"run.root={tmp_path}"]
     with pytest.raises(
         ConfigError, match="experiment=zaremba_small as it is, but the words change model.hidden_size: "
     ):
-        seqlm.commands.certify.main(words)
+        seqlm.commands.reproduce.main(words)
 
 
 def test_a_folder_for_records_is_made_before_test_is_scored(tmp_path):
@@ -95,22 +95,24 @@ def test_a_folder_for_records_is_made_before_test_is_scored(tmp_path):
     (tmp_path / "file").touch()
     run = RunFolder.open(tmp_path / "run")
     with pytest.raises(ConfigError, match="out=.*file cannot be made"):
-        certify(run.path, lambda _: plain_dict(load_config(run.config)), tmp_path / "file")
+        reproduce(run.path, lambda _: plain_dict(load_config(run.config)), tmp_path / "file")
     assert run.times_scored("test") == 0
 
 
-def test_what_is_no_certificate(tmp_path):
+def test_what_is_no_record(tmp_path):
     train(tiny(tmp_path, "train.steps=4"), {})
     folder = tmp_path / "run"
     preset = plain_dict(load_config(folder / "config.yaml"))
     with pytest.raises(SeqlmError, match=r"is not default as published here: train.window: 9 -> 7"):
-        certify(folder, lambda _: {**preset, "train": {**preset["train"], "window": 9}}, tmp_path)
+        reproduce(folder, lambda _: {**preset, "train": {**preset["train"], "window": 9}}, tmp_path)
     with pytest.raises(SeqlmError, match="as published here"):  # an averaged recipe without the average
-        certify(folder, lambda _: {**preset, "averaging": {"_target_": "seqlm.optim.averaging.NonMonotone"}}, tmp_path)
-    certify(folder, lambda _: {**preset, "seed": 5, "device": "cuda"}, tmp_path)
+        reproduce(
+            folder, lambda _: {**preset, "averaging": {"_target_": "seqlm.optim.averaging.NonMonotone"}}, tmp_path
+        )
+    reproduce(folder, lambda _: {**preset, "seed": 5, "device": "cuda"}, tmp_path)
     RunFolder.open(folder).update(status="interrupted")
     with pytest.raises(SeqlmError, match="is interrupted, not finished"):
-        certify(folder, lambda _: preset, tmp_path)
+        reproduce(folder, lambda _: preset, tmp_path)
 
 
 def test_what_may_differ(tmp_path):
@@ -154,10 +156,10 @@ def test_options_that_came_later_are_as_they_were_before(tmp_path):
     run = RunFolder.open(tmp_path / "run")
     preset = plain_dict(load_config(run.config))
     lines = run.config.read_text().splitlines(keepends=True)
-    run.config.write_text("".join(line for line in lines if "div_value" not in line and "forget_bias" not in line))
-    assert "div_value" not in load_config(run.config).model
+    run.config.write_text("".join(line for line in lines if "skip_sum" not in line and "forget_bias" not in line))
+    assert "skip_sum" not in load_config(run.config).model
     check(run, preset)
-    for changed in ({"div_value": 2.0}, {"cell": {**preset["model"]["cell"], "forget_bias": 1.0}}):
+    for changed in ({"skip_sum": True}, {"cell": {**preset["model"]["cell"], "forget_bias": 1.0}}):
         with pytest.raises(SeqlmError, match=f"as published here: model.{next(iter(changed))}"):
             check(run, {**preset, "model": {**preset["model"], **changed}})
 
@@ -208,7 +210,7 @@ def test_an_experiment_says_how_its_recipe_counts():
 
 def test_published_and_measured_side_by_side():
     figures = {"unit": "ppl", "valid": 82.0, "test": 78.4}
-    score = {"ppl": 79.0, "bpc": 1.5, "lens": {"ppl": 77.4}}
+    score = {"ppl": 79.0, "bpc": 1.5, "protocol": {"ppl": 77.4}}
     lines = summary({"published": figures, "scores": {"valid": score, "test": score}}).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["-3.00", "-4.60", "+0.60", "-1.00"]
     bits = {"unit": "bpc", "test": 1.6}
@@ -229,7 +231,7 @@ def other(folder, words, *more, experiment, steps=6):
     return run, plain_dict(load_config(run.config))
 
 
-def test_a_certificate_of_another_task(tmp_path, monkeypatch, capsys):
+def test_a_record_of_another_task(tmp_path, monkeypatch, capsys):
     """What tagging is told by, in percent beside what was published; no table that `seqlm eval` shows."""
     run, preset = other(
         tmp_path, SLOTS, "seed=2", "optim.lr=0.01", "schedule=constant", experiment="atis_elman", steps=60
@@ -242,7 +244,7 @@ def test_a_certificate_of_another_task(tmp_path, monkeypatch, capsys):
         "run": {"root": "x"},
         "seed": 1,
     }
-    path = certify(run.path, lambda _: {**preset, **elsewhere}, tmp_path)
+    path = reproduce(run.path, lambda _: {**preset, **elsewhere}, tmp_path)
     written = json.loads(path.read_text())
     assert path.name == "atis_elman-seed2.json" and str(tmp_path) not in path.read_text()
     assert (written["task"], written["reported"], written["seed"]) == ("tagging", ["f1"], 2)
@@ -257,13 +259,13 @@ def test_a_certificate_of_another_task(tmp_path, monkeypatch, capsys):
     assert written["curve"] == [[one["step"], one["seconds"], *(one[f"valid/{n}"] for n in names)] for one in valid]
     assert len(valid) == 30 and written["parameters"] == run.info()["parameters"]
     assert written["tokens_per_s"] == round(written["tokens"] / written["seconds"], 1) > 0
-    assert written["config"]["task.judged_by"] == "f1" and written["config"]["data.sentences"] == 100
+    assert written["config"]["task.monitor"] == "f1" and written["config"]["data.sentences"] == 100
     told, test = capsys.readouterr().out, 100 * written["scores"]["test"]["f1"]
     assert 0 < test < 100 and re.search(rf"test f1 +94.80 +{test:.3f} +{re.escape(f'{test - 94.8:+.2f}')}", told)
     assert re.search(rf"valid f1 +- +{100 * written['scores']['valid']['f1']:.3f} +-", told)
 
 
-def test_what_is_no_certificate_of_another_task(tmp_path):
+def test_what_is_no_record_of_another_task(tmp_path):
     run, preset = other(tmp_path, COPY, experiment="reverse")
     score = {split: [str(run.path), [f"split={split}"], True] for split in ("valid", "test")}
     for more in (["task.beam=2"], ["checkpoint=4"] if run.info()["best_step"] != 4 else ["checkpoint=6"]):
@@ -303,14 +305,14 @@ def test_an_interrupted_run_may_be_recorded_without_test(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "reported"), [
-    (["task=tagging", "task.judged_by=accuracy"], ["accuracy"]),
+    (["task=tagging", "task.monitor=accuracy"], ["accuracy"]),
     (["task=classification"], ["accuracy"]),
-    (["task=classification", "task.judged_by=macro_f1"], ["macro_f1", "accuracy"]),
+    (["task=classification", "task.monitor=macro_f1"], ["macro_f1", "accuracy"]),
     (["task=joint"], ["frame", "f1", "accuracy"]),
-    (["task=seq2seq", "task.judged_by=accuracy"], ["accuracy", "exact"]),
+    (["task=seq2seq", "task.monitor=accuracy"], ["accuracy", "exact"]),
     (["task=seq2seq", "task.bleu=true"], ["exact", "bleu", "chrf"]),
-    (["task=seq2seq", "task.judged_by=loss"], ["exact"]),
-    (["task=tagging", "task.judged_by=loss"], ["loss"]),
+    (["task=seq2seq", "task.monitor=loss"], ["exact"]),
+    (["task=tagging", "task.monitor=loss"], ["loss"]),
     (["task=lm"], ["ppl"]),
 ])  # fmt: skip
 def test_a_task_says_what_it_is_told_by(words, reported):
@@ -349,12 +351,18 @@ def test_published_figures_are_data_of_the_experiments():
 
 def test_from_the_command_line(tmp_path):
     command("train", *TINY, "train.steps=4", "run.name=done", cwd=tmp_path)
-    refused = command("certify", "outputs/done", cwd=tmp_path, check=False)
+    refused = command("reproduce", "outputs/done", cwd=tmp_path, check=False, process=True)
     assert refused.returncode == 1 and "is not default as published here" in refused.stderr
     for words, message in [
         ((), "needs a run's folder, or experiment=NAME"),
         (("outputs/done", "seed=3"), "takes no seed=3"),
         (("experiment=zaremba",), "experiment=zaremba is unknown"),
     ]:
-        refused = command("certify", *words, cwd=tmp_path, check=False)
+        refused = command("reproduce", *words, cwd=tmp_path, check=False)
         assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_the_old_word_works_and_says_so(tmp_path):
+    done = command("certify", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("seqlm: certify is called reproduce now\n")
+    assert "seqlm reproduce needs a run's folder" in done.stderr

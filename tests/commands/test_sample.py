@@ -22,9 +22,10 @@ def how(*words):
     return verb_config("sample", SampleConfig, words)
 
 
-def model_for(tokenizer):
+def model_for(tokenizer, engine="scan"):
     torch.manual_seed(0)
-    return LanguageModel(len(tokenizer), Stack([Recurrent(GRUCell(8, 8)), Recurrent(GRUCell(8, 8))]), init_range=1.0)
+    layers = [Recurrent(GRUCell(8, 8), engine=engine) for _ in range(2)]
+    return LanguageModel(len(tokenizer), Stack(layers), init_range=1.0)
 
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(), WordTokenizer(), ByteTokenizer()])
@@ -40,7 +41,7 @@ def test_the_same_seed_writes_the_same_text(tokenizer):
 def test_greedy_equals_the_argmax_of_the_whole_sequence():
     """Token by token with a carry, or the whole text at once: one model, one answer."""
     tokenizer = CharTokenizer().fit([TEXT])
-    model = model_for(tokenizer).eval()
+    model = model_for(tokenizer, "auto").eval()
     text = "".join(generate(model, tokenizer, how("tokens=30", "temperature=0", "prompt=to")))
     ids = [tokenizer.eos_id, *tokenizer.encode("to" + text)]
     _, logits = model(torch.tensor(ids[:-1]).unsqueeze(1), model.init_carry(1))

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqlm.commands.eval import check
 from seqlm.config.build import build
 from seqlm.config.schema import EvalConfig, SampleConfig
 from seqlm.config.values import find_configs, load_config, plain_dict, save_config, verb_config
 from seqlm.errors import ConfigError
-from seqlm.evaluation.options import check
 from seqlm.evaluation.reproduction import task_of
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.parts import check_parts
 from seqlm.training.launch import train
 
-from ..conftest import TINY, compose, tiny
+from ..conftest import TINY, compose, seqlm, tiny
 
 CONFIGS = find_configs()
 
@@ -122,6 +122,7 @@ def test_experiments_on_examples_train(experiment, tmp_path):
             "data/tokenizer",
             "model/cell",
             "model/head",
+            "model/output",
             "task",
         )
         for name in options(group)
@@ -235,3 +236,30 @@ def test_build_of_every_cell_is_a_plain_constructor_call():
     for name in options("model/cell"):
         node = compose(f"model/cell={name}").model["cell"]
         assert build(node, "model.cell", input_size=3, hidden_size=4).input_size == 3
+
+
+def test_data_paths_are_given_by_name():
+    assert compose("data=ptb").data["path"] is None
+    assert compose("data=ptb", "paths.ptb=there").data["path"] == "there"
+    assert compose("data=ptb", "paths.ptb=there", "data.path=here").data["path"] == "here"
+    assert compose("experiment=atis_slots", "paths.atis=there").data["path"] == "there"
+    with pytest.raises(ConfigError, match="^data.path is not set and has no default: give data.path=...$"):
+        compose("data=atis")
+    with pytest.raises(ConfigError, match="paths.ptc is not a key of this configuration; did you mean paths.ptb"):
+        compose("paths.ptc=there")
+    assert "paths" not in plain_dict(compose())
+
+
+def test_a_local_file_says_where_data_lies(tmp_path):
+    """Found in a --config-dir, read after the experiment; the run keeps the path, and no trace of the file."""
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "default.yaml").write_text(f"paths:\n  atis: {tmp_path}\nthreads: 1\n")
+    for split in ("train", "valid", "test"):
+        (tmp_path / split).mkdir()
+        for name, lines in {"seq.in": "to a\nfrom b 5\n", "seq.out": "O B-x\nO B-y I-y\n", "label": "l\nm\n"}.items():
+            (tmp_path / split / name).write_text(lines * 20)
+    words = ["experiment=atis_elman", "model.hidden_size=6", "train.epochs=null", "train.steps=2", "run.name=run"]
+    seqlm("train", "--config-dir", tmp_path, *words, cwd=tmp_path)
+    config = load_config(tmp_path / "outputs" / "run" / "config.yaml")
+    assert config.data["path"] == str(tmp_path) and config.threads == 1
+    assert not any("local" in group for group in RunFolder.open(tmp_path / "outputs" / "run").info()["choices"])

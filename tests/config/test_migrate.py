@@ -69,4 +69,4 @@ def test_an_old_key_is_answered_with_the_new_one(kept):
     for old, new in RENAMED.items():
         assert renamed(old) == new
         done = command("resume", kept / "runs" / "lm", f"{old}=1", cwd=kept, check=False)
-        assert done.returncode == 2 and f"{old} is called {new} now" in done.stderr
+        assert done.returncode == 2 and f"{old} is now {new}" in done.stderr

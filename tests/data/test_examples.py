@@ -169,7 +169,7 @@ def test_a_score_does_not_depend_on_its_batches(tmp_path, atis):
     ]
     assert all(score.counts == found[0].counts and score.tokens == found[0].tokens for score in found)
     assert np.ptp([score.nats for score in found]) < 1e-5
-    assert run.task.metrics(found[0], run.data, "valid")["f1"] > 0.9, "the tags follow from the words"
+    assert run.task.compute_metrics(found[0], run.data, "valid")["f1"] > 0.9, "the tags follow from the words"
 
 
 @pytest.mark.parametrize("steps", [(1, 4), (6,), (7,), (20,)])
@@ -200,7 +200,7 @@ def test_weights_are_chosen_by_what_the_task_says(tmp_path, atis):
     words = ["optim.lr=0.3", "train.eval_every=2", "train.steps=6"]
     chosen = {}
     for judged, better in (("loss", min), ("f1", max)):
-        train(tagged(tmp_path, atis, *words, f"task.judged_by={judged}", name=judged), {})
+        train(tagged(tmp_path, atis, *words, f"task.monitor={judged}", name=judged), {})
         records = [json.loads(line) for line in (tmp_path / judged / "metrics.jsonl").read_text().splitlines()]
         values = {record["step"]: record[f"valid/{judged}"] for record in records if "valid/f1" in record}
         chosen[judged] = load_run(tmp_path / judged).checkpoint.step
@@ -231,19 +231,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, atis,
 
 
 def test_eval_and_predict_from_the_command_line(tmp_path, atis):
-    train(tagged(tmp_path, atis, "train.epochs=12", "task.judged_by=loss"), {})
+    train(tagged(tmp_path, atis, "train.epochs=12", "task.monitor=loss"), {})
     assert json.loads((tmp_path / "run" / "run.json").read_text())["parameters"]["embedding"] == 11 * 8
     table = command("eval", "run", "split=test", cwd=tmp_path).stdout
     assert "f1 " in table and "examples             9" in table
     result = json.loads(command("eval", "run", "split=test", "--json", cwd=tmp_path).stdout)
     kept = json.loads((tmp_path / "run" / "eval-test.json").read_text())
     assert result["f1"] > 0.9 and {**kept, "seconds": 0} == {**result, "seconds": 0}
-    refused = command("eval", "run", "lens=awd", cwd=tmp_path, check=False)
-    assert refused.returncode == 2 and "lens is for language models" in refused.stderr
+    refused = command("eval", "run", "protocol=awd", cwd=tmp_path, check=False)
+    assert refused.returncode == 2 and "protocol is for language models" in refused.stderr
 
     lines = 'from boston to denver\n\n{"words": ["to", "oakland"], "id": 7}\n{"words": 3}\n{"x\nnext friday\n'
     for batch in (1, 4):
-        done = command("predict", "run", "-", f"batch_size={batch}", cwd=tmp_path, input=lines, check=False)
+        words = ["predict", "run", "-", f"batch_size={batch}"]
+        done = command(*words, cwd=tmp_path, input=lines, check=False, process=batch == 1)
         said = [json.loads(line) for line in done.stdout.splitlines()]
         assert [answer.get("tags") for answer in said] == [
             ["O", "B-from", "O", "B-to"], None, ["O", "B-to"], None, None, ["B-day", "I-day"],

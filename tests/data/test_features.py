@@ -197,7 +197,7 @@ def test_tags_must_fit_and_something_must_be_said(tmp_path):
     with pytest.raises(ConfigError, match="tags.tsv, line 1: 1 tags, but features have 2 steps"):
         list(Features(path=str(tmp_path / "a")).examples("train"))
     as_folder(tmp_path / "b", [np.zeros((2, 1))])
-    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv or targets.tsv"):
+    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv, targets.tsv or values.tsv"):
         list(Features(path=str(tmp_path / "b")).examples("train"))
 
 
@@ -245,7 +245,7 @@ def run_on(where, path, *overrides):
     train(config_on(where, path, *overrides), {})
     run = load_run(where / "run")
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 32, 0), torch.device("cpu"))
-    return run.task.metrics(score, run.data, "test")["accuracy"]
+    return run.task.compute_metrics(score, run.data, "test")["accuracy"]
 
 
 def impulses(rng, count, steps=24):
@@ -282,14 +282,14 @@ def test_a_tag_for_every_step(tmp_path):
             arrays.append(array)
             tags.append(row)
         as_folder(tmp_path / "latch" / split, arrays, tags=tags)
-    words = ["task=tagging", "model=tagger", "task.judged_by=accuracy", "train.epochs=8", "optim.lr=0.02"]
+    words = ["task=tagging", "model=tagger", "task.monitor=accuracy", "train.epochs=8", "optim.lr=0.02"]
     assert run_on(tmp_path, tmp_path / "latch", *words) > 0.98
 
 
 def test_tags_without_entities_are_not_judged_by_them(tmp_path):
     arrays, _, tags = some(20)
     as_archive(tmp_path / "all.npz", arrays, tags=tags)
-    with pytest.raises(ConfigError, match="no tag of this data begins one .* use task.judged_by=accuracy"):
+    with pytest.raises(ConfigError, match="no tag of this data begins one .* use task.monitor=accuracy"):
         train(config_on(tmp_path, tmp_path / "all.npz", "task=tagging", "model=tagger"), {})
 
 
@@ -384,6 +384,6 @@ def test_files_of_arrays_are_predicted(tmp_path):
 def test_vectors_have_no_columns(tmp_path):
     arrays, _, tags = some(30)
     as_archive(tmp_path / "all.npz", arrays, tags=tags)
-    words = ["task=tagging", "model=tagger", "task.judged_by=accuracy", "train.epochs=1"]
+    words = ["task=tagging", "model=tagger", "task.monitor=accuracy", "train.epochs=1"]
     train(config_on(tmp_path, tmp_path / "all.npz", *words), {})
     assert predicted(tmp_path, tmp_path / "all.npz", "format=columns", fails=True) == []

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import pickle
+import shutil
 import subprocess
 import sys
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
 from torch import nn
 
+import seqlm.engines
 from seqlm import ElmanCell, GRUCell, JordanCell, LSTMCell, Recurrent, scan
 from seqlm.cells import (
     GatedCell,
@@ -23,13 +28,22 @@ from seqlm.cells import (
     carry_tensors,
     map_carry,
 )
+from seqlm.config import schema
 from seqlm.config.build import build
 from seqlm.config.values import cell_nodes
-from seqlm.engines import ENGINES, RULES, compiled, fused, pick
+from seqlm.engines import ENGINES, NAMES, RULES, Engine, compiled, fused, native, pick
+from seqlm.engines.kernel_body import KernelBody
 from seqlm.engines.product import packs
+from seqlm.engines.trace import operation
 from seqlm.testing import engine_equals_scan
 
 from ..cells import regularised
+
+
+@cache
+def shared(kind, *_conditions):
+    """A cell that no test changes, and the random numbers after it: engines trace and try it once per condition."""
+    return made(kind, 5, 7), torch.get_rng_state()
 
 
 def made(kind, *sizes, **options):
@@ -45,7 +59,8 @@ def made(kind, *sizes, **options):
 @pytest.mark.parametrize("engine", ["fused", "deferred"])
 @pytest.mark.parametrize("kind", regularised.ALL, ids=lambda kind: kind.__name__)
 def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, loop_body):
-    cell = made(kind, 5, 7)
+    cell, drawn = shared(kind, loop_body)
+    torch.set_rng_state(drawn)
     assert ENGINES[engine].refusal(cell) is None
     if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
         pytest.skip("its masks belong to places in the window, and are drawn in the order of time")
@@ -122,7 +137,6 @@ def kept_bytes(run):
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    run()  # tracing comes first: torch.func does not run under such hooks
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = run()
     del output
@@ -135,6 +149,49 @@ def test_fused_keeps_little_more_than_torch(kind, loop_body):
     xs = torch.randn(50, 16, 32, requires_grad=True)
     ours, theirs = (kept_bytes(lambda e=e: ENGINES[e].run(cell, xs, cell.init_carry(16))) for e in ("fused", "native"))
     assert ours <= 1.3 * theirs, (kind, ours, theirs)
+
+
+def test_nobodys_hooks_see_a_trial_or_a_trace(loop_body):
+    cell, packed = made(LSTMCell, 5, 7), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        assert fused.refusal(cell) is None and not packed
+        for steps in (4, 6):
+            xs = torch.randn(steps, 3, 5, dtype=torch.float64)
+            found, expected = (
+                torch.autograd.grad(run(cell, xs, cell.init_carry(3))[1].square().sum(), list(cell.parameters()))
+                for run in (fused.run, scan)
+            )
+            torch.testing.assert_close(found, expected)
+    assert packed
+
+
+def test_tracing_leaves_the_cell_as_it_is():
+    seen = set()
+
+    class Watched(ElmanCell):
+        def gates(self, z, r, carry):
+            seen.add(cell.weight_hh.device.type)  # of the cell that is traced, not of a copy
+            return super().gates(z, r, carry)
+
+    cell = Watched(5, 7).double()
+    engine_equals_scan(cell, "fused")
+    assert seen == {"cpu"}
+
+
+def test_threads_may_share_a_cell(monkeypatch):
+    """Without kernels, where every shape is traced; and not knowing of each other, as the first of all."""
+    monkeypatch.setenv("SEQLM_KERNELS", "0")
+    cell, before = made(GRUCell, 5, 7), torch.random.get_rng_state()
+
+    def both(steps):
+        xs = torch.linspace(-1, 1, steps * 3 * 5, dtype=torch.float64).view(steps, 3, 5)
+        assert fused.refusal(cell) is None
+        return [run(cell, xs, cell.init_carry(3))[1] for run in (fused.run, scan)]
+
+    with ThreadPoolExecutor(6) as threads:
+        for found, expected in threads.map(both, [2, 3, 4, 5, 6, 7] * 2):
+            torch.testing.assert_close(found, expected)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_window_of_another_length_or_width_is_another_program():
@@ -198,6 +255,41 @@ def test_auto_follows_the_rules_of_the_device_and_type():
     assert layer.float().plan.engine == "native"
 
 
+def test_every_list_of_engines_is_the_same():
+    assert schema.ENGINES == NAMES == get_args(Engine)
+
+
+@pytest.mark.parametrize("engine", [fused, native])
+def test_an_engine_refuses_a_cell_that_it_does_not_know(engine):
+    cell = JordanCell(4, 5)
+    with pytest.raises(ValueError, match=r"cannot serve this layer: .*JordanCell"):
+        engine.run(cell, torch.randn(3, 2, 4), cell.init_carry(2))
+
+
+def test_the_worked_example_is_what_comes_out():
+    cell = ElmanCell(3, 2)
+    assert fused.refusal(cell) is None
+    (body,) = fused._bodies[cell].values()
+    program, bulk = body.program, body.program.bulk
+    names = {bulk.z[0]: "z", bulk.r: "r", bulk.cotangents[0]: "dh"}
+    lines = [
+        f"{node.name} = {operation(node)}({', '.join(names.get(source, source.name) for source in node.args)})"
+        for node in bulk.nodes
+        if node.op == "call_function" and operation(node) != "zeros_like"  # gradients that are zero are left out
+    ]
+    for code in (program.forward, program.reverse):  # arguments by the names of their buffers
+        text = code.source
+        for i, slot in enumerate(code.slots):
+            text = text.replace(f"a{i}", slot.buffer)
+        lines += text.splitlines()
+    if isinstance(body, KernelBody):
+        for kernel in (body.forward_kernel, body.reverse_kernel):
+            loop = kernel.source.partition("unit++) {\n")[2].partition("        }\n")[0]
+            lines += [line for line in loop.splitlines() if "unit]" not in line.partition("=")[2]]  # but for loads
+    for line in lines:
+        assert line.strip() in seqlm.engines.__doc__, line
+
+
 def test_kernels_say_why_they_are_not_used(monkeypatch):
     if compiled.compiler():
         assert fused.describe(LSTMCell(4, 5)) == fused.describe(LayerNormGRUCell(4, 5)) == "one kernel a step"
@@ -219,8 +311,33 @@ def test_a_damaged_kernel_is_compiled_again(monkeypatch, tmp_path):
         assert done.stdout == "one kernel a step\n"
         kernels = list((tmp_path / "kernels").glob("*.so"))
         assert len(kernels) == 2 and all(kernel.stat().st_size for kernel in kernels)
-        for kernel in kernels:
-            kernel.write_bytes(b"")
+        for kernel in kernels:  # a part of a library is no error when it is loaded, but the end of the process
+            kernel.write_bytes(kernel.read_bytes()[: kernel.stat().st_size // 2])
+
+
+def test_a_library_is_compiled_again_if_any_part_of_it_is_missing(monkeypatch, tmp_path):
+    if not compiled.compiler():
+        pytest.skip("no C compiler was found")
+    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path))
+
+    def one():
+        compiled._load.cache_clear()
+        library = compiled.library("int one(void) { return 1; }")
+        assert library.one() == 1 and isinstance(library, ctypes.CDLL)
+        (file,) = (tmp_path / "kernels").iterdir()
+        return file, file.read_bytes()
+
+    file, content = one()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    for damaged in (b"", content[:middle], content[:-1], content[:32], content[middle:], flipped):
+        file.unlink()  # in place it would change under the library that is loaded
+        file.write_bytes(damaged)
+        assert one() == (file, content)
+    file.unlink()
+    assert one()[0] == file
+    shutil.rmtree(tmp_path / "kernels")
+    assert one()[0] == file
 
 
 def test_windows_of_any_shape_share_a_program(monkeypatch):

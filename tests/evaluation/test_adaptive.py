@@ -34,7 +34,7 @@ CPU, V = torch.device("cpu"), 11
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    made = LanguageModel(V, Stack([Recurrent(LSTMCell(6, 6))]), tied=True, output_dropout=0.5).double()
+    made = LanguageModel(V, Stack([Recurrent(LSTMCell(6, 6))]), tied=True, dropout={"output": 0.5}).double()
     for parameter in made.parameters():
         torch.nn.init.uniform_(parameter, -0.8, 0.8)
     return made

@@ -11,7 +11,7 @@ import torch
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.commands.eval import evaluate_run as main
 from seqlm.errors import ConfigError
-from seqlm.evaluation.protocols import LENSES, look_through
+from seqlm.evaluation.protocols import PROTOCOLS, score_as
 from seqlm.evaluation.scorer import Scorer
 from seqlm.training.launch import train
 
@@ -47,7 +47,7 @@ def text(size, seed=2):
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("name", ["awd", "wlm", "zaremba"])
 def test_columns(model, name, split, size):
-    tokens, lens = text(size), LENSES[name]
+    tokens, protocol = text(size), PROTOCOLS[name]
     columns = min({"awd": (10, 1), "wlm": (10, 10), "zaremba": (20, 1)}[name][split == "test"], size // 2)
     rows = size // columns
     scored = rows - 1
@@ -57,11 +57,11 @@ def test_columns(model, name, split, size):
     for k in range(columns):
         column = [int(token) for token in tokens[k * rows : (k + 1) * rows]]
         nats += column_nats(model, column[:scored], column[1 : scored + 1])
-    found = look_through(name, Scorer([model]), tokens, split, WINDOW, EOS)
+    found = score_as(name, Scorer([model]), tokens, split, WINDOW, EOS)
     assert found["tokens"] == columns * scored and found["columns"] == columns
     divisor = columns * (scored + (name == "awd"))
     assert found["loss"] == pytest.approx(nats / divisor, rel=1e-12)
-    assert lens.source
+    assert protocol.source
 
 
 def test_a_column_for_every_hundred_sentences(model):
@@ -69,7 +69,7 @@ def test_a_column_for_every_hundred_sentences(model):
     generator = np.random.default_rng(5)
     sentences = [[*generator.integers(2, V, generator.integers(1, 6)).tolist(), EOS] for _ in range(350)]
     tokens = np.array([token for sentence in sentences for token in sentence], dtype=np.uint16)
-    found = look_through("lamb", Scorer([model]), tokens, "valid", WINDOW, EOS)
+    found = score_as("lamb", Scorer([model]), tokens, "valid", WINDOW, EOS)
     assert found["columns"] == 3 and found["tokens"] == len(tokens)
     nats = 0.0
     for k in range(3):
@@ -77,27 +77,27 @@ def test_a_column_for_every_hundred_sentences(model):
         nats += column_nats(model, [EOS, *part[:-1]], part)
     assert found["loss"] == pytest.approx(nats / len(tokens), rel=1e-12)
     words = tokens[tokens != EOS]  # not a sentence ends
-    found = look_through("lamb", Scorer([model]), words, "test", WINDOW, EOS)
+    found = score_as("lamb", Scorer([model]), words, "test", WINDOW, EOS)
     expected = column_nats(model, [EOS, *words[:-1].tolist()], words.tolist())
     assert found["columns"] == 1 and found["loss"] == pytest.approx(expected / len(words), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("name", PROTOCOLS)
 def test_nothing_to_predict(model, name):
-    with pytest.raises(ConfigError, match=f"lens={name} needs two tokens at least, but split=valid has 1"):
-        look_through(name, Scorer([model]), np.array([EOS], dtype=np.uint16), "valid", WINDOW, EOS)
+    with pytest.raises(ConfigError, match=f"protocol={name} needs two tokens at least, but split=valid has 1"):
+        score_as(name, Scorer([model]), np.array([EOS], dtype=np.uint16), "valid", WINDOW, EOS)
 
 
 def test_from_the_command_line(tmp_path, capsys):
     train(tiny(tmp_path, "train.steps=20"), {})
     capsys.readouterr()
     losses = {}
-    for lens in ("seqlm", "awd", "zaremba", "wlm", "lamb"):
-        main(str(tmp_path / "run"), [f"lens={lens}"], True)
+    for protocol in ("seqlm", "awd", "zaremba", "wlm", "lamb"):
+        main(str(tmp_path / "run"), [f"protocol={protocol}"], True)
         result = json.loads(capsys.readouterr().out)
-        losses[lens] = result.get("lens", result)["loss"]
-        if lens != "seqlm":
-            assert result["lens"]["ppl"] - result["ppl"] == pytest.approx(result["lens"]["difference"])
+        losses[protocol] = result.get("protocol", result)["loss"]
+        if protocol != "seqlm":
+            assert result["protocol"]["ppl"] - result["ppl"] == pytest.approx(result["protocol"]["difference"])
     assert len(set(losses.values())) >= 4
-    main(str(tmp_path / "run"), ["lens=awd"], False)
+    main(str(tmp_path / "run"), ["protocol=awd"], False)
     assert "as awd counts" in capsys.readouterr().out

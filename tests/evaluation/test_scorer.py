@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from seqlm.evaluation.adaptive import adaptive_evaluate
 from seqlm.evaluation.cache import Cache
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.evaluation.scorer import Scorer
-from seqlm.layers import LockedDropout, scale_dropout, softmax
+from seqlm.layers import LockedDropout, Mixture, scale_dropout, softmax
 from seqlm.tasks.lm import LanguageModeling
 from seqlm.training.launch import train
 
@@ -46,12 +47,17 @@ def language_model(seed=0, cell=LSTMCell, size=6, width=6, recurrent=1.0, **opti
     return made
 
 
-DROPOUT = {"embedding_dropout": 0.3, "input_dropout": 0.2, "output_dropout": 0.4}
-MODELS = {
-    "tied": {**DROPOUT, "tied": True, "embedding_tied": True},
-    "standard": {**DROPOUT, "dropout_kind": "standard"},
-    "mixture": {**DROPOUT, "softmaxes": 3, "latent_dropout": 0.4},
-}
+def models(scale=1.0):
+    """Options of models, with every probability of dropout times `scale`."""
+    dropout = {"embedding": 0.3 * scale, "input": 0.2 * scale, "output": 0.4 * scale}
+    return {
+        "tied": {"dropout": {**dropout, "embedding_tied": True}, "tied": True},
+        "standard": {"dropout": {**dropout, "kind": "standard"}},
+        "mixture": {"dropout": dropout, "output": partial(Mixture, num_softmaxes=3, latent_dropout=0.4 * scale)},
+    }
+
+
+MODELS = models()
 
 
 def streams(batch_size=1, window=WINDOW):
@@ -126,7 +132,7 @@ def test_monte_carlo_dropout_disturbs_nothing():
 @pytest.mark.parametrize("samples", [None, 2])
 def test_an_ensemble_by_hand(mean, samples):
     """Models that share nothing but the vocabulary, each with a carry and masks of its own."""
-    mixture = {**MODELS["mixture"], "softmaxes": 2}
+    mixture = {**MODELS["mixture"], "output": partial(Mixture, num_softmaxes=2, latent_dropout=0.4)}
     models, text = [language_model(5, **MODELS["tied"]), language_model(6, GRUCell, 4, 3, **mixture)], streams()
     distributions = []
     for index, seed in enumerate(seeds(2 * (samples or 1), 1)):
@@ -144,8 +150,7 @@ def test_an_ensemble_by_hand(mean, samples):
 def test_dropout_can_be_weakened(kind):
     """Half of every probability: the masks of a model that was made with them."""
     options = MODELS[kind]
-    halved = {key: value / 2 if "dropout" in key and key != "dropout_kind" else value for key, value in options.items()}
-    model, weaker = language_model(**options), language_model(recurrent=0.5, **halved)
+    model, weaker = language_model(**options), language_model(recurrent=0.5, **models(0.5)[kind])
     scale_dropout(model, 0.5)
     scores = [adaptive_evaluate(Scorer([one], samples=2), streams()) for one in (model, weaker)]
     assert scores[0] == scores[1] != adaptive_evaluate(Scorer([language_model(**options)], samples=2), streams())
@@ -241,7 +246,7 @@ def test_what_cannot_be_averaged(runs):
         (["search_tokens=500"], "search_tokens=500 does nothing without dynamic.search="),
         (["monte_carlo.samples=0"], "monte_carlo.samples=0 must be at least 1"),
         (["monte_carlo.multiplier=2"], "monte_carlo.multiplier=2 must be at most 1"),
-        (["cache.size=9", "lens=awd"], "lens=awd counts columns, cache.size=9 reads one stream"),
+        (["cache.size=9", "protocol=awd"], "protocol=awd counts columns, cache.size=9 reads one stream"),
         *(
             (["dynamic.lr=0.1", "dynamic.rule=sgd", word], f"{word} does nothing with dynamic.rule=sgd")
             for word in ("dynamic.norm=sums", "dynamic.epsilon=0.5", "dynamic.train_batch_size=7")
@@ -309,12 +314,12 @@ def test_an_ensemble_of_runs_by_hand(runs, capsys):
 
 
 def test_others_count_the_mean_too(runs, capsys):
-    """A lens reads its columns with whatever gives the probabilities."""
+    """A protocol reads its columns with whatever gives the probabilities."""
     seen = {}
     for words in ([], ["monte_carlo.samples=2"], [f"ensemble=[{runs / 'third'}]"], ["temperature=1.3"]):
-        result = result_of(capsys, runs / "first", "lens=awd", *words)
-        seen[tuple(words)] = result["lens"]["loss"]
-        assert result["lens"]["loss"] == pytest.approx(result["loss"], rel=0.1)
+        result = result_of(capsys, runs / "first", "protocol=awd", *words)
+        seen[tuple(words)] = result["protocol"]["loss"]
+        assert result["protocol"]["loss"] == pytest.approx(result["loss"], rel=0.1)
     assert len(set(seen.values())) == 4
 
 
@@ -342,5 +347,5 @@ def test_ctrl_c_ends_it_quietly(runs):
     with subprocess.Popen(command, **pipes, text=True, preexec_fn=heard) as process:
         assert process.stderr.readline().startswith("valid:")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 130 and not out and "Traceback" not in err

@@ -21,7 +21,8 @@ from ..models.test_model import model_of
 from ..training.test_resume import losses, weights
 
 WIDTH, V, CUTOFFS = 9, 23, [5, 11]  # clusters of 6 and 12 words with 4 and 2 features
-WORDS = ["data=text", "data/tokenizer=word", "model.cutoffs=[4,9]", "model.div_value=2"]
+ADAPTIVE = "model/output=adaptive"
+WORDS = ["data=text", "data/tokenizer=word", ADAPTIVE, "model.output.cutoffs=[4,9]", "model.output.div_value=2"]
 
 
 def layer(seed=0):
@@ -95,7 +96,9 @@ def test_a_word_outside_the_vocabulary_is_an_error():
 
 def test_in_a_model():
     torch.manual_seed(0)
-    model = model_of("model.cutoffs=[10,25]", "model.hidden_size=20", "model.dropout.output=0.3", vocab=60)
+    model = model_of(
+        ADAPTIVE, "model.output.cutoffs=[10,25]", "model.hidden_size=20", "model.dropout.output=0.3", vocab=60
+    )
     tokens, carry = torch.randint(60, (30, 3)), model.init_carry(3)
     model.nats(tokens[:-1], tokens[1:], carry)[1].backward()
     for name, parameter in model.named_parameters():
@@ -117,7 +120,7 @@ def test_in_a_model():
 def test_the_first_loss(options):
     """ln of the head's choices, and of the cluster's for its words."""
     torch.manual_seed(0)
-    model = model_of("model.cutoffs=[100,400]", "model.hidden_size=48", *options, vocab=1000).eval()
+    model = model_of(ADAPTIVE, "model.output.cutoffs=[100,400]", "model.hidden_size=48", *options, vocab=1000).eval()
     expected = math.log(102) + np.repeat([0, math.log(300), math.log(600)], [100, 300, 600])
     _, logits = model(torch.randint(1000, (20, 5)), model.init_carry(5))
     np.testing.assert_allclose(-logits.detach().mean((0, 1)).numpy(), expected, rtol=0.02)
@@ -126,7 +129,7 @@ def test_the_first_loss(options):
 
 
 def test_a_budget_of_parameters():
-    words = ("model.cutoffs=[10,30]", "model.div_value=3")
+    words = (ADAPTIVE, "model.output.cutoffs=[10,30]", "model.output.div_value=3")
     model = model_of("model.num_params=30k", *words, vocab=100)
     size = model.stack.output_size
     larger = model_of(f"model.hidden_size={size + 1}", *words, vocab=100)
@@ -140,22 +143,27 @@ def test_a_budget_of_parameters():
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["model.cutoffs=[30,10]"], r"model.cutoffs=\[30, 10\] must rise from 1 .* to 49 at most: there are 50 words"),
-    (["model.cutoffs=[10,50]"], r"model.cutoffs=\[10, 50\] must rise"),
-    (["model.cutoffs=[0,20]"], r"model.cutoffs=\[0, 20\] must rise"),
-    (["model.cutoffs=[]"], r"model.cutoffs=\[\] must rise"),
-    (["model.cutoffs=[2.5]"], r"model.cutoffs.0=2.5 should be a whole number"),
-    (["model.cutoffs=[10]", "model.div_value=0.5"], "model.div_value=0.5 must be at least 1"),
-    (["model.cutoffs=[10,20]", "model.hidden_size=15"], "model.div_value=4.0 leaves nothing of 15 features"),
-    (["model.div_value=2"], r"model.div_value=2 does nothing without cutoffs"),
-    (["model.cutoffs=[10]", "model.tied=true"], r"model.tied=true cannot be with cutoffs=\[10\]"),
-    (["model.cutoffs=[10]", "model.tied=true", "model.embedding_size=9"], r"model.tied=true cannot be with cutoffs"),
-    (["model.cutoffs=[10]", "model.softmaxes=2"], r"model.cutoffs=\[10\] and softmaxes=2 are two output layers"),
-    (["model.cutoffs=[10]", "model.dropout.embedding_tied=true"], "embedding_tied=true"),
+    (["cutoffs=[30,10]"], r"model.output.cutoffs=\[30, 10\] must rise from 1 .* to 49 at most: there are 50 words"),
+    (["cutoffs=[10,50]"], r"model.output.cutoffs=\[10, 50\] must rise"),
+    (["cutoffs=[0,20]"], r"model.output.cutoffs=\[0, 20\] must rise"),
+    (["cutoffs=[]"], r"model.output.cutoffs=\[\] must rise"),
+    (["cutoffs=[2.5]"], r"model.output.cutoffs.0=2.5 should be a whole number"),
+    (["cutoffs=[10]", "div_value=0.5"], "model.output.div_value=0.5 must be at least 1"),
+    (["cutoffs=[10,20]", "model.hidden_size=15"], "model.output.div_value=4.0 leaves nothing of 15 features"),
+    (["cutoffs=[30,10]", "model.num_params=1M"], r"model.output.cutoffs=\[30, 10\] must rise"),
+    (["cutoffs=[10]", "model.tied=true"], r"model.tied=true cannot be with cutoffs=\[10\]"),
+    (["cutoffs=[10]", "model.tied=true", "model.embedding_size=9"], r"model.tied=true cannot be with cutoffs"),
+    (["cutoffs=[10]", "model.dropout.embedding_tied=true"], "embedding_tied=true"),
+    (["cutoffs=[10]", "+model.output.num_softmaxes=2"], "num_softmaxes is not an argument of AdaptiveSoftmax"),
 ])  # fmt: skip
 def test_what_is_refused(words, message):
     with pytest.raises(ConfigError, match=message):
-        model_of(*words)
+        model_of(ADAPTIVE, *(word if "model." in word else f"model.output.{word}" for word in words))
+
+
+def test_an_option_of_another_output_layer_is_refused():
+    with pytest.raises(ConfigError, match="model.output.div_value is not an argument of Softmax"):
+        model_of("+model.output.div_value=2")
 
 
 def text(folder):
@@ -181,7 +189,9 @@ def config(folder, *words, name="run"):
 
 
 def test_bytes_are_not(tmp_path):
-    with pytest.raises(ConfigError, match=r"model.cutoffs=\[4, 9\] needs tokens in the order of their frequency.*byte"):
+    with pytest.raises(
+        ConfigError, match=r"model.output.cutoffs=\[4, 9\] needs tokens in the order of their frequency.*byte"
+    ):
         train(config(text(tmp_path), "data/tokenizer=byte"), {})
 
 
@@ -194,10 +204,10 @@ def test_from_the_command_line(tmp_path, capsys):
     assert losses(folder) == losses(tmp_path / "whole") and weights(folder) == weights(tmp_path / "whole")
     capsys.readouterr()
     found = []
-    for words in ((), ("temperature=1.3",), ("cache.size=30",), ("dynamic.lr=0.001",), ("lens=awd",)):
+    for words in ((), ("temperature=1.3",), ("cache.size=30",), ("dynamic.lr=0.001",), ("protocol=awd",)):
         evaluate(str(folder), ["split=test", *words], True)
         result = json.loads(capsys.readouterr().out)
-        found.append(result.get("lens", result)["loss"])
+        found.append(result.get("protocol", result)["loss"])
     assert len(set(found)) == 5
     sample(str(folder), ["tokens=30"])
     written = capsys.readouterr().out.split()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,10 @@ def test_probabilities_by_hand():
 def test_prior_and_latent_by_hand():
     """pi = softmax(W_pi y), latent_k = tanh(W_k y + b_k), K blocks of E rows; a locked mask for each of the K."""
     torch.manual_seed(0)
-    made, ys = Mixture(5, E, V, K, dropout=0.4).double(), torch.randn(6, 2, 5, dtype=torch.float64)
+    made, ys = (
+        Mixture(5, V, embedding_size=E, num_softmaxes=K, latent_dropout=0.4).double(),
+        torch.randn(6, 2, 5, dtype=torch.float64),
+    )
     prior, weight, bias = (part.detach().numpy() for part in (made.prior.weight, made.latent.weight, made.latent.bias))
     scores = np.exp(ys.numpy() @ prior.T)
     latent = np.tanh(ys.numpy() @ weight.T + bias).reshape(6, 2, K, E)
@@ -71,7 +76,8 @@ def test_loss_and_gradient_in_chunks(monkeypatch, rows):
 
 def test_in_a_model():
     torch.manual_seed(0)
-    model = LanguageModel(V, Stack([Recurrent(LSTMCell(E, 6))]), tied=True, softmaxes=K, latent_dropout=0.5)
+    output = partial(Mixture, num_softmaxes=K, latent_dropout=0.5)
+    model = LanguageModel(V, Stack([Recurrent(LSTMCell(E, 6))]), output=output, tied=True)
     tokens, carry = torch.randint(V, (6, 2)), model.init_carry(2)
     first, second = (model(tokens[:-1], carry)[1] for _ in range(2))
     assert not torch.equal(first, second)
@@ -87,7 +93,7 @@ def test_in_a_model():
 
 
 def test_what_does_nothing_is_refused():
-    with pytest.raises(ConfigError, match="dropout.latent=0.3 does nothing with one softmax"):
-        model_of("model.dropout.latent=0.3")
-    with pytest.raises(ConfigError, match="projection=true does nothing with softmaxes=2"):
-        model_of("model.softmaxes=2", "model.projection=true")
+    with pytest.raises(ConfigError, match="model.output.latent_dropout is not an argument of Softmax"):
+        model_of("+model.output.latent_dropout=0.3")
+    with pytest.raises(ConfigError, match="model.projection=true does nothing: the output layer has a map"):
+        model_of("model/output=mixture", "model.projection=true")

@@ -23,8 +23,8 @@ PARAMETERS = {
 }
 
 
-def model_of(*overrides, vocab=50):
-    return build(compose(*overrides).model, "model", vocab_size=vocab, engine="auto")
+def model_of(*overrides, vocab=50, engine="auto"):
+    return build(compose(*overrides).model, "model", vocab_size=vocab, engine=engine)
 
 
 @pytest.mark.parametrize("experiment", PARAMETERS)

@@ -122,7 +122,7 @@ def test_applied_and_back():
 AVERAGED = [
     "averaging=nt_asgd", "averaging.patience=0", "train.eval_every=5", "checkpoint.every=4", "optim=sgd", "optim.lr=2",
     "schedule=constant", "train.window_spread=2", "train.window_halved=0.2", "model.dropout.weight=0.3",
-    "model.dropout.zoneout=0.1", "train.drop_state=0.1", "train.accumulate=2", "task.activation_penalty=1",
+    "model.dropout.zoneout=0.1", "train.drop_state=0.1", "train.accumulate=2", "task.penalties.activation=1",
 ]  # fmt: skip
 
 

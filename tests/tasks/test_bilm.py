@@ -36,7 +36,9 @@ def data_of(*overrides):
     return build_data(compose("data=markov", "data.tokens=300", "data.symbols=8", *overrides))
 
 
-@pytest.mark.parametrize("options", [[], ["model.tied=true", "model.num_layers=2"], ["model.softmaxes=2"]])
+@pytest.mark.parametrize(
+    "options", [[], ["model.tied=true", "model.num_layers=2"], ["model/output=mixture", "model.output.num_softmaxes=2"]]
+)
 def test_each_direction_is_a_language_model_by_itself(options):
     data, task = data_of(), BidirectionalLanguageModeling()
     model = model_of(*options, vocab=len(data.tokenizer)).eval()
@@ -48,7 +50,7 @@ def test_each_direction_is_a_language_model_by_itself(options):
         alone = evaluate(one, LanguageModeling(), streams, torch.device("cpu"))
         assert score.counts[name] == pytest.approx(alone.nats, abs=1e-9) and alone.tokens == len(tokens)
     assert score.tokens == 2 * len(tokens)
-    told = task.metrics(score, data, "valid")
+    told = task.compute_metrics(score, data, "valid")
     assert told["ppl"] == pytest.approx((told["forward_ppl"] * told["backward_ppl"]) ** 0.5)
     assert told["forward_ppl"] != told["backward_ppl"]
 
@@ -57,7 +59,7 @@ def test_words_are_shared_and_stacks_are_not():
     model = model_of("model.tied=true", "model.projection=true", "model.embedding_size=5")
     assert model.bwd.embedding is model.fwd.embedding and model.bwd.decoder is model.fwd.decoder
     names = dict(model.named_parameters())
-    alone = model_of("model.predicts=next", "model.tied=true", "model.projection=true", "model.embedding_size=5")
+    alone = model_of("model=lstm", "model.tied=true", "model.projection=true", "model.embedding_size=5")
     shared = sum(p.numel() for p in [*model.fwd.embedding.parameters(), model.fwd.decoder.bias])
     assert sum(p.numel() for p in names.values()) == 2 * sum(p.numel() for p in alone.parameters()) - shared
     assert model.bwd.projection is not model.fwd.projection
@@ -95,12 +97,12 @@ def test_both_directions_read_every_token_once_in_windows_of_one_height(lengths)
     assert sum(part.tokens for part in both[0].parts(3)) == both[0].tokens
 
 
-@pytest.mark.parametrize("penalty", ["activation_penalty", "temporal_penalty"])
+@pytest.mark.parametrize("penalty", ["activation", "temporal"])
 def test_penalties_are_of_both_directions(penalty):
     data = data_of()
     model, batch = model_of(vocab=len(data.tokenizer)), BidirectionalLanguageModeling().batches(data, "valid", 3, 7)[0]
-    whole = BidirectionalLanguageModeling(**{penalty: 2.0}).objective(model, batch, model.init_carry(3))
-    one = LanguageModeling(**{penalty: 2.0})
+    whole = BidirectionalLanguageModeling(penalties={penalty: 2.0}).objective(model, batch, model.init_carry(3))
+    one = LanguageModeling(penalties={penalty: 2.0})
     each = [
         one.objective(of, window, carry)
         for of, window, carry in zip((model.fwd, model.bwd), batch, model.init_carry(3), strict=True)
@@ -112,7 +114,7 @@ def test_penalties_are_of_both_directions(penalty):
 @pytest.mark.parametrize("steps", [[4], [3, 5]])
 def test_resume_is_exact(tmp_path, steps, monkeypatch):
     words = [*BILM, "train.steps=14", "train.eval_every=7", "model.dropout.input=0.3", "train.accumulate=2",
-             "train.window_spread=2", "task.activation_penalty=1"]  # fmt: skip
+             "train.window_spread=2", "task.penalties.activation=1"]  # fmt: skip
     stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *words, name=name), steps, monkeypatch)
 
 
@@ -153,7 +155,7 @@ def test_what_does_not_go_together(words_run, tmp_path):
         (["task=bilm"], "trains a BidirectionalLanguageModel, but this model is a LanguageModel"),
         (["model=bilm"], "trains a LanguageModel, but this model is a BidirectionalLanguageModel"),
         ([*BILM, "model.bidirectional=true"], "model.bidirectional=true cannot be a language model"),
-        (["model.predicts=previous"], "model.predicts=previous should be one of next, both, masked"),
+        (["+model.predicts=next"], "model.predicts is now the choice of a model: model=lstm, bilm or cloze"),
         (["task=tagging", "data=taipei", "model=tagger",
           f"model.language_models=[{{run: {words_run}, reverse: true}}]"], "reads in both directions"),
     ]:  # fmt: skip
@@ -161,10 +163,10 @@ def test_what_does_not_go_together(words_run, tmp_path):
             train(compose(*options, f"run.root={tmp_path}", "run.name=wrong", "threads=1"), {})
         assert not (tmp_path / "wrong").exists()
     with pytest.raises(ValueError, match="a stack of its own"):
-        one = model_of("model.predicts=next")
+        one = model_of("model=lstm")
         BidirectionalLanguageModel(one, one)
     with pytest.raises(ValueError, match="the embedding is to be one for both"):
-        BidirectionalLanguageModel(model_of("model.predicts=next"), model_of("model.predicts=next", vocab=8))
+        BidirectionalLanguageModel(model_of("model=lstm"), model_of("model=lstm", vocab=8))
 
 
 def test_from_the_command_line(words_run, tmp_path):

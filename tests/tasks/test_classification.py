@@ -147,7 +147,7 @@ def score_of(pairs):
 def test_metrics_by_hand():
     """3 x a -> a, a -> b, 2 x b -> b, 2 x c -> a: F1 of a 6/9, of b 4/5, of c 0; d is said for nothing of its own."""
     pairs = [("a", "a")] * 3 + [("a", "b")] + [("b", "b")] * 2 + [("c", "a")] * 2
-    metrics = Classification().metrics(score_of(pairs), None, "valid")
+    metrics = Classification().compute_metrics(score_of(pairs), None, "valid")
     assert metrics == pytest.approx({"loss": 0.5, "accuracy": 5 / 8, "macro_f1": (6 / 9 + 4 / 5 + 0) / 3})
     report = Classification().report(score_of([*pairs, ("b", "d")]))
     assert [row["label"] for row in report["labels"]] == ["a", "b", "c", "d"]
@@ -168,7 +168,7 @@ def test_metrics_are_those_of_scikit_learn(seed):
     rng = np.random.default_rng(seed)
     wanted, said = rng.integers(0, 7, 60).astype(str), rng.integers(2, 9, 60).astype(str)
     score = score_of(zip(wanted.tolist(), said.tolist(), strict=True))
-    metrics, report = Classification().metrics(score, None, "valid"), Classification().report(score)
+    metrics, report = Classification().compute_metrics(score, None, "valid"), Classification().report(score)
     assert metrics["macro_f1"] == pytest.approx(sklearn.f1_score(wanted, said, average="macro"), abs=1e-12)
     assert metrics["accuracy"] == pytest.approx(sklearn.accuracy_score(wanted, said))
     labels = [row["label"] for row in report["labels"]]
@@ -211,14 +211,14 @@ def test_every_pooling_learns(tmp_path, folder, pooling):
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 4, 0), torch.device("cpu"))
     # One of the 17 has a label that train lacks: it costs no nats, and is wrong.
     assert score.tokens == 16 and score.counts["x", "LEFT"] == 1
-    assert run.task.metrics(score, run.data, "test")["accuracy"] == 16 / 17
+    assert run.task.compute_metrics(score, run.data, "test")["accuracy"] == 16 / 17
     assert RunFolder(tmp_path / "run").info()["metrics"]["valid/accuracy"] == 1
 
 
 @pytest.mark.parametrize("judged", ["accuracy", "macro_f1", "loss"])
 def test_weights_are_chosen_by(tmp_path, folder, judged):
     """Of equal accuracies by the lower loss: so are the best, what is kept besides, and patience."""
-    words = [f"task.judged_by={judged}", "optim.lr=0.05", "schedule=constant", "train.epochs=9", "train.patience=2",
+    words = [f"task.monitor={judged}", "optim.lr=0.05", "schedule=constant", "train.epochs=9", "train.patience=2",
              "checkpoint.keep_best=3", "checkpoint.keep_last=1"]  # fmt: skip
     train(config_of(tmp_path, folder, *words), {})
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -242,7 +242,7 @@ def test_resume_is_equality(tmp_path, folder, monkeypatch):
     ("words", "message"),
     [
         (["model.head.pooling=first"], "model.head.pooling=first should be one of last, mean, max, attention"),
-        (["task.judged_by=f1"], "task.judged_by=f1 should be one of accuracy, macro_f1, loss"),
+        (["task.monitor=f1"], "task.monitor=f1 should be one of accuracy, macro_f1, loss"),
         (["model=tagger"], "model.head needs tags, and this data has none"),
         (["task=tagging"], "Tagging needs a model with a TagHead, this one has a LabelHead"),
     ],

@@ -64,7 +64,8 @@ def test_gaps_of_training_follow_from_seed_and_epoch():
 
 
 @pytest.mark.parametrize("options", [
-    "", "model.tied=true model.projection=true model.num_layers=2", "model.cutoffs=[4]", "model.softmaxes=2",
+    "", "model.tied=true model.projection=true model.num_layers=2", "model/output=adaptive model.output.cutoffs=[4]",
+    "model/output=mixture model.output.num_softmaxes=2",
 ])  # fmt: skip
 def test_both_sides_are_seen_and_what_is_masked_is_not(options):
     model = model_of(*options.split())
@@ -101,7 +102,7 @@ def test_scores_are_those_of_the_whole_softmax():
     for batch_size in (1, 4):
         score = evaluate(model, task, task.batches(data, "valid", batch_size, 11), torch.device("cpu"))
         assert score.nats == pytest.approx(nats, abs=1e-9) and score.tokens == len(data["valid"].tokens)
-        told = task.metrics(score, data, "valid")
+        told = task.compute_metrics(score, data, "valid")
         assert told["accuracy"] == right / score.tokens and told["ppl"] == pytest.approx(math.exp(nats / score.tokens))
 
 
@@ -199,8 +200,9 @@ def test_from_the_command_line(words_run, tmp_path):
     (["train.drop_state=0.1"], "train.drop_state=0.1 does nothing: Cloze reads pieces by themselves"),
     (["train.window=5000"], r"train.window=5000 is longer than the text"),
     (["sample.prompt=a"], "sample.prompt='a' does nothing"),
-    (["model.predicts=next"], "cannot be a language model.*task=bilm model=bilm.*task=cloze model=cloze"),
-    (["model.predicts=next", "model.bidirectional=false"], "trains a ClozeModel, but this model is a LanguageModel"),
+    (["model=lstm", "model.bidirectional=true"],
+     "cannot be a language model.*task=bilm model=bilm.*task=cloze model=cloze"),
+    (["model=lstm"], "trains a ClozeModel, but this model is a LanguageModel"),
 ])  # fmt: skip
 def test_what_cannot_be(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):

@@ -104,14 +104,16 @@ def test_the_empty_condition_is_learned_at_the_rate_asked_for(tmp_path):
 def test_scores_tell_what_the_condition_is_worth(tmp_path):
     model, data = assembled(tmp_path, "model.empty=0.3")
     task = Conditional()
-    told = task.metrics(evaluate(model, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid")
+    told = task.compute_metrics(
+        evaluate(model, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid"
+    )
     whole = data["valid"].batch(range(len(data["valid"])), ("target",))
     model.eval()
     assert told["ppl"] == pytest.approx(math.exp(model.nats(whole).item() / whole.tokens))
     empty = model.head.nats(*model.encode(whole, empty=True), whole).item()
     assert told["empty_ppl"] == pytest.approx(math.exp(empty / whole.tokens)) and told["empty_ppl"] != told["ppl"]
     plain, data = assembled(tmp_path, "model.empty=0")
-    assert "empty_ppl" not in task.metrics(
+    assert "empty_ppl" not in task.compute_metrics(
         evaluate(plain, task, task.batches(data, "valid", 7, 1), torch.device("cpu")), data, "valid"
     )
 
@@ -212,9 +214,10 @@ def test_nothing_is_a_condition(tmp_path):
     ("model.condition_size=0", "condition_size=0 must be at least 1"),
     ("task.max_length=0", "task.max_length=0 must be at least 1"),
     ("data.rename=null", r"writes the field target, and this data has none; data.rename={words: target}"),
-    ("data.rename={text: target}", "data.rename.text is no field; there are words, target, tags, label, features"),
+    ("data.rename={text: target}",
+     "data.rename.text is no field; there are words, target, tags, label, features, value"),
     ("data.rename={words: text}", "data.rename.words=text should be words or target or null"),
-    ("data.rename={label: features}", "data.rename.label=features should be label or words or target or null"),
+    ("data.rename={label: features}", "data.rename.label=features should be label or words or target or value or null"),
     ("data.rename=words", "data.rename=words should be a mapping"),
     ("data.rename={words: target, label: target}", "data.rename gives several fields the name target"),
     ("sample.prompt=zzz", "sample.prompt='zzz' has what the vocabulary lacks: zzz"),

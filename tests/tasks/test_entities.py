@@ -116,7 +116,7 @@ def test_metrics_are_those_of_seqeval(pairs):
 
     wanted, said = ([pair[side] for pair in pairs] for side in (0, 1))
     score = scored(pairs)
-    metrics, types = Tagging().metrics(score, None, "test"), Tagging().report(score)["types"]
+    metrics, types = Tagging().compute_metrics(score, None, "test"), Tagging().report(score)["types"]
     theirs = seqeval.classification_report(wanted, said, output_dict=True)
     for name in ("precision", "recall", "f1"):
         assert metrics[name] == pytest.approx(theirs["micro avg"][f"{name}-score" if name == "f1" else name])
@@ -129,7 +129,7 @@ def test_metrics_are_those_of_seqeval(pairs):
 def test_a_worked_table():
     """Three entities wanted, three found, two of them right; a type that is only found has no recall."""
     score = scored([(["B-a", "I-a", "O", "B-b"], ["B-a", "I-a", "O", "B-c"]), (["B-a", "O"], ["B-a", "O"])])
-    metrics = Tagging().metrics(score, None, "test")
+    metrics = Tagging().compute_metrics(score, None, "test")
     assert metrics == {"loss": 1.0, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "accuracy": 5 / 6}
     report = Tagging().report(score)
     assert report["types"] == {

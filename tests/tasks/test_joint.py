@@ -71,7 +71,7 @@ def test_metrics_by_hand():
     ):
         score.counts.update(task.count(said, wanted))
     # Entities: 4 wanted, 3 found, 2 right.
-    assert task.metrics(score, None, "valid") == pytest.approx(
+    assert task.compute_metrics(score, None, "valid") == pytest.approx(
         {"loss": 0.5, "f1": 4 / 7, "accuracy": 0.5, "frame": 0.25}
     )
     assert task.report(score)["labels"] == Classification().report(task._of("label", score))["labels"]
@@ -128,7 +128,7 @@ def test_it_learns_both(tmp_path, flights):
     train(config_of(tmp_path, flights), {})
     run = load_run(tmp_path / "run")
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 4, 0), torch.device("cpu"))
-    metrics = run.task.metrics(score, run.data, "test")
+    metrics = run.task.compute_metrics(score, run.data, "test")
     assert (metrics["frame"], metrics["f1"], metrics["accuracy"]) == (1, 1, 1)
 
 
@@ -168,5 +168,5 @@ def test_tags_without_entities_are_not_judged_by_them(tmp_path, flights):
             text = (flights / split / name).read_text()
             (tmp_path / split / name).write_text(text.replace("B-", "X-") if name == "seq.out" else text)
     with pytest.raises(ConfigError, match="no tag of this data begins one"):
-        train(config_of(tmp_path, tmp_path, "task.judged_by=f1"), {})
-    train(config_of(tmp_path, tmp_path, "task.judged_by=frame", "train.epochs=1"), {})
+        train(config_of(tmp_path, tmp_path, "task.monitor=f1"), {})
+    train(config_of(tmp_path, tmp_path, "task.monitor=frame", "train.epochs=1"), {})

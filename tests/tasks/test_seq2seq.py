@@ -38,9 +38,10 @@ def copying(folder, *words, name="run"):
 @pytest.mark.parametrize("attention", ["general", "none"])
 def test_a_tiny_copy_task_is_learned(tmp_path, attention):
     """Sequences that were never seen, said without an error; also through the bridge alone."""
+    steps = {"general": 600, "none": 1200}[attention]  # without attention a CPU's rounding decides when
     words = ["data.symbols=8", "data.min_length=1", "data.max_length=3", "data.sizes=[400,40,40]", "optim.lr=0.01",
              "model.hidden_size=64", f"model.head.attention={attention}", "model.head.input_feeding=false",
-             "train.steps=600", "train.eval_every=300"]  # fmt: skip
+             f"train.steps={steps}", "train.eval_every=300"]  # fmt: skip
     best = train(copying(tmp_path, *words), {}).best
     assert -best >= 0.9, best
 
@@ -105,7 +106,7 @@ def test_the_schedule_of_sampling():
     ({"max_length": 0}, "max_length=0 must be at least 1"),
     ({"scheduled_sampling": 1.0}, "scheduled_sampling=1.0 must be at least 0 and less than 1"),
     ({"sampling_schedule": "constant"}, "sampling_schedule=constant does nothing with scheduled_sampling=0"),
-    ({"judged_by": "bleu"}, "judged_by=bleu needs bleu=true"),
+    ({"monitor": "bleu"}, "monitor=bleu needs bleu=true"),
 ])  # fmt: skip
 def test_options_that_do_nothing_are_refused(how, message):
     with pytest.raises(ValueError, match=message):
@@ -121,7 +122,7 @@ def scored(said, wanted, **how):
     for mine, right in zip(said, wanted, strict=True):
         counts.update(task.count({"target": [*mine]}, {"read": [*right, "!"], "target": [*right]}))
     data = types.SimpleNamespace(tokenizer=types.SimpleNamespace(join="".join))
-    return task.metrics(Score(1.0, 2, counts), data, "valid"), task.report(Score(1.0, 2, counts))
+    return task.compute_metrics(Score(1.0, 2, counts), data, "valid"), task.report(Score(1.0, 2, counts))
 
 
 def test_metrics_by_hand():
@@ -159,7 +160,7 @@ def test_bleu_gets_whole_texts(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "sacrebleu", types.ModuleType("sacrebleu"))
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", types.SimpleNamespace(BLEU=Metric, CHRF=Metric))
-    metrics, _ = scored(["abc", "ab", "ab"], ["abc", "xy", "xy"], bleu=True, judged_by="bleu")
+    metrics, _ = scored(["abc", "ab", "ab"], ["abc", "xy", "xy"], bleu=True, monitor="bleu")
     assert metrics["bleu"] == metrics["chrf"] == 12.5
     assert given == [(["abc", "ab", "ab"], [["abc", "xy", "xy"]])] * 2
 
@@ -264,8 +265,8 @@ def test_a_run_may_be_asked_to_write_otherwise(tmp_path):
     assert not (tmp_path / "run" / "eval-valid.json").is_file()
     with pytest.raises(ConfigError, match="did you mean task.beam?"):
         load_run(tmp_path / "run", task={"baem": 2})
-    with pytest.raises(ConfigError, match="task.judged_by does nothing .* may change task.beam, task.len"):
-        load_run(tmp_path / "run", task={"beam": 2, "judged_by": "loss"})
+    with pytest.raises(ConfigError, match="task.monitor does nothing .* may change task.beam, task.len"):
+        load_run(tmp_path / "run", task={"beam": 2, "monitor": "loss"})
     (tmp_path / "lines").write_text("a b\n")
     failed = command("predict", tmp_path / "run", "lines", "task.baem=2", cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "did you mean task.beam?" in failed.stderr

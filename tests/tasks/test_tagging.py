@@ -134,7 +134,7 @@ def test_a_tag_that_train_lacks_is_summed_over_and_counts_as_wrong(tmp_path):
         assert batch["tags"].flatten().tolist() == [run.tokenizer.vocabularies["tags"].index("B-x"), IGNORE_INDEX]
         score = evaluate(run.model, run.task, run.task.batches(run.data, "valid", 1, 1), torch.device("cpu"))
         assert score.tokens == 1 and math.isfinite(score.nats)
-        metrics = run.task.metrics(score, run.data, "valid")
+        metrics = run.task.compute_metrics(score, run.data, "valid")
         assert metrics["recall"] == 0.5 and metrics["accuracy"] == 0.5
 
 
@@ -163,7 +163,7 @@ def test_the_two_taipeis(tmp_path, cell):
     said = run.task.answers(run.model, run.tokenizer, [{"words": words} for words in requests])
     arrive, leave = (one["tags"] for one in said)
     score = evaluate(run.model, run.task, run.task.batches(run.data, "test", 8, 1), torch.device("cpu"))
-    f1 = run.task.metrics(score, run.data, "test")["f1"]
+    f1 = run.task.compute_metrics(score, run.data, "test")["f1"]
     if cell == "feed_forward":
         assert arrive[1:] == leave[1:] and f1 < 0.75
     else:
@@ -300,8 +300,11 @@ def test_what_cannot_be_a_feature(language_models, tmp_path):
         (["model.dropout.words=1.5"], "model.dropout.words=1.5"),
         (["model.dropout.rare_words=-1"], "model.dropout.rare_words=-1.* must be at least 0"),
         (["model.dropout.words=0.1", "model.dropout.rare_words=1"], "both forget words; use one of them"),
-        (["+model.dropout.latent=0.5"], "model.dropout.latent=0.5 does nothing here"),
-        (["task.judged_by=precision"], "task.judged_by=precision"),
+        (
+            ["+model.dropout.latent=0.5"],
+            "model.dropout.latent is now model.output.latent_dropout; use model/output=mixture",
+        ),
+        (["task.monitor=precision"], "task.monitor=precision"),
     ]:
         with pytest.raises(ConfigError, match=message):
             train(small(tmp_path, *options, name="wrong"), {})

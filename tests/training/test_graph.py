@@ -44,7 +44,7 @@ def windows(device="cpu"):
 def losses(make, device="cpu", dropout=0.0, l2=0.0):
     torch.manual_seed(0)
     stack = Stack([Recurrent(LSTMCell(8, 8)), Recurrent(LSTMCell(8, 8), engine="fused")])
-    model = LanguageModel(11, stack, input_dropout=dropout, init_range=0.3).to(device)
+    model = LanguageModel(11, stack, dropout={"input": dropout}, init_range=0.3).to(device)
     parameters, found = list(model.parameters()), []
     optimizer = torch.optim.SGD(parameters, lr=0.5)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.launch import resume, train
 
+from .. import inprocess
 from ..conftest import TINY, tiny
 from ..conftest import seqlm as command
 
@@ -96,23 +100,45 @@ def stops_change_nothing(folder, config, steps, monkeypatch):
     assert weights(folder / "parts") == weights(folder / "whole")
 
 
+@pytest.fixture(scope="module")
+def processes():
+    """Where processes come from that need not start an interpreter and torch: they are forked from one that has."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seqlm.training.loop", "seqlm.config.compose"])
+    return context
+
+
+def train_to_be_killed(words, folder):
+    """`seqlm train WORDS` that waits for its end after 60 steps, should the killer be late."""
+    step, steps = seqlm.training.loop.Console.step, itertools.count(1)
+
+    def wait_at_last(console):
+        step(console)
+        if next(steps) == 60:
+            signal.pause()
+
+    seqlm.training.loop.Console.step = wait_at_last
+    torch.set_num_threads(1)
+    inprocess.run(["train", *words], folder)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("cell", ["elman", "jordan", "lstm", "gru"])
-def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer):
+def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer, processes):
     words = [*TINY, f"model={cell}", *OPTIMIZERS[optimizer], *DROPOUT, "schedule=plateau", "train.steps=90",
              "train.eval_every=25", "checkpoint.every=10", "data.tokens=1500", f"run.root={tmp_path}"]  # fmt: skip
     command("train", *words, "run.name=whole", cwd=tmp_path)
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "seqlm", "train", *words, "run.name=killed"], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
-    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
+    killed = processes.Process(target=train_to_be_killed, args=([*words, "run.name=killed"], tmp_path))
+    killed.start()
+    metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
     while time.monotonic() < deadline and not (metrics.is_file() and '"step": 33' in metrics.read_text()):
         time.sleep(0.002)
     killed.kill()
-    assert killed.wait() == -signal.SIGKILL
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert RunFolder(tmp_path / "killed").status() == "dead"
     reached = RunFolder(tmp_path / "killed").records()[-1]["step"]
-    assert reached < 90, "killed too late to show anything"
+    assert 33 <= reached < 90, "killed too late to show anything"
     command("resume", tmp_path / "killed", cwd=tmp_path)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
@@ -151,17 +177,31 @@ MUTANTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole_and_parts(tmp_path_factory):
+    """A folder with an uninterrupted run, and one whose newest checkpoint is of step 25, just evaluated."""
+
+    @cache
+    def made(schedule):
+        folder = tmp_path_factory.mktemp("mutants")
+        overrides = [*DROPOUT, "data.tokens=560", *schedule.split(), "optim.lr=0.1", "train.patience=4",
+                     "train.eval_every=5", "train.log_every=3", "train.steps=60", "checkpoint.every=5"]  # fmt: skip
+        train(tiny(folder, *overrides, name="whole"), {})
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
+            stop_at(patch, 29)
+            train(tiny(folder, *overrides, name="parts"), {})
+        shutil.rmtree(folder / "parts" / "checkpoints" / "step-000000029")
+        return folder
+
+    return made
+
+
 @pytest.mark.parametrize("mutant", [None, *MUTANTS])
-def test_everything_in_a_checkpoint_is_needed(tmp_path, mutant, monkeypatch):
+def test_everything_in_a_checkpoint_is_needed(tmp_path, mutant, monkeypatch, whole_and_parts):
     """Drop one saved item, and the resumed run must differ: the equality above is not an accident."""
     schedule = "schedule=hold_decay schedule.hold_epochs=1" if mutant == "epoch" else "schedule=plateau"
-    overrides = [*DROPOUT, "data.tokens=560", *schedule.split(), "optim.lr=0.1", "train.patience=4",
-                 "train.eval_every=5", "train.log_every=3", "train.steps=60", "checkpoint.every=5"]  # fmt: skip
-    train(tiny(tmp_path, *overrides, name="whole"), {})
-    stop_at(monkeypatch, 29)
-    with pytest.raises(Stopped):
-        train(tiny(tmp_path, *overrides, name="parts"), {})
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-000000029")  # the newest is then step 25, just evaluated
+    for name in ("whole", "parts"):
+        shutil.copytree(whole_and_parts(schedule) / name, tmp_path / name)
     if mutant == "weights":
         monkeypatch.setattr(checkpoint.Checkpoint, "load_weights", lambda self, model: None)
     elif mutant:
@@ -455,7 +495,7 @@ def test_ctrl_c_ends_a_sweep(tmp_path):
         if line.startswith("step"):
             break
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=300)[1]
     assert process.returncode == 130 and "everything is saved" in stderr and "Traceback" not in stderr
     assert len([path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]) == 1
 
@@ -477,7 +517,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
             if line.startswith("step"):
                 break
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=300)
         assert process.returncode == code, stderr
         assert f"seqlm resume {tmp_path / 'run'}" in stderr and "Traceback" not in stderr
         run = RunFolder(tmp_path / "run")

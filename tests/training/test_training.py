@@ -320,7 +320,7 @@ def test_every_mistake_is_told_at_once():
 OPTIONS = [
     "train.window=5", "train.batch_size=3", "train.window_spread=2", "train.window_halved=0.5",
     "train.drop_state=0.5", "train.loss_unit=sum", "train.clip_norm=0.01", "train.l2=0.1",
-    "task.activation_penalty=1", "task.temporal_penalty=1", "optim.weight_decay=0.5", "optim.betas=[0.0,0.9]",
+    "task.penalties.activation=1", "task.penalties.temporal=1", "optim.weight_decay=0.5", "optim.betas=[0.0,0.9]",
     "optim.eps=0.1", "schedule=cosine", "schedule=one_cycle", "model.init_range=0.3", "model.dropout.state=0.5",
     "model.dropout.weight=0.5", "model.dropout.zoneout=0.5", "model.dropout.zoneout_memory=0.5",
     "model.dropout.input=0.5", "model.dropout.hidden=0.5", "model.dropout.output=0.5", "model.dropout.embedding=0.5",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +32,7 @@ class Recipe(NamedTuple):
     vocabulary: int = 10_000
     tied: bool = False
     dropout: Dropouts = {}
-    activation_penalty: float = 0.0
-    temporal_penalty: float = 0.0
+    penalties: Mapping[str, float] = {}
     clip_norm: float = 5.0
     plain: type[Plain | PlainAwd] = Plain
 
@@ -48,7 +47,7 @@ STEPS = {
     "awd_ptb": Recipe(
         400, [1150, 1150, 400], window=70, batch=20, tied=True,
         dropout={"kind": "locked", "embedding": 0.1, "input": 0.4, "hidden": 0.25, "output": 0.4, "weight": 0.5},
-        activation_penalty=2.0, temporal_penalty=1.0, clip_norm=0.25, plain=PlainAwd,
+        penalties={"activation": 2.0, "temporal": 1.0}, clip_norm=0.25, plain=PlainAwd,
     ),
     "char_512": Recipe(512, [512], window=128, batch=32, vocabulary=107),
 }  # fmt: skip
@@ -86,10 +85,10 @@ def plain_step(
         with autocast(device, precision):
             logits, state, dropped, raw = model(tokens[:-1], [(h.detach(), c.detach()) for h, c in state])
         loss = F.cross_entropy(logits.view(-1, recipe.vocabulary).float(), tokens[1:].reshape(-1))
-        if recipe.activation_penalty:
-            loss = loss + recipe.activation_penalty * dropped.pow(2).mean()
-        if recipe.temporal_penalty:
-            loss = loss + recipe.temporal_penalty * (raw[1:] - raw[:-1]).pow(2).mean()
+        if "activation" in recipe.penalties:
+            loss = loss + recipe.penalties["activation"] * dropped.pow(2).mean()
+        if "temporal" in recipe.penalties:
+            loss = loss + recipe.penalties["temporal"] * (raw[1:] - raw[:-1]).pow(2).mean()
         (loss * recipe.window).backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for parameter in model.parameters():
@@ -102,7 +101,7 @@ def plain_step(
 
 def seqlm_step(recipe: Recipe, model: Any, device: torch.device, precision: str) -> Callable[[Tensor], float]:
     """The training step of seqlm."""
-    task = LanguageModeling(activation_penalty=recipe.activation_penalty, temporal_penalty=recipe.temporal_penalty)
+    task = LanguageModeling(penalties=recipe.penalties)
     parameters, carry = list(model.parameters()), model.init_carry(recipe.batch)
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 

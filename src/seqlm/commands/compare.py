@@ -1,4 +1,4 @@
-"""seqlm compare: what runs do differently, and what came of it.
+"""seqlm compare: settings that differ between runs, beside their metrics.
 
 Runs that differ in nothing but the seed are one setting, whose metrics are means. Imports torch only where runs do not
 know the same keys.
@@ -21,7 +21,7 @@ from ..config.values import HARMLESS, as_typed, grown, load_config, plain_dict, 
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder, find_runs
-from ..runs.table import METRICS, Shown, number, shown, table
+from ..runs.table import Shown, shown, table
 from .words import option
 
 DATA = "data fingerprint"  # of train and of valid
@@ -29,7 +29,7 @@ FACTS = ("seed", "device", "hardware", "seqlm", "torch")
 
 
 class One(NamedTuple):
-    """A run, its run.json and state, what it was told, and what it has shown."""
+    """A run with its run.json, status and configuration, and how far it has come."""
 
     run: RunFolder
     info: dict[str, Any]
@@ -39,9 +39,9 @@ class One(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs that differ in nothing but the seed, and what they were told, by dotted key."""
+    """Runs that differ in nothing but the seed, and their configuration by dotted key."""
 
-    told: dict[str, Any]
+    config: dict[str, Any]
     runs: list[One]
 
     @property
@@ -56,9 +56,9 @@ class Setting(NamedTuple):
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm compare RUN|DIR ... [--json FILE]`: what the runs in these folders do differently, best first on valid.
+    """`seqlm compare RUN|DIR ... [--json FILE]`: where the runs in these folders differ, best first on valid.
 
-    The file holds what all were told, and of each setting what it alone was told, with the numbers of its runs. Raises
+    The file holds the keys that all share, and of each setting those that differ, with the numbers of its runs. Raises
     ConfigError unless there are two runs or more.
     """
     places, file = option(words, "--json")
@@ -67,10 +67,10 @@ def main(words: Sequence[str]) -> None:
     settings = compare([run for place in places for run in _runs(place)])
     why = incomparable(settings)
     settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
-    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].shown.judged_by} on valid"
+    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].shown.monitor} on valid"
     count = sum(len(one.runs) for one in settings)
     print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
-    differing = [key for key in _keys(settings) if len({_canonical(one.told, key) for one in settings}) > 1]
+    differing = [key for key in _keys(settings) if len({_canonical(one.config, key) for one in settings}) > 1]
     columns = _columns(settings, differing)
     print(table(columns if len(settings) < len(columns) else list(zip(*columns, strict=True)), 1))
     if file:
@@ -87,20 +87,20 @@ def compare(runs: Sequence[RunFolder]) -> list[Setting]:
         config = one.config
         for other in found:
             config = grown(config, other.config)
-        told = {key: value for key, value in dotted(config).items() if not key.startswith(HARMLESS)}
-        told[DATA] = str(one.info.get("data_fingerprint", ""))
-        same = json.dumps({key: _canonical(told, key) for key in sorted(told) if _canonical(told, key)})
-        settings.setdefault(same, Setting(told, [])).runs.append(one)
+        keys = {key: value for key, value in dotted(config).items() if not key.startswith(HARMLESS)}
+        keys[DATA] = str(one.info.get("data_fingerprint", ""))
+        same = json.dumps({key: _canonical(keys, key) for key in sorted(keys) if _canonical(keys, key)})
+        settings.setdefault(same, Setting(keys, [])).runs.append(one)
     return list(settings.values())
 
 
 def incomparable(settings: Sequence[Setting]) -> str:
     """Why the numbers of settings do not compare; empty if they do."""
-    if len({one.told.get("task._target_") for one in settings}) > 1:
+    if len({one.config.get("task._target_") for one in settings}) > 1:
         return "their tasks differ, and what is measured of them"
-    if len({one.told[DATA].partition("/")[2] for one in settings}) > 1:
+    if len({one.config[DATA].partition("/")[2] for one in settings}) > 1:
         return "they are not scored on the same data, in the same tokens"
-    if len({one.shown.judged_by for setting in settings for one in setting.runs}) > 1:
+    if len({one.shown.monitor for setting in settings for one in setting.runs}) > 1:
         return "they are not judged by the same metric"
     return ""
 
@@ -117,15 +117,15 @@ def _read(run: RunFolder) -> list[One]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
         config = load_config(run.config)
-        told = plain_dict(config)
-        settings = recorded(told) | {"init_from": config.init_from, "model": told["model"]}  # from which runs, too
+        plain = plain_dict(config)
+        settings = recorded(plain) | {"init_from": config.init_from, "model": plain["model"]}  # from which runs, too
         return [One(run, run.info(), run.status(), settings, shown(run))]
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []
 
 
-def _canonical(told: Mapping[str, Any], key: str) -> str:
+def _canonical(config: Mapping[str, Any], key: str) -> str:
     """A value as text that is equal for equal values; nothing for null, which is what a part without the key has."""
 
     def plain(value: Any) -> Any:
@@ -135,12 +135,12 @@ def _canonical(told: Mapping[str, Any], key: str) -> str:
             return [plain(inner) for inner in value]
         return float(value) if type(value) is int else value
 
-    return "" if told.get(key) is None else json.dumps(plain(told[key]), sort_keys=True, default=str)
+    return "" if config.get(key) is None else json.dumps(plain(config[key]), sort_keys=True, default=str)
 
 
 def _keys(settings: Sequence[Setting]) -> list[str]:
     """Every key that one of them has, section by section."""
-    keys = list(dict.fromkeys(key for one in settings for key in one.told))
+    keys = list(dict.fromkeys(key for one in settings for key in one.config))
     sections = list(dict.fromkeys(key.partition(".")[0] for key in keys))
     return sorted(keys, key=lambda key: sections.index(key.partition(".")[0]))
 
@@ -160,15 +160,17 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
     columns["parameters"] = [f"{one.runs[0].shown.parameters:,}" for one in settings]
     columns["steps"] = [_typical([one.shown.steps for one in setting.runs], 1, 0) for setting in settings]
     columns["minutes"] = [_typical([one.shown.seconds for one in setting.runs], 60, 1) for setting in settings]
+    every_run = [one for setting in settings for one in setting.runs]
+    metrics = {name: metric for one in every_run for name, metric in one.shown.metrics.items()}
     for split in ("valid", "test"):
-        for name, digits in METRICS.items():
+        for name, metric in metrics.items():
             values = [[getattr(one.shown, split).get(name) for one in setting.runs] for setting in settings]
-            columns[f"{split} {name}"] = [_mean(each, digits) for each in values]
+            columns[f"{split} {name}"] = [_mean(each, metric.digits) for each in values]
     return [[title, *cells] for title, cells in columns.items() if any(cells)]
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:
-    """What the names of the runs of each setting begin with, or all of them, or the same of their paths: what tells."""
+    """How the names of runs of each setting begin, or all names, or the same of paths: what tells settings apart."""
 
     def beginning(names: list[str]) -> str:
         common = os.path.commonprefix(names)
@@ -181,18 +183,18 @@ def _names(settings: Sequence[Setting]) -> list[str]:
 
 
 def _cells(settings: Sequence[Setting], key: str) -> list[str]:
-    """What each was told for a key, in short where that tells them apart: names without what leads to them, hashes."""
-    told = [as_typed(one.told[key]) if key in one.told else "-" for one in settings]
+    """A key in each setting, in short where that tells them apart: names without their folders, hashes."""
+    values = [as_typed(one.config[key]) if key in one.config else "-" for one in settings]
     if key == DATA:
         short = [
             " / ".join(hashlib.sha256(part.encode()).hexdigest()[:6] for part in text.partition("/")[::2])
-            for text in told
+            for text in values
         ]
     elif key.endswith("._target_"):
-        short = [text.rpartition(".")[2] for text in told]
+        short = [text.rpartition(".")[2] for text in values]
     else:
-        short = [Path(text).name for text in told] if key == "init_from" else told
-    return short if len(set(short)) == len(set(told)) else told
+        short = [Path(text).name for text in values] if key == "init_from" else values
+    return short if len(set(short)) == len(set(values)) else values
 
 
 def _typical(values: Sequence[float | None], unit: float, digits: int) -> str:
@@ -205,9 +207,9 @@ def _mean(values: Sequence[float | None], digits: int) -> str:
     """The mean of a metric and, of several runs, its standard deviation; says how many have it if not all do."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
-        text = number(known[0], digits) if known else ""
+        text = f"{known[0]:.{digits}f}" if known else ""
     else:
-        text = f"{number(statistics.fmean(known), digits)} ± {number(statistics.stdev(known), digits)}"
+        text = f"{statistics.fmean(known):.{digits}f} ± {statistics.stdev(known):.{digits}f}"
     return text + f" ({len(known)} of {len(values)})" * (0 < len(known) < len(values))
 
 
@@ -215,14 +217,14 @@ def _record(settings: Sequence[Setting], differing: Sequence[str], why: str) -> 
     """The comparison as JSON."""
     rows = [
         {
-            "told": {key: setting.told[key] for key in differing if key in setting.told},
+            "config": {key: setting.config[key] for key in differing if key in setting.config},
             "runs": [
                 {"path": str(one.run.path), "status": one.status, **{key: one.info.get(key) for key in FACTS}}
-                | one.shown._asdict()
+                | {key: value for key, value in one.shown._asdict().items() if key != "metrics"}
                 for one in setting.runs
             ],
         }
         for setting in settings
     ]
-    same = {key: settings[0].told.get(key) for key in _keys(settings) if key not in differing}
+    same = {key: settings[0].config.get(key) for key in _keys(settings) if key not in differing}
     return {"incomparable": why or None, "same": same, "settings": rows}

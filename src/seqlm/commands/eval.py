@@ -5,24 +5,30 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config.schema import EvalConfig
-from ..config.values import verb_config
+from ..config.values import as_typed, verb_config
 from ..device import prepare
 from ..errors import ConfigError
+from ..evaluation.adaptation import evaluate_adapted
 from ..evaluation.evaluate import evaluate
-from ..evaluation.options import averaged, check, evaluate_with, load_runs, make_scorer, with_beginnings
-from ..evaluation.protocols import LENSES, look_through
+from ..evaluation.protocols import PROTOCOLS, score_as
+from ..evaluation.scorer import Scorer
 from ..files import to_json, write_atomically
-from ..runs.load import LoadedRun
+from ..layers import scale_dropout
+from ..runs.load import LoadedRun, load_run, same_vocabulary
 from ..runs.table import table
 from ..tasks.base import Task
-from ..tasks.lm import LanguageModeling
-from ..tasks.text import TextTask, perplexity
+from ..tasks.text import perplexity
 from .words import run_and_words
+
+# Keys that not every task has a use for; a task names its own in `eval_options`.
+OPTIONS = ("window", "protocol", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean")
 
 
 def main(words: Sequence[str]) -> None:
@@ -33,94 +39,166 @@ def main(words: Sequence[str]) -> None:
 
 def evaluate_run(folder: str, words: Sequence[str], as_json: bool) -> None:
     """Print and keep the scores of a split."""
-    how = with_beginnings(verb_config("eval", EvalConfig, words))
-    check(how)
-    device = prepare(how.device, how.precision, how.threads)
-    runs = load_runs(folder, how)
+    options = with_starts(verb_config("eval", EvalConfig, words))
+    check(options)
+    device = prepare(options.device, options.precision, options.threads)
+    runs = _load_runs(folder, options)
+    _check_task(runs[0].task, options)
     for one in runs:
         one.model.to(device)
-    run = runs[0]
-    if not isinstance(run.task, LanguageModeling):
-        _evaluate_task(run, run.task, how, device, as_json)
-        return
-    scorer, done = make_scorer(runs, how), dict[str, Any]()
-    encoded, tokenizer = run.data[how.split], run.tokenizer
-    window = run.config.train.window if how.window is None else how.window
-    started = time.perf_counter()
-    if how.adapting or how.averaging or how.temperature != 1.0:
-        score, scorer, done = evaluate_with(scorer, runs, how, window)
-    else:
-        batches = run.task.batches(run.data, how.split, how.columns, window)
-        score = evaluate(run.model, run.task, batches, device, how.precision)
-    seconds = time.perf_counter() - started
-    assert score.tokens == len(encoded.tokens), "every target once"
+    result, measured = _scored(runs, options, device)
+    _keep(runs[0], f"eval-{options.split}{_kind(result)}.json", result)  # first: who reads may be gone
+    print(to_json(result) if as_json else _shown(result, runs[0].task.rows(measured)), flush=True)
 
-    done = {**averaged(runs, how), **done}
-    if how.lens != "seqlm":
-        seen = look_through(how.lens, scorer, encoded.tokens, how.split, window, tokenizer.eos_id)
-        ppl = perplexity(seen["loss"], 1)
-        difference = ppl - perplexity(score.nats, score.tokens)
-        done["lens"] = {**seen, "ppl": ppl, "difference": difference, "source": LENSES[how.lens].source}
-    counts = encoded.counts
-    unknown = 0 if tokenizer.unk_id is None else int((encoded.tokens == tokenizer.unk_id).sum())
-    result = {
-        "run": run.folder.name,
-        "split": how.split,
-        "checkpoint": run.checkpoint.step,
-        "weights": run.weights,
-        "batch_size": how.columns,
+
+def with_starts(options: EvalConfig) -> EvalConfig:
+    """The options with numbers that a search starts from where none were given: dynamic.lr, and cache.size."""
+    dynamic, memory = options.dynamic, options.cache
+    if dynamic.search and dynamic.lr is None and (dynamic.rule, dynamic.norm) == ("rms", "tensors"):
+        dynamic = replace(dynamic, lr=5e-5)
+    if memory.search and memory.size is None:
+        memory = replace(memory, size=2000)
+    return replace(options, dynamic=dynamic, cache=memory)
+
+
+def check(options: EvalConfig) -> None:
+    """Raise ConfigError for options that do not go together, or would do nothing."""
+    adapting, averaging, dynamic, problems = options.adapting, options.averaging, options.dynamic, []
+    if dynamic.search and dynamic.lr is None:
+        problems.append(
+            f"dynamic.search=true needs dynamic.lr=...: where to begin with dynamic.rule={dynamic.rule} "
+            f"dynamic.norm={dynamic.norm}"
+        )
+    if adapting and options.columns != 1:
+        problems.append(f"batch_size={options.batch_size}: a model adapts to one stream at a time; use batch_size=1")
+    if adapting and options.precision != "float32":
+        problems.append(f"precision={options.precision}: adapting is done in float32")
+    if adapting and options.protocol != "seqlm":
+        problems.append(
+            f"protocol={options.protocol} counts columns, {adapting[0]} reads one stream; leave one of them out"
+        )
+    if dynamic.lr is not None and averaging:
+        problems.append(f"{adapting[0]} adapts one model that is read once; leave it out, or {' and '.join(averaging)}")
+    if options.mean != "arithmetic" and not averaging:
+        problems.append(f"mean={options.mean} does nothing without ensemble=[RUN, ...] or monte_carlo.samples=...")
+    plain = verb_config("eval", EvalConfig, [])
+    for section, switch in (("dynamic", "lr"), ("cache", "size"), ("monte_carlo", "samples")):
+        given, defaults = asdict(getattr(options, section)), asdict(getattr(plain, section))
+        idle = [f"{section}.{key}={as_typed(value)}" for key, value in given.items() if value != defaults[key]]
+        if given[switch] is None and idle and not given.get("search"):
+            problems.append(f"{' '.join(idle)} does nothing without {section}.{switch}=...")
+    for key in ("norm", "epsilon", "train_batch_size"):
+        if dynamic.rule == "sgd" and (value := getattr(dynamic, key)) != getattr(plain.dynamic, key):
+            problems.append(f"dynamic.{key}={as_typed(value)} does nothing with dynamic.rule=sgd")
+    searched = dynamic.search or options.cache.search or options.temperature is None
+    if options.search_tokens != plain.search_tokens and not searched:
+        problems.append(
+            f"search_tokens={options.search_tokens} does nothing without dynamic.search=true, cache.search=true or "
+            "temperature=null"
+        )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _load_runs(folder: str, options: EvalConfig) -> list[LoadedRun]:
+    """The run in `folder` and those of its ensemble; `checkpoint`, `weights` and `average_last` hold for each.
+
+    Raises ConfigError if one is there twice, or has another vocabulary.
+    """
+    shared: dict[str, Any] = {
+        key: getattr(options, key) for key in ("checkpoint", "weights", "average_last", "engine", "trust")
+    }
+    runs = [load_run(folder, data=options.data, task=options.task, **shared)]
+    for other in options.ensemble:
+        if Path(other).resolve() in [run.folder.path.resolve() for run in runs]:
+            raise ConfigError(f"ensemble: {other} is in it twice; every run counts once")
+        runs.append(load_run(other, **shared))
+        if not same_vocabulary(runs[0].tokenizer, runs[-1].tokenizer):
+            raise ConfigError(
+                f"ensemble: {other} has another vocabulary ({len(runs[-1].tokenizer):,} tokens) than {folder} "
+                f"({len(runs[0].tokenizer):,}); only probabilities of the same words can be averaged"
+            )
+    return runs
+
+
+def _check_task(task: Task, options: EvalConfig) -> None:
+    """Raise ConfigError for an option that the task has no use for."""
+    plain = verb_config("eval", EvalConfig, [])
+    for key in OPTIONS:
+        if key not in task.eval_options and getattr(options, key) != getattr(plain, key):
+            raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
+
+
+def _scored(
+    runs: Sequence[LoadedRun], options: EvalConfig, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score a split; returns the result as JSON, and the numbers in it that were measured."""
+    run, task, split = runs[0], runs[0].task, options.split
+    is_text = "window" in task.eval_options
+    window = run.config.train.window if options.window is None else options.window
+    batch_size = options.batch_size or task.eval_batch_size(run.config)
+    settings = _averaged(runs, options)
+    started = time.perf_counter()
+    if options.adapting or options.averaging or options.temperature != 1.0:
+        score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, window, _tell)
+        settings |= adapted
+    else:
+        score = evaluate(run.model, task, task.batches(run.data, split, batch_size, window), device, options.precision)
+        scorer = None
+    seconds = time.perf_counter() - started
+    measured = {
         "tokens": score.tokens,
         "nats": score.nats,
-        **run.task.metrics(score, run.data, how.split),
-        "characters": counts.characters,
-        "ppl_word": perplexity(score.nats, counts.words),
-        "words": counts.words,
-        "oov_rate": unknown / score.tokens,
-        **done,
+        **task.compute_metrics(score, run.data, split),
+        **task.facts(score, run.data, split),
         "seconds": round(seconds, 3),
         "tokens_per_s": round(score.tokens / seconds, 1),
     }
-    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)  # first: who reads may be gone
-    print(to_json(result) if as_json else _table(result), flush=True)
-
-
-def _evaluate_task(run: LoadedRun, task: Task, how: EvalConfig, device: torch.device, as_json: bool) -> None:
-    """Score a split for a task other than language modelling, by the metrics that it has."""
-    plain = verb_config("eval", EvalConfig, [])
-    windows = isinstance(task, TextTask)
-    for key in (
-        *(() if windows else ("window",)),
-        "lens",
-        "temperature",
-        "dynamic",
-        "cache",
-        "ensemble",
-        "monte_carlo",
-        "mean",
-    ):
-        if getattr(how, key) != getattr(plain, key):
-            raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
-    # Where nothing goes on from batch to batch, their size changes nothing but the speed.
-    columns = how.columns if task.carries else how.batch_size or run.config.train.eval_batch_size
-    window = run.config.train.window if how.window is None else how.window
-    started = time.perf_counter()
-    score = evaluate(run.model, task, task.batches(run.data, how.split, columns, window), device, how.precision)
+    if options.protocol != "seqlm":
+        scorer = scorer or _scorer(runs, options)
+        counted = score_as(options.protocol, scorer, run.data[split].tokens, split, window, run.tokenizer.eos_id)
+        ppl = perplexity(counted["loss"], 1)
+        difference, source = ppl - perplexity(score.nats, score.tokens), PROTOCOLS[options.protocol].source
+        settings["protocol"] = {**counted, "ppl": ppl, "difference": difference, "source": source}
+    report = task.report(score)
     result = {
         "run": run.folder.name,
-        "split": how.split,
+        "split": split,
         "checkpoint": run.checkpoint.step,
         "weights": run.weights,
-        **({"batch_size": columns, "window": window} if windows else {"examples": len(run.data[how.split])}),
-        "tokens": score.tokens,
-        "nats": score.nats,
-        **task.metrics(score, run.data, how.split),
-        **averaged([run], how),
-        **({"task": how.task} if how.task else {}),
-        "report": task.report(score),
-        "seconds": round(time.perf_counter() - started, 3),
+        **({"batch_size": batch_size, "window": window} if is_text else {"examples": len(run.data[split])}),
+        **measured,
+        **settings,
+        **({"task": options.task} if options.task else {}),
+        **({"report": report} if report else {}),
     }
-    _keep(run, f"eval-{how.split}{_kind(result)}.json", result)  # first: who reads may be gone
-    print(to_json(result) if as_json else _example_table(result), flush=True)
+    return result, measured
+
+
+def _scorer(runs: Sequence[LoadedRun], options: EvalConfig) -> Scorer:
+    """Probabilities of the words of a text, by all runs together, at temperature 1."""
+    drawn, models = options.monte_carlo, [run.model for run in runs]
+    for model in models:
+        scale_dropout(model, drawn.multiplier)
+    return Scorer(models, samples=drawn.samples, seed=drawn.seed, mean=options.mean)  # type: ignore[arg-type]
+
+
+def _averaged(runs: Sequence[LoadedRun], options: EvalConfig) -> dict[str, Any]:
+    """Averages that were taken, as JSON: of weights, of probabilities by several runs, or by readings with dropout."""
+    settings: dict[str, Any] = {}
+    if options.average_last is not None:
+        settings["average_last"] = runs[0].steps
+    if options.ensemble:
+        settings["ensemble"] = [
+            {"run": run.folder.name, "checkpoint": run.checkpoint.step, "weights": run.weights} for run in runs[1:]
+        ]
+    if options.monte_carlo.samples is not None:
+        settings["monte_carlo"] = asdict(options.monte_carlo)
+    return {**settings, "mean": options.mean} if options.averaging else settings
+
+
+def _tell(text: str) -> None:
+    print(f"valid: {text}", file=sys.stderr, flush=True)
 
 
 def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
@@ -139,7 +217,7 @@ def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
 
 
 def _kind(result: Mapping[str, Any]) -> str:
-    """What is added to the name of a result that is not of one model as it was trained."""
+    """An ending for the name of a result that is not of one model as it was trained."""
     names = {
         "average_last": "averaged", "ensemble": "ensemble", "monte_carlo": "monte_carlo", "adaptation": "adapted",
         "task": "task",
@@ -147,49 +225,36 @@ def _kind(result: Mapping[str, Any]) -> str:
     return "".join(f"-{name}" for key, name in names.items() if key in result)
 
 
-def _example_table(result: dict[str, Any]) -> str:
-    hidden = ("run", "checkpoint", "weights", "report", "times_scored")
-    told = {key: value for key, value in result.items() if key not in hidden}
-    told["split"] += _times(result)
-    rows = [("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights")]
-    rows += [(key, f"{value:,.4f}" if isinstance(value, float) else f"{value}") for key, value in told.items()]
-    lines = [f"{name:<20} {value}" for name, value in rows]
-    for title, found in result["report"].items():
-        rows_of = [{title: name, **row} for name, row in found.items()] if isinstance(found, dict) else found
-        lines += ["", title, _report(rows_of)]
+def _shown(result: Mapping[str, Any], measured: Sequence[tuple[str, str]]) -> str:
+    """The result for people: the run, what was measured, the settings, and the task's tables."""
+    size = f"batch_size {result['batch_size']}" if "batch_size" in result else f"{result['examples']:,} examples"
+    times = result.get("times_scored", 1)
+    often = (
+        f"; scored {times} times by now" if result["split"] == "test" and times > 1 else ""
+    )  # once is as it should be
+    rows = [
+        ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
+        ("split", f"{result['split']}, {size}{often}"),
+        *([("window", str(result["window"]))] if "window" in result else []),
+        *measured,
+        *_settings(result),
+    ]
+    lines = [table(rows, 2)]
+    for title, found in result.get("report", {}).items():
+        named = [{title: name, **row} for name, row in found.items()] if isinstance(found, dict) else found
+        lines += ["", title, _report(named)]
     return "\n".join(lines)
 
 
-def _report(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of a table, texts first, then numbers."""
-    if not rows:
-        return "(nothing)"
-    texts = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    return table([list(rows[0]), *texts], sum(isinstance(value, str) for value in rows[0].values()))
-
-
-def _times(result: Mapping[str, Any]) -> str:
-    """How often the run has been scored on test by now, where that is more than the once it should be."""
-    times = result.get("times_scored", 1)
-    return f"; scored {times} times by now" if result["split"] == "test" and times > 1 else ""
-
-
-def _table(result: dict[str, Any]) -> str:
-    rows = [
-        ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
-        ("split", f"{result['split']}, batch_size {result['batch_size']}{_times(result)}"),
-        ("tokens", f"{result['tokens']:,}"),
-        ("nats/token", f"{result['loss']:.4f}"),
-        ("perplexity", f"{result['ppl']:,.2f}"),
-        ("bits per character", f"{result['bpc']:.4f}   ({result['characters']:,} characters)"),
-        ("perplexity per word", f"{result['ppl_word']:,.2f}   ({result['words']:,} words, line ends included)"),
-        ("out of vocabulary", f"{100 * result['oov_rate']:.2f}%"),
-        ("tokens/s", f"{result['tokens_per_s']:,.0f}"),
-    ]
-    if "lens" in result:
-        lens = result["lens"]
-        how = f"{lens['columns']} columns, {lens['tokens']:,} tokens scored; {lens['source']}"
-        rows.append((f"as {lens['lens']} counts", f"{lens['ppl']:,.2f} ({lens['difference']:+.2f})   ({how})"))
+def _settings(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for the ways in which a score is not that of one model as it was trained."""
+    rows = []
+    if "protocol" in result:
+        counted = result["protocol"]
+        division = f"{counted['columns']} columns, {counted['tokens']:,} tokens scored; {counted['source']}"
+        rows.append(
+            (f"as {counted['name']} counts", f"{counted['ppl']:,.2f} ({counted['difference']:+.2f})   ({division})")
+        )
     if "average_last" in result:
         rows.append(("mean of weights", f"of steps {', '.join(f'{step:,}' for step in result['average_last'])}"))
     if "ensemble" in result:
@@ -206,7 +271,15 @@ def _table(result: dict[str, Any]) -> str:
         then = "" if result["split"] == "valid" else f"; {result['split']} was then scored{once}"
         rows += [("chosen on valid", f"from {len(searched['trials'])} trials on {searched['tokens']:,} tokens{then}")]
         for key in searched["open_ended"]:
-            rows += [
-                ("", f"{key} {searched['chosen'][key]:g} is the last tried, and others may be better: begin there")
-            ]
-    return "\n".join(f"{name:<20} {value}" for name, value in rows)
+            value = searched["chosen"][key]
+            rows += [("", f"{key} {value:g} is the last tried, and others may be better: begin there")]
+    rows += [(f"task.{key}", as_typed(value)) for key, value in result.get("task", {}).items()]
+    return rows
+
+
+def _report(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of a table, texts first, then numbers."""
+    if not rows:
+        return "(nothing)"
+    texts = [[f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    return table([list(rows[0]), *texts], sum(isinstance(value, str) for value in rows[0].values()))

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..runs.folder import RunFolder, find_runs
-from ..runs.table import METRICS, number, shown, table
+from ..runs.table import shown, table
 
+SPLITS = ("valid ", "test ")
 TEXT = ("name", "status", "model")  # columns to the left; numbers are to the right
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm runs [DIR]`: every run below DIR, ranked by what its task chooses weights by on valid."""
+    """`seqlm runs [DIR]`: every run below DIR, ranked by the monitored metric on valid."""
     if len(words) > 1:
         raise ConfigError(f"seqlm runs takes one folder, not {len(words)}")
     folder = words[0] if words else "outputs"
@@ -22,14 +23,14 @@ def main(words: Sequence[str]) -> None:
     if not rows:
         print(f"no runs in {folder} yet; start one with: seqlm train")
         return
-    measured = [f"{split} {name}" for name in METRICS for split in ("valid", "test")]
-    measured = [name for name in measured if any(cells.get(name) for _, cells in rows)]
+    titles = dict.fromkeys(title for _, cells in rows for title in cells if title.startswith(SPLITS))
+    measured = [title for title in titles if any(cells.get(title) for _, cells in rows)]
     columns = [*TEXT, "parameters", "steps", *measured, "tokens/s"]
     print(table([columns, *([cells.get(column, "") for column in columns] for _, cells in rows)], len(TEXT)))
 
 
 def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
-    """What a run is ranked by, and its cells by column. A damaged run is a line too."""
+    """Rank of a run, lower is better, and its cells by column. A damaged run is a line too."""
     try:
         found, status, model = shown(run), run.status(), str(run.info().get("choices", {}).get("model", ""))
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
@@ -37,6 +38,9 @@ def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
     cells = {"name": run.name, "status": status, "model": model, "parameters": f"{found.parameters:,}"}
     cells["steps"] = "" if found.steps is None else f"{found.steps:,}"
     cells["tokens/s"] = f"{found.tokens / found.seconds:,.0f}" if found.tokens and found.seconds else ""
-    for split, metrics in (("valid", found.valid), ("test", found.test)):
-        cells |= {f"{split} {name}": number(value, METRICS[name]) for name, value in metrics.items()}
+    for name, metric in found.metrics.items():
+        cells |= {
+            f"valid {name}": metric.text(found.valid.get(name)),
+            f"test {name}": metric.text(found.test.get(name)),
+        }
     return math.inf if found.rank is None else found.rank, cells

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from ..errors import ConfigError
+from .migrate import renamed
 
 # A config may name the public classes and `build_` functions that these packages define, nothing they import or call.
 # Only the command line can add to it (`trust=[mylab.]`), never a file.
 PARTS = (
-    "seqlm.cells.", "seqlm.data.sources.", "seqlm.data.tokenizers.", "seqlm.models.", "seqlm.optim.", "seqlm.tasks.",
-    "torch.optim.",
+    "seqlm.cells.", "seqlm.data.sources.", "seqlm.data.tokenizers.", "seqlm.layers.", "seqlm.models.", "seqlm.optim.",
+    "seqlm.tasks.", "torch.optim.",
 )  # fmt: skip
 YAML_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 
@@ -74,7 +75,9 @@ def check(
             problems.append(f"{where}.{key} is set by the program, not by the config")
         elif key not in parameters and not open_ended:
             settable = [name for name in parameters if name not in (runtime or ())]
-            problems.append(f"{where}.{key} is not an argument of {name}; {_nearest(key, settable, where)}")
+            today = renamed(f"{where}.{key}")
+            why = f"now {today}" if today else f"not an argument of {name}; {_nearest(key, settable, where)}"
+            problems.append(f"{where}.{key} is {why}")
         else:
             problems += _mismatches(value, hints.get(key, object), f"{where}.{key}", trust)
     if runtime is not None:
@@ -138,7 +141,10 @@ def _mismatches(value: Any, hint: Any, where: str, trust: Sequence[str]) -> list
         right = options[-1] is Ellipsis or (len(options) == len(value) and all(map(fits, value, options)))
         return [] if right else [f"{where}={value} should be a list of {len(options)} numbers"]
     if origin in (dict, Mapping):
-        return [] if isinstance(value, Mapping) else wrong
+        if not isinstance(value, Mapping):
+            return wrong
+        item_hint = options[1] if options else Any
+        return [one for key, item in value.items() for one in _mismatches(item, item_hint, f"{where}.{key}", trust)]
     if hint is int or hint is float:
         kinds = (int, float) if hint is float else (int,)
         return [] if isinstance(value, kinds) and not isinstance(value, bool) else wrong
@@ -153,7 +159,10 @@ def _mapping_mismatches(value: Mapping[str, Any], hint: Any, where: str, trust: 
         if key in known:
             problems += _mismatches(item, known[key], f"{where}.{key}", trust)
         else:
-            problems.append(f"{where}.{key} is unknown; {_nearest(key, known, where)}")
+            today = renamed(f"{where}.{key}")
+            problems.append(
+                f"{where}.{key} is {f'now {today}' if today else f'unknown; {_nearest(key, known, where)}'}"
+            )
     return problems
 
 

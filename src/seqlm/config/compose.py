@@ -85,6 +85,7 @@ def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float 
     def run(node: DictConfig) -> float | None:
         runtime = HydraConfig.get().runtime
         values: Any = OmegaConf.to_container(node, resolve=True)
+        del values["paths"]  # which the data has read
         folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
         return job(lambda: typed_config(values, folders), _taken(runtime.choices))
 
@@ -149,12 +150,15 @@ def _compose(words: Words, resolve: bool = True) -> tuple[dict[str, Any], Choice
         node = compose("train", list(words), return_hydra_config=True)
     with open_dict(node):
         choices = _taken(node.pop("hydra").runtime.choices)
-    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve)), choices
+    values = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve))
+    if resolve:
+        del values["paths"]  # which the data has read
+    return values, choices
 
 
 def _taken(choices: Mapping[str, Any]) -> Choices:
     """The options taken of our config groups."""
-    return {group: choice for group, choice in choices.items() if choice and "hydra" not in group}
+    return {group: choice for group, choice in choices.items() if choice and not group.startswith(("hydra", "local"))}
 
 
 def _as_word(value: Any) -> str:

@@ -9,11 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from .keys import dotted, nested
+from .metrics import ACCURACY, F1, MACRO_F1, PERPLEXITY, Metric
 
-# Dotted keys of the configuration of a run, older -> today's.
-RENAMED: dict[str, str] = {}
+# Dotted keys of the configuration of a run, older -> today's; behind "; " how to choose the part that has it.
+RENAMED = {
+    "task.judged_by": "task.monitor",
+    "task.activation_penalty": "task.penalties.activation",
+    "task.temporal_penalty": "task.penalties.temporal",
+    "model.softmaxes": "model.output.num_softmaxes; use model/output=mixture",
+    "model.dropout.latent": "model.output.latent_dropout; use model/output=mixture",
+    "model.cutoffs": "model.output.cutoffs; use model/output=adaptive",
+    "model.div_value": "model.output.div_value; use model/output=adaptive",
+}
 
-# Keys that are younger than the first runs, with the values that those were trained with.
+# Older keys that are no key today.
+REPLACED = {"model.predicts": "the choice of a model: model=lstm, bilm or cloze"}
+
+# Keys that are younger than the first records, with the values that those were made with.
 ADDED: dict[str, Any] = {
     "averaging._target_": "seqlm.optim.averaging.Averaging",
     "eval_weights": "average",
@@ -21,7 +33,20 @@ ADDED: dict[str, Any] = {
 }
 
 # Keys of the other verbs, older -> today's: they are typed, never saved.
-VERB_KEYS: dict[str, str] = {}
+VERB_KEYS = {"lens": "protocol"}
+
+# Metrics of the tasks of version 0.1.0, whose run.json does not tell what its task declares.
+METRICS = (
+    PERPLEXITY,
+    Metric("bpc", higher_is_better=False),
+    F1,
+    ACCURACY,
+    MACRO_F1,
+    Metric("frame", percent=True),
+    Metric("exact", percent=True),
+    Metric("bleu", 2, title="BLEU"),
+    Metric("chrf", 2, title="chrF"),
+)
 
 # Today's module of every part that a config of version 0.1.0 named by its package, as seqlm.data.Atis.
 MOVED = {
@@ -82,27 +107,35 @@ _TARGETS = {f"seqlm.{package}.{name}": f"{module}.{name}" for module, names in M
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     """The nested configuration of an older run with today's keys and names; one of today is left as it is."""
     migrated: dict[str, Any] = _with_targets(config)
+    _split_text_models(migrated)
     for old, new in RENAMED.items():
-        *path, last = old.split(".")
-        section = _section(migrated, path)
-        if section is not None and last in section:
-            value = section.pop(last)
-            *path, last = new.split(".")
-            _section(migrated, path, make=True).setdefault(last, value)  # type: ignore[union-attr]
-    for key, value in ADDED.items():
-        *path, last = key.split(".")
-        _section(migrated, path, make=True).setdefault(last, value)  # type: ignore[union-attr]
+        _rename(migrated, old.split("."), new.partition(";")[0].split("."))
     return migrated
 
 
 def migrate_flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of a configuration by dotted key, as records of results hold it."""
-    return dotted(migrate(nested(config)))
+    """The same of a whole configuration by dotted key, as records of results hold it."""
+    return ADDED | dotted(migrate(nested(config)))
+
+
+def migrate_info(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The run.json of an older run with today's keys: the monitor, and the metrics that the task declares."""
+    kept = {key: value for key, value in info.items() if key != "judged_by"}
+    declared = [metric._asdict() for metric in METRICS]
+    return {"monitor": info.get("judged_by", "loss"), "declared_metrics": declared, **kept}
+
+
+def migrate_score(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A score that an older `seqlm eval` wrote, with today's keys: its `lens` is a `protocol`."""
+    if not isinstance(old := score.get("lens"), Mapping):
+        return dict(score)
+    kept = {key: value for key, value in score.items() if key != "lens"}
+    return {**kept, "protocol": {"name": old.get("lens"), **{key: old[key] for key in old if key != "lens"}}}
 
 
 def renamed(key: str) -> str | None:
-    """Today's name of a key that was renamed, None for any other."""
-    return RENAMED.get(key) or VERB_KEYS.get(key)
+    """Today's name of an older key, and how to choose the part that has it; None for any other."""
+    return RENAMED.get(key) or REPLACED.get(key) or VERB_KEYS.get(key)
 
 
 def _with_targets(value: Any) -> Any:
@@ -115,11 +148,37 @@ def _with_targets(value: Any) -> Any:
     return [_with_targets(item) for item in value] if isinstance(value, list) else value
 
 
-def _section(config: dict[str, Any], path: list[str], make: bool = False) -> dict[str, Any] | None:
-    """The mapping at a dotted path, made where it is missing if `make`; None if there is none."""
-    for name in path:
-        inner = config.setdefault(name, {}) if make else config.get(name)
-        if not isinstance(inner, dict):
-            return None
-        config = inner
-    return config
+def _rename(config: dict[str, Any], old: list[str], new: list[str]) -> None:
+    """Move a leaf, unless the part that it belongs to is the user's own, which may mean something else by it."""
+    node: Any = config
+    owner = "seqlm."
+    for name in old[:-1]:
+        node = node.get(name)
+        if not isinstance(node, dict):
+            return
+        owner = str(node.get("_target_", owner))
+    if old[-1] in node and owner.startswith("seqlm."):
+        value, home = node.pop(old[-1]), config
+        for name in new[:-1]:
+            home = home.setdefault(name, {})
+        home.setdefault(new[-1], value)
+
+
+def _split_text_models(config: dict[str, Any]) -> None:
+    """One builder with `predicts` and the options of all output layers -> three builders, and an output layer."""
+    model, builder = config.get("model"), "seqlm.models.presets.build_language_model"
+    if not isinstance(model, dict) or model.get("_target_") != builder or "output" in model:
+        return
+    others = {"both": "build_bidirectional_language_model", "masked": "build_cloze_model"}
+    if (predicts := model.pop("predicts", "next")) in others:
+        model["_target_"] = f"seqlm.models.presets.{others[predicts]}"
+    num_softmaxes, latent_dropout = model.pop("softmaxes", 1), model.get("dropout", {}).pop("latent", 0.0)
+    cutoffs, div_value = model.pop("cutoffs", None), model.pop("div_value", 4.0)
+    if cutoffs is not None:
+        sizes = {"cutoffs": cutoffs, "div_value": div_value}
+        model["output"] = {"_target_": "seqlm.layers.adaptive.AdaptiveSoftmax", **sizes}
+    elif num_softmaxes != 1:
+        sizes = {"num_softmaxes": num_softmaxes, "latent_dropout": latent_dropout}
+        model["output"] = {"_target_": "seqlm.layers.mixture.Mixture", **sizes}
+    else:
+        model["output"] = {"_target_": "seqlm.layers.softmax.Softmax"}

@@ -177,7 +177,7 @@ class EvalConfig:
     mean: str = _key(allowed=("arithmetic", "geometric"))
     batch_size: int | None = _key(least=1)
     window: int | None = _key(least=1)
-    lens: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
+    protocol: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
     temperature: float | None = _key(above=0)
     dynamic: DynamicConfig
     cache: CacheConfig

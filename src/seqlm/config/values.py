@@ -92,7 +92,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
         part = next((name for name in known if key.startswith(f"{name}.")), None)  # data.path lies in the part data
         if not equals or not key:
             problems.append(f"{word} is not key=value")
-        elif part is None and key not in known:
+        elif (part is None and key not in known) or renamed(key):
             problems.append(unknown_key(key, known))
         elif part is None:
             flat[key] = text if known[key][0] is str else _yaml_value(text)
@@ -121,7 +121,8 @@ def save_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only.
 
-    Keys that are younger than the run have the values of configs/train.yaml.
+    Keys of older versions become today's, and those that are younger than the run have the values of
+    configs/train.yaml.
     """
     values = _flatten(migrate(read_yaml(path)), Config)
     defaults = _flatten(read_yaml(find_configs() / "train.yaml"), Config)
@@ -189,7 +190,11 @@ def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -
     elif absent and config["_target_"] == like.get("_target_"):
         with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
             known = defaults(config, where or "config")
-            found = {key: known[key] for key in absent if key in known}
+            found = {
+                key: grown({}, like[key]) if not known[key] and isinstance(like[key], Mapping) else known[key]
+                for key in absent
+                if key in known
+            }
     for key, value in config.items():
         both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
         found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
@@ -202,9 +207,9 @@ def as_typed(value: Any) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that does not exist, with the nearest one that does."""
-    if (now := renamed(key)) is not None:
-        return f"{key} is called {now} now"
+    """The message for a key that does not exist, with its new name or the nearest one that does."""
+    if today := renamed(key):
+        return f"{key} is now {today}"
     known = list(known)
     section, _, last = key.rpartition(".")
     siblings = {item.rpartition(".")[2]: item for item in known if item.rpartition(".")[0] == section}

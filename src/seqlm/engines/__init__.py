@@ -1,7 +1,34 @@
 """Engines run a cell over a window; the mathematics stays the cell's own.
 
+    layer -> [pick] -> scan | native | deferred | fused
+
 An engine is a module with `refusal(cell) -> str | None` and `run(cell, xs, carry, *, reverse, lengths) -> (carry, ys)`.
-Tests hold every one of them to `scan`.
+Tests hold every one of them to `scan`. `fused` has the longest road. An Elman cell on it, gates(z, r, h) = tanh(z + r):
+
+trace.py: the gates and their gradient, dh being that of the new state
+
+    add = add(z, r)
+    tanh = tanh(add)
+    tanh_backward = tanh_backward(dh, tanh)
+
+program.py, for torch's operations: a step forwards, and backwards with k0 = tanh_backward(1, tanh) for all steps before
+
+    def forward(new0, r):           # the product with the weight has added z, bias and W h
+        f_tanh(r, out=new0)
+    def reverse(dr, d0, k0):        # then dh of the step before is dy + W^T dr
+        f_mul(d0, k0, out=dr)
+
+compiled.py: the same as kernels, for a unit of a row. Forwards, and backwards:
+
+    const real biased_0 = (r_0 + bias_0);
+    const real add_0 = (z0_0 + biased_0);
+    const real tanh_0 = TANH(add_0);
+    new0[row * 1 * size + 0 * size + unit] = tanh_0;
+
+    const real tanh_backward_0 = (d0_0 * (1 - new0_0 * new0_0));
+    const real all_of_h = (((real)0.0) + dy_0);
+    dr[row * 1 * size + 0 * size + unit] = tanh_backward_0;
+    next0[row * 1 * size + 0 * size + unit] = all_of_h;
 """
 
 from __future__ import annotations
@@ -17,7 +44,7 @@ from . import deferred, fused, native, scan
 
 Engine = Literal["auto", "scan", "native", "fused", "deferred"]
 ENGINES = {"scan": scan, "native": native, "fused": fused, "deferred": deferred}
-NAMES = ("auto", *ENGINES)
+NAMES = ("auto", *ENGINES)  # also in config/schema.py, which loads no torch; a test compares them
 
 
 class Rule(NamedTuple):

@@ -1,7 +1,10 @@
-"""Step functions written from a graph: one line for each operation that computes, none for those that only look.
+"""Step functions written from a graph, as Python over torch's operations: views are no lines of their own.
+
+    gates -> trace -> program -> reverse -> [code] -> torch_body -> window
 
 Every tensor a step function touches is an argument of it, prepared once per window: views are taken outside the
-loop, results are written into buffers that are there already. Only what must be made anew lives inside.
+loop, results are written into buffers that exist already. A tensor is made inside the loop only where torch has no
+operation that writes into a buffer.
 """
 
 from __future__ import annotations
@@ -24,10 +27,10 @@ class Block(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """What an argument of a step function shows: a buffer, by the name of its home, or a view of it."""
+    """An argument of a step function: a buffer, by its name, or a view of it."""
 
-    home: str
-    views: tuple[fx.Node, ...] = ()  # operations to look through, one after the other
+    buffer: str
+    views: tuple[fx.Node, ...] = ()  # applied one after the other
     columns: tuple[int, int] | None = None  # of the last dimension
     rows: int = 0  # n: the last dimension as n rows
 
@@ -50,10 +53,10 @@ def is_view(node: fx.Node) -> bool:
 
 
 class Writer:
-    """Writes one step function. `homes` names the buffers that values live in; what has none is local."""
+    """Writes one step function. `buffers` names the buffers that values lie in; a value without one is local."""
 
-    def __init__(self, homes: dict[fx.Node, str]) -> None:
-        self.homes = dict(homes)
+    def __init__(self, buffers: dict[fx.Node, str]) -> None:
+        self.buffers = dict(buffers)
         self.local: dict[fx.Node, str] = {}
         self.lines: list[str] = []
         self.names: dict[str, Any] = {}
@@ -61,11 +64,11 @@ class Writer:
         self.scratch: list[Block] = []
 
     def slot(self, slot: Slot) -> str:
-        """The argument that shows this slot."""
+        """The name of the argument for this slot."""
         return self.slots.setdefault(slot, f"a{len(self.slots)}")
 
     def buffer(self, block: Block) -> str:
-        """The home of a new buffer, the same one at every step."""
+        """The name of a new buffer, the same one at every step."""
         self.scratch.append(block)
         return f"scratch{len(self.scratch) - 1}"
 
@@ -75,12 +78,13 @@ class Writer:
             return self.local[node]
         root: Any = node
         views: list[fx.Node] = []
-        while root not in self.homes and root not in self.local:
-            assert is_view(root), f"{root} was not computed"
+        while root not in self.buffers and root not in self.local:
+            if not is_view(root):
+                raise ValueError(f"{root} was not computed")
             views.insert(0, root)
             root = root.args[0]
-        if root in self.homes:
-            return self.slot(Slot(self.homes[root], tuple(views)))
+        if root in self.buffers:
+            return self.slot(Slot(self.buffers[root], tuple(views)))
         for view in views:
             self.inline(view)
         return self.local[node]
@@ -91,7 +95,7 @@ class Writer:
         self.local[node] = node.name
 
     def compute(self, node: fx.Node, targets: list[str], wanted: set[fx.Node], done: bool = False) -> None:
-        """Compute a node into the buffers `targets`, or one of its own; `done` if it is in its home already.
+        """Compute a node into the buffers `targets`, or one of its own; `done` if it is in its buffer already.
 
         Only the `wanted` nodes are computed.
         """
@@ -102,11 +106,11 @@ class Writer:
             if function is None:
                 self.inline(node)
             else:
-                home, *targets = targets or [self.buffer(Block(value.shape[1:], value.dtype))]
-                self.homes[node] = home
-                self.lines.append(self._call(node, function, out=self.slot(Slot(home))))
-        for home in targets:
-            self.lines.append(f"{self.slot(Slot(home))}.copy_({self.value(node)})")
+                buffer, *targets = targets or [self.buffer(Block(value.shape[1:], value.dtype))]
+                self.buffers[node] = buffer
+                self.lines.append(self._call(node, function, out=self.slot(Slot(buffer))))
+        for buffer in targets:
+            self.lines.append(f"{self.slot(Slot(buffer))}.copy_({self.value(node)})")
 
     def code(self, name: str) -> Code:
         body = "".join(f"    {line}\n" for line in self.lines or ["pass"])
@@ -128,7 +132,7 @@ class Writer:
     def _call(self, node: fx.Node, function: Any, out: str = "") -> str:
         arguments = node.args
         product = _adds_product(node) if out else None
-        if product is not None and product not in self.homes and product not in self.local:
+        if product is not None and product not in self.buffers and product not in self.local:
             other = arguments[0] if arguments[1] is product else arguments[1]
             function, arguments = torch.addcmul, (other, *product.args)
         words = [self._text(argument) for argument in arguments]

@@ -1,5 +1,7 @@
 """Kernels for the CPU: the gates of a cell and their gradient as C, compiled at first use if there is a compiler.
 
+    gates -> trace -> program -> kernels -> lower -> passes -> [compiled] -> kernel_body -> window
+
 One call does a whole step of all rows, on all threads, without a buffer in between. Compiled code is kept in the
 cache folder ($SEQLM_CACHE, or seqlm in the user's cache folder), named by its content and the processor.
 """
@@ -14,16 +16,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from ..files import flush
-from .homes import Place
-from .lower import Kernel, Language, Unsupported, Value, operations
+from .buffers import Buffers
+from .passes import Array, Kernel, Language, Pass, Unsupported, operations
 
 Compiled = Callable[..., None]  # by ctypes
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []  # gcc would use half of AVX-512
@@ -32,7 +33,7 @@ FLAGS = ("-O3", "-march=native", *WIDE, "-fopenmp", "-fno-math-errno", "-fno-tra
 LANGUAGE = Language(
     assign=lambda name, value: f"const real {name} = {value};",
     accumulate=lambda name, value: f"{name} += {value};",
-    kept=lambda place: f"kept[{place} * size + unit]",
+    kept=lambda number: f"kept[{number} * size + unit]",
     number=lambda value: f"((real){value!r})" if abs(value) < float("inf") else f"((real){'-' * (value < 0)}INFINITY)",
     operations=operations(
         exp="EXP({})",
@@ -62,18 +63,17 @@ _FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
 class Call:
     """A compiled step, bound to the buffers of a window: call it with t."""
 
-    def __init__(self, function: Compiled, homes: list[str], places: Mapping[str, Place], rows: int, size: int) -> None:
+    def __init__(self, function: Compiled, names: list[str], buffers: Buffers) -> None:
         self.function = function
-        chosen = [places[home] for home in homes]
-        self.keep = [place.tensor for place in chosen]
+        chosen = [buffers[name] for name in names]
+        self.keep = [buffer.tensor for buffer in chosen]
         count = len(chosen)
         self.base = (ctypes.c_void_p * count)(*(tensor.data_ptr() for tensor in self.keep))
         longs = ctypes.c_long * count
         self.stride = longs(*(tensor.stride(0) * tensor.element_size() for tensor in self.keep))
-        self.offset = longs(*(place.offset for place in chosen))
+        self.offset = longs(*(buffer.offset for buffer in chosen))
         self.length = longs(*(len(tensor) for tensor in self.keep))
-        if not all(tensor[0].is_contiguous() for tensor in self.keep):
-            raise ValueError("a kernel reads and writes contiguous buffers only")
+        rows, size = buffers.rows, buffers.size
         threads = torch.get_num_threads() if rows * size >= 2048 else 1
         self.arguments = (ctypes.c_long(rows), ctypes.c_long(size), ctypes.c_long(min(threads, rows)))
 
@@ -82,19 +82,20 @@ class Call:
 
 
 class Function(NamedTuple):
-    """A compiled step and the homes of the buffers it is called with."""
+    """A compiled step and the names of the buffers it is called with."""
 
     function: Compiled
-    homes: list[str]
+    names: list[str]
     source: str
 
-    def bind(self, places: Mapping[str, Place], rows: int, size: int) -> Call:
-        return Call(self.function, self.homes, places, rows, size)
+    def bind(self, buffers: Buffers) -> Call:
+        buffers.require_contiguous(self.names)
+        return Call(self.function, self.names, buffers)
 
 
 def compiler() -> str | None:
-    """The C compiler, if there is one and SEQLM_KERNELS is not 0: $CC, cc or gcc."""
-    if os.environ.get("SEQLM_KERNELS") == "0" or platform.system() != "Linux":
+    """The C compiler, if there is one: $CC, gcc or cc."""
+    if platform.system() != "Linux":
         return None
     return next((found for name in (os.environ.get("CC"), "gcc", "cc") if name and (found := shutil.which(name))), None)
 
@@ -103,84 +104,82 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
     """Compile a kernel. Raises Unsupported if that cannot be done here."""
     if dtype not in (torch.float32, torch.float64):
         raise Unsupported(f"no kernels for {dtype}")
-    homes, source = _source(kernel, dtype)
-    return Function(library(source).step, homes, source)
+    names, source = _source(kernel, dtype)
+    return Function(library(source).step, names, source)
 
 
 def library(source: str) -> ctypes.CDLL:
     """Compile a source. Raises Unsupported if that cannot be done here."""
     program = compiler()
-    if os.environ.get("SEQLM_KERNELS") == "0":
-        raise Unsupported("SEQLM_KERNELS=0")
     if program is None:
         raise Unsupported("no C compiler was found")
     return _load(source, program)
 
 
 def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
+    """The names of the buffers of a step, in the order of its arguments, and its C."""
     real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
     declarations = "\n".join(
         f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
         for macro, name in _FUNCTIONS.items()
     )
-    outputs = {value.home: value for value, _ in kernel.stores}
-    inputs = {value.home: value for one in kernel.passes for value, _ in one.loads}
-    homes = list(inputs | outputs)
+    outputs = [array.name for array, _ in kernel.stores]
+    names = list(dict.fromkeys([array.name for one in kernel.passes for array in one.loads] + outputs))
     lines = [_HEADER.format(declarations=declarations, real=real)]
     lines.append(
         "void step(char **base, const long *stride, const long *offset, const long *length,\n"
         "          long t, long rows, long size, long threads) {"
     )
-    for i, home in enumerate(homes):
-        qualifier = "" if home in outputs else "const "
-        lines.append(
-            f"    {qualifier}real *{home} = "
-            f"({qualifier}real *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);"
-        )
+    for i, name in enumerate(names):
+        kind = "real" if name in outputs else "const real"
+        lines.append(f"    {kind} *{name} = ({kind} *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);")
     lines.append("    #pragma omp parallel num_threads(threads) if(threads > 1)\n    {")
     lines.append("    const long worker = omp_get_thread_num();")
-    if kernel.places:
-        lines.append(f"    real *kept = malloc({kernel.places} * size * sizeof(real));")
+    if kernel.kept:
+        lines.append(f"    real *kept = malloc({kernel.kept} * size * sizeof(real));")
     lines.append("    #pragma omp for schedule(static)\n    for (long row = 0; row < rows; row++) {")
     for one in kernel.passes:
-        after: list[str] = []  # what is stored once a row
-        lines += [f"        {line}" for line in one.before]
-        lines += [f"        real {name} = 0;" for name in one.sums]
-        reduction = f" reduction(+:{','.join(one.sums)})" if one.sums else ""
-        lines.append(f"        #pragma omp simd{reduction}\n        for (long unit = 0; unit < size; unit++) {{")
-        body = []
-        for value, names in one.loads:
-            for j, name in enumerate(names):
-                text = f"{value.home}[{_index(value, j)}]"
-                if value.home == "dy":  # of the step before: there is none before the first
-                    text = f"(t > 0 ? {text} : (real)0)"
-                body.append(LANGUAGE.assign(name, text))
-        body += one.lines
-        body += [f"kept[{place} * size + unit] = {name};" for name, place in one.kept.items()]
-        if one is kernel.passes[-1]:
-            stores = [
-                (value.kind, f"{value.home}[{_index(value, j)}] = {scalar};")
-                for value, scalars in kernel.stores
-                for j, scalar in enumerate(scalars)
-            ]
-            body += [line for kind, line in stores if kind != "row"]
-            after = [line for kind, line in stores if kind == "row"]
-        lines += [f"            {line}" for line in body]
-        lines.append("        }")
-        lines += [f"        {line}" for line in after]
+        lines += [f"        {line}" for line in _pass(one, kernel.stores if one is kernel.passes[-1] else [])]
     lines.append("    }")
-    lines += ["    free(kept);"] if kernel.places else []
+    lines += ["    free(kept);"] if kernel.kept else []
     lines.append("    }\n}\n")
-    return homes, "\n".join(lines)
+    return names, "\n".join(lines)
 
 
-def _index(value: Value, j: int) -> str:
-    if value.kind == "one":
+def _pass(one: Pass, stores: list[tuple[Array, list[str]]]) -> list[str]:
+    """The loop of a pass over the units of a row, and what stands around it."""
+    body = []
+    for array in one.loads:
+        for j, name in enumerate(array.scalars):
+            text = f"{array.name}[{_index(array, j)}]"
+            if array.name == "dy":  # of the step before: there is none before the first
+                text = f"(t > 0 ? {text} : (real)0)"
+            body.append(LANGUAGE.assign(name, text))
+    body += one.lines
+    body += [f"kept[{number} * size + unit] = {name};" for name, number in one.kept.items()]
+    after: list[str] = []  # what is stored once a row
+    for array, scalars in stores:
+        to = after if array.kind == "row" else body
+        to += [f"{array.name}[{_index(array, j)}] = {scalar};" for j, scalar in enumerate(scalars)]
+    reduction = f" reduction(+:{','.join(one.sums)})" if one.sums else ""
+    return [
+        *one.before,
+        *(f"real {name} = 0;" for name in one.sums),
+        f"#pragma omp simd{reduction}",
+        "for (long unit = 0; unit < size; unit++) {",
+        *(f"    {line}" for line in body),
+        "}",
+        *after,
+    ]
+
+
+def _index(array: Array, j: int) -> str:
+    if array.kind == "one":
         return "0"
-    if value.kind == "row":
+    if array.kind == "row":
         return "row"
-    row = "worker" if value.kind == "sum" else "row"
-    return f"{row} * {value.blocks} * size + {j} * size + unit" if value.batched else f"{j} * size + unit"
+    row = "worker" if array.kind == "sum" else "row"
+    return f"{row} * {array.blocks} * size + {j} * size + unit" if array.batched else f"{j} * size + unit"
 
 
 @functools.cache
@@ -190,16 +189,16 @@ def _load(source: str, program: str) -> ctypes.CDLL:
     key = hashlib.sha256("\0".join([source, program, *FLAGS, *system]).encode()).hexdigest()[:24]
     target = cache_folder() / f"{key}.so"
     try:
-        with suppress(OSError):  # not compiled yet, or damaged
-            return ctypes.CDLL(str(target))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _compile(program, source, target)
+        if not _is_whole(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _compile(program, source, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error
 
 
 def _compile(program: str, source: str, target: Path) -> None:
+    """Write the library, and behind its end, where nothing reads, the SHA-256 of it."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         text, made = Path(folder) / "step.c", Path(folder) / "step.so"
         text.write_text(source, encoding="utf-8")
@@ -208,8 +207,19 @@ def _compile(program: str, source: str, target: Path) -> None:
         )
         if done.returncode:
             raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        code = made.read_bytes()
+        made.write_bytes(code + hashlib.sha256(code).digest())
         flush(made)
         made.replace(target)  # whole or not at all, also when two runs compile at once
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is there and ends in its digest: to load a part of one may end the process."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 def cache_folder() -> Path:
@@ -224,7 +234,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """What the compiler's -march=native depends on."""
+    """The features of the processor, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,7 @@
-"""The engine for cells that are more than gates: autograd in the loop, weight gradients in one product after it."""
+"""The engine for cells that are more than gates: autograd in the loop, weight gradients in one product after it.
+
+layer -> pick -> scan | native | [deferred] | fused
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from .scan import scan
 
 
 def refusal(cell: Cell) -> str | None:
-    """None: it serves every cell; what it cannot defer is done as in `scan`."""
+    """None: it serves every cell; a product that it cannot defer is done as in `scan`."""
     return None
 
 
@@ -40,7 +43,7 @@ def differentiable_once(engine: str) -> None:
 
 
 class _Deferring(TorchFunctionMode):
-    """Does F.linear its own way; leaves every other function as it is."""
+    """Replaces F.linear; leaves every other function as it is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ class _Deferring(TorchFunctionMode):
 
 
 class _Weight:
-    """One weight of a window, its transposed copy, and what its gradient will be made of."""
+    """One weight of a window, its transposed copy, and the inputs and output gradients that its gradient is made of."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
@@ -102,7 +105,7 @@ class _Use(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The weight's place in the graph: backward comes here when every use has been there."""
+    """A node of the graph that backward reaches when it has passed every use of the weight."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, gathered: _Weight) -> Tensor:

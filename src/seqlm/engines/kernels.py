@@ -1,48 +1,53 @@
-"""The two kernels of a gated cell: a step forwards, and its gradient."""
+"""The two kernels of a gated cell: a step forwards, and its gradient.
+
+gates -> trace -> program -> [kernels] -> lower -> passes -> compiled | triton_kernels -> kernel_body -> window
+"""
 
 from __future__ import annotations
 
 from torch import fx
 
-from .lower import Kernel, Language, Lowering, Unsupported, Value, count, units
+from .layer_norm import NormLowering
+from .lower import count
+from .passes import Array, Kernel, Language, Unsupported, units
 from .trace import Trace, is_statistic
 
 
-def placed(trace: Trace, hidden_size: int) -> dict[fx.Node, Value]:
-    """The homes of everything that `gates` is given."""
-    homes: dict[fx.Node, Value] = {}
+def input_arrays(trace: Trace, hidden_size: int) -> dict[fx.Node, Array]:
+    """The arrays of everything that `gates` is given."""
+    arrays: dict[fx.Node, Array] = {}
     rows, dtype = trace.r.meta["val"].shape[0], trace.r.meta["val"].dtype
 
-    def place(node: fx.Node, home: str, batched: bool) -> None:
+    def add(node: fx.Node, name: str, batched: bool) -> None:
         value = node.meta["val"]
         shape = tuple(value.shape[1:] if batched else value.shape)
         if value.dtype != dtype:
-            raise Unsupported(f"{home} is {value.dtype}, not {dtype}")
+            raise Unsupported(f"{name} is {value.dtype}, not {dtype}")
         if batched and len(value) != rows:
-            raise Unsupported(f"{home} is not one row for each of the batch")
+            raise Unsupported(f"{name} is not one row for each of the batch")
         if shape in ((), (1,)):
-            homes[node] = Value(home, "row" if batched else "one", 1, batched)
+            arrays[node] = Array(name, "row" if batched else "one", 1, batched)
         elif len(shape) == 1 and shape[0] % hidden_size == 0:
-            homes[node] = Value(home, "units", shape[0] // hidden_size, batched)
+            arrays[node] = Array(name, "units", shape[0] // hidden_size, batched)
         else:
-            raise Unsupported(f"{home} has the shape {shape}")
+            raise Unsupported(f"{name} has the shape {shape}")
 
     groups = {"z": trace.z, "carry": trace.carry, "extra": trace.extras, "d": trace.cotangents}
     for name, nodes in groups.items():
         for i, node in enumerate(nodes):
-            place(node, f"{name}{i}", True)
-    place(trace.r, "r", True)
+            add(node, f"{name}{i}", True)
+    add(trace.r, "r", True)
     for i, node in enumerate(trace.parameters.values()):
-        place(node, f"parameter{i}", False)
-    return homes
+        add(node, f"parameter{i}", False)
+    return arrays
 
 
 def forward_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, language: Language, biased: bool) -> Kernel:
     """z, r, carry -> the new carry ("new0", ...) and what is stored ("stored0", ...); adds "bias" to r if `biased`."""
-    lowering = Lowering(placed(trace, hidden_size), hidden_size, language)
+    lowering = NormLowering(input_arrays(trace, hidden_size), hidden_size, language)
     if biased:
         scalars = lowering.value(trace.r)
-        biases = lowering.load(Value("bias", "units", len(scalars), False))
+        biases = lowering.load(Array("bias", "units", len(scalars), False))
         lowering.known[trace.r] = [
             lowering.let(f"biased_{j}", language.operations["add"](lowering.use(one), lowering.use(two)))
             for j, (one, two) in enumerate(zip(scalars, biases, strict=True))
@@ -58,16 +63,16 @@ def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
     What the forward pass stored is loaded, the rest of it computed again. "next0" holds all of the gradient of h but
     what comes through r. If `summing`, the parameters' gradients are added to "sum0", ..., to be summed over rows.
     """
-    homes = placed(trace, hidden_size)
+    arrays = input_arrays(trace, hidden_size)
     for i, node in enumerate(stored):
         shape = ("row", 1) if is_statistic(node) else ("units", count(node, hidden_size))
-        homes[node] = Value(f"stored{i}", *shape, True)
+        arrays[node] = Array(f"stored{i}", *shape, True)
     carried = {
-        node: Value(f"new{i}", "units", count(node, hidden_size), True)
+        node: Array(f"new{i}", "units", count(node, hidden_size), True)
         for i, node in enumerate(trace.new_carry)
-        if node not in homes
+        if node not in arrays
     }
-    lowering = Lowering(homes | carried, hidden_size, language)
+    lowering = NormLowering(arrays | carried, hidden_size, language)
     if trace.dr is None:
         raise Unsupported("r is not used")
     outputs = [lowering.store("dr", trace.dr)]
@@ -78,7 +83,7 @@ def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
         width = count(trace.carry[i], hidden_size)
         scalars = [language.number(0.0)] * width if earlier is None else lowering.store("", earlier)[1]
         if i == 0:
-            (dy,) = lowering.load(Value("dy", "units", 1, True))
+            (dy,) = lowering.load(Array("dy", "units", 1, True))
             total = language.operations["add"](lowering.use(scalars[0]), lowering.use(dy))
             scalars = [lowering.let("all_of_h", total)]
         outputs.append((units(f"next{i}", scalars), scalars))
@@ -89,11 +94,11 @@ def reverse_kernel(trace: Trace, stored: list[fx.Node], hidden_size: int, langua
     return lowering.kernel(outputs)
 
 
-def _added(lowering: Lowering, home: str, scalars: list[str]) -> tuple[Value, list[str]]:
-    """An output: what its home holds, and these."""
-    place, add = Value(home, "sum", len(scalars), True), lowering.language.operations["add"]
+def _added(lowering: NormLowering, name: str, scalars: list[str]) -> tuple[Array, list[str]]:
+    """An output: what its array holds, and these."""
+    array, add = Array(name, "sum", len(scalars), True), lowering.language.operations["add"]
     sums = [
         lowering.let(f"{one}_and", add(lowering.use(one), lowering.use(two)))
-        for one, two in zip(lowering.load(place), scalars, strict=True)
+        for one, two in zip(lowering.load(array), scalars, strict=True)
     ]
-    return place, sums
+    return array, sums

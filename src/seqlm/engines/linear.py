@@ -1,5 +1,7 @@
 """The loop of a linear recurrence, h_t = a_t * h_{t-1} + b_t, and its gradient.
 
+    coefficients -> [linear] -> one kernel a window: compiled | linear_triton
+
 One kernel does all steps of a window: in C on the CPU (compiled.py), in Triton on CUDA (linear_triton.py). Where
 neither can be had, a step is one operation of torch.
 """
@@ -19,7 +21,7 @@ from torch import Tensor
 from ..cells import Carry, LinearCell, map_carry
 from . import compiled
 from .deferred import differentiable_once
-from .lower import Unsupported
+from .passes import Unsupported, kernels_allowed, require_kernels
 
 
 class Loops(NamedTuple):
@@ -30,7 +32,7 @@ class Loops(NamedTuple):
 
 
 def describe(cell: LinearCell) -> str:
-    """What the loop is: one kernel a window, or torch's operations and why."""
+    """The loop in words: one kernel a window, or torch's operations and why."""
     return _loops(cell.weight_ih)[1]
 
 
@@ -53,7 +55,7 @@ def linear_recurrence(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     """h_t = a_t * h_{t-1} + b_t for all t: a and b (T, B, H), or what is broadcast to that, h_0 (B, H) -> h (T, B, H).
 
     Backwards in time dh_{t-1} += a_t * dh_t; then da_t = dh_t * h_{t-1}, db_t = dh_t. Keeps a and h. Differentiable
-    once. Raises ValueError unless h_0 has a row for each column of the batch.
+    once. Raises ValueError unless h_0 has a row for each of the batch.
     """
     shape = torch.broadcast_shapes(a.shape, b.shape)
     if shape[1:] != start.shape:
@@ -97,12 +99,12 @@ def _backward(a: Tensor, start: Tensor, h: Tensor, dh: Tensor, da: Tensor, db: T
 
 
 def _loops(like: Tensor) -> tuple[Loops, str]:
-    """The loops for states like this one, and what they are."""
-    return _found(like.device.type, like.dtype, os.environ.get("SEQLM_KERNELS"), os.environ.get("CC"))
+    """The loops for states like this one, and their description."""
+    return _found(like.device.type, like.dtype, kernels_allowed(), os.environ.get("CC"))
 
 
 @functools.cache
-def _found(device: str, dtype: torch.dtype, *_settings: str | None) -> tuple[Loops, str]:
+def _found(device: str, dtype: torch.dtype, *_settings: object) -> tuple[Loops, str]:
     try:
         return _kernels(device, dtype), "one kernel a window"
     except Unsupported as reason:
@@ -111,8 +113,7 @@ def _found(device: str, dtype: torch.dtype, *_settings: str | None) -> tuple[Loo
 
 def _kernels(device: str, dtype: torch.dtype) -> Loops:
     """The kernels. Raises Unsupported where there are none."""
-    if os.environ.get("SEQLM_KERNELS") == "0":
-        raise Unsupported("SEQLM_KERNELS=0")
+    require_kernels()
     if device == "cuda":
         return _triton()
     if device != "cpu" or dtype not in _NAMES:

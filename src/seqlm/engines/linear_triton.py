@@ -1,4 +1,7 @@
-"""The two loops of linear.py for CUDA: a program does a block of units, through all steps."""
+"""The two loops of linear.py for CUDA: a program does a block of units, through all steps.
+
+coefficients -> linear -> one kernel a window: compiled | [linear_triton]
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,14 @@ def _forward(a, b, start, h, steps, count, BLOCK: tl.constexpr):
 def _backward(a, start, h, dh, da, db, dstart, steps, count, BLOCK: tl.constexpr):
     unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < count
-    place = tl.cast(steps - 1, tl.int64) * count + unit
+    at = tl.cast(steps - 1, tl.int64) * count + unit
     returned = tl.zeros((BLOCK,), start.dtype.element_ty)  # a_{t+1} dh_{t+1}
     for _ in range(steps - 1):
-        gradient = tl.load(dh + place, mask=inside) + returned
-        tl.store(db + place, gradient, mask=inside)
-        tl.store(da + place, gradient * tl.load(h + place - count, mask=inside), mask=inside)
-        returned = gradient * tl.load(a + place, mask=inside)
-        place -= count
+        gradient = tl.load(dh + at, mask=inside) + returned
+        tl.store(db + at, gradient, mask=inside)
+        tl.store(da + at, gradient * tl.load(h + at - count, mask=inside), mask=inside)
+        returned = gradient * tl.load(a + at, mask=inside)
+        at -= count
     gradient = tl.load(dh + unit, mask=inside) + returned
     tl.store(db + unit, gradient, mask=inside)
     tl.store(da + unit, gradient * tl.load(start + unit, mask=inside), mask=inside)

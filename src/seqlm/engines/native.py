@@ -1,4 +1,7 @@
-"""torch's own fused LSTM, GRU and RNN (oneDNN on CPU, cuDNN on CUDA), reading the cell's own parameters."""
+"""torch's own fused LSTM, GRU and RNN (oneDNN on CPU, cuDNN on CUDA), reading the cell's own parameters.
+
+layer -> pick -> scan | [native] | deferred | fused
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ def run(
     cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
 ) -> tuple[Carry, Tensor]:
     """`scan` by torch's kernels: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs."""
-    assert isinstance(cell, GatedCell)
+    if not isinstance(cell, GatedCell):
+        raise ValueError(f"engine=native cannot serve this layer: {refusal(cell)}")
     weights: list[Tensor] = [cell.weight_ih, cell.recurrence(xs.shape[1]).weight]
     if cell.bias_ih is not None and cell.bias_hh is not None:
         weights += [cell.bias_ih, cell.bias_hh]

@@ -1,5 +1,7 @@
 """The product of every step: a few rows times a large matrix, many times over.
 
+    gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> window [product]
+
 r = W (mask * h), and backwards dh = mask * W^T dr, dW = sum_t dr_t^T (mask * h_{t-1}). A mask (B, H) is shared by all
 rows of W; one of (G, B, H) has a part for each gate.
 """

@@ -1,4 +1,8 @@
-"""When each operation of a traced cell runs: at every step, for all steps at once, or backwards in time."""
+"""The loop bodies of a traced cell: which operation runs at every step, for all steps at once, or backwards in time.
+
+gates -> trace -> [program] -> reverse -> code ----------------------------------> torch_body --+-> window
+                           +-> kernels -> lower -> passes -> compiled | triton --> kernel_body -+
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,22 @@ from .trace import Trace, is_statistic, operation
 
 
 class Program(NamedTuple):
-    """`gates` and its gradient arranged for a window; `fused.py` says what the homes are called."""
+    """`gates` and its gradient arranged for a window.
+
+    Buffers are named z0, carry0, extra0, parameter0, r (inputs of gates), new0 (the new carry), stored0; and backwards
+    d0 (gradients of the new carry), dy, dr, next0 (gradients of the carry before), k0 (coefficients).
+    """
 
     bulk: Trace
-    twin: dict[fx.Node, fx.Node]  # of the step trace -> of the bulk trace
-    stored: list[fx.Node]  # of the bulk trace: what the forward loop keeps besides the carry
+    bulk_of: dict[fx.Node, fx.Node]  # a node of the step trace -> of the bulk trace
+    stored: list[fx.Node]  # of the bulk trace: kept by the forward loop besides the carry
     forward: Code
-    adds_z: int | None  # the forward loop reads z[i] + r, at home in "r", and neither of them by itself
+    adds_z: int | None  # the forward loop reads z[i] + r, in buffer "r", and neither of them by itself
     reverse: Code
     starts_dh: bool  # whether the reverse loop writes "next0"; else it is dy
-    coefficients: list[fx.Node]  # of the bulk trace: what the reverse loop reads
-    varying: set[fx.Node]  # the nodes of the bulk trace with a row for each step and column
-    before: list[fx.Node]  # what to compute for all steps before the reverse loop, in order
+    coefficients: list[fx.Node]  # of the bulk trace: read by the reverse loop
+    varying: set[fx.Node]  # the nodes of the bulk trace with a row for each step and row of the batch
+    before: list[fx.Node]  # to be computed for all steps before the reverse loop, in order
     after: list[fx.Node]  # and after it
     after_kernels: list[fx.Node]  # the same where kernels do the loop: they leave the parameters' gradients only
     late: list[fx.Node | None]  # the gradients that come after it: of each tensor of z, then of each parameter
@@ -36,42 +44,42 @@ def compile(step: Trace, bulk: Trace) -> Program:
         raise ValueError("they do not use r")
     if [operation(node) for node in step.nodes] != [operation(node) for node in bulk.nodes]:
         raise ValueError("they do other operations for another batch size")
-    twin = dict(zip(step.nodes, bulk.nodes, strict=True))
-    moved = _descendants(step.cotangents) | set(step.cotangents)
+    bulk_of = dict(zip(step.nodes, bulk.nodes, strict=True))
+    downstream = _descendants(step.cotangents) | set(step.cotangents)
     in_loop = _ancestors([step.dr, *step.dcarry])
     late = [None if node is step.dr else node for node in (*step.dz, *step.dparameters.values())]
-    gradients = [node for node in step.nodes if node in moved and node in in_loop | _ancestors(late)]
-    needed = {source for node in gradients for source in node.all_input_nodes} - moved
+    gradients = [node for node in step.nodes if node in downstream and node in in_loop | _ancestors(late)]
+    needed = {source for node in gradients for source in node.all_input_nodes} - downstream
 
     stored = _to_store(step, needed)
     forward, adds_z = _forward(step, stored)
-    loop = ReverseLoop(step, twin, [node for node in gradients if node in in_loop])
+    loop = ReverseLoop(step, bulk_of, [node for node in gradients if node in in_loop])
     reverse = loop.code()
 
     known = [*step.z, *step.carry, *step.extras, *step.parameters.values(), *step.new_carry, *stored]
-    have = {twin[node] for node in (*known, *step.cotangents)}
-    late_twins = [None if node is None else twin[node] for node in late]
+    have = {bulk_of[node] for node in (*known, *step.cotangents)}
+    bulk_late = [None if node is None else bulk_of[node] for node in late]
     order = list(bulk.nodes[0].graph.nodes)
-    before = _to_compute(order, loop.coefficients, have)
-    after = _to_compute(order, late_twins, have | set(before))
-    after_kernels = _to_compute(order, late_twins[len(step.dz) :], have)
-    constant = {twin[node] for node in step.parameters.values()}
+    before = _to_compute(order, loop.coefficients.read, have)
+    after = _to_compute(order, bulk_late, have | set(before))
+    after_kernels = _to_compute(order, bulk_late[len(step.dz) :], have)
+    constant = {bulk_of[node] for node in step.parameters.values()}
     varying = _descendants(node for node in bulk.nodes if node.op == "placeholder" and node not in constant)
     varying |= have - constant
     return Program(
         bulk=bulk,
-        twin=twin,
-        stored=[twin[node] for node in stored],
+        bulk_of=bulk_of,
+        stored=[bulk_of[node] for node in stored],
         forward=forward,
         adds_z=adds_z,
         reverse=reverse,
         starts_dh=step.dcarry[0] is not None,
-        coefficients=loop.coefficients,
+        coefficients=loop.coefficients.read,
         varying=varying,
         before=before,
         after=after,
         after_kernels=after_kernels,
-        late=late_twins,
+        late=bulk_late,
     )
 
 
@@ -86,7 +94,7 @@ def _descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def _ancestors(nodes: Iterable[fx.Node | None], known: Iterable[fx.Node] = ()) -> set[fx.Node]:
-    """The nodes and all that they are computed from, not looking behind what is known."""
+    """The nodes and all that they are computed from, not searched further than `known`."""
     found = {node for node in nodes if node is not None}
     todo, known = list(found), set(known)
     while todo:
@@ -103,9 +111,9 @@ def _to_compute(order: list[fx.Node], wanted: Iterable[fx.Node | None], have: se
 
 
 def _to_store(step: Trace, needed: set[fx.Node]) -> list[fx.Node]:
-    """What the gradient needs and cannot be computed from the carries, which are kept anyway.
+    """The nodes that the gradient needs and that cannot be computed from the carries, which are kept anyway.
 
-    That is the activated gates of an LSTM, nothing for an Elman cell, the pre-activations where they are normalised;
+    These are the activated gates of an LSTM, nothing for an Elman cell, the pre-activations where they are normalised;
     and the mean and deviation of a normalisation, which are small, and a pass over the row each.
     """
     known = {*step.carry, *step.extras, *step.parameters.values(), *step.new_carry}
@@ -125,12 +133,12 @@ def _to_store(step: Trace, needed: set[fx.Node]) -> list[fx.Node]:
 
 
 def _forward(step: Trace, stored: list[fx.Node]) -> tuple[Code, int | None]:
-    """The loop body of the forward pass: writes the new carry and what is stored."""
-    homes = {node: f"z{i}" for i, node in enumerate(step.z)} | {step.r: "r"}
-    homes |= {node: f"carry{i}" for i, node in enumerate(step.carry)}
-    homes |= {node: f"extra{i}" for i, node in enumerate(step.extras)}
-    homes |= {node: f"parameter{i}" for i, node in enumerate(step.parameters.values())}
-    writer = Writer(homes)
+    """The loop body of the forward pass: writes the new carry and the nodes that are stored."""
+    buffers = {node: f"z{i}" for i, node in enumerate(step.z)} | {step.r: "r"}
+    buffers |= {node: f"carry{i}" for i, node in enumerate(step.carry)}
+    buffers |= {node: f"extra{i}" for i, node in enumerate(step.extras)}
+    buffers |= {node: f"parameter{i}" for i, node in enumerate(step.parameters.values())}
+    writer = Writer(buffers)
     targets: dict[fx.Node, list[str]] = {}
     for i, node in enumerate(step.new_carry):
         targets.setdefault(node, []).append(f"new{i}")
@@ -139,7 +147,7 @@ def _forward(step: Trace, stored: list[fx.Node]) -> tuple[Code, int | None]:
     wanted = _ancestors(targets)
     total, adds_z = _sum_of_z_and_r(step, wanted)
     if total is not None:
-        writer.homes[total] = "r"
+        writer.buffers[total] = "r"
     for node in step.nodes:
         if node in wanted:
             writer.compute(node, targets.get(node, []), wanted, done=node is total)

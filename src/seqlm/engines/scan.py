@@ -1,4 +1,7 @@
-"""The reference: the cell's own step, once for each step in time, under autograd."""
+"""The reference: the cell's own step, once for each step in time, under autograd.
+
+layer -> pick -> [scan] | native | deferred | fused
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,11 @@
-"""The arithmetic of a cell's `gates` and of its gradient, as one graph of tensor operations."""
+"""The arithmetic of a cell's `gates` and of its gradient, as one graph of tensor operations.
+
+gates -> [trace] -> program -> reverse | kernels -> torch_body | kernel_body -> window
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +19,7 @@ _ZERO = ("zeros_like", "new_zeros", "zeros")
 
 
 class Layout(NamedTuple):
-    """What `gates` reads besides parameters: shapes of one step without the batch, and what needs a gradient."""
+    """The inputs of `gates` besides parameters: shapes of one step without the batch."""
 
     z: tuple[tuple[torch.Size, torch.dtype, bool], ...]  # (shape, dtype, needs gradient) of each per-step input
     extras: tuple[tuple[torch.Size, torch.dtype], ...]
@@ -44,6 +48,31 @@ class Trace(NamedTuple):
     dparameters: dict[str, fx.Node | None]  # of the same
 
 
+def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
+    """Trace `cell.gates` for a batch of `rows`, on tensors without storage. Raises the exceptions of gates."""
+    module = _Gates(_on_meta(cell))
+    carry = map_carry(lambda t: _empty((rows, *t.shape[1:]), layout.state), cell.init_carry(1))
+    groups = [
+        [_empty((rows, *shape), dtype) for shape, dtype, _ in layout.z],
+        [_empty((rows, cell.num_gates * cell.hidden_size), layout.state)],
+        carry_tensors(carry),
+        [_empty((rows, *shape), dtype) for shape, dtype in layout.extras],
+        [parameter.detach() for parameter in module.parameters()],
+        list(module.buffers()),
+        carry_tensors(carry),  # the cotangents
+    ]
+    graph = _joint_graph(module, groups, [needed for _, _, needed in layout.z], carry)
+    for node in graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ValueError("they draw random numbers; draw masks in recurrence() or project()")
+        if node.op == "get_attr":
+            raise ValueError("they use a tensor that is neither a parameter nor a buffer")
+        if node.kwargs.get("device") is not None:  # tensors made inside gates: where the state is
+            node.update_kwarg("device", cell.weight_hh.device)
+    names = [name for name, _ in (*cell.named_parameters(), *cell.named_buffers())]
+    return _read(list(graph.nodes), [len(group) for group in groups], [needed for _, _, needed in layout.z], names)
+
+
 class _Gates(nn.Module):
     def __init__(self, cell: GatedCell) -> None:
         super().__init__()
@@ -53,32 +82,33 @@ class _Gates(nn.Module):
         return self.cell.transition(z, r, carry, *extras)
 
 
-def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
-    """Trace `cell.gates` for a batch of `rows`, on tensors without storage. Raises what gates raises."""
+def _on_meta(cell: GatedCell) -> GatedCell:
+    """A copy whose parameters and buffers have no storage: the cell itself may be at work in another thread."""
+    memo: dict[int, Any] = {id(buffer): torch.empty_like(buffer, device="meta") for buffer in cell.buffers()}
+    for parameter in cell.parameters():
+        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+    return copy.deepcopy(cell, memo)
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _joint_graph(module: nn.Module, groups: list[list[Tensor]], needs: list[bool], like: Carry) -> fx.Graph:
+    """The graph of gates and of their vector-Jacobian product, on inputs in groups as in `trace`."""
     from torch.func import functional_call, functionalize, vjp
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta")
-
-    module = _Gates(cell)
-    buffers = {name: buffer.detach().to("meta") for name, buffer in module.named_buffers()}
-    parameters = {name: parameter.detach().to("meta") for name, parameter in module.named_parameters()}
-    z = [empty((rows, *shape), dtype) for shape, dtype, _ in layout.z]
-    r = empty((rows, cell.num_gates * cell.hidden_size), layout.state)
-    like = map_carry(lambda t: empty((rows, *t.shape[1:]), layout.state), cell.init_carry(1))
-    carry = carry_tensors(like)
-    extras = [empty((rows, *shape), dtype) for shape, dtype in layout.extras]
-    counts = [len(z), 1, len(carry), len(extras), len(parameters), len(buffers), len(carry)]
+    names = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
 
     def joint(*tensors: Tensor) -> list[Any]:
-        z, (r,), carry, extras, values, fixed, cotangents = cut(tensors, counts)
-        moving = [part for part, (_, _, needed) in zip(z, layout.z, strict=True) if needed]
+        z, (r,), carry, extras, values, fixed, cotangents = cut(tensors, list(map(len, groups)))
+        moving = [part for part, needed in zip(z, needs, strict=True) if needed]
 
         def gates(moving: list[Tensor], r: Tensor, carry: list[Tensor], values: list[Tensor]) -> list[Tensor]:
             given, states = iter(moving), iter(carry)
-            parts = [next(given) if needed else part for part, (_, _, needed) in zip(z, layout.z, strict=True)]
-            weights = dict(zip([*parameters, *buffers], [*values, *fixed], strict=True))
+            parts = [next(given) if needed else part for part, needed in zip(z, needs, strict=True)]
+            weights = dict(zip(names, [*values, *fixed], strict=True))
             arguments = (_one_or_tuple(parts), r, map_carry(lambda _: next(states), like), *extras)
             return carry_tensors(functional_call(module, weights, arguments))
 
@@ -86,45 +116,38 @@ def trace(cell: GatedCell, layout: Layout, rows: int) -> Trace:
         dz, dr, dcarry, dvalues = pull(cotangents)
         return [*new, *dz, dr, *dcarry, *dvalues]
 
-    inputs = [*z, r, *carry, *extras, *parameters.values(), *buffers.values(), *carry]
-    inputs = [tensor.clone() for tensor in inputs]  # no tensor twice: each is an input of its own
+    inputs = [tensor.clone() for group in groups for tensor in group]  # no tensor twice: each is an input of its own
     graph = make_fx(joint)(*inputs).graph
     if any(getattr(getattr(node.target, "_schema", None), "is_mutable", False) for node in graph.nodes):
         graph = make_fx(functionalize(joint))(*inputs).graph  # slower: puts others for those that change a tensor
     _merge_equal(graph)
     graph.eliminate_dead_code()
-    nodes = list(graph.nodes)
-    for node in nodes:
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise ValueError("they draw random numbers; draw masks in recurrence() or project()")
-        if node.op == "get_attr":
-            raise ValueError("they use a tensor that is neither a parameter nor a buffer")
-        if node.kwargs.get("device") is not None:  # tensors made inside gates: where the state is
-            node.update_kwarg("device", cell.weight_hh.device)
+    return graph
+
+
+def _read(nodes: list[fx.Node], counts: list[int], needs: list[bool], names: list[str]) -> Trace:
+    """Name the inputs and outputs of a joint graph; `names` are those of parameters and buffers."""
     placeholders = [node for node in nodes if node.op == "placeholder"]
-    z_in, (r_in,), carry_in, extras_in, values_in, fixed_in, cotangents_in = cut(placeholders, counts)
+    z, (r,), carry, extras, values, fixed, cotangents = cut(placeholders, counts)
     ends: Any = nodes[-1].args[0]
     results: list[Any] = [node if i < len(carry) else _unless_zero(node) for i, node in enumerate(ends)]
-    differentiated = sum(needed for _, _, needed in layout.z)
-    new, dz, (dr,), dcarry, dvalues = cut(results, [len(carry), differentiated, 1, len(carry), len(parameters)])
-    # Names without the prefix of the module around the cell.
-    named = [name.partition(".")[2] for name in (*parameters, *buffers)]
-    values_in, dvalues = [*values_in, *fixed_in], [*dvalues, *(None for _ in buffers)]
-    read = [any(operation(user) not in _ZERO for user in node.users) for node in values_in]  # not only to be zero of
+    new, dz, (dr,), dcarry, dvalues = cut(results, [len(carry), sum(needs), 1, len(carry), len(values)])
+    values, dvalues = [*values, *fixed], [*dvalues, *(None for _ in fixed)]
+    read = [any(operation(user) not in _ZERO for user in node.users) for node in values]  # not only to be zero of
     return Trace(
         nodes=nodes[:-1],
-        z=z_in,
-        needs=[needed for _, _, needed in layout.z],
-        r=r_in,
-        carry=carry_in,
-        extras=extras_in,
-        parameters={name: node for name, node, used in zip(named, values_in, read, strict=True) if used},
-        cotangents=cotangents_in,
+        z=z,
+        needs=needs,
+        r=r,
+        carry=carry,
+        extras=extras,
+        parameters={name: node for name, node, used in zip(names, values, read, strict=True) if used},
+        cotangents=cotangents,
         new_carry=new,
         dz=dz,
         dr=dr,
         dcarry=dcarry,
-        dparameters={name: node for name, node, used in zip(named, dvalues, read, strict=True) if used},
+        dparameters={name: node for name, node, used in zip(names, dvalues, read, strict=True) if used},
     )
 
 

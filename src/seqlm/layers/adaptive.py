@@ -15,13 +15,16 @@ class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
 
     p(w) = softmax(H y)_w for w < c_1;  p(w) = softmax(H y)_{c_1 + k - 1} softmax(U_k D_k y)_{w - c_k} in cluster k
 
-    `cutoffs` c_1 < c_2 < .. are the first words of clusters 1, 2, ..; words must be in the order of their frequency.
     H is (c_1 + clusters, I), D_k (I / `div_value`^k, I), U_k a row a word; there are no biases. Parameters are those of
     torch.nn.AdaptiveLogSoftmaxWithLoss. E. Grave, A. Joulin, M. Cisse, D. Grangier and H. Jegou, arXiv 1609.04309
     (2016).
+
+    Args:
+        cutoffs: c_1 < c_2 < .., the first words of clusters 1, 2, ..; words must be in the order of their frequency
+        div_value: each cluster has so many times fewer features than the one before
     """
 
-    softmaxes = 1
+    num_softmaxes = 1
 
     def __init__(self, input_size: int, vocab_size: int, cutoffs: Sequence[int], *, div_value: float = 4.0) -> None:
         given, most = list(cutoffs), vocab_size - 1
@@ -44,6 +47,12 @@ class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
             nn.init.uniform_(out.weight, -scale, scale)
             if every:
                 nn.init.uniform_(down.weight, -scale, scale)
+
+    def tie(self, weight: Tensor) -> None:
+        raise ValueError(
+            f"tied=true cannot be with cutoffs={self.cutoffs[:-1]}: the weights of rare words are narrower than an "
+            "embedding; set tied=false"
+        )
 
     def features(self, ys: Tensor) -> Features:
         return (ys,)

@@ -7,30 +7,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..cells import require_positive
+from ..cells import require_positive, require_probability
 from .dropout import make_dropout
 from .softmax import Features, Softmax, chunks, exact
 
 
 class Mixture(Softmax):
-    """A mixture of K softmaxes over V words: ys (T, B, H) -> p (T, B, V).
+    """A mixture of K softmaxes over V words: ys (T, B, I) -> p (T, B, V).
 
     pi = softmax(W_pi y),  latent_k = dropout(tanh(W_k y + b_k)),  p(w) = sum_k pi_k softmax(W_o latent_k + b_o)_w
 
-    One softmax of a dot product has no more rank than the embedding has dimensions; the mixture has. Dropout is locked,
-    a mask for each of the K; a temperature divides the logits of each softmax. Z. Yang, Z. Dai, R. Salakhutdinov and
-    W. W. Cohen, arXiv 1711.03953 (2018).
+    One softmax of a dot product has no more rank than the embedding has dimensions; the mixture has. A temperature
+    divides the logits of each softmax. Z. Yang, Z. Dai, R. Salakhutdinov and W. W. Cohen, arXiv 1711.03953 (2018).
+
+    Args:
+        embedding_size: width E of each latent_k, and of W_o (V, E)
+        num_softmaxes: K
+        latent_dropout: probability; locked, with a mask for each latent_k
     """
 
     def __init__(
-        self, input_size: int, embedding_size: int, vocab_size: int, experts: int, *, dropout: float = 0.0
+        self,
+        input_size: int,
+        vocab_size: int,
+        *,
+        embedding_size: int,
+        num_softmaxes: int,
+        latent_dropout: float = 0.0,
     ) -> None:
-        require_positive(input_size=input_size, embedding_size=embedding_size, experts=experts)
+        require_positive(input_size=input_size, embedding_size=embedding_size, num_softmaxes=num_softmaxes)
+        require_probability("latent_dropout", latent_dropout)
         super().__init__(embedding_size, vocab_size)
-        self.softmaxes = experts
-        self.prior = nn.Linear(input_size, experts, bias=False)
-        self.latent = nn.Linear(input_size, experts * embedding_size)
-        self.dropout = make_dropout("locked", dropout)
+        self.num_softmaxes = num_softmaxes
+        self.prior = nn.Linear(input_size, num_softmaxes, bias=False)
+        self.latent = nn.Linear(input_size, num_softmaxes * embedding_size)
+        self.dropout = make_dropout("locked", latent_dropout)
 
     def initialise(self, scale: float, *, every: bool) -> None:
         super().initialise(scale, every=every)
@@ -41,7 +52,7 @@ class Mixture(Softmax):
     def features(self, ys: Tensor) -> tuple[Tensor, ...]:
         """ln pi (T, B, K) and latent (T, B, K, E)."""
         latent = self.dropout(self.latent(ys).tanh())
-        return exact(self.prior(ys)).log_softmax(-1), latent.unflatten(-1, (self.softmaxes, -1))
+        return exact(self.prior(ys)).log_softmax(-1), latent.unflatten(-1, (self.num_softmaxes, -1))
 
     def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         log_prior, latent = features

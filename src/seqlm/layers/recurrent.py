@@ -46,7 +46,7 @@ class Recurrent(Layer):
         super().__init__()
         self.cell, self.reverse, self.engine = cell, reverse, engine
         self._plans: dict[Any, Plan] = {}
-        assert self.plan  # a forced engine that cannot serve the cell is refused here
+        _ = self.plan  # a forced engine that cannot serve the cell is refused here
         self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
         self.backward_size = cell.output_size if reverse else 0
 

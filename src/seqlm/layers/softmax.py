@@ -1,4 +1,4 @@
-"""The output layer of a language model together with its loss, without ever holding all logits."""
+"""Output layers of language models, each with its loss, which never holds all logits."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ Features: TypeAlias = Sequence[Tensor]  # (T, B, ...) each
 
 
 class OutputLayer(Protocol):
-    """From what a model makes of a text, ys (T, B, I), to a distribution over its V words.
+    """A distribution over V words for each output of a stack, ys (T, B, I).
 
-    `words` (V, 1), where given, is a mask on the rows of weights that are tied to an embedding.
+    It is constructed with `input_size` I and `vocab_size` V. One that maps to the width of the embedding by itself
+    takes `embedding_size` as well. `words` (V, 1), where given, is a mask on rows of weights tied to an embedding.
     """
 
-    softmaxes: int  # over the words, for each step
+    num_softmaxes: int  # distributions over the words that are computed for each step
 
     def initialise(self, scale: float, *, every: bool) -> None:
         """Draw the weights of words from U(-scale, scale), and with `every` all other parameters too."""
 
+    def tie(self, weight: Tensor) -> None:
+        """Make the weights (V, E) of an embedding those of the words. Raises ValueError if that cannot be."""
+
     def features(self, ys: Tensor) -> Features:
-        """What it reads of ys: every mask is drawn, the rest is arithmetic on each step."""
+        """Everything about ys that `logits` and `nats` read: all masks are drawn, the rest is arithmetic."""
 
     def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """What one softmax over all words gives p of (T, B, V): ln p, up to a constant of each row."""
+        """ln p (T, B, V), up to a constant of each row."""
 
     def nats(
         self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
@@ -39,9 +43,12 @@ class OutputLayer(Protocol):
 
 
 class Softmax(nn.Linear):
-    """p = softmax(W y + b): the weights (V, I) are a row a word, so an embedding can be tied to them."""
+    """One softmax over all words: p = softmax(W y + b), W (V, I)."""
 
-    softmaxes = 1
+    num_softmaxes: int = 1
+
+    def __init__(self, input_size: int, vocab_size: int) -> None:
+        super().__init__(input_size, vocab_size)
 
     def initialise(self, scale: float, *, every: bool) -> None:
         nn.init.uniform_(self.weight, -scale, scale)
@@ -49,6 +56,15 @@ class Softmax(nn.Linear):
             nn.init.uniform_(self.bias, -scale, scale)
         else:
             nn.init.zeros_(self.bias)
+
+    def tie(self, weight: Tensor) -> None:
+        embedding_size, width = weight.shape[1], self.weight.shape[1]
+        if embedding_size != width:
+            raise ValueError(
+                f"tied=true needs equal widths, but model.embedding_size={embedding_size} and the last layer has "
+                f"{width}; set model.embedding_size={width}, or model.projection=true to map one to the other"
+            )
+        self.weight = weight
 
     def features(self, ys: Tensor) -> Features:
         return (ys,)

@@ -1,4 +1,4 @@
-"""A model that sees what stands before and behind, and says what is masked."""
+"""A model of masked tokens, which sees both sides of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .text_model import Reading, TextModel
 
 
 class ClozeModel(TextModel):
-    """Says masked tokens from both sides: p(w_t | the tokens that are not masked) = softmax(W_o P y_t + b_o).
+    """Predict masked tokens from both sides: p(w_t | the tokens that are not masked) = softmax(W_o P y_t + b_o).
 
     A token `vocab_size` is a masked one, with a vector of its own below the stack, which may run in any direction;
     only masked tokens are scored. A piece of text is read by itself: there is no carry. Options are those of TextModel.
@@ -26,7 +26,7 @@ class ClozeModel(TextModel):
         self.mask = nn.Parameter(torch.empty(stack.input_size).uniform_(-scale, scale))
 
     def init_carry(self, batch_size: int) -> Carry:
-        """Nothing is remembered from piece to piece."""
+        """Nothing: no state goes on from piece to piece."""
         return ()
 
     def embed(self, tokens: Tensor, words: Tensor | None) -> Tensor:

@@ -64,7 +64,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         embedding_size = hidden_size if embedding_size is None else embedding_size
-        require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers)
+        require_positive(hidden_size=hidden_size, embedding_size=embedding_size)
         if attention == "none" and (input_feeding or attention_size is not None):
             key, value, none = (
                 ("input_feeding", "true", "false") if input_feeding else ("attention_size", attention_size, "null")
@@ -76,17 +76,13 @@ class Decoder(nn.Module):
         if drops_gatewise(drop) and (drop.get("input") or drop.get("hidden")):  # they would be drawn at every step
             raise ValueError("dropout.per_gate=true: in a decoder gates share the masks of input and hidden; use false")
         self.stack = build_stack(
-            input_size=embedding_size + hidden_size * input_feeding + input_size * (context != "state"),
+            embedding_size + hidden_size * input_feeding + input_size * (context != "state"),
+            drop,
+            where,
             cell=cell,
             hidden_size=hidden_size,
             num_layers=num_layers,
-            layers=None,
-            bidirectional=False,
-            residual=False,
-            skip_sum=False,
-            dropout=drop,
             engine="scan" if input_feeding else engine,  # each step waits for the one before
-            where=where,
         )
         states = self.stack.output_size
         size = states if attention == "none" else hidden_size

@@ -19,30 +19,24 @@ from .sequence_model import last_outputs, size_of
 Pooling = Literal["last", "mean", "max", "attention"]
 
 
-class LabelHead(nn.Module):
-    """A label for every sequence: p(label | x) = softmax(W p + b), with p (B, H) pooled from outputs y (T, B, H).
+class PooledHead(nn.Module):
+    """One vector p (B, H) for every sequence, pooled from outputs y (T, B, H); steps beyond a length have no part.
 
     `pooling`: last, where each direction has read everything: forward outputs at the last step, backward ones at the
     first | mean and max over the steps | attention, p = sum_t a_t y_t with a = softmax_t(v . tanh(U y_t + c)) (Z. Yang
-    et al., "Hierarchical Attention Networks for Document Classification", 2016). Steps beyond a length have no part.
-    `smoothing` s, in training alone: loss = (1 - s) * -ln p(label) + s * mean over labels of -ln p (label smoothing, C.
-    Szegedy et al., arXiv 1512.00567).
+    et al., "Hierarchical Attention Networks for Document Classification", 2016).
     """
 
-    def __init__(
-        self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last", smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last") -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling={pooling} must be one of {', '.join(get_args(Pooling))}")
-        require_probability("smoothing", smoothing)
-        self.pooling, self.smoothing, self.backward_size = pooling, smoothing, sizes.get("backward_size", 0)
+        self.pooling, self.backward_size = pooling, sizes.get("backward_size", 0)
         self.attention = None
         if pooling == "attention":
             self.attention = nn.Sequential(
                 nn.Linear(input_size, input_size), nn.Tanh(), nn.Linear(input_size, 1, bias=False)
             )
-        self.linear = nn.Linear(input_size, size_of(sizes, "num_labels", "labels"))
 
     def pool(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """One vector (B, H) for each sequence (T, B, H)."""
@@ -55,6 +49,22 @@ class LabelHead(nn.Module):
             return ys.masked_fill(beyond, 0).sum(0) / lengths.unsqueeze(-1)
         weights: Tensor = self.attention(ys).masked_fill(beyond, -torch.inf).softmax(0)
         return (weights * ys).sum(0)
+
+
+class LabelHead(PooledHead):
+    """A label for every sequence: p(label | x) = softmax(W p + b), with p (B, H) as PooledHead pools it.
+
+    `smoothing` s, in training alone: loss = (1 - s) * -ln p(label) + s * mean over labels of -ln p (label smoothing, C.
+    Szegedy et al., arXiv 1512.00567).
+    """
+
+    def __init__(
+        self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last", smoothing: float = 0.0
+    ) -> None:
+        super().__init__(input_size, sizes, pooling)
+        require_probability("smoothing", smoothing)
+        self.smoothing = smoothing
+        self.linear = nn.Linear(input_size, size_of(sizes, "num_labels", "labels"))
 
     def logits(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, labels)."""

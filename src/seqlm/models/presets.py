@@ -1,125 +1,116 @@
-"""The models that `model=` presets describe for texts."""
+"""Builders of the models of texts that `model=` presets describe."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from ..cells import Cell, require_positive, require_probability
-from ..engines import Engine
+from ..cells import require_positive
 from ..errors import ConfigError
+from ..layers import OutputLayer, Softmax
 from .cloze_model import ClozeModel
 from .language_model import BidirectionalLanguageModel, LanguageModel
-from .stack import Dropouts, LayerSpec, build_stack, drops_gatewise
+from .stack import Dropouts, build_stack, delegates
+from .text_model import TextModel, projects
+
+M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T", bound=TextModel)
 
 
-def build_language_model(
+@delegates(build_stack)
+def text_model(
+    kind: type[T],
     *,
     vocab_size: int,
-    cell: Callable[..., Cell],
     hidden_size: int,
-    num_layers: int = 1,
     embedding_size: int | None = None,
-    layers: list[LayerSpec] | None = None,
-    predicts: Literal["next", "both", "masked"] = "next",
-    bidirectional: bool = False,
-    residual: bool = False,
-    skip_sum: bool = False,
+    output: Callable[..., OutputLayer] = Softmax,
     tied: bool = False,
     projection: bool = False,
-    softmaxes: int = 1,
-    cutoffs: list[int] | None = None,
-    div_value: float = 4.0,
     dropout: Dropouts | None = None,
     init_range: float | None = None,
-    num_params: int | str | None = None,
-    engine: Engine = "auto",
-) -> LanguageModel | BidirectionalLanguageModel | ClozeModel:
-    """The model of texts that a `model=` preset describes; `cell` is a class or factory called with its sizes.
+    **stack_options: Any,
+) -> T:
+    """Build a stack, and a model of this kind around it. Messages speak of `model.` keys.
 
-    `predicts` next: a LanguageModel, the next token | both: a BidirectionalLanguageModel, the next one and by a second
-    stack the one before | masked: a ClozeModel, masked tokens from both sides.
-    `embedding_size` is `hidden_size` unless given. With `num_params` (24_000_000, "24M", "500k") the hidden size is the
-    largest whose model has no more parameters than that. Messages speak of `model.` keys.
+    Args:
+        embedding_size: `hidden_size` unless given
+        dropout: probabilities by place, of the whole model
+        stack_options: those of build_stack
     """
-    if num_params is not None:
-        given = dict(locals())
-        given |= {"num_params": None, "engine": "scan"}
-        if layers is not None:
-            raise ConfigError(
-                "model.num_params solves one hidden size for all layers; use model.num_layers, not layers"
-            )
-        if tied and not projection and softmaxes == 1 and embedding_size is not None:
-            raise ConfigError(
-                f"model.num_params solves a hidden size that model.tied=true wants to equal model.embedding_size="
-                f"{embedding_size}; use model.embedding_size=null, or model.projection=true to map one to the other"
-            )
-
-        def count(size: int) -> int:
-            with torch.device("meta"):
-                sized = build_language_model(**{**given, "hidden_size": size})
-            return sum(parameter.numel() for parameter in sized.parameters())
-
-        # A cluster of an adaptive softmax has 1 feature at least.
-        least = (
-            1 if cutoffs is None or (projection and embedding_size) else math.ceil(max(1, div_value) ** len(cutoffs))
-        )
-        hidden_size = solve_size(count, budget(num_params), least)
     embedding_size = hidden_size if embedding_size is None else embedding_size
-    require_positive(hidden_size=hidden_size, embedding_size=embedding_size, num_layers=num_layers, softmaxes=softmaxes)
-    if bidirectional and predicts != "masked":
+    require_positive(hidden_size=hidden_size, embedding_size=embedding_size)
+    if stack_options.get("bidirectional") and kind is not ClozeModel:
         raise ConfigError(
             "model.bidirectional=true cannot be a language model: the backward half sees the token to be predicted; "
             "use model.bidirectional=false, or task=bilm model=bilm (two language models, one in each direction), or "
             "task=cloze model=cloze (masked tokens, seen from both sides)"
         )
-    drop: Dropouts = {"kind": "locked", **(dropout or {})}
-    for place in ("embedding", "input", "hidden", "output", "latent"):
-        require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
-    stacked = partial(
-        build_stack,
-        input_size=embedding_size,
-        cell=cell,
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        layers=layers,
-        bidirectional=bidirectional,
-        residual=residual,
-        skip_sum=skip_sum,
-        dropout=drop,
-        engine=engine,
+    stack = build_stack(embedding_size, dropout or {}, hidden_size=hidden_size, **stack_options)
+    return kind(
+        vocab_size, stack, output=output, tied=tied, projection=projection, dropout=dropout, init_range=init_range
     )
-    stack = stacked()
-    if tied and not projection and softmaxes == 1 and cutoffs is None and stack.output_size != embedding_size:
+
+
+@delegates(text_model)
+def build_language_model(*, num_params: int | str | None = None, **options: Any) -> LanguageModel:
+    """Build a LanguageModel, which predicts the next token.
+
+    Args:
+        num_params: (24_000_000, "24M", "500k") instead of `hidden_size`, the largest whose model has no more parameters
+        options: those of text_model
+    """
+    return _within(num_params, partial(text_model, LanguageModel), options)
+
+
+@delegates(build_language_model)
+def build_bidirectional_language_model(
+    *, num_params: int | str | None = None, **options: Any
+) -> BidirectionalLanguageModel:
+    """Build a BidirectionalLanguageModel: the next token, and by a second stack the one before."""
+
+    def both(**options: Any) -> BidirectionalLanguageModel:
+        forward, backward = (text_model(LanguageModel, **options) for _ in range(2))
+        return BidirectionalLanguageModel(forward, backward)
+
+    return _within(num_params, both, options)
+
+
+@delegates(build_language_model)
+def build_cloze_model(*, num_params: int | str | None = None, **options: Any) -> ClozeModel:
+    """Build a ClozeModel, which predicts masked tokens from both sides."""
+    return _within(num_params, partial(text_model, ClozeModel), options)
+
+
+def _within(num_params: int | str | None, make: Callable[..., M], options: dict[str, Any]) -> M:
+    """make(**options), with the largest hidden size that `num_params` allows, if that is given."""
+    if num_params is None:
+        return make(**options)
+    if options.get("layers") is not None:
+        raise ConfigError("model.num_params solves one hidden size for all layers; use model.num_layers, not layers")
+    mapped = options.get("projection") or projects(options.get("output", Softmax))
+    if options.get("tied") and not mapped and options.get("embedding_size") is not None:
         raise ConfigError(
-            f"model.tied=true needs equal widths, but model.embedding_size={embedding_size} and the last layer has "
-            f"{stack.output_size}; set model.embedding_size={stack.output_size}, or model.projection=true to map one "
-            "to the other"
+            "model.num_params solves a hidden size that model.tied=true wants to equal model.embedding_size="
+            f"{options['embedding_size']}; use model.embedding_size=null, or model.projection=true to map one to the "
+            "other"
         )
-    options: dict[str, Any] = {
-        "tied": tied,
-        "projection": projection,
-        "softmaxes": softmaxes,
-        "latent_dropout": drop.get("latent", 0.0),
-        "cutoffs": cutoffs,
-        "div_value": div_value,
-        "embedding_dropout": drop.get("embedding", 0.0),
-        "embedding_tied": drop.get("embedding_tied", False),
-        "input_dropout": 0.0 if drops_gatewise(drop) else drop.get("input", 0.0),
-        "output_dropout": drop.get("output", 0.0),
-        "dropout_kind": drop["kind"],
-        "init_range": init_range,
-    }
-    if predicts == "masked":
-        return ClozeModel(vocab_size, stack, **options)
-    forward = LanguageModel(vocab_size, stack, **options)
-    if predicts == "next":
-        return forward
-    return BidirectionalLanguageModel(forward, LanguageModel(vocab_size, stacked(), **options))
+
+    def count(size: int) -> int:
+        try:
+            with torch.device("meta"):
+                model = make(**{**options, "hidden_size": size, "engine": "scan"})
+        except (ConfigError, ValueError):
+            if size > 2**16:  # not a matter of its size
+                raise
+            return 0
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    return make(**{**options, "hidden_size": solve_size(count, budget(num_params))})
 
 
 def budget(text: int | str) -> int:
@@ -132,16 +123,16 @@ def budget(text: int | str) -> int:
         raise ConfigError(f"model.num_params={text} should be a number, as 24M, 500k or 1000000") from None
 
 
-def solve_size(count: Callable[[int], int], most: int, least: int = 1) -> int:
-    """The largest size >= least with count(size) <= most, for a count that rises with it."""
-    if count(least) > most:
-        raise ConfigError(
-            f"model.num_params={most} is too small: with hidden size {least} there are {count(least):,} parameters"
-        )
-    low, high = least, 2 * least
+def solve_size(count: Callable[[int], int], most: int) -> int:
+    """The largest size with count(size) <= most, for a count that rises with it and is 0 for sizes that cannot be."""
+    low, high = 0, 1
     while count(high) <= most:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if count(middle) <= most else (low, middle)
+    if low == 0 or count(low) == 0:
+        raise ConfigError(
+            f"model.num_params={most} is too small: with hidden size {high} there are {count(high):,} parameters"
+        )
     return low

@@ -18,9 +18,9 @@ from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout
 from .features import CharacterReader, CharacterSpec, LanguageModelReader, LanguageModelSpec, language_model_readers
-from .stack import Dropouts, LayerSpec, build_stack, cells_of, drops_gatewise
+from .stack import Dropouts, build_stack, cells_of, delegates, drops_gatewise
 
-PLACES = ("embedding", "words", "input", "hidden", "output")
+PLACES = ("embedding", "words", "input", "output")
 
 
 class SequenceDropouts(Dropouts, total=False):
@@ -116,35 +116,35 @@ class SequenceModel(nn.Module):
         return nats
 
 
+@delegates(build_stack)
 def build_sequence_model(
     *,
     sizes: Mapping[str, int],
     cell: Callable[..., Cell],
     head: Callable[..., nn.Module],
     hidden_size: int,
-    num_layers: int = 1,
     embedding_size: int | None = None,
-    layers: list[LayerSpec] | None = None,
     bidirectional: bool = True,
-    residual: bool = False,
-    skip_sum: bool = False,
     characters: CharacterSpec | None = None,
     language_models: list[LanguageModelSpec] | None = None,
     dropout: SequenceDropouts | None = None,
     init_range: float | None = None,
     engine: Engine = "auto",
     load: Callable[[str, str, str | None], tuple[nn.Module, Any]] | None = None,
+    **stack_options: Any,
 ) -> SequenceModel:
-    """The model that a `model=` preset of whole sequences describes; `sizes` come from the data.
+    """Build the model of whole sequences that a `model=` preset describes. Raises ConfigError about `model.` keys.
 
-    `cell` and `head` are classes or factories, called with their sizes; a head is told `backward_size` among them, how
-    many of its inputs, the last ones, come of reading backwards. Words are embedded in `embedding_size` numbers, by
-    default `hidden_size`; features are read as they are, or mapped to `embedding_size` if it is given. A layer of a
-    bidirectional model has two cells of `hidden_size` each. `load` gives the model and the tokenizer of a run by its
-    folder and checkpoint, for `language_models`. Raises ConfigError, speaking of `model.` keys.
+    Args:
+        sizes: of vocabularies and features, from the data
+        head: class or factory, called with its sizes; `backward_size` among them is how many of its inputs, the last
+            ones, come of reading backwards
+        embedding_size: of words, `hidden_size` unless given; features are mapped to it, or read as they are
+        load: gives the model and the tokenizer of a run by its folder and checkpoint, for `language_models`
+        stack_options: those of build_stack
     """
     width = hidden_size if embedding_size is None else embedding_size
-    require_positive(hidden_size=hidden_size, embedding_size=width, num_layers=num_layers)
+    require_positive(hidden_size=hidden_size, embedding_size=width)
     drop = checked_dropouts(dropout, "model.")
     readers: list[Any] = []
     types, words, rare = drop.get("embedding", 0.0), drop.get("words", 0.0), drop.get("rare_words", 0.0)
@@ -168,16 +168,13 @@ def build_sequence_model(
         assert load is not None, "who builds a model with language models says how to load them"
         readers += language_model_readers(spec, f"model.language_models.{index}", load)
     stack = build_stack(
-        input_size=sum(reader.output_size for reader in readers),
+        sum(reader.output_size for reader in readers),
+        drop,
         cell=cell,
         hidden_size=hidden_size,
-        num_layers=num_layers,
-        layers=layers,
         bidirectional=bidirectional,
-        residual=residual,
-        skip_sum=skip_sum,
-        dropout=drop,
         engine=engine,
+        **stack_options,
     )
     known = {"engine": engine} if "engine" in inspect.signature(head).parameters else {}  # of a head with layers
     model = SequenceModel(
@@ -202,9 +199,8 @@ def checked_dropouts(dropout: SequenceDropouts | Dropouts | None, where: str) ->
     drop = cast("SequenceDropouts", {"kind": "locked", **(dropout or {})})
     for place in PLACES:
         require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
-    for key in ("embedding_tied", "latent"):
-        if drop.get(key):
-            raise ConfigError(f"{where}dropout.{key}={drop[key]} does nothing here; leave it out")
+    if drop.get("embedding_tied"):
+        raise ConfigError(f"{where}dropout.embedding_tied={drop['embedding_tied']} does nothing here; leave it out")
     return drop
 
 
@@ -218,16 +214,7 @@ def _character_reader(
     embedding_size = spec.get("embedding_size", hidden_size)
     require_positive(**{"characters.hidden_size": hidden_size, "characters.embedding_size": embedding_size})
     layer = build_stack(
-        input_size=embedding_size,
-        cell=spec.get("cell", cell),
-        hidden_size=hidden_size,
-        num_layers=1,
-        layers=None,
-        bidirectional=True,
-        residual=False,
-        skip_sum=False,
-        dropout={},
-        engine=engine,
+        embedding_size, {}, cell=spec.get("cell", cell), hidden_size=hidden_size, bidirectional=True, engine=engine
     )
     return CharacterReader(num_chars, embedding_size, layer)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from torch import nn
 
-from ..cells import Cell, RecurrentDropout
+from ..cells import Cell, RecurrentDropout, require_positive, require_probability
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Bidirectional, DropoutKind, Layer, Recurrent, Stack, make_dropout
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Dropouts(TypedDict, total=False):
@@ -32,11 +35,10 @@ class Dropouts(TypedDict, total=False):
     per_gate: bool
     zoneout: float
     zoneout_memory: float
-    latent: float
 
 
 class LayerSpec(TypedDict, total=False):
-    """What one layer has of its own; what is left out is that of the model."""
+    """Options of one layer; those left out are the model's."""
 
     cell: Callable[..., Cell]
     hidden_size: int
@@ -48,25 +50,52 @@ def cells_of(model: nn.Module) -> list[Cell]:
     return [module for module in model.modules() if isinstance(module, Cell)]
 
 
+def delegates(to: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorate a function whose ** arguments go to `to`: its signature shows the keyword-only arguments of `to`.
+
+    So help() lists them, and a config node that names the function is checked against them.
+    """
+
+    def extended(function: F) -> F:
+        signature, hints = inspect.signature(function), get_type_hints(to)
+        own = {name: one for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+        passed = {
+            name: one
+            for name, one in inspect.signature(to).parameters.items()
+            if one.kind is one.KEYWORD_ONLY and name not in own
+        }
+        function.__signature__ = signature.replace(parameters=[*own.values(), *passed.values()])  # type: ignore[attr-defined]
+        function.__annotations__ |= {name: hints[name] for name in passed}
+        return function
+
+    return extended
+
+
 def build_stack(
-    *,
     input_size: int,
+    dropout: Dropouts,
+    where: str = "model.",
+    *,
     cell: Callable[..., Cell],
     hidden_size: int,
-    num_layers: int,
-    layers: Sequence[LayerSpec] | None,
-    bidirectional: bool,
-    residual: bool,
-    skip_sum: bool,
-    dropout: Dropouts,
-    engine: Engine,
-    where: str = "model.",
+    num_layers: int = 1,
+    layers: list[LayerSpec] | None = None,
+    bidirectional: bool = False,
+    residual: bool = False,
+    skip_sum: bool = False,
+    engine: Engine = "auto",
 ) -> Stack:
-    """A stack of `num_layers` equal layers, or one layer for each entry of `layers`.
+    """Build `num_layers` equal layers, or one for each entry of `layers`. Messages speak of keys below `where`.
 
-    A bidirectional layer has two cells of `hidden_size` each. Of `dropout` it does what is between layers and inside.
-    Messages speak of keys below `where`.
+    Args:
+        dropout: `hidden` between layers, and everything inside the recurrence; other places are the model's
+        cell: class or factory, called with its sizes
+        bidirectional: two cells of `hidden_size` in each layer
+        residual: every layer but the first adds its input to its output
+        skip_sum: the output is the sum of those of all layers
     """
+    require_positive(num_layers=num_layers)
+    require_probability("dropout.hidden", dropout.get("hidden", 0.0))
     kind, between, gatewise = dropout.get("kind", "locked"), dropout.get("hidden", 0.0), drops_gatewise(dropout)
     inside = {key: value for key, value in dropout.items() if key in RecurrentDropout._fields and key != "input"}
     specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers

@@ -1,19 +1,17 @@
-"""From tokens to probabilities of tokens: what models of text have in common."""
+"""From tokens to probabilities of tokens: the base of all models of text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..cells import Carry
+from ..cells import Carry, require_probability
 from ..layers import (
-    AdaptiveSoftmax,
-    DropoutKind,
     Features,
     Layer,
-    Mixture,
     OutputLayer,
     Softmax,
     WordEmbedding,
@@ -21,7 +19,7 @@ from ..layers import (
     make_dropout,
     target_log_probabilities,
 )
-from .stack import cells_of
+from .stack import Dropouts, cells_of, drops_gatewise
 
 
 class Reading(NamedTuple):
@@ -38,19 +36,25 @@ class Reading(NamedTuple):
         return self._replace(features=[feature[steps] for feature in self.features])
 
 
+def projects(output: Callable[..., OutputLayer]) -> bool:
+    """Whether an output layer maps to the width of the embedding by itself."""
+    return "embedding_size" in inspect.signature(output).parameters
+
+
 class TextModel(nn.Module):
-    """What reads tokens and says which: embedding -> dropout -> stack -> dropout -> softmax over the vocabulary.
+    """Embedding -> dropout -> stack -> dropout -> output layer over the vocabulary.
 
     p_t = softmax(W_o P y_t + b_o),  y = stack(dropout(E[w]))
 
-    tokens (T, B) int64 -> logits (T, B, V). With `tied`, W_o is E itself (one Parameter; O. Press and
-    L. Wolf, arXiv 1608.05859); P is the identity unless `projection` adds a linear map from the stack's
-    width to the embedding's. More than one of `softmaxes` are a Mixture, with `latent_dropout` inside; `cutoffs` and
-    `div_value` are those of an AdaptiveSoftmax, for words in the order of their frequency. Dropout
-    probabilities: `embedding_dropout` of word types, `input_dropout` on the embedded input, `output_dropout` before the
-    softmax; with `embedding_tied` words that the embedding drops are dropped from tied softmax weights too.
-    `init_range` w draws every parameter from U(-w, w); by default cells use torch's own range and embedding and softmax
-    U(-0.1, 0.1). Raises ValueError if tied widths differ, or an option has nothing to do.
+    tokens (T, B) int64 -> logits (T, B, V). Raises ValueError if tied widths differ, or an option has nothing to do.
+
+    Args:
+        output: class or factory of the output layer, called with its sizes
+        tied: W_o is E itself, one Parameter (O. Press and L. Wolf, arXiv 1608.05859)
+        projection: P is a linear map from the stack's width to the embedding's, else the identity
+        dropout: of word types (`embedding`), of the embedded `input`, and of the `output` of the stack; with
+            `embedding_tied` word types are dropped from tied softmax weights too
+        init_range: w, every parameter from U(-w, w); None: torch's range for cells, 0.1 for embedding and output layer
     """
 
     def __init__(
@@ -58,65 +62,36 @@ class TextModel(nn.Module):
         vocab_size: int,
         stack: Layer,
         *,
+        output: Callable[..., OutputLayer] = Softmax,
         tied: bool = False,
         projection: bool = False,
-        softmaxes: int = 1,
-        latent_dropout: float = 0.0,
-        cutoffs: Sequence[int] | None = None,
-        div_value: float = 4.0,
-        embedding_dropout: float = 0.0,
-        embedding_tied: bool = False,
-        input_dropout: float = 0.0,
-        output_dropout: float = 0.0,
-        dropout_kind: DropoutKind = "locked",
+        dropout: Dropouts | None = None,
         init_range: float | None = None,
     ) -> None:
         super().__init__()
-        embedding_size = stack.input_size
+        embedding_size, drop = stack.input_size, dropout or {}
+        kind = drop.get("kind", "locked")
+        for place in ("embedding", "input", "output"):
+            require_probability(f"dropout.{place}", drop.get(place, 0.0))  # type: ignore[arg-type]
         self.check_stack(stack)
-        if softmaxes > 1 and projection:
-            raise ValueError(f"projection=true does nothing with softmaxes={softmaxes}: each has a map of its own")
-        if latent_dropout and softmaxes == 1:
-            raise ValueError(f"dropout.latent={latent_dropout} does nothing with one softmax; set softmaxes=15, say")
-        if cutoffs is None and div_value != 4:
-            raise ValueError(f"div_value={div_value} does nothing without cutoffs; set cutoffs=[2000,10000], say")
-        if cutoffs is not None and softmaxes > 1:
-            raise ValueError(
-                f"cutoffs={list(cutoffs)} and softmaxes={softmaxes} are two output layers; set one of them"
-            )
-        if cutoffs is not None and tied:
-            raise ValueError(
-                f"tied=true cannot be with cutoffs={list(cutoffs)}: the weights of rare words are narrower than an "
-                "embedding; set tied=false"
-            )
-        narrow = projection or softmaxes > 1  # a map to the embedding's width comes before the softmax
-        if tied and not narrow and stack.output_size != embedding_size:
-            raise ValueError(
-                f"tied=true needs equal widths, but the embedding has {embedding_size} and the last layer "
-                f"{stack.output_size}; make them equal, or set projection=true to map one to the other"
-            )
-        if embedding_tied and not (tied and embedding_dropout):
+        if projection and projects(output):
+            raise ValueError("projection=true does nothing: the output layer has a map to the embedding's width itself")
+        self.embedding_tied = drop.get("embedding_tied", False)
+        if self.embedding_tied and not (tied and drop.get("embedding")):
             raise ValueError(
                 "dropout.embedding_tied=true does nothing unless weights are tied and embedding dropout is above 0"
             )
-        self.vocab_size, self.embedding_tied = vocab_size, embedding_tied
-        self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=embedding_dropout)
-        self.input_dropout = make_dropout(dropout_kind, input_dropout)
+        self.vocab_size = vocab_size
+        self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=drop.get("embedding", 0.0))
+        self.input_dropout = make_dropout(kind, 0.0 if drops_gatewise(drop) else drop.get("input", 0.0))
         self.stack = stack
-        self.output_dropout = make_dropout(dropout_kind, output_dropout)
+        self.output_dropout = make_dropout(kind, drop.get("output", 0.0))
         self.projection = nn.Linear(stack.output_size, embedding_size, bias=False) if projection else None
-        width = embedding_size if projection else stack.output_size
-        self.decoder: OutputLayer
-        if cutoffs is not None:
-            self.decoder = AdaptiveSoftmax(width, vocab_size, cutoffs, div_value=div_value)
-        elif softmaxes != 1:
-            self.decoder = Mixture(stack.output_size, embedding_size, vocab_size, softmaxes, dropout=latent_dropout)
-        else:
-            self.decoder = Softmax(width, vocab_size)
+        sizes = {"input_size": embedding_size if projection else stack.output_size, "vocab_size": vocab_size}
+        self.decoder = output(**sizes, embedding_size=embedding_size) if projects(output) else output(**sizes)
         self._reset_parameters(init_range)
         if tied:
-            assert isinstance(self.decoder, Softmax)
-            self.decoder.weight = self.embedding.weight
+            self.decoder.tie(self.embedding.weight)
 
     def _reset_parameters(self, init_range: float | None) -> None:
         if init_range is not None and init_range <= 0:
@@ -155,7 +130,7 @@ class TextModel(nn.Module):
         return self.decoder.nats(reading.features, targets, reading.words, ignore_index)
 
     def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
-        """What the softmax is taken of (T, B, V): scores, or the logarithms of probabilities."""
+        """ln p (T, B, V), up to a constant of each row."""
         return self.decoder.logits(reading.features, reading.words, temperature)
 
     def log_softmax(self, reading: Reading, temperature: float = 1.0) -> Tensor:
@@ -175,7 +150,7 @@ class TextModel(nn.Module):
 
     def row_bytes(self, batch_size: int) -> int:
         """The size of the logits of one step."""
-        return 4 * batch_size * self.vocab_size * self.decoder.softmaxes
+        return 4 * batch_size * self.vocab_size * self.decoder.num_softmaxes
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
         """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""

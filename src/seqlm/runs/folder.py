@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
 from ..files import to_json, write_atomically
 
@@ -84,14 +85,14 @@ class RunFolder:
         return self.path.name
 
     def info(self) -> dict[str, Any]:
-        """run.json: status, versions, seed, parameters, data fingerprint, final metrics."""
+        """run.json: status, versions, seed, parameters, data fingerprint, metrics; with today's keys if it is older."""
         try:
             info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
         if not isinstance(info, dict):
             raise ConfigError(f"{self.path / 'run.json'} is not a record of a run")
-        return info
+        return migrate_info(info)
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
@@ -149,12 +150,12 @@ class RunFolder:
         return max([sum(count is None for count in counts), *(count for count in counts if isinstance(count, int))])
 
     def eval_result(self, split: str) -> dict[str, Any]:
-        """What `seqlm eval` last said of `split`; empty if it has not been asked."""
+        """The last result of `seqlm eval` for `split`, with today's keys; empty if there is none."""
         try:
             result = json.loads((self.path / f"eval-{split}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return result if isinstance(result, dict) else {}
+        return migrate_score(result) if isinstance(result, dict) else {}
 
     def forget_after(self, step: int, evaluated_at: int) -> None:
         """Drop metrics beyond `step` and evaluations beyond `evaluated_at`, which a resumed run will repeat."""

@@ -35,10 +35,12 @@ def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
             f"this data is {has}, but model._target_={config.model['_target_']} reads {wants}; "
             "choose another model= or data="
         )
-    if (cutoffs := config.model.get("cutoffs")) and not getattr(tokenizer, "ranked", True):
+    output = config.model.get("output")
+    cutoffs = output.get("cutoffs") if isinstance(output, Mapping) else None
+    if cutoffs and not getattr(tokenizer, "ranked", True):
         raise ConfigError(
-            f"model.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a {tokenizer.kind} "
-            "tokenizer are not in; use data/tokenizer=word or char, or model.cutoffs=null"
+            f"model.output.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a "
+            f"{tokenizer.kind} tokenizer are not in; use data/tokenizer=word or char, or model/output=softmax"
         )
     if accepts(config.model, "model", "load", trust=config.trust):
         known["load"] = partial(_trained, engine=engine, trust=config.trust)

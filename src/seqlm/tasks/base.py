@@ -1,10 +1,10 @@
-"""What the loop asks of one kind of problem."""
+"""The interface of a task: everything that differs from one kind of problem to another."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
+from ..config.metrics import LOSS, Metric, by_name
 from ..config.schema import Config, SamplingConfig
 from ..data.batching.batches import Batches
 from ..data.dataset import Data
+from ..data.examples import Example
 from ..errors import ConfigError
 from ..optim.schedules import Moment
 from .figures import Heatmap
@@ -42,14 +44,22 @@ class Score:
 
 
 class Task(ABC):
-    """Loss and metrics of one kind of problem: what one loop, one checkpoint and one command line do not know."""
+    """One kind of problem: its batches, loss, metrics, and all that a verb does in its own way for it.
 
-    model: ClassVar[type[nn.Module]]  # what it can train
-    carries: ClassVar[bool] = True  # columns go on from batch to batch: their number then changes what is known of each
+    The loop, the checkpoints, evaluation and every verb ask a task; they never ask which one it is.
+    """
+
+    model: ClassVar[type[nn.Module]]  # the models that it trains
+    stateful: ClassVar[bool] = True  # rows of a batch go on in the next: their number changes what is known of each
+    cuda_graphs: ClassVar[bool] = False  # batches are Windows of few shapes, so that engine=graph can replay a step
+    targets: ClassVar[tuple[str, ...]] = ()  # fields of an example that it predicts
+    metrics: ClassVar[tuple[Metric, ...]] = ()  # those that tables of runs show, in this order; the loss is known
+    reported: ClassVar[tuple[str, ...]] = ()  # metrics that published results are compared by, beside the monitor
+    monitor: str = "loss"  # the metric that weights are chosen by on valid
+    at_test: ClassVar[tuple[str, ...]] = ()  # its own options that may change for a trained model
+    eval_options: ClassVar[tuple[str, ...]] = ()  # keys of `seqlm eval` that do something for it, beyond those of all
+    sample_options: ClassVar[tuple[str, ...]] = ()  # the same of `seqlm sample`
     writes: ClassVar[bool] = False  # whether `seqlm sample` is for it
-    at_test: ClassVar[tuple[str, ...]] = ()  # the options that change what a trained model says, or how it is measured
-    reported: ClassVar[tuple[str, ...]] = ("ppl",)  # what tables of results show beside `judged_by`, where it is told
-    judged_by: str = "loss"  # the metric that weights are chosen by; every other than the loss is better if higher
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         """Raise ConfigError for what does not go together."""
@@ -58,6 +68,8 @@ class Task(ABC):
                 f"{type(self).__name__} trains a {self.model.__name__}, but this model is a {type(model).__name__}; "
                 "choose another task= or model="
             )
+        if self.monitor not in (known := by_name(self.metrics)):
+            raise ConfigError(f"task.monitor={self.monitor} is no metric of this task; there are: {', '.join(known)}")
 
     @abstractmethod
     def training(self, data: Data, config: Config) -> Batches:
@@ -76,42 +88,71 @@ class Task(ABC):
         """Read a batch, one of `batches`, to be tested on it."""
 
     @abstractmethod
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
-        """What a whole split is told by: the names behind `valid/` and `test/`."""
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """Metrics of a whole split by the names behind `valid/` and `test/`, the loss among them."""
 
-    def judged(self, metrics: dict[str, float]) -> float:
-        """What weights are chosen by; lower is better, and of equals the lower loss."""
-        return metrics["loss"] if self.judged_by == "loss" else -metrics[self.judged_by]
+    def monitored(self, metrics: dict[str, float]) -> float:
+        """The monitored metric as a number that is better when lower."""
+        return by_name(self.metrics)[self.monitor].rank(metrics[self.monitor])
 
     def begin_step(self, at: Moment) -> None:
         """Hear how far the run has come, before each step."""
         return None
 
     def headline(self, loss: float, data: Data) -> str:
-        """Nats per token in the unit people think in; empty if that is nats."""
+        """A loss in the unit people think in; empty if that is nats per token."""
         return ""
 
     def best(self, metrics: dict[str, float], data: Data) -> str:
-        """The metric that weights are chosen by, with its name."""
-        if self.judged_by != "loss":
-            return f"{self.judged_by} {metrics[self.judged_by]:.4f}"
-        return self.headline(metrics["loss"], data) or f"loss {metrics['loss']:.4f}"
+        """The monitored metric with its name."""
+        shown = self.describe({self.monitor: metrics[self.monitor]})
+        return (self.headline(metrics["loss"], data) or shown) if self.monitor == "loss" else shown
 
-    def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
-        """What the model does, in a line or two of text, at an evaluation; or nothing."""
+    def describe(self, metrics: Mapping[str, float]) -> str:
+        """Metrics in a line, each with its digits."""
+        known = by_name(self.metrics)
+        return "  ".join(f"{name} {known.get(name, LOSS).text(value)}" for name, value in metrics.items())
+
+    def display(self, model: Any, data: Data, options: SamplingConfig) -> str:
+        """A line or two of text at an evaluation that show what the model does; or nothing."""
         return ""
+
+    def figures(self, model: Any, data: Data) -> dict[str, Heatmap]:
+        """Pictures of what the model does, by name, at an evaluation."""
+        return {}
+
+    def eval_batch_size(self, config: Config) -> int:
+        """Rows of a batch when a run is scored: one stream of a text, as published numbers are counted."""
+        return 1 if self.stateful else config.train.eval_batch_size
+
+    def facts(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """Numbers beyond the metrics that `seqlm eval` tells of a split."""
+        return {}
+
+    def rows(self, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Names and values in the table of `seqlm eval`, made of tokens, nats, metrics, facts and speed."""
+        known = by_name(self.metrics)
+
+        def text(name: str, value: Any) -> str:
+            return f"{value:,.{known.get(name, LOSS).digits}f}" if isinstance(value, float) else f"{value:,}"
+
+        return [(name, text(name, value)) for name, value in measured.items()]
 
     def report(self, score: Score) -> dict[str, Any]:
         """Tables beyond the metrics of a split, for `seqlm eval`."""
         return {}
 
-    def write(self, model: Any, tokenizer: Any, how: SamplingConfig) -> Iterator[str]:
+    def reads(self, model: Any, tokenizer: Any) -> tuple[str, ...]:
+        """The fields of an example that a prediction needs; none if it makes none, which `seqlm predict` refuses."""
+        return ()
+
+    def predict_lines(self, model: Any, tokenizer: Any, lines: Sequence[Example]) -> list[dict[str, Any]]:
+        """Predictions for what stands in lines, in order; {"error": ...} for one that cannot be read."""
+        raise NotImplementedError(f"{type(self).__name__} reads {', '.join(self.reads(model, tokenizer))} of no line")
+
+    def write(self, model: Any, tokenizer: Any, options: SamplingConfig) -> Iterator[str]:
         """Text by the model, piece by piece, for `seqlm sample`. Raises ConfigError if it writes none."""
         raise ConfigError(f"{type(self).__name__} does not write texts; use seqlm predict")
-
-    def figures(self, model: Any, data: Data) -> dict[str, Heatmap]:
-        """Pictures of what the model does, by name, at an evaluation."""
-        return {}
 
 
 def whole_sequences(config: Config, name: str, reads: str = "whole sequences") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..models.language_model import BidirectionalLanguageModel
 from .base import Score
 from .generation import check_prompt
 from .lm import LanguageModeling, line_nats, scoring_streams, training_streams
+from .penalties import Penalty
 from .text import TextTask, line_ids, perplexity
 
 DIRECTIONS = ("forward", "backward")
@@ -26,14 +27,14 @@ DIRECTIONS = ("forward", "backward")
 class BidirectionalLanguageModeling(TextTask):
     """Two language models, one in each direction: loss = -sum_t [ln p(w_t | w_<t) + ln p(w_t | w_>t)].
 
-    Over a window of the text and one of the same text backwards; nats are per token and direction. The penalties are
+    Over a window of the text and one of the same text backwards; nats are per token and direction. `penalties` are
     those of LanguageModeling, on each of the two. M. E. Peters et al., arXiv 1802.05365.
     """
 
     model, writes = BidirectionalLanguageModel, True
 
-    def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
-        self.one = LanguageModeling(activation_penalty=activation_penalty, temporal_penalty=temporal_penalty)
+    def __init__(self, *, penalties: Mapping[str, float | Callable[..., Penalty]] | None = None) -> None:
+        self.one = LanguageModeling(penalties=penalties)
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
@@ -55,34 +56,35 @@ class BidirectionalLanguageModeling(TextTask):
 
     def score(self, model: BidirectionalLanguageModel, batch: Pair, carry: Carry, batches: Both) -> tuple[Carry, Score]:
         carries, total = [], Score()
-        for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, strict=True):
-            new, score = self.one.score(*of, batches.forward)
+        both = (batches.forward, batches.backward)
+        for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, both, strict=True):
+            new, score = self.one.score(*of)
             carries.append(new)
             nats: Any = score.nats
             total.add(Score(score.nats, score.tokens, Counter({name: nats})))
         return tuple(carries), total
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per token and direction), ppl, and the perplexity of each direction by itself."""
         each = {f"{name}_ppl": perplexity(score.counts[name], score.tokens // 2) for name in DIRECTIONS}
         return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), **each}
 
-    def show(self, model: BidirectionalLanguageModel, data: Data, how: SamplingConfig) -> str:
-        return self.one.show(model.fwd, data, how)
+    def display(self, model: BidirectionalLanguageModel, data: Data, options: SamplingConfig) -> str:
+        return self.one.display(model.fwd, data, options)
 
-    def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
-        return self.one.write(model.fwd, tokenizer, how)
+    def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
+        return self.one.write(model.fwd, tokenizer, options)
 
-    def answers(
+    def predict_texts(
         self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, texts: Sequence[str]
     ) -> list[dict[str, Any]]:
         """Nats of each in both directions, having read nothing else, and the perplexity of both together."""
         lines = [line_ids(tokenizer, text) for text in texts]
         # Backwards a line begins at its end, and ends at the end of the line before.
-        turned = [ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1] for ids in lines]
-        said = self.one.answers(model.fwd, tokenizer, texts)
-        for one, backward in zip(said, line_nats(model.bwd, tokenizer, turned), strict=True):
+        flipped = [ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1] for ids in lines]
+        predictions = self.one.predict_texts(model.fwd, tokenizer, texts)
+        for one, backward in zip(predictions, line_nats(model.bwd, tokenizer, flipped), strict=True):
             forward = one.pop("nats")
             both = perplexity(forward + backward, 2 * one["tokens"])
             one |= {"ppl": both, "forward_nats": forward, "backward_nats": backward}
-        return said
+        return predictions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal
 
+from ..config.metrics import ACCURACY, MACRO_F1
 from ..data.dataset import Data
 from ..data.examples import Example
 from ..data.tokenizers.examples import ExampleTokenizer
@@ -18,16 +19,17 @@ from .tagging import Found
 class Classification(ExampleTask):
     """A label for every sequence: loss = -ln p(label | x), accuracy, and F1 averaged over labels.
 
-    `judged_by`: what weights are chosen by on valid: accuracy, macro_f1 or loss. A label that train lacks counts as
+    `monitor`: what weights are chosen by on valid: accuracy, macro_f1 or loss. A label that train lacks counts as
     wrong.
     """
 
     head = LabelHead
     targets = ("label",)
+    metrics = (ACCURACY, MACRO_F1)
     reported = ("accuracy",)
 
-    def __init__(self, *, judged_by: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
-        self.judged_by = judged_by
+    def __init__(self, *, monitor: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
+        self.monitor = monitor
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["label"]
@@ -36,7 +38,7 @@ class Classification(ExampleTask):
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         return Counter([(wanted["label"], said["label"])])
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per label), accuracy, macro_f1: the mean over labels that are wanted or said anywhere."""
         rates = rates_by_label(score.counts)
         return {

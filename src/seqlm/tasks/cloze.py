@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
+from ..config.metrics import ACCURACY, PERPLEXITY
 from ..config.schema import Config, SamplingConfig
-from ..data.batching.batches import IGNORE_INDEX, Batches
+from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.gaps import Gaps
 from ..data.batching.streams import Window
 from ..data.dataset import Data
@@ -22,7 +23,7 @@ from .base import Score, evaluating, whole_sequences
 from .text import TextTask, line_ids, perplexity
 
 MASK = "<mask>"  # how a gap is written in a line
-BEST = 5  # fillers told for each gap
+BEST = 5  # fillers predicted for each gap
 SHOWN = 30  # tokens of valid at each evaluation
 COLUMNS = 64  # of a line, each with another token masked, that are read together
 
@@ -33,17 +34,18 @@ class Cloze(TextTask):
     A text is read in pieces of `train.window` tokens, each by itself. To learn from, a share `mask` of each is masked,
     drawn anew in every epoch. To be scored, a piece is read round(1 / mask) times, with a share of it masked, so that
     every token of the text is a target once; its perplexity is no probability of the text, and lower than that of a
-    language model, which sees one side only. `judged_by`: what weights are chosen by on valid: loss or accuracy.
+    language model, which sees one side only. `monitor`: what weights are chosen by on valid: loss or accuracy.
     """
 
     model = ClozeModel
-    carries = False
+    stateful = False
+    metrics = (PERPLEXITY, ACCURACY)
     at_test = ("mask",)
 
-    def __init__(self, *, mask: float = 0.15, judged_by: Literal["loss", "accuracy"] = "loss") -> None:
+    def __init__(self, *, mask: float = 0.15, monitor: Literal["loss", "accuracy"] = "loss") -> None:
         if not 0 < mask <= 0.5:
             raise ValueError(f"mask={mask} must be above 0, and 0.5 at most")
-        self.mask, self.judged_by = mask, judged_by
+        self.mask, self.monitor = mask, monitor
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
@@ -54,9 +56,9 @@ class Cloze(TextTask):
             )
 
     def training(self, data: Data, config: Config) -> Gaps:
-        how, gap = config.train, len(data.tokenizer)
+        options, gap = config.train, len(data.tokenizer)
         tokens, seed = data["train"].tokens, config.seed
-        return Gaps(tokens, how.batch_size, how.window, mask=gap, share=self.mask, seed=seed, where="train.")
+        return Gaps(tokens, options.batch_size, options.window, mask=gap, share=self.mask, seed=seed, where="train.")
 
     def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Gaps:
         return Gaps(data[split].tokens, batch_size, window, mask=len(data.tokenizer), share=self.mask, where=where)
@@ -64,35 +66,35 @@ class Cloze(TextTask):
     def objective(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         return (*model.nats(batch.inputs, batch.targets, carry, ignore_index=IGNORE_INDEX), None)
 
-    def score(self, model: ClozeModel, batch: Window, carry: Carry, batches: Batches) -> tuple[Carry, Score]:
+    def score(self, model: ClozeModel, batch: Window, carry: Carry, batches: Gaps) -> tuple[Carry, Score]:
         places = batch.targets != IGNORE_INDEX
         reading, targets = model.at(model.read(batch.inputs, carry), places), batch.targets[places].unsqueeze(1)
         logs = model.log_softmax(reading)
         right = int((logs.argmax(-1) == targets).sum())
         return carry, Score(-logs.gather(-1, targets.unsqueeze(-1)).sum().item(), batch.tokens, Counter(right=right))
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per token), ppl, accuracy: the share of tokens that the model finds most probable."""
         accuracy = score.counts["right"] / score.tokens
         return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), "accuracy": accuracy}
 
-    def show(self, model: ClozeModel, data: Data, how: SamplingConfig) -> str:
-        """The beginning of valid, with what the model says of its gaps, and what stands there where that is wrong."""
-        if not how.tokens:
+    def display(self, model: ClozeModel, data: Data, options: SamplingConfig) -> str:
+        """The beginning of valid with its gaps, [target], or [target: prediction] where the two differ."""
+        if not options.tokens:
             return ""
         window = self.batches(data, "valid", 1, SHOWN)[0].to(next(model.parameters()).device)
         with evaluating(model):
-            said = model(window.inputs, ())[1].argmax(-1).squeeze(1).tolist()
+            predictions = model(window.inputs, ())[1].argmax(-1).squeeze(1).tolist()
         decode, shown = data.tokenizer.decoder(), []
-        for target, read, mine in zip(window.targets[:, 0].tolist(), window.inputs[:, 0].tolist(), said, strict=True):
+        inputs, targets = window.inputs[:, 0].tolist(), window.targets[:, 0].tolist()
+        for read, target, prediction in zip(inputs, targets, predictions, strict=True):
             text = decode(read if target == IGNORE_INDEX else target)
-            right, told = (one if one.strip() else repr(one) for one in (text, data.tokenizer.decode([mine])))
-            shown.append(
-                text if target == IGNORE_INDEX else f"[{right}]" if mine == target else f"[{right}: {told.strip()}]"
-            )
+            right, filler = (one if one.strip() else repr(one) for one in (text, data.tokenizer.decode([prediction])))
+            gap = f"[{right}]" if prediction == target else f"[{right}: {filler.strip()}]"
+            shown.append(text if target == IGNORE_INDEX else gap)
         return "".join(shown)
 
-    def answers(self, model: ClozeModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
+    def predict_texts(self, model: ClozeModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
         """One after the other: each is read many times."""
         return [self.answer(model, tokenizer, text) for text in texts]
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..cells import Carry
+from ..config.metrics import PERPLEXITY
 from ..config.schema import Config, SampleConfig, SamplingConfig
 from ..data.batching.bucketed import Bucketed, EncodedExamples, ExampleBatch
 from ..data.dataset import Data
@@ -40,6 +41,9 @@ class Conditional(ExampleTask):
     model, writes = ConditionalModel, True
     head = Decoder
     targets = ("target",)
+    metrics = (PERPLEXITY,)
+    reported = ("ppl",)
+    sample_options = ("condition",)
     at_test = ("max_length",)
 
     def __init__(self, *, max_length: int = 100) -> None:
@@ -63,7 +67,7 @@ class Conditional(ExampleTask):
             counts["empty"] = nats
         return carry, Score(model.nats(batch).item(), batch.tokens, counts)
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per word, ends included), ppl, and empty_ppl, under the empty condition, if it was learned."""
         told = {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens)}
         empty = {"empty_ppl": perplexity(score.counts["empty"], score.tokens)} if "empty" in score.counts else {}
@@ -80,7 +84,7 @@ class Conditional(ExampleTask):
     def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
         return Counter()  # no text is the right one
 
-    def show(self, model: Any, data: Data, how: SamplingConfig) -> str:
+    def display(self, model: Any, data: Data, options: SamplingConfig) -> str:
         """A text for each of the first labels, or for the first vectors of valid."""
         given: list[Example | None] = [None]
         if model.condition == "label":
@@ -88,39 +92,41 @@ class Conditional(ExampleTask):
         elif model.condition == "features":
             given = [*data["valid"].originals[:SHOWN]]
         lines = []
-        for index, example in enumerate(given if how.tokens else ()):
-            text = how.prompt + "".join(sampled(model, data.tokenizer, example, replace(how, seed=how.seed + index)))
+        for index, example in enumerate(given if options.tokens else ()):
+            text = options.prompt + "".join(
+                sampled(model, data.tokenizer, example, replace(options, seed=options.seed + index))
+            )
             lines.append(f"{example['label']}: {text}" if example and model.condition == "label" else text)
         return "\n".join(lines)
 
-    def write(self, model: Any, tokenizer: ExampleTokenizer, how: SampleConfig) -> Iterator[str]:  # type: ignore[override]
-        return sampled(model, tokenizer, conditioned(model, tokenizer, how.condition), how)
+    def write(self, model: Any, tokenizer: ExampleTokenizer, options: SampleConfig) -> Iterator[str]:  # type: ignore[override]
+        return sampled(model, tokenizer, conditioned(model, tokenizer, options.condition), options)
 
 
 @torch.no_grad()
 def sampled(
-    model: ConditionalModel, tokenizer: ExampleTokenizer, example: Example | None, how: SamplingConfig
+    model: ConditionalModel, tokenizer: ExampleTokenizer, example: Example | None, options: SamplingConfig
 ) -> Iterator[str]:
-    """Yield the text after `how.prompt` word by word, for what an example gives, None for the empty condition.
+    """Yield the text after `options.prompt` word by word, for what an example gives, None for the empty condition.
 
-    Up to its end, `how.tokens` words at most. Raises ConfigError for a prompt that the vocabulary lacks.
+    Up to its end, `options.tokens` words at most. Raises ConfigError for a prompt that the vocabulary lacks.
     """
-    names, prompt = tokenizer.vocabularies["target"], prompt_units(tokenizer, how.prompt)
+    names, prompt = tokenizer.vocabularies["target"], prompt_units(tokenizer, options.prompt)
     given: Example = {} if example is None else {model.condition: example[model.condition]}
-    generator, separator = torch.Generator().manual_seed(how.seed), "" if tokenizer.unit == "char" else " "
+    generator, separator = torch.Generator().manual_seed(options.seed), "" if tokenizer.unit == "char" else " "
     batch = EncodedExamples.of([given], tokenizer).batch([0])
     with evaluating(model):
         batch = batch.to(next(model.parameters()).device)
         memory, state = model.head.start(*model.encode(batch, empty=example is None))
         step, words = model.head.scores(memory, state), [END, *(names.index(unit) for unit in prompt)]
-        for place in range(len(prompt) + how.tokens):
+        for place in range(len(prompt) + options.tokens):
             state, logs = step(state, torch.tensor([words[place]], device=state.fed.device))
             if place + 1 < len(words):
                 continue
             last = logs[0].float().cpu()
-            if not how.allow_unk:
+            if not options.allow_unk:
                 last[UNKNOWN] = -torch.inf
-            words.append(draw(last, how, generator))
+            words.append(draw(last, options, generator))
             if words[-1] == END:
                 return
             yield (separator if place else "") + names[words[-1]]

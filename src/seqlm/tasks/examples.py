@@ -18,6 +18,7 @@ from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
 from ..models.sequence_model import SequenceModel
 from .base import Score, Task, evaluating, whole_sequences
+from .lines import predicted, read_field
 
 Prediction = dict[str, Any]  # fields of an example, as the model sees them
 Encoded = tuple[Tensor, Tensor]  # outputs (T, B, O) of an encoder, and the lengths (B,) up to which they count
@@ -30,9 +31,8 @@ class ExampleTask(Task):
     """
 
     model: ClassVar[type[nn.Module]] = SequenceModel
-    carries = False
+    stateful = False
     head: ClassVar[type[nn.Module]]
-    targets: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
@@ -88,8 +88,29 @@ class ExampleTask(Task):
         batch = split.batch(range(len(split))).to(device)
         return self.predict(model, model.encode(batch), tokenizer)
 
-    def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
-        if not how.tokens:
+    def predict_lines(
+        self, model: SequenceModel, tokenizer: ExampleTokenizer, lines: Sequence[Example]
+    ) -> list[dict[str, Any]]:
+        names = self.reads(model, tokenizer)
+
+        def fields(line: Example) -> Example | None:
+            given = {name: read_field(name, line, tokenizer) for name in names}
+            words = {"words": tokenizer.split(given["words"])} if "words" in given else {}  # blanks alone are none
+            return given if all(map(len, {**given, **words}.values())) else None
+
+        def predict(given: Sequence[Example]) -> list[Prediction]:
+            answers = self.answers(model, tokenizer, given)
+            for one, answer in zip(given, answers, strict=True):
+                if "tags" in answer and "words" in one:
+                    answer["words"] = tokenizer.split(one["words"])
+                elif isinstance(answer.get("target"), list) and not isinstance(one.get("words"), list):
+                    answer["target"] = tokenizer.join(answer["target"])  # a text for a text, words for words
+            return answers
+
+        return predicted(lines, fields, predict)
+
+    def display(self, model: SequenceModel, data: Data, options: SamplingConfig) -> str:
+        if not options.tokens:
             return ""
         example = data["valid"].originals[0]
         with evaluating(model):

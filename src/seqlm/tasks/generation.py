@@ -15,29 +15,29 @@ from .base import evaluating
 
 
 @torch.no_grad()
-def generate(model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
-    """Yield the text after `how.prompt` piece by piece, `how.tokens` tokens of it.
+def generate(model: LanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
+    """Yield the text after `options.prompt` piece by piece, `options.tokens` tokens of it.
 
     Each token is drawn from softmax(logits / temperature), restricted to the `top_k` most probable and to
     the smallest set of probability `top_p` (A. Holtzman et al., arXiv 1904.09751); temperature 0 takes the
     most probable. Draws come from a generator of their own: the same seed gives the same text, and
     sampling during training changes nothing in it. Raises ConfigError for prompts the vocabulary lacks.
     """
-    check_prompt(tokenizer, how.prompt)
+    check_prompt(tokenizer, options.prompt)
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(how.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     decode, carry = tokenizer.decoder(), model.init_carry(1)
-    prompt = tokenizer.encode(how.prompt)
+    prompt = tokenizer.encode(options.prompt)
     for token in prompt:  # words need to know what stands before them
         decode(token)
     tokens = [tokenizer.eos_id, *prompt]
     with evaluating(model):
-        for _ in range(how.tokens):
+        for _ in range(options.tokens):
             carry, logits = model(torch.tensor(tokens, device=device).unsqueeze(1), carry)  # (T, 1, V)
             last = logits[-1, 0].float().cpu()
-            if tokenizer.unk_id is not None and not how.allow_unk:
+            if tokenizer.unk_id is not None and not options.allow_unk:
                 last[tokenizer.unk_id] = -torch.inf
-            tokens = [draw(last, how, generator)]
+            tokens = [draw(last, options, generator)]
             yield decode(tokens[0])
 
 
@@ -49,16 +49,16 @@ def check_prompt(tokenizer: Tokenizer, prompt: str, key: str = "prompt") -> None
         raise ConfigError(f"{key}={prompt!r} has what the vocabulary lacks: {shown}; leave it out or replace it")
 
 
-def draw(logits: Tensor, how: SamplingConfig, generator: torch.Generator) -> int:
+def draw(logits: Tensor, options: SamplingConfig, generator: torch.Generator) -> int:
     """One token from logits (V,)."""
-    if how.temperature == 0:
+    if options.temperature == 0:
         return int(logits.argmax())
-    logits = (logits.double() - logits.max()) / how.temperature  # at most 0: nothing overflows
-    if how.top_k is not None and how.top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(how.top_k).values[-1], -torch.inf)
+    logits = (logits.double() - logits.max()) / options.temperature  # at most 0: nothing overflows
+    if options.top_k is not None and options.top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(options.top_k).values[-1], -torch.inf)
     probabilities = logits.softmax(0)
-    if how.top_p is not None and how.top_p < 1:
+    if options.top_p is not None and options.top_p < 1:
         ranked, order = probabilities.sort(descending=True)
-        outside = ranked.cumsum(0) - ranked >= how.top_p  # the first token is always inside
+        outside = ranked.cumsum(0) - ranked >= options.top_p  # the first token is always inside
         probabilities[order[outside]] = 0
     return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..cells import Carry
+from ..config.metrics import ACCURACY, F1, Metric
 from ..config.schema import Config
 from ..data.batching.bucketed import ExampleBatch
 from ..data.dataset import Data
@@ -26,26 +27,27 @@ class Joint(ExampleTask):
     """A tag for every word and a label for the whole: loss = -sum_t ln p(tag_t | x) - ln p(label | x).
 
     In training the nats of labels count `label_weight` times. Besides what tagging and classification are told by
-    there is `frame`: how many examples have all tags and the label right. `judged_by`: what weights are chosen by on
+    there is `frame`: how many examples have all tags and the label right. `monitor`: what weights are chosen by on
     valid: frame, f1 of entities, accuracy of labels, or loss. C.-W. Goo et al., "Slot-Gated Modeling for Joint Slot
     Filling and Intent Prediction" (2018).
     """
 
     head = JointHead
     targets = ("tags", "label")
+    metrics = (F1, ACCURACY, Metric("frame", percent=True))
     reported = ("f1", "accuracy")
 
     def __init__(
-        self, *, judged_by: Literal["frame", "f1", "accuracy", "loss"] = "frame", label_weight: float = 1.0
+        self, *, monitor: Literal["frame", "f1", "accuracy", "loss"] = "frame", label_weight: float = 1.0
     ) -> None:
         if not 0 < label_weight < math.inf:
             raise ValueError(f"label_weight={label_weight} must be greater than 0")
-        self.judged_by, self.label_weight = judged_by, label_weight
+        self.monitor, self.label_weight = monitor, label_weight
         self.parts: dict[str, ExampleTask] = {"tags": Tagging(), "label": Classification()}
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
-        if self.judged_by == "f1":
+        if self.monitor == "f1":
             require_entities(data)
 
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
@@ -66,9 +68,9 @@ class Joint(ExampleTask):
         counts["frame", all(said[name] == wanted[name] for name in self.parts)] += 1
         return counts
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per tag or label), f1 of entities, accuracy of labels, frame."""
-        parts = {name: part.metrics(self._of(name, score), data, split) for name, part in self.parts.items()}
+        parts = {name: part.compute_metrics(self._of(name, score), data, split) for name, part in self.parts.items()}
         frames = self._of("frame", score).counts
         return {
             "loss": score.loss,
@@ -86,6 +88,6 @@ class Joint(ExampleTask):
         }
 
     def _of(self, name: str, score: Score) -> Score:
-        """What was counted under a name."""
+        """The counts of one part."""
         counts = Counter({key: number for (part, key), number in score.counts.items() if part == name})
         return Score(score.nats, score.tokens, counts)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
+from ..config.metrics import PERPLEXITY, Metric
 from ..config.schema import Config, SamplingConfig
 from ..data.batching.batches import IGNORE_INDEX, Batches
 from ..data.batching.streams import Lengths, Streams, Tokens, Window
@@ -18,6 +19,7 @@ from ..data.tokenizers.text import Tokenizer
 from ..models.language_model import LanguageModel
 from .base import Score
 from .generation import check_prompt, generate
+from .penalties import Penalty, make_penalties, total
 from .text import TextTask, line_ids, perplexity
 
 STEPS = 256  # of a line that are read at once: a long one needs no more memory
@@ -26,19 +28,19 @@ STEPS = 256  # of a line that are read at once: a long one needs no more memory
 class LanguageModeling(TextTask):
     """Next-token prediction: loss = -sum_t ln p(w_t | w_1 .. w_{t-1}) over all targets of a window.
 
-    Wants a causal model (a bidirectional one is refused when it is built). While training two penalties, in nats per
-    token, may be added: `activation_penalty` * mean((m * y)^2) on the outputs y of the last layer with their
-    dropout mask m, and `temporal_penalty` * mean (y_t - y_{t-1})^2 on the same outputs without it; means over steps,
-    columns and units (AR and TAR; S. Merity et al., arXiv 1708.01009).
+    Needs a causal model (a bidirectional one is refused when it is built).
+
+    Args:
+        penalties: weights by name of penalties in training, {"activation": 2.0, "temporal": 1.0}, or their factories
     """
 
     model, writes = LanguageModel, True
+    cuda_graphs = True
+    metrics = (PERPLEXITY, Metric("bpc", higher_is_better=False))
+    eval_options = ("window", "protocol", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean")
 
-    def __init__(self, *, activation_penalty: float = 0.0, temporal_penalty: float = 0.0) -> None:
-        for name, value in {"activation_penalty": activation_penalty, "temporal_penalty": temporal_penalty}.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} must be at least 0")
-        self.activation_penalty, self.temporal_penalty = activation_penalty, temporal_penalty
+    def __init__(self, *, penalties: Mapping[str, float | Callable[..., Penalty]] | None = None) -> None:
+        self.penalties = make_penalties(penalties)
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
@@ -52,19 +54,14 @@ class LanguageModeling(TextTask):
 
     def objective(self, model: LanguageModel, window: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         reading = model.read(window.inputs, carry)
-        nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE_INDEX), None
-        if self.activation_penalty:
-            penalty = self.activation_penalty * _full(reading.dropped).pow(2).mean()
-        if self.temporal_penalty and len(reading.top) > 1:
-            change = self.temporal_penalty * _full(reading.top).diff(dim=0).pow(2).mean()
-            penalty = change if penalty is None else penalty + change
+        nats, penalty = model.score(reading, window.targets, ignore_index=IGNORE_INDEX), total(self.penalties, reading)
         return reading.carry, nats, None if penalty is None else penalty * window.targets.numel()
 
     def score(self, model: LanguageModel, window: Window, carry: Carry, batches: Batches) -> tuple[Carry, Score]:
         carry, nats = model.nats(window.inputs, window.targets, carry, ignore_index=IGNORE_INDEX)
         return carry, Score(nats.item(), window.tokens)
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per token), ppl, and bpc: bits per character of the text."""
         characters = data[split].counts.characters
         return {
@@ -73,13 +70,36 @@ class LanguageModeling(TextTask):
             "bpc": score.nats / math.log(2) / characters,
         }
 
-    def show(self, model: LanguageModel, data: Data, how: SamplingConfig) -> str:
-        return how.prompt + "".join(generate(model, data.tokenizer, how)) if how.tokens else ""
+    def display(self, model: LanguageModel, data: Data, options: SamplingConfig) -> str:
+        return options.prompt + "".join(generate(model, data.tokenizer, options)) if options.tokens else ""
 
-    def write(self, model: LanguageModel, tokenizer: Tokenizer, how: SamplingConfig) -> Iterator[str]:
-        return generate(model, tokenizer, how)
+    def facts(self, score: Score, data: Data, split: str) -> dict[str, float]:
+        """Characters and words of the text, perplexity per word, and the share of tokens outside the vocabulary."""
+        tokens, counts, unk_id = data[split].tokens, data[split].counts, data.tokenizer.unk_id
+        assert score.tokens == len(tokens), "every target once"
+        unknown = 0 if unk_id is None else int((tokens == unk_id).sum())
+        return {
+            "characters": counts.characters,
+            "ppl_word": perplexity(score.nats, counts.words),
+            "words": counts.words,
+            "oov_rate": unknown / score.tokens,
+        }
 
-    def answers(self, model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
+    def rows(self, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [
+            ("tokens", f"{measured['tokens']:,}"),
+            ("nats/token", f"{measured['loss']:.4f}"),
+            ("perplexity", f"{measured['ppl']:,.2f}"),
+            ("bits per character", f"{measured['bpc']:.4f}   ({measured['characters']:,} characters)"),
+            ("perplexity per word", f"{measured['ppl_word']:,.2f}   ({measured['words']:,} words, line ends included)"),
+            ("out of vocabulary", f"{100 * measured['oov_rate']:.2f}%"),
+            ("tokens/s", f"{measured['tokens_per_s']:,.0f}"),
+        ]
+
+    def write(self, model: LanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
+        return generate(model, tokenizer, options)
+
+    def predict_texts(self, model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Nats and tokens of each, having read nothing before it."""
         lines = [line_ids(tokenizer, text) for text in texts]
         return [
@@ -93,16 +113,11 @@ class LanguageModeling(TextTask):
         ]
 
 
-def _full(ys: Tensor) -> Tensor:
-    """In single precision at least: squares of bfloat16 would lose most of what they add up."""
-    return ys.to(torch.promote_types(ys.dtype, torch.float32))
-
-
 def training_streams(tokens: Tokens, data: Data, config: Config) -> Streams:
     """A text cut to learn from it."""
-    how = config.train
-    lengths = Lengths(how.window, how.window_spread, how.window_halved, config.seed)
-    return Streams(tokens, how.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
+    options = config.train
+    lengths = Lengths(options.window, options.window_spread, options.window_halved, config.seed)
+    return Streams(tokens, options.batch_size, lengths, first=data.tokenizer.eos_id, where="train.")
 
 
 def scoring_streams(tokens: Tokens, data: Data, batch_size: int, window: int, where: str) -> Streams:

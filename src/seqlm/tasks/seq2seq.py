@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..cells import Carry, require_probability
+from ..config.metrics import ACCURACY, Metric
 from ..config.schema import Config, SamplingConfig
 from ..data.batching.bucketed import EncodedExamples, ExampleBatch
 from ..data.dataset import Data
@@ -38,6 +39,12 @@ class Seq2Seq(ExampleTask):
 
     head = Decoder
     targets = ("target",)
+    metrics = (
+        Metric("exact", percent=True),
+        ACCURACY,
+        Metric("bleu", 2, title="BLEU"),
+        Metric("chrf", 2, title="chrF"),
+    )
     reported = ("exact", "bleu", "chrf")
     at_test = ("beam", "length_penalty", "max_length", "bleu")
 
@@ -50,7 +57,7 @@ class Seq2Seq(ExampleTask):
         scheduled_sampling: float = 0.0,
         sampling_schedule: Literal["linear", "constant"] = "linear",
         bleu: bool = False,
-        judged_by: Literal["exact", "accuracy", "loss", "bleu", "chrf"] = "exact",
+        monitor: Literal["exact", "accuracy", "loss", "bleu", "chrf"] = "exact",
     ) -> None:
         if beam < 1:
             raise ValueError(f"beam={beam} must be at least 1")
@@ -63,12 +70,12 @@ class Seq2Seq(ExampleTask):
         require_probability("scheduled_sampling", scheduled_sampling)
         if sampling_schedule != "linear" and not scheduled_sampling:
             raise ValueError(f"sampling_schedule={sampling_schedule} does nothing with scheduled_sampling=0")
-        if judged_by in ("bleu", "chrf") and not bleu:
-            raise ValueError(f"judged_by={judged_by} needs bleu=true")
-        self.how = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
+        if monitor in ("bleu", "chrf") and not bleu:
+            raise ValueError(f"monitor={monitor} needs bleu=true")
+        self.search_options = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
         self.scheduled_sampling, self.sampling_schedule = scheduled_sampling, sampling_schedule
         self.sampled = 0.0 if sampling_schedule == "linear" else scheduled_sampling
-        self.bleu, self.judged_by = bleu, judged_by
+        self.bleu, self.monitor = bleu, monitor
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
@@ -84,7 +91,7 @@ class Seq2Seq(ExampleTask):
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["target"]
-        return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.how)]
+        return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.search_options)]
 
     def wanted(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Targets as units, in the form in which they are looked up, and what is read at each step."""
@@ -99,7 +106,7 @@ class Seq2Seq(ExampleTask):
             counts["pair", tuple(mine), tuple(theirs)] += 1
         return counts
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per word), exact (share of targets without an error), accuracy (share of places, end included).
 
         A place is right if the word there is the reference's; where one of the two has ended, it is wrong. With `bleu`
@@ -128,9 +135,9 @@ class Seq2Seq(ExampleTask):
             rows.append({"length": length, "examples": exact + wrong, "exact": exact / (exact + wrong)})
         return {"by length of the source": rows}
 
-    def show(self, model: SequenceModel, data: Data, how: SamplingConfig) -> str:
+    def display(self, model: SequenceModel, data: Data, options: SamplingConfig) -> str:
         """Some sources with what is made of them."""
-        if not how.tokens:
+        if not options.tokens:
             return ""
         examples = data["valid"].originals[:SHOWN]
         with evaluating(model):
@@ -152,7 +159,7 @@ class Seq2Seq(ExampleTask):
         batch = EncodedExamples.of([example], tokenizer).batch([0])
         with evaluating(model):
             ys, lengths = model.encode(batch.to(next(model.parameters()).device))
-            words = model.head.write(ys, lengths, **self.how)
+            words = model.head.write(ys, lengths, **self.search_options)
             weights = model.head.attend(ys, lengths, words)[0].float().cpu().numpy()
         rows = [tokenizer.vocabularies["target"][word] for word in (*words[0], END)]
         return Heatmap(weights, rows, steps_read(example, tokenizer), "written", "read")

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
+from ..config.metrics import ACCURACY, F1
 from ..config.schema import Config
 from ..data.dataset import Data
 from ..data.examples import Example
@@ -58,19 +59,20 @@ class Found(NamedTuple):
 class Tagging(ExampleTask):
     """A tag for every word: loss = -sum_t ln p(tag_t | x), and F1 of whole entities.
 
-    `judged_by`: what weights are chosen by on valid: f1, accuracy or loss. E. F. Tjong Kim Sang and S. Buchholz,
+    `monitor`: what weights are chosen by on valid: f1, accuracy or loss. E. F. Tjong Kim Sang and S. Buchholz,
     "Introduction to the CoNLL-2000 Shared Task: Chunking" (2000), whose conlleval counts entities.
     """
 
     head = TagHead
     targets = ("tags",)
+    metrics = (F1, ACCURACY)
 
-    def __init__(self, *, judged_by: Literal["f1", "accuracy", "loss"] = "f1") -> None:
-        self.judged_by = judged_by
+    def __init__(self, *, monitor: Literal["f1", "accuracy", "loss"] = "f1") -> None:
+        self.monitor = monitor
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
-        if self.judged_by == "f1":
+        if self.monitor == "f1":
             require_entities(data)
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
@@ -85,7 +87,7 @@ class Tagging(ExampleTask):
         counts.update(("tag", a, b) for a, b in zip(wanted["tags"], said["tags"], strict=True))
         return counts
 
-    def metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
+    def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per tag), precision, recall and f1 of entities, accuracy of tags."""
         right = sum(number for key, number in score.counts.items() if key[0] == "tag" and key[1] == key[2])
         tags = sum(number for key, number in score.counts.items() if key[0] == "tag")
@@ -107,7 +109,7 @@ def require_entities(data: Data) -> None:
     """Raise ConfigError if nothing can be judged by the F1 of entities."""
     if not any(entities([tag]) for tag in data.tokenizer.vocabularies["tags"]):
         raise ConfigError(
-            "task.judged_by=f1 counts entities, but no tag of this data begins one (B-...); use task.judged_by=accuracy"
+            "task.monitor=f1 counts entities, but no tag of this data begins one (B-...); use task.monitor=accuracy"
         )
 
 

@@ -1,15 +1,19 @@
-"""What tasks on texts have in common: the units that people think in, and what is said of one line."""
+"""Tasks on texts: perplexity or bits as units, and predictions for single lines."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
+from ..config.metrics import PERPLEXITY, Metric
 from ..data.dataset import Data
+from ..data.examples import Example
 from ..data.tokenizers.text import Tokenizer
 from .base import Task
+from .lines import predicted, read_field
 
 
 def perplexity(nats: float, units: int) -> float:
@@ -21,12 +25,26 @@ def perplexity(nats: float, units: int) -> float:
 class TextTask(Task):
     """A task on the tokens of a text."""
 
+    metrics: ClassVar[tuple[Metric, ...]] = (PERPLEXITY,)
+    reported = ("ppl",)
+    eval_options: ClassVar[tuple[str, ...]] = ("window",)
+
     @abstractmethod
-    def answers(self, model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """What the model says of lines that stand alone, for `seqlm predict`."""
+    def predict_texts(self, model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Predictions for lines that stand alone, none of them empty. May raise ConfigError."""
+
+    def reads(self, model: Any, tokenizer: Tokenizer) -> tuple[str, ...]:
+        return ("words",)
+
+    def predict_lines(self, model: Any, tokenizer: Tokenizer, lines: Sequence[Example]) -> list[dict[str, Any]]:
+        def text(line: Example) -> str | None:
+            words = read_field("words", line, tokenizer)
+            return None if len(words) == 0 else words if isinstance(words, str) else " ".join(words)
+
+        return predicted(lines, text, partial(self.predict_texts, model, tokenizer))
 
     def headline(self, loss: float, data: Data) -> str:
-        """Words are told in perplexity, characters and bytes in bits."""
+        """Perplexity of words, bits of characters and bytes."""
         bits = {"char": "bpc", "byte": "bits/byte"}.get(data.tokenizer.kind)
         return f"{bits} {loss / math.log(2):.3f}" if bits else f"ppl {perplexity(loss, 1):.2f}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -17,12 +17,6 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Names and values in two columns."""
-    width = max(len(name) for name, _ in rows) + 2
-    return "\n".join(f"{name:<{width}}{value}".rstrip() for name, value in rows)
 
 
 class Console:
@@ -65,12 +59,9 @@ class Console:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             print(f"step {step:>7,}  {shown}", flush=True)
 
-    def evaluation(self, step: int, metrics: Mapping[str, float], improved: bool, seconds: float, text: str) -> None:
-        """One line for an evaluation, and one of sampled text."""
-        numbers = "  ".join(
-            f"{name} {value:.4f}" if name != "ppl" else f"{name} {value:.2f}" for name, value in metrics.items()
-        )
-        self.say(f"step {step:>7,}  valid {numbers}  {'best so far' if improved else 'no better'}  [{clock(seconds)}]")
+    def evaluation(self, step: int, metrics: str, improved: bool, seconds: float, text: str) -> None:
+        """One line for an evaluation, and one of the text that shows what the model does."""
+        self.say(f"step {step:>7,}  valid {metrics}  {'best so far' if improved else 'no better'}  [{clock(seconds)}]")
         if text:
             self.say("              | " + " ".join(text.split()))
 

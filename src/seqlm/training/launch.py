@@ -21,7 +21,7 @@ from ..runs.load import load_weights_from, origin, with_absolute_paths
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
-from .report import closing, describe_run, header, hparams, now
+from .report import closing, declarations, describe_run, header, hparams, now
 from .session import Progress, Session, assemble_session
 from .signals import StopSignal
 
@@ -95,6 +95,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
             pid=os.getpid(),
             host=socket.gethostname(),
             device="; then ".join(devices if device == devices[-1] else [*devices, device]),
+            **declarations(session.task),
             **origins,
         )
         return _run(run, session, start)

@@ -93,7 +93,7 @@ class Loop:
             carry = session.init_carry()
         batch = session.train[progress.window].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        units = batch.tokens if limits.loss_unit == "mean" else batch.batch_size
+        units = max(1, batch.tokens) if limits.loss_unit == "mean" else batch.batch_size
         carry, nats = self.gradient(batch, carry, units)
         summed = nats.item()
         # An infinite loss can have a finite gradient: it is not followed either.
@@ -115,9 +115,10 @@ class Loop:
     def _log(self, norm: float) -> None:
         """Tell the means since the last log record."""
         session, progress = self.session, self.progress
+        tokens = max(1, progress.nats_tokens)  # targets may all be missing
         values = {
-            "train/loss": progress.nats / progress.nats_tokens,
-            "train/ppl": perplexity(progress.nats, progress.nats_tokens),
+            "train/loss": progress.nats / tokens,
+            "train/ppl": perplexity(progress.nats, tokens),
             "train/grad_norm": norm,
             "train/lr": session.optimizer.param_groups[0]["lr"],
             "train/tokens_per_s": (progress.tokens - self._logged_tokens) / self._busy,
@@ -141,14 +142,14 @@ class Loop:
             score = evaluate(session.model, session.task, session.valid, session.device, config.precision, stopped)
             if self.stop.number:
                 return None
-            text = session.task.show(session.model, session.data, config.sample)
+            text = session.task.display(session.model, session.data, config.sample)
             figures = session.task.figures(session.model, session.data)
-        metrics = session.task.metrics(score, session.data, "valid")
-        judged = session.task.judged(metrics)
-        rank, improved = progress.observe(judged, metrics)
+        metrics = session.task.compute_metrics(score, session.data, "valid")
+        monitored = session.task.monitored(metrics)
+        rank, improved = progress.observe(monitored, metrics)
         if progress.step:  # what another run has come to (init_from) is to be beaten, not a step of this one
-            progress.losses.append(judged)
-            session.schedule.observe(judged)
+            progress.losses.append(monitored)
+            session.schedule.observe(monitored)
             session.averaging.observe(progress.losses)
         progress.seconds += time.perf_counter() - started
         tagged = {f"valid/{name}": value for name, value in metrics.items()}
@@ -158,7 +159,7 @@ class Loop:
         if text:
             self.logger.text("sample", text, progress.step)
             self.run.save_sample(progress.step, text)
-        self.console.evaluation(progress.step, metrics, improved, progress.seconds, text)
+        self.console.evaluation(progress.step, session.task.describe(metrics), improved, progress.seconds, text)
         return rank
 
     def _evaluation_is_due(self) -> bool:

@@ -22,7 +22,9 @@ from ..device import describe, hardware
 from ..layers import Recurrent
 from ..models.stack import cells_of
 from ..runs.folder import RunFolder
-from .console import clock, table
+from ..runs.table import table
+from ..tasks.base import Task
+from .console import clock
 
 if TYPE_CHECKING:
     from .session import Progress, Session
@@ -58,8 +60,13 @@ def describe_run(session: Session) -> dict[str, Any]:
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
         "entropy_note": session.data.corpus.note() or None,
-        "judged_by": session.task.judged_by,
+        **declarations(session.task),
     }
+
+
+def declarations(task: Task) -> dict[str, Any]:
+    """The declarations of a task that run.json keeps, for readers that build no task: `seqlm runs`, for instance."""
+    return {"monitor": task.monitor, "declared_metrics": [metric._asdict() for metric in task.metrics]}
 
 
 def header(run: RunFolder, session: Session, progress: Progress) -> str:
@@ -81,16 +88,15 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
     ]
-    return table([row for row in rows if row[1]])
+    return table([row for row in rows if row[1]], 2)
 
 
 def closing(run: RunFolder, session: Session, progress: Progress) -> str:
     """The table below the progress bar, with the next commands."""
-    valid = "  ".join(f"{name} {value:.4f}" for name, value in progress.valid.items())
     folder = shlex.quote(str(run.path))
     return table(
         [
-            ("best valid", f"{valid} at step {progress.best_step:,}"),
+            ("best valid", f"{session.task.describe(progress.valid)} at step {progress.best_step:,}"),
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
             (
                 "time",
@@ -99,7 +105,8 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
             ("next", f"seqlm eval {folder}" + " split=test" * ("test" in session.data.corpus.splits())),
             ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
-        ]
+        ],
+        2,
     )
 
 

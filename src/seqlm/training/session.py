@@ -18,7 +18,6 @@ from ..cells import Carry, carry_tensors, drop_state, map_carry
 from ..config.build import build
 from ..config.schema import Config
 from ..data.batching.batches import Batch, Batches
-from ..data.batching.streams import Window
 from ..data.dataset import Data
 from ..data.tokenizers.text import load_tokenizer
 from ..device import autocast, prepare, random_state, set_random_state
@@ -45,23 +44,23 @@ class Progress:
     nats: float = 0.0  # sum over the targets since the last log record
     nats_tokens: int = 0
     evaluated_at: int = 0
-    best_loss: float = math.inf  # what the task judges by, lower is better
+    best_loss: float = math.inf  # the monitored metric, lower is better
     best_step: int = 0
     bad_evaluations: int = 0  # in a row
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
     losses: list[float] = field(default_factory=list)  # the same of all evaluations
 
-    def observe(self, judged: float, metrics: dict[str, float]) -> tuple[tuple[float, float], bool]:
+    def observe(self, monitored: float, metrics: dict[str, float]) -> tuple[tuple[float, float], bool]:
         """Keep an evaluation; returns its rank, lower is better, and whether it is the best so far.
 
         Of equal values of the monitored metric the lower loss is better: on a small split many are equal.
         """
-        rank = (judged, metrics["loss"])
+        rank = (monitored, metrics["loss"])
         improved = rank < (self.best_loss, self.valid.get("loss", math.inf))
         self.evaluated_at = self.step
         self.bad_evaluations = 0 if improved else self.bad_evaluations + 1
         if improved:
-            self.best_loss, self.best_step, self.valid = judged, self.step, metrics
+            self.best_loss, self.best_step, self.valid = monitored, self.step, metrics
         return rank, improved
 
 
@@ -202,7 +201,7 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
             f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
         )
     train = task.training(data, config)
-    if config.engine == "graph" and (not task.carries or not isinstance(train[0], Window)):
+    if config.engine == "graph" and not task.cuda_graphs:
         raise ConfigError("engine=graph replays the windows of a text; use engine=auto for this task")
     columns = min(limits.eval_batch_size, len(data["valid"]))
     return Session(

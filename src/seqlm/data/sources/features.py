@@ -15,7 +15,12 @@ from ..examples import Example
 from .labelled import numbered
 from .split_examples import SplitExamples
 
-TABLES = {"label": "labels.tsv", "tags": "tags.tsv", "target": "targets.tsv"}  # what is said of the arrays of a folder
+TABLES = {  # of targets for the arrays of a folder
+    "label": "labels.tsv",
+    "tags": "tags.tsv",
+    "target": "targets.tsv",
+    "value": "values.tsv",
+}
 BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for files that are not its own
 
 
@@ -41,14 +46,14 @@ class ArrayFile:
 
 
 class Features(SplitExamples):
-    """Arrays (T, F) of numbers, with a label each, a tag for every step, a text, or several of these.
+    """Arrays (T, F) of numbers, with a label each, a tag for every step, a text, numbers, or several of these.
 
     `path` is a folder with train, valid and perhaps test, or one source, shared out by names or numbers of examples:
       a folder: NAME.npy (T, F) for each example, (1, F) for a single vector; labels.tsv with lines NAME, tabulator,
-        label; tags.tsv, tags with spaces between; targets.tsv, texts. Arrays are read when a batch needs them: memory
-        need not hold all
-      NAME.npz: features (N, T, F); lengths (N,) if some end before T; label (N,); tags (N, T); target (N,), texts. It
-        is read at once
+        label; tags.tsv, tags with spaces between; targets.tsv, texts; values.tsv, numbers with spaces between, nan for
+        one that is missing. Arrays are read when a batch needs them: memory need not hold all
+      NAME.npz: features (N, T, F); lengths (N,) if some end before T; label (N,); tags (N, T); target (N,), texts;
+        value (N,), (N, K) or, for each step, (N, T, K). It is read at once
     Nothing is scaled: give numbers of about one. Raises ConfigError with file and line.
     """
 
@@ -73,7 +78,8 @@ class Features(SplitExamples):
         present = {field: rows for field, rows in said.items() if rows}
         if not present:
             raise ConfigError(
-                f"data.path={source} needs labels.tsv (NAME, tabulator, label), tags.tsv or targets.tsv beside its .npy"
+                f"data.path={source} needs labels.tsv (NAME, tabulator, label), tags.tsv, targets.tsv or values.tsv "
+                "beside its .npy"
             )
         names = {path.stem for path in source.glob("*.npy")}
         for field, rows in present.items():
@@ -92,9 +98,17 @@ class Features(SplitExamples):
         arrays = _loaded(source)
         features = arrays.pop("features", np.zeros(0))
         if features.ndim != 3 or not arrays.keys() & TABLES.keys():
-            raise ConfigError(f"{source} should hold features (N, T, F), and label (N,), tags (N, T) or target (N,)")
+            raise ConfigError(
+                f"{source} should hold features (N, T, F), and label (N,), tags (N, T), target (N,) or value (N, K)"
+            )
         count, steps = features.shape[:2]
         allowed = {"lengths": (count,), "label": (count,), "tags": (count, steps), "target": (count,)}
+        values = arrays.pop("value", None)
+        known = values is None or (values.ndim in (1, 2, 3) and len(values) == count and values.dtype.kind in "fiub")
+        if values is not None and not known:
+            raise ConfigError(
+                f"{source}: value {values.shape} should be numbers (N,), (N, K) or (N, T, K), N = {count}"
+            )
         for name, array in arrays.items():
             if array.shape != allowed.get(name):
                 should = f"should be {allowed[name]}" if name in allowed else f"is none of {', '.join(allowed)}"
@@ -103,6 +117,8 @@ class Features(SplitExamples):
         said = {name: array.astype(str).tolist() for name, array in arrays.items()}
         for index, one in enumerate(_cut(features, lengths, source)):
             example = {name: row[index][: len(one)] if name == "tags" else row[index] for name, row in said.items()}
+            if values is not None:
+                example["value"] = values[index][: len(one)] if values.ndim == 3 else values[index].tolist()
             yield str(index), f"{source}, example {index}", {"features": one, **example}
 
 
@@ -141,7 +157,7 @@ def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> 
 
 
 def said_of(path: Path) -> dict[str, tuple[str, str]]:
-    """What a table says of each NAME, with the line; nothing if there is no such file."""
+    """The text of a table for each NAME, with its line; nothing if there is no such file."""
     rows: dict[str, tuple[str, str]] = {}
     for number, line in numbered(path) if path.is_file() else []:
         where = f"{path}, line {number}"

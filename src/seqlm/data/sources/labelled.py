@@ -99,7 +99,7 @@ class Labelled(SplitExamples):
                     raise ConfigError(f"{where}: there is no key data.{what}={key}, {there}")
             text, label = item[keys["text"]], item[keys["label"]]
             words = text if isinstance(text, list) else [text]
-            if not all(isinstance(word, str) for word in words) or not isinstance(label, (str, int)):
+            if not all(isinstance(word, str) for word in words) or not isinstance(label, (str, int, float)):
                 raise ConfigError(
                     f"{where}: {keys['text']} must be a text or a list of words, {keys['label']} a text or a number"
                 )

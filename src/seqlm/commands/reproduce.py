@@ -1,4 +1,4 @@
-"""seqlm certify: measure a published setting."""
+"""seqlm reproduce: train a published setting, score it as its paper did, and put both figures side by side."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from .words import taken
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm certify RUN | experiment=NAME [key=value ...] [out=FOLDER]`."""
-    out, words = taken("out", words, "certificates")
+    """`seqlm reproduce RUN | experiment=NAME [key=value ...] [out=FOLDER]`."""
+    out, words = taken("out", words, "reproduced")
     if words and "=" not in words[0] and not words[0].startswith("-"):
         folder, rest = Path(words[0]), words[1:]
         if rest:
-            raise ConfigError(f"seqlm certify RUN takes no {rest[0]}: a run is certified as it is")
+            raise ConfigError(f"seqlm reproduce RUN takes no {rest[0]}: a run is measured as it is")
     else:
         folder, words = _planned(words)
         if not finished(folder):
             train([*words, f"run.name={folder.name}", f"run.root={folder.parent}", "resume=auto"])
-    certify(folder, experiment, Path(out))
+    reproduce(folder, experiment, Path(out))
 
 
 def _planned(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
     """The folder of the run that words with `experiment=NAME` train, and the words without its name."""
     name, own_words = taken("experiment", words, "")
     if not name:
-        raise ConfigError("seqlm certify needs a run's folder, or experiment=NAME to train it first")
+        raise ConfigError("seqlm reproduce needs a run's folder, or experiment=NAME to train it first")
     if changed := changes(experiment(name, own_words), experiment(name)):  # before it is trained
         raise ConfigError(
-            f"seqlm certify measures experiment={name} as it is, but the words change {'; '.join(changed)}; leave "
+            f"seqlm reproduce measures experiment={name} as it is, but the words change {'; '.join(changed)}; leave "
             "them out, or use seqlm train"
         )
     engine, seed = (taken(key, words, "")[0] for key in ("engine", "seed"))
-    own = f"certify-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
+    own = f"reproduce-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
     run_name, words = taken("run.name", words, own)
     root, words = taken("run.root", words, "outputs")
     return Path(root) / run_name, words
 
 
-def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], out: Path) -> Path:
+def reproduce(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], out: Path) -> Path:
     """Score the best checkpoint of the finished run in `folder` and write its record into `out`.
 
     `preset_of` gives the configuration of an experiment by its name. Raises SeqlmError if the run is not that, or not
@@ -64,7 +64,7 @@ def certify(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]], o
         raise ConfigError(f"out={out} cannot be made ({error}); give a folder") from None
     protocol = (preset.get("published") or {}).get("protocol", "seqlm")
     for split in ("valid", "test"):
-        evaluate_run(str(folder), [f"split={split}", f"lens={protocol}"], False)
+        evaluate_run(str(folder), [f"split={split}", f"protocol={protocol}"], False)
         print()
     written = record(run, preset)
     path = out / file_name(run, preset)

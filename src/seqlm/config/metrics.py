@@ -1,0 +1,49 @@
+"""Metrics as a task declares them and run.json keeps them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+
+class Metric(NamedTuple):
+    """A number that tells how good a model is on a split.
+
+    Args:
+        name: what follows `valid/` and `test/`.
+        digits: shown behind the point.
+        percent: from 0 to 1, quoted by papers from 0 to 100.
+        higher_is_better: False for losses, errors and perplexities.
+        title: the name as papers write it; empty: `name`.
+    """
+
+    name: str
+    digits: int = 4
+    percent: bool = False
+    higher_is_better: bool = True
+    title: str = ""
+
+    def text(self, value: float | None) -> str:
+        """`value` with its digits; nothing for None, which stands for a number that is not finite."""
+        return "" if value is None else f"{value:.{self.digits}f}"
+
+    def rank(self, value: float) -> float:
+        """`value` as a number that is better when lower."""
+        return -value if self.higher_is_better else value
+
+    def quoted(self, value: float) -> float:
+        """`value` in the unit that papers quote."""
+        return 100 * value if self.percent else value
+
+
+LOSS = Metric("loss", higher_is_better=False)  # per token; of every task
+PERPLEXITY = Metric("ppl", 2, higher_is_better=False)
+ACCURACY = Metric("accuracy", percent=True)
+F1 = Metric("f1", percent=True, title="F1")
+MACRO_F1 = Metric("macro_f1", percent=True, title="macro F1")
+
+
+def by_name(metrics: Iterable[Metric | Mapping[str, Any]]) -> dict[str, Metric]:
+    """Declared metrics by their names, the loss first; each may be a mapping, as in a JSON file."""
+    made = (one if isinstance(one, Metric) else Metric(**one) for one in (LOSS, *metrics))
+    return {one.name: one for one in made}

@@ -1,0 +1,169 @@
+"""A window under autograd: the two loops over time, each a product with the recurrent weight and a loop body a step.
+
+gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> [window]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .buffers import Buffers, Saved, block_of, put_saved
+from .code import Block
+from .deferred import differentiable_once
+from .product import to_gates, to_state, to_weight
+from .program import Program
+from .trace import cut
+
+Gradients = list[Tensor | None]
+
+
+class Forward(NamedTuple):
+    """A loop body on the buffers of a window: r = starts[t] + W h_{t-1}, then step(t)."""
+
+    starts: Sequence[Tensor | None]
+    step: Callable[[int], None]
+
+
+class Backward(NamedTuple):
+    """A loop body of the backward pass: step(t), then dh_{t-1} = starts[t] + W^T dr_t."""
+
+    starts: Sequence[Tensor]
+    step: Callable[[int], None]
+    gradients: Callable[[], tuple[Gradients, Gradients]]  # after the last step: of each z that needs one, of parameters
+
+
+class Body(Protocol):
+    """The body of both loops: one kernel a step (kernel_body.py), or torch's operations (torch_body.py)."""
+
+    program: Program
+    description: str
+    any_shape: bool  # whether it serves windows of any shape
+
+    @property
+    def keeps_dcarry(self) -> bool:
+        """Whether the gradients of the carry at all steps are needed after the reverse loop."""
+
+    def forward(self, buffers: Buffers, bias: Tensor | None) -> Forward: ...
+
+    def backward(self, buffers: Buffers, saved: Saved, dys: Tensor) -> Backward: ...
+
+
+class Window(torch.autograd.Function):
+    """(ys, the tensors of the last carry) of a window; see `run` in fused.py.
+
+    Args of `apply`:
+        body: the compiled gates
+        counts: how many of `tensors` are z (T, B, ...), carry, extras (B, ...) and parameters that gates read
+        grad: whether a gradient may be asked for
+        dtype: of the factors of the products with `weight`
+        lengths: (B,), the number of steps after which the last carry of each row is wanted; None: all
+        weight, bias, mask, tensors: of the recurrence, and the inputs of gates
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        body: Body,
+        counts: tuple[int, ...],
+        grad: bool,
+        dtype: torch.dtype,
+        lengths: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        z, state, extras, parameters = cut(tensors, counts)
+        program, steps, rows = body.program, z[0].shape[0], len(state[0])
+        buffers = Buffers(program, steps, rows, state[0])
+        # If no gradients and no ends are wanted, only the outputs are kept: all else alternates between two rows.
+        whole = grad or lengths is not None
+        carries = [
+            buffers.empty(steps + 1 if whole or i == 0 else 2, Block(start.shape[1:], start.dtype))
+            for i, start in enumerate(state)
+        ]
+        for carry, start in zip(carries, state, strict=True):
+            carry[0] = start
+        stored = [buffers.empty(steps if grad else 1, block_of(node)) for node in program.stored]
+        constant = [part for part, needed in zip(z, program.bulk.needs, strict=True) if not needed]
+        saved = Saved(constant, carries, extras, parameters, stored)
+        r = state[0].new_empty(rows, len(weight))
+        put_saved(buffers, saved)
+        buffers.put_all("z", z)
+        buffers.put("r", r.unsqueeze(0))
+        with torch.autocast(r.device.type, enabled=False):
+            times = to_gates(weight, mask, dtype, steps, rows)
+            starts, step = body.forward(buffers, None if bias is None else bias.to(r.dtype))
+            for t, h in enumerate(buffers.rows_of("carry0")):
+                times(h, starts[t], r)
+                step(t)
+        if lengths is None:
+            last = [buffers.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
+        else:
+            last = [carry[lengths, torch.arange(rows, device=lengths.device)] for carry in carries]
+        if grad:
+            ctx.set_materialize_grads(False)  # nothing is added for a carry that nobody uses
+            ctx.lengths = lengths
+            ctx.body, ctx.dtype, ctx.biased = body, dtype, bias is not None
+            ctx.counts = tuple(map(len, saved))
+            ctx.save_for_backward(weight, mask, *(tensor for group in saved for tensor in group))
+        return carries[0][1:], *last
+
+    @staticmethod
+    def backward(ctx: Any, dys: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        differentiable_once("fused")
+        body: Body = ctx.body
+        weight, mask, *tensors = ctx.saved_tensors
+        saved = Saved(*cut(tensors, ctx.counts))
+        dys = torch.zeros_like(saved.carries[0][1:]) if dys is None else dys
+        steps, rows = dys.shape[:2]
+        buffers = Buffers(body.program, steps, rows, dys)
+        dcarries = []
+        for i, carry in enumerate(saved.carries):
+            buffer = torch.empty_like(carry) if body.keeps_dcarry else carry.new_empty(2, *carry.shape[1:])
+            buffers.put(f"d{i}", buffer, 1)
+            buffers.put(f"next{i}", buffer)
+            buffer[steps % len(buffer)] = 0 if i else dys[-1]
+            dcarries.append(buffer)
+        dr = buffers.empty(steps, Block(weight.shape[:1], dys.dtype))
+        buffers.put("dr", dr)
+        starts, step, gradients = body.backward(buffers, saved, dys)
+        drs, dh = dr.unbind(0), buffers.rows_of("next0")
+        with torch.autocast(dys.device.type, enabled=False):
+            times = to_state(weight, mask, ctx.dtype, steps, rows)
+            ends = _ends(ctx.lengths, steps)
+            for t in reversed(range(steps)):
+                _add_ends(ends.get(t + 1), t + 1, dcarries, dlast)
+                step(t)
+                times(drs[t], starts[t], dh[t])
+            _add_ends(ends.get(0), 0, dcarries, dlast)
+        dz, dparameters = gradients()
+        given = iter(dz)
+        return (
+            None, None, None, None, None,
+            to_weight(dr, saved.carries[0][:-1], mask),
+            dr.sum((0, 1)) if ctx.biased else None,
+            None,
+            *(next(given) if needed else None for needed in body.program.bulk.needs),
+            *(buffers.rows_of(f"next{i}")[0] for i in range(len(saved.carries))),
+            *(None for _ in saved.extras),
+            *dparameters,
+        )  # fmt: skip
+
+
+def _ends(lengths: Tensor | None, steps: int) -> dict[int, Any]:
+    """The rows of the batch that end after each number of steps."""
+    if lengths is None:
+        return {steps: slice(None)}
+    return {n: (lengths == n).nonzero().squeeze(1) for n in set(lengths.tolist())}
+
+
+def _add_ends(ended: Any, t: int, dcarries: Sequence[Tensor], dlast: Sequence[Tensor | None]) -> None:
+    """Add the gradients of the last carries of rows that end after t steps."""
+    for dcarry, end in zip(dcarries, dlast, strict=True):
+        if ended is not None and end is not None:
+            dcarry[t % len(dcarry)][ended] += end[ended]

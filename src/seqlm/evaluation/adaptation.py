@@ -1,0 +1,90 @@
+"""Scoring a split with temperature, dynamic evaluation and cache, whose numbers may be chosen on valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+from ..cells import Carry, detach
+from ..config.schema import EvalConfig
+from ..data.batching.batches import IGNORE_INDEX
+from ..data.batching.streams import Streams
+from ..runs.load import LoadedRun
+from ..tasks.base import Score
+from .adaptive import Observe, adaptive_evaluate
+from .cache import Cache
+from .dynamic import DynamicWeights, Statistics, gradient_statistics
+from .scorer import Scorer
+from .search import Setting, search
+
+
+def evaluate_adapted(
+    scorer: Scorer, run: LoadedRun, options: EvalConfig, window: int, tell: Callable[[str], None]
+) -> tuple[Score, Scorer, dict[str, Any]]:
+    """Score a split of a run's text; returns the scorer at the temperature that was used, and the settings as JSON.
+
+    Args:
+        scorer: gives the words their probabilities; its first model is the run's, which is what adapts.
+        options: split, batch_size, temperature, dynamic, cache, search_tokens and precision are read.
+        window: tokens read at once where nothing adapts.
+        tell: hears of every trial of a search.
+    """
+    dynamic, memory, settings = options.dynamic, options.cache, dict[str, Any]()
+    step = window if dynamic.lr is None else dynamic.window
+    cut = partial(Streams, window=step, first=run.tokenizer.eos_id, clip=True)
+    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    rule: dict[str, Any] = {key: getattr(dynamic, key) for key in ("epsilon", "rule", "norm")}
+
+    @cache
+    def statistics() -> Statistics | None:
+        return None if dynamic.rule == "sgd" else gradient_statistics(parameters, _gradients(run, options))
+
+    def score(streams: Streams, at: Setting, observe: Observe = lambda *_: None) -> Score:
+        weights = remembered = None
+        if at.lr is not None:
+            weights = DynamicWeights(parameters, lr=at.lr, decay=at.decay, statistics=statistics(), **rule)
+        if at.flatness is not None and memory.size is not None:
+            remembered = Cache(memory.size, at.flatness, at.share)
+        at_temperature, precision = scorer.at(at.temperature), options.precision
+        return adaptive_evaluate(
+            at_temperature, streams, dynamic=weights, cache=remembered, precision=precision, observe=observe
+        )
+
+    flatness = None if memory.size is None else memory.flatness
+    setting = Setting(options.temperature or 1.0, dynamic.lr, dynamic.decay, flatness, memory.share)
+    searched = ["temperature"] * (options.temperature is None)
+    searched += ["lr", "decay"] * dynamic.search + ["flatness", "share"] * memory.search
+    if searched:
+        tokens = run.data["valid"].tokens[: options.search_tokens]
+        streams = cut(tokens, min(options.columns, len(tokens)))
+        setting, trials, open_ended = search(partial(score, streams), setting, searched, tell)
+        chosen = {key: getattr(setting, key) for key in searched}
+        settings["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials, "open_ended": open_ended}
+    found = score(cut(run.data[options.split].tokens, options.columns), setting)
+
+    if options.adapting or options.temperature != 1.0:
+        settings["adaptation"] = {"temperature": setting.temperature}
+        if dynamic.lr is not None:
+            given = rule if dynamic.rule == "rms" else {"rule": "sgd"}
+            settings["adaptation"] |= {"lr": setting.lr, "decay": setting.decay, **given, "window": step}
+        if memory.size is not None:
+            settings["adaptation"] |= {"flatness": setting.flatness, "share": setting.share, "cache": memory.size}
+    return found, scorer.at(setting.temperature), settings
+
+
+def _gradients(run: LoadedRun, options: EvalConfig) -> Iterator[None]:
+    """Leave the gradient of one training window after the other in the parameters."""
+    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    tokens, model = run.data["train"].tokens, run.model
+    columns = min(options.dynamic.train_batch_size, len(tokens))
+    streams = Streams(tokens, columns, options.dynamic.window, first=run.tokenizer.eos_id, clip=True)
+    carry: Carry = model.init_carry(columns)  # type: ignore[operator]
+
+    for index in range(len(streams)):
+        window = streams[index].to(parameters[0].device)
+        for parameter in parameters:
+            parameter.grad = None
+        carry, nats = model.nats(window.inputs, window.targets, detach(carry), ignore_index=IGNORE_INDEX)  # type: ignore[operator]
+        (nats / window.tokens).backward()
+        yield

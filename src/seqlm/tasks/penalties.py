@@ -1,0 +1,78 @@
+"""Penalties on activations, added to the loss in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..models.text_model import Reading
+
+
+class Penalty(Protocol):
+    """Nats per token that a window adds to the loss; None if there is nothing in it to penalise."""
+
+    def __call__(self, reading: Reading) -> Tensor | None:
+        """`reading` holds outputs (T, B, H) of the last layer: `top` without dropout, `dropped` with it."""
+
+
+@dataclass(frozen=True)
+class ActivationPenalty:
+    """Activation regularisation (AR): weight * mean (m * y)^2, over steps, batch and units.
+
+    y are the outputs of the last layer and m their dropout mask. S. Merity, B. McCann and R. Socher, arXiv 1708.01009.
+    """
+
+    weight: float
+
+    def __call__(self, reading: Reading) -> Tensor:
+        return self.weight * single(reading.dropped).pow(2).mean()
+
+
+@dataclass(frozen=True)
+class TemporalPenalty:
+    """Temporal activation regularisation (TAR): weight * mean (y_t - y_{t-1})^2, over steps, batch and units.
+
+    y are the outputs of the last layer, without dropout. S. Merity, B. McCann and R. Socher, arXiv 1708.01009.
+    """
+
+    weight: float
+
+    def __call__(self, reading: Reading) -> Tensor | None:
+        return self.weight * single(reading.top).diff(dim=0).pow(2).mean() if len(reading.top) > 1 else None
+
+
+PENALTIES: dict[str, Callable[[float], Penalty]] = {"activation": ActivationPenalty, "temporal": TemporalPenalty}
+
+
+def make_penalties(wanted: Mapping[str, float | Callable[[], Penalty]] | None) -> list[Penalty]:
+    """The penalties of `task.penalties`: weights by name, those of 0 left out, and factories of others.
+
+    Raises ValueError for an unknown name, or a weight that is negative or not finite.
+    """
+    made: list[Penalty] = []
+    for name, weight in (wanted or {}).items():
+        if callable(weight):
+            made.append(weight())
+        elif name not in PENALTIES:
+            raise ValueError(f"penalties.{name} is unknown; there are: {', '.join(PENALTIES)}")
+        elif not 0 <= weight < math.inf:
+            raise ValueError(f"penalties.{name}={weight} must be at least 0")
+        elif weight:
+            made.append(PENALTIES[name](weight))
+    return made
+
+
+def total(penalties: Iterable[Penalty], reading: Reading) -> Tensor | None:
+    """The sum of those that apply, in nats per token; None if none does."""
+    found = [nats for penalty in penalties if (nats := penalty(reading)) is not None]
+    return sum(found[1:], found[0]) if found else None
+
+
+def single(ys: Tensor) -> Tensor:
+    """In single precision at least: squares of bfloat16 would lose most of what they add up."""
+    return ys.to(torch.promote_types(ys.dtype, torch.float32))
