@@ -1,4 +1,4 @@
-"""What a cell is: one pure step of a recurrence, and the carry that travels through time."""
+"""The interface of a cell: one pure step of a recurrence, and the carry that travels through time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Cell(nn.Module, ABC):
 
     @property
     def drops(self) -> RecurrentDropout:
-        """What is dropped now: nothing in eval mode."""
+        """The dropout that is in force: none in eval mode."""
         return self.dropout if self.training else RecurrentDropout()
 
     def regularise(self, dropout: RecurrentDropout) -> None:
@@ -104,7 +104,7 @@ class Cell(nn.Module, ABC):
         return xs
 
     def inputs(self, xs: Tensor, carry: Carry) -> Any:
-        """What the steps of one window read, in the order of the steps: `project`, with what is drawn for each.
+        """The inputs of the steps of one window, in their order: `project`, with what is drawn for each step.
 
         It is all that engines ask for. The carry is that before the first step.
         """
@@ -131,7 +131,7 @@ class Cell(nn.Module, ABC):
 
 
 class Recurrence(NamedTuple):
-    """What all steps of one window share: r_t = weight (mask * h_{t-1}) + bias, and what `gates` gets besides."""
+    """Tensors that all steps of one window share: r_t = weight (mask * h_{t-1}) + bias, and the extras of `gates`."""
 
     weight: Tensor  # (G*H, H)
     bias: Tensor | None  # (G*H)

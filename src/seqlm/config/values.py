@@ -1,4 +1,4 @@
-"""What can be done with a configuration: find, check, save, load, change. Imports neither torch nor hydra."""
+"""Configurations as values: found, typed, checked, changed, saved and compared. Imports neither torch nor hydra."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def _constructed(schema: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
-    """What is wrong with the value of a key of the trunk."""
+    """The mistake in the value of a key of the trunk, None if there is none."""
     hint, limits = known[0], known[1].metadata
     shown = as_typed(value)
     if not fits(value, hint):
