@@ -132,3 +132,10 @@ def test_importing_the_package_loads_nothing_heavy():
         "[getattr(seqlm, name) for name in seqlm.__all__]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_docstrings_begin_with_a_noun_or_an_imperative():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert not (ast.get_docstring(node) or "").startswith("What"), f"{path}: {getattr(node, 'name', '')}"

@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from . import __version__
-from .config.values import find_configs
+from .config.values import verb_files
 from .errors import ConfigError, SeqlmError, reader_gone, tell
 
 VERBS = {
@@ -58,5 +58,4 @@ def _overview() -> str:
 
 def _verb_help(verb: str) -> str:
     """The verb's sentence, and the YAML of its keys, whose comments explain them."""
-    keys = find_configs() / f"{verb}.yaml"
-    return f"{VERBS[verb]}\n" + (f"\n{keys.read_text(encoding='utf-8')}" if keys.is_file() else "")
+    return "\n".join([VERBS[verb], *(f"\n{file.read_text(encoding='utf-8')}".rstrip() for file in verb_files(verb))])

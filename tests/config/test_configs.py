@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from seqlm.commands.eval import check
-from seqlm.config.build import build
+from seqlm.config.build import build, defaults
 from seqlm.config.schema import EvalConfig, SampleConfig
-from seqlm.config.values import find_configs, load_config, plain_dict, save_config, verb_config
+from seqlm.config.values import find_configs, load_config, plain_dict, read_yaml, save_config, verb_config, verb_files
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
 from seqlm.runs.folder import RunFolder
@@ -263,3 +263,30 @@ def test_a_local_file_says_where_data_lies(tmp_path):
     config = load_config(tmp_path / "outputs" / "run" / "config.yaml")
     assert config.data["path"] == str(tmp_path) and config.threads == 1
     assert not any("local" in group for group in RunFolder.open(tmp_path / "outputs" / "run").info()["choices"])
+
+
+# Values of presets, whose constructors have a plainer default.
+RECIPES = {"schedule/cosine.yaml": {"warmup_steps", "final"}, "model/cloze.yaml": {"bidirectional"}}
+
+
+def test_values_of_yaml_are_the_defaults_of_constructors():
+    """YAML holds what users see and override; who builds a part in Python gets the same without naming it."""
+    compared = 0
+    for path in sorted(CONFIGS.rglob("*.yaml")):
+        node = {} if path.parent == CONFIGS else read_yaml(path)
+        if not str(node.get("_target_", "")).startswith("seqlm."):
+            continue
+        name = path.relative_to(CONFIGS).as_posix()
+        for key, default in defaults(node, name).items():
+            value = node.get(key)
+            if key not in node or "${" in str(value) or key in RECIPES.get(name, ()) or key in ("dropout", "penalties"):
+                continue  # mappings in YAML, all of them off, where None is off in Python
+            assert value == (list(default) if isinstance(default, tuple) else default), f"{name}: {key}"
+            compared += 1
+    assert compared > 100
+
+
+def test_keys_of_loading_a_run_are_shared():
+    for verb in ("eval", "predict", "sample"):
+        assert [file.name for file in verb_files(verb)] == [f"{verb}.yaml", "loading.yaml"]
+    assert verb_files("runs") == []

@@ -1,4 +1,4 @@
-"""The interface of cells: one pure step of a recurrence, and the carry that travels through time."""
+"""The interface of a cell: one pure step of a recurrence, and the carry that travels through time."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Cell(nn.Module, ABC):
 
     @property
     def drops(self) -> RecurrentDropout:
-        """The regularisers in force: none in eval mode."""
+        """The dropout that is in force: none in eval mode."""
         return self.dropout if self.training else RecurrentDropout()
 
     def regularise(self, dropout: RecurrentDropout) -> None:
@@ -110,7 +110,7 @@ class Cell(nn.Module, ABC):
         return xs
 
     def inputs(self, xs: Tensor, carry: Carry) -> Any:
-        """Inputs of the steps of one window, in the order of the steps: `project`, and masks drawn for each step.
+        """The inputs of the steps of one window, in their order: `project`, with what is drawn for each step.
 
         Engines call this and no other method for the inputs. The carry is that before the first step.
         """
@@ -137,7 +137,7 @@ class Cell(nn.Module, ABC):
 
 
 class Recurrence(NamedTuple):
-    """Tensors shared by all steps of a window: r_t = weight (mask * h_{t-1}) + bias, and more arguments of `gates`."""
+    """Tensors that all steps of one window share: r_t = weight (mask * h_{t-1}) + bias, and the extras of `gates`."""
 
     weight: Tensor  # (G*H, H)
     bias: Tensor | None  # (G*H)

@@ -45,7 +45,7 @@ def _dropped(p: float) -> int:
 
 
 class RecurrentDropout(NamedTuple):
-    """Recurrent regularisers of a cell, in training; masks are drawn once for a window, those of zoneout at every step.
+    """Dropout inside a recurrence in training; masks are drawn once for a window, zoneout's at every step.
 
     weight   of the recurrent weights, in a LinearCell of the input weights: W <- W * m / (1 - p), the raw W gets the
              gradient (weight-drop, DropConnect; S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)

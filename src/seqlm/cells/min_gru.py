@@ -40,7 +40,7 @@ class MinGRUCell(LinearCell):
 
 
 def candidate_named(name: str) -> Callable[[Tensor], Tensor]:
-    """The function g of the candidate, by name; raises ValueError for an unknown one."""
+    """The function of the candidate by name; raises ValueError for a name that is unknown."""
     known: dict[str, Callable[[Tensor], Tensor]] = {"identity": ACTIVATIONS["identity"], "g": _positive}
     if name not in known:
         raise ValueError(f"candidate={name!r} is unknown; allowed: {', '.join(known)}")

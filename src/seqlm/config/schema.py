@@ -132,6 +132,18 @@ class Config:
 
 
 @dataclass(kw_only=True)
+class LoadingConfig:
+    """How a verb that works on a run loads it, and where it computes."""
+
+    checkpoint: str = _key()
+    weights: str = _key(allowed=("auto", *WEIGHTS))
+    device: str = _key()
+    engine: str = _key(allowed=ENGINES)
+    threads: int | None = _key(least=1)
+    trust: list[str] = _key()
+
+
+@dataclass(kw_only=True)
 class DynamicConfig:
     """Dynamic evaluation: weights that learn while they are tested."""
 
@@ -165,13 +177,11 @@ class MonteCarloConfig:
 
 
 @dataclass(kw_only=True)
-class EvalConfig:
+class EvalConfig(LoadingConfig):
     """Keys of `seqlm eval RUN`."""
 
     split: str = _key()
-    checkpoint: str = _key()
     average_last: int | None = _key(least=1)
-    weights: str = _key(allowed=("auto", *WEIGHTS))
     ensemble: list[str] = _key()
     monte_carlo: MonteCarloConfig
     mean: str = _key(allowed=("arithmetic", "geometric"))
@@ -182,11 +192,7 @@ class EvalConfig:
     dynamic: DynamicConfig
     cache: CacheConfig
     search_tokens: int = _key(least=100)
-    device: str = _key()
     precision: str = _key(allowed=PRECISIONS)
-    engine: str = _key(allowed=ENGINES)
-    threads: int | None = _key(least=1)
-    trust: list[str] = _key()
     data: dict[str, Any] = _key()
     task: dict[str, Any] = _key()
 
@@ -210,18 +216,12 @@ class EvalConfig:
 
 
 @dataclass(kw_only=True)
-class PredictConfig:
+class PredictConfig(LoadingConfig):
     """Keys of `seqlm predict RUN FILE`."""
 
     format: str = _key(allowed=("jsonl", "columns"))
     batch_size: int = _key(least=1)
-    checkpoint: str = _key()
-    weights: str = _key(allowed=("auto", *WEIGHTS))
-    device: str = _key()
     precision: str = _key(allowed=PRECISIONS)
-    engine: str = _key(allowed=ENGINES)
-    threads: int | None = _key(least=1)
-    trust: list[str] = _key()
     task: dict[str, Any] = _key()
 
 
@@ -241,15 +241,9 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
-class SampleConfig(SamplingConfig):
+class SampleConfig(LoadingConfig, SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 
     condition: Any = _key()
     texts: int = _key(least=1)
-    checkpoint: str = _key()
     average_last: int | None = _key(least=1)
-    weights: str = _key(allowed=("auto", *WEIGHTS))
-    device: str = _key()
-    engine: str = _key(allowed=ENGINES)
-    threads: int | None = _key(least=1)
-    trust: list[str] = _key()

@@ -1,4 +1,4 @@
-"""What can be done with a configuration: find, check, save, load, change. Imports neither torch nor hydra."""
+"""Configurations as values: found, typed, checked, changed, saved and compared. Imports neither torch nor hydra."""
 
 from __future__ import annotations
 
@@ -107,8 +107,17 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
 
 
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
-    """The keys of a verb that works on a run: configs/<verb>.yaml changed by `words`."""
-    return with_words(schema, read_yaml(find_configs() / f"{verb}.yaml"), words)
+    """The keys of a verb but train: configs/<verb>.yaml, with the files it names in `defaults`, changed by `words`."""
+    values = {key: value for file in verb_files(verb) for key, value in read_yaml(file).items() if key != "defaults"}
+    return with_words(schema, values, words)
+
+
+def verb_files(verb: str) -> list[Path]:
+    """configs/<verb>.yaml and the files it shares with other verbs; none for a verb without keys."""
+    path = find_configs() / f"{verb}.yaml"
+    if not path.is_file():
+        return []
+    return [path, *(path.with_name(f"{name}.yaml") for name in read_yaml(path).get("defaults", []))]
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -297,7 +306,7 @@ def _constructed(schema: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
-    """What is wrong with the value of a key of the trunk."""
+    """The mistake in the value of a key of the trunk, None if there is none."""
     hint, limits = known[0], known[1].metadata
     shown = as_typed(value)
     if not fits(value, hint):

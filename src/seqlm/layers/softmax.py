@@ -89,7 +89,7 @@ def chunks(rows: int, row_bytes: int) -> list[slice]:
 
 
 def exact(xs: Tensor) -> Tensor:
-    """What a softmax is taken of: float32, float64 if it is that."""
+    """Logits in float32, or in float64 if they are that: the precision of a softmax."""
     return xs if xs.dtype is torch.float64 else xs.float()
 
 

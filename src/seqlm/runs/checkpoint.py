@@ -177,7 +177,7 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 
 
 def verify(path: Path) -> str:
-    """What is wrong with the files of a checkpoint, or an empty text."""
+    """The damage in the files of a checkpoint, or an empty text."""
     try:
         lines = (path / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

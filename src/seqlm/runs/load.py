@@ -138,7 +138,7 @@ def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer
 
 
 def origin(run: RunFolder, step: int) -> dict[str, Any]:
-    """What run.json keeps of another run whose weights were taken: name, step, experiment, seed and commit."""
+    """Origin of weights that were taken from another run: its name, step, experiment, seed and commit."""
     info = run.info()
     known = {"experiment": info.get("choices", {}).get("experiment"), "seed": info.get("seed"), "git": info.get("git")}
     return {"run": run.name, "step": step, **known}
