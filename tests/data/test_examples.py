@@ -234,7 +234,7 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     train(tagged(tmp_path, atis, "train.epochs=12", "task.monitor=loss"), {})
     assert json.loads((tmp_path / "run" / "run.json").read_text())["parameters"]["embedding"] == 11 * 8
     table = command("eval", "run", "split=test", cwd=tmp_path).stdout
-    assert "f1 " in table and "examples             9" in table
+    assert "f1 " in table and "split         test, 9 examples\n" in table
     result = json.loads(command("eval", "run", "split=test", "--json", cwd=tmp_path).stdout)
     kept = json.loads((tmp_path / "run" / "eval-test.json").read_text())
     assert result["f1"] > 0.9 and {**kept, "seconds": 0} == {**result, "seconds": 0}

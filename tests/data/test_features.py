@@ -175,7 +175,10 @@ def test_what_is_wrong_in_a_folder(tmp_path, what):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"label": ["a"]}, r"should hold features \(N, T, F\), and label \(N,\), tags \(N, T\) or target \(N,\)"),
+        (
+            {"label": ["a"]},
+            r"should hold features \(N, T, F\), and label \(N,\), tags \(N, T\), target \(N,\) or value \(N, K\)",
+        ),
         ({"features": np.zeros((1, 2, 3))}, "should hold features"),
         ({"features": np.zeros((1, 2, 3)), "label": ["a", "b"]}, r"label \(2,\) should be \(1,\)"),
         ({"features": np.zeros((1, 2, 3)), "label": ["a"], "names": ["x"]}, r"names \(1,\) is none of lengths, label"),

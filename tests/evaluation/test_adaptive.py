@@ -253,7 +253,7 @@ def test_a_search_knows_where_to_begin_and_test_is_counted(tmp_path, capsys):
     main(str(tmp_path / "run"), words, False)
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(r"chosen on valid from \d+ trials on 100 tokens; test was then scored once", told)
-    assert "split test, batch_size 1 tokens" in told
+    assert "split test, batch_size 1 window 7 tokens" in told
     found = json.loads((tmp_path / "run" / "eval-test-adapted.json").read_text())
     first = [trial for trial in found["search"]["trials"] if "lr" in trial][0]
     assert first["lr"] == 5e-5 and found["adaptation"]["cache"] == 2000 and found["times_scored"] == 1

@@ -334,7 +334,7 @@ def test_choices_are_made_with_the_mean(runs, capsys):
 def test_text_from_averaged_weights(runs, capsys):
     texts = []
     for words in ([], ["average_last=3"], ["average_last=4"]):
-        sample(str(runs / "first"), ["tokens=200", *words])
+        sample([str(runs / "first"), "tokens=200", *words])
         texts.append(capsys.readouterr().out)
     assert len(set(texts)) == 3
 

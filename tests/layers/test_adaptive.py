@@ -209,6 +209,6 @@ def test_from_the_command_line(tmp_path, capsys):
         result = json.loads(capsys.readouterr().out)
         found.append(result.get("protocol", result)["loss"])
     assert len(set(found)) == 5
-    sample(str(folder), ["tokens=30"])
+    sample([str(folder), "tokens=30"])
     written = capsys.readouterr().out.split()
     assert len(written) > 15 and all(word.startswith("w") for word in written)

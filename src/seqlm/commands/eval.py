@@ -229,9 +229,8 @@ def _shown(result: Mapping[str, Any], measured: Sequence[tuple[str, str]]) -> st
     """The result for people: the run, what was measured, the settings, and the task's tables."""
     size = f"batch_size {result['batch_size']}" if "batch_size" in result else f"{result['examples']:,} examples"
     times = result.get("times_scored", 1)
-    often = (
-        f"; scored {times} times by now" if result["split"] == "test" and times > 1 else ""
-    )  # once is as it should be
+    again = result["split"] == "test" and times > 1  # once is as it should be
+    often = f"; scored {times} times by now" * again
     rows = [
         ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
         ("split", f"{result['split']}, {size}{often}"),
