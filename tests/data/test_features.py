@@ -177,7 +177,7 @@ def test_what_is_wrong_in_a_folder(tmp_path, what):
     [
         (
             {"label": ["a"]},
-            r"should hold features \(N, T, F\), and label \(N,\), tags \(N, T\), target \(N,\) or value \(N, K\)",
+            r"features \(N, T, F\), and label \(N,\), tags \(N, T\), target \(N,\) or value \(N, K\)",
         ),
         ({"features": np.zeros((1, 2, 3))}, "should hold features"),
         ({"features": np.zeros((1, 2, 3)), "label": ["a", "b"]}, r"label \(2,\) should be \(1,\)"),
