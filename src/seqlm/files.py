@@ -58,3 +58,10 @@ def to_json(value: Any, indent: int | None = None, ascii: bool = True) -> str:
 def file_stem(text: str) -> str:
     """`text` as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_") or "run"
+
+
+def cache_folder() -> Path:
+    """$SEQLM_CACHE, or seqlm in the user's cache folder; raises RuntimeError for a user without a home."""
+    if os.environ.get("SEQLM_CACHE"):
+        return Path(os.environ["SEQLM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm"

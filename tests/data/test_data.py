@@ -15,13 +15,14 @@ import torch
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.streams import Streams
 from seqlm.data.corpus import TextCounts
-from seqlm.data.encode import cache_folder, encode_split, fit_tokenizer
+from seqlm.data.encode import encode_split, fit_tokenizer
 from seqlm.data.sources.entropy import HiddenMarkov, MarkovChain
 from seqlm.data.sources.ptb import PennTreebank
 from seqlm.data.sources.pydoc import PydocCorpus
 from seqlm.data.sources.text import TextCorpus, read_utf8, whole_file
 from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
 from seqlm.errors import ConfigError
+from seqlm.files import cache_folder
 
 TEXT = "the cat  sat\n\non the mat — naïve 😀\nthe end"
 

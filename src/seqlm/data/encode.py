@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ..files import flush
+from ..files import cache_folder, flush
 from .corpus import Corpus, TextCounts
 from .tokenizers.text import KINDS, Tokenizer, load_tokenizer
 
@@ -56,13 +56,6 @@ class Encoded:
         words = count.words - (not text.endswith("\n"))  # a line that is cut has no end
         counts = Counts(limit, characters, max(words, 1), self.counts.in_bytes)
         return Encoded(tokens, counts, f"{self.fingerprint}[:{limit}]")
-
-
-def cache_folder() -> Path:
-    """$SEQLM_CACHE, or seqlm in the user's cache folder."""
-    if os.environ.get("SEQLM_CACHE"):
-        return Path(os.environ["SEQLM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm"
 
 
 def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train") -> Tokenizer:

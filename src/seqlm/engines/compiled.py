@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..files import flush
+from ..files import cache_folder, flush
 from .buffers import Buffers
 from .passes import Array, Kernel, Language, Pass, Unsupported, operations
 
@@ -187,7 +187,7 @@ def _load(source: str, program: str) -> ctypes.CDLL:
     """Compile a source, or find it compiled."""
     system = [*platform.libc_ver(), _processor()]
     key = hashlib.sha256("\0".join([source, program, *FLAGS, *system]).encode()).hexdigest()[:24]
-    target = cache_folder() / f"{key}.so"
+    target = kernel_folder() / f"{key}.so"
     try:
         if not _is_whole(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -222,15 +222,12 @@ def _is_whole(library: Path) -> bool:
     return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
-def cache_folder() -> Path:
-    """Where generated kernels are kept: $SEQLM_CACHE, or seqlm in the user's cache folder."""
-    if os.environ.get("SEQLM_CACHE"):
-        return Path(os.environ["SEQLM_CACHE"]) / "kernels"
+def kernel_folder() -> Path:
+    """The folder of generated kernels. Raises Unsupported for a user without a home."""
     try:
-        users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:  # a user without a home
+        return cache_folder() / "kernels"
+    except RuntimeError as error:
         raise Unsupported(f"there is no cache folder ({error}); set SEQLM_CACHE") from None
-    return Path(users) / "seqlm" / "kernels"
 
 
 def _processor() -> str:

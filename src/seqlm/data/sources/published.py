@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from ...errors import ConfigError
-from ...files import sha256_of
+from ...files import cache_folder, sha256_of
 from ..corpus import Corpus
-from ..encode import cache_folder, count_text
+from ..encode import count_text
 from .archive import is_archive, unpack
 from .download import Remote, fetch
 from .text import Segment
