@@ -258,7 +258,8 @@ def test_a_run_may_be_asked_to_write_otherwise(tmp_path):
     train(copying(tmp_path, "train.steps=4", "train.eval_every=4"), {})
     run, other = load_run(tmp_path / "run"), load_run(tmp_path / "run", task={"beam": 4, "max_length": 1})
     examples = run.data["valid"].originals[:20]
-    assert run.task.how["beam"] == 1 and other.task.how == {"beam": 4, "length_penalty": 0.0, "max_length": 1}
+    assert run.task.search_options["beam"] == 1
+    assert other.task.search_options == {"beam": 4, "length_penalty": 0.0, "max_length": 1}
     assert max(len(said["target"]) for said in other.task.answers(other.model, other.tokenizer, examples)) <= 1
     told = json.loads(command("eval", tmp_path / "run", "task.max_length=1", "--json", cwd=tmp_path).stdout)
     assert told["task"] == {"max_length": 1} and (tmp_path / "run" / "eval-valid-task.json").is_file()
