@@ -26,13 +26,7 @@ def compose(words: Words = ()) -> Config:
 
 def composed(words: Words = ()) -> dict[str, Any]:
     """The same as nested plain values, not checked yet."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        values, _ = _compose(overrides(words))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(words, error)) from error
+    values, _ = _explained(words)
     resolve_layer_cells(values["model"], [find_configs()])
     return values
 
@@ -44,14 +38,19 @@ def experiment(name: str, words: Words = ()) -> dict[str, Any]:
 
 def compose_words(words: Words) -> tuple[Config, Choices]:
     """The configuration of words, and the option taken of each config group. Raises ConfigError."""
+    values, choices = _explained(words)
+    return typed_config(values, [find_configs()]), choices
+
+
+def _explained(words: Words) -> tuple[dict[str, Any], Choices]:
+    """Composed values and choices, with hydra's errors in our words."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        values, choices = _compose(words)
+        return _compose(overrides(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(words, error)) from error
-    return typed_config(values, [find_configs()]), choices
 
 
 def words_of(config: Mapping[str, Any]) -> list[str]:
