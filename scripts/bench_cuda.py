@@ -20,7 +20,7 @@ import torch
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.bench.timing import now
 from seqlm.commands.bench import main as bench
-from seqlm.data.batching.streams import Window
+from seqlm.data.batching.streams import Chunk
 from seqlm.layers import make_dropout
 from seqlm.models.stack import Dropouts
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
@@ -32,7 +32,7 @@ STEPS = {"zaremba_medium": (650, 2, 35, 20, 10_000, 0.5), "zaremba_large": (1500
 
 def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seconds: float) -> dict[str, Any]:
     """Median time of a training step, eagerly or as a graph; `notes` holds what the fall-back said."""
-    hidden, layers, window, batch, vocabulary, dropout = STEPS[name]
+    hidden, layers, bptt, batch, vocabulary, dropout = STEPS[name]
     cells = [Recurrent(LSTMCell(hidden, hidden).to(device), engine=engine) for _ in range(layers)]
     stack = Stack(cells, dropout=make_dropout("standard", dropout))
     outside: Dropouts = {"kind": "standard", "input": dropout, "output": dropout}
@@ -41,13 +41,13 @@ def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seco
     notes: list[str] = []
     optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)
 
-    def objective(window: Window, carry: Any) -> Any:
-        return (*model.nats(window.inputs, window.targets, carry), None)
+    def objective(chunk: Chunk, carry: Any) -> Any:
+        return (*model.nll(chunk.inputs, chunk.targets, carry), None)
 
     graph = GraphedGradient(objective, parameters, cuda_capture(device), notes.append) if graphed else None
     carry = model.init_carry(batch)
-    tokens = torch.randint(vocabulary, (window + 1, batch), device=device)
-    read = Window(tokens[:-1], tokens[1:], window * batch)
+    tokens = torch.randint(vocabulary, (bptt + 1, batch), device=device)
+    read = Chunk(tokens[:-1], tokens[1:], bptt * batch)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 10 or time.perf_counter() < end:
@@ -60,7 +60,7 @@ def step_times(name: str, engine: Any, graphed: bool, device: torch.device, seco
         times.append(now(device) - start)
     median = statistics.median(times[3:])
     return {"step": name, "engine": engine, "graph": graphed, "ms": round(1e3 * median, 3), "notes": notes,
-            "tokens_per_s": round(window * batch / median, 1)}  # fmt: skip
+            "tokens_per_s": round(bptt * batch / median, 1)}  # fmt: skip
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from seqlm.config.comparison import HARMLESS, differences
 from seqlm.config.compose import experiment
 from seqlm.config.migrate import migrate_flat
 from seqlm.config.schema import ENGINES
-from seqlm.config.values import HARMLESS, differences
 from seqlm.errors import SeqlmError
 from seqlm.evaluation import reproduction
 from seqlm.runs.folder import RunFolder

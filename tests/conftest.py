@@ -24,7 +24,7 @@ PTB = REPOSITORY.parent / "shared" / "data" / "ptb"
 # A run of a second: the overrides that tests start from.
 TINY = [
     "data=markov", "data.tokens=4000", "data.symbols=5", "model.hidden_size=12", "model.num_layers=2", "optim.lr=0.01",
-    "train.batch_size=4", "train.window=7", "train.eval_batch_size=3", "train.steps=40",
+    "train.batch_size=4", "train.bptt=7", "train.eval_batch_size=3", "train.steps=40",
     "train.eval_every=15", "train.log_every=3", "checkpoint.every=4", "sample.tokens=10", "threads=1",
 ]  # fmt: skip
 

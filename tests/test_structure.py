@@ -21,7 +21,7 @@ MAY: dict[str, set[str]] = {
     "optim": {"errors"},
     "runs": {"config", "data", "device", "errors", "files"},
     "cells": set(),
-    "engines": {"cells", "files"},
+    "engines": {"cells", "config", "files"},
     "layers": {"cells", "engines"},
     "models": {"cells", "data", "engines", "errors", "layers"},
     "tasks": {"cells", "config", "data", "errors", "layers", "models", "optim"},

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .config.compose import compose_words, words_of
-from .config.values import load_config, read_yaml
+from .config.values import load_config
+from .config.yaml_files import read_yaml
 from .errors import ConfigError
 from .evaluation.evaluate import evaluate as evaluate_batches
 from .runs.load import LoadedRun, load_run
@@ -55,7 +56,7 @@ def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: in
     """
     run = run if isinstance(run, LoadedRun) else load_run(run)
     rows = batch_size or run.task.eval_batch_size(run.config)
-    batches = run.task.batches(run.data, split, rows, run.config.train.window)
+    batches = run.task.batches(run.data, split, rows, run.config.train.bptt)
     score = evaluate_batches(run.model, run.task, batches, next(run.model.parameters()).device)
     metrics: dict[str, float] = run.task.compute_metrics(score, run.data, split)
     return metrics

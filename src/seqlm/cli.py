@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from . import __version__
-from .config.values import verb_files
+from .config.yaml_files import verb_files
 from .errors import ConfigError, SeqlmError, reader_gone, tell
 
 VERBS = {

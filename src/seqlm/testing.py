@@ -18,7 +18,7 @@ from .cells import Carry, Cell, GatedCell, carry_tensors, map_carry
 from .engines import ENGINES
 from .layers import Recurrent, scan
 
-T, B = 6, 3  # steps of a window and rows of a batch
+T, B = 6, 3  # steps of a chunk and rows of a batch
 
 
 def check_cell(cell_class: Callable[..., Cell], *, input_size: int = 5, hidden_size: int = 6, **options: Any) -> None:
@@ -92,8 +92,8 @@ class _Unrolled(nn.Module):
         return (ys, *carry_tensors(last))
 
 
-def two_windows_equal_one(cell: Cell) -> None:
-    """A sequence read in two windows, the carry handed on, gives what it gives in one: all state is in the carry."""
+def two_chunks_equal_one(cell: Cell) -> None:
+    """A sequence read in two chunks, the carry handed on, gives what it gives in one: all state is in the carry."""
     carry, xs = random_carry(cell), xs_of(cell)
     whole_last, whole = scan(cell, xs, carry)
     middle, first = scan(cell, xs[:2], carry)
@@ -149,7 +149,7 @@ def step_is_the_gates(cell: Cell) -> None:
 
 
 LAWS = (
-    shapes_and_structure, gradients_are_exact, two_windows_equal_one, rows_are_independent, outputs_are_causal,
+    shapes_and_structure, gradients_are_exact, two_chunks_equal_one, rows_are_independent, outputs_are_causal,
     memory_reaches_the_last_step, step_is_the_gates,
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ def drawn(shape, seed, p=0.5):
 
 
 class WeightDrop(LSTMCell):
-    """One mask on the recurrent weight for the whole window; the raw weight gets the gradient."""
+    """One mask on the recurrent weight for the whole chunk; the raw weight gets the gradient."""
 
     def recurrence(self, batch_size):
         given = super().recurrence(batch_size)
@@ -25,7 +25,7 @@ class WeightDrop(LSTMCell):
 
 
 class StateDropout(GRUCell):
-    """One mask for the window on the state that enters the recurrent product."""
+    """One mask for the chunk on the state that enters the recurrent product."""
 
     def recurrence(self, batch_size):
         given = super().recurrence(batch_size)
@@ -33,7 +33,7 @@ class StateDropout(GRUCell):
 
 
 class MemoryMask(LSTMCell):
-    """A mask of the window as an argument of gates."""
+    """A mask of the chunk as an argument of gates."""
 
     def recurrence(self, batch_size):
         given = super().recurrence(batch_size)

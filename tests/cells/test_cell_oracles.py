@@ -113,7 +113,7 @@ def test_mogrifier_with_masks():
     cell = made(MogrifierLSTMCell)
     cell.regularise(drop)
     w = arrays(cell)
-    torch.manual_seed(2)  # drawn in the order of the window: weight, state, zones of h, zones of c
+    torch.manual_seed(2)  # drawn in the order of the chunk: weight, state, zones of h, zones of c
     weight, mask = drop.draw(cell.weight_hh.detach(), B)
     kept_h, kept_c = (
         (dropout_mask((T, B, H), 1 - p, weight) > 0).double().numpy() for p in (drop.zoneout, drop.zoneout_memory)
@@ -291,7 +291,7 @@ def masks_of_the_window(weights, drop):
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("kind", "equations"), MINIMAL)
 def test_minimal_cells_with_masks(kind, equations, train):
-    """Input weights are dropped once for a window, units keep their state at steps of their own; or on average."""
+    """Input weights are dropped once for a chunk, units keep their state at steps of their own; or on average."""
     cell, drop = made(kind).train(train), RecurrentDropout(weight=0.4, zoneout=0.3)
     cell.regularise(drop)
     w, kept, p = arrays(cell), None, drop.zoneout

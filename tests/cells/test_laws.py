@@ -14,7 +14,7 @@ import torch
 
 from seqlm import Recurrent, scan, testing
 from seqlm.cells import FeedForwardCell, GatedCell, Hidden
-from seqlm.config.values import find_configs
+from seqlm.config.yaml_files import find_configs
 from seqlm.engines import ENGINES
 
 from ..conftest import compose

@@ -23,8 +23,8 @@ from seqlm.cells import (
     map_carry,
 )
 from seqlm.cells.dropout import dropout_mask, keep_mask
-from seqlm.config.values import cell_nodes
-from seqlm.data.batching.streams import Window
+from seqlm.config.yaml_files import cell_nodes
+from seqlm.data.batching.streams import Chunk
 from seqlm.engines import ENGINES
 from seqlm.errors import ConfigError
 from seqlm.layers import linear_cross_entropy
@@ -81,7 +81,7 @@ def regularised(cell, drop):
     return cell
 
 
-def window(cell, engine, xs, carry, seed=3, lengths=None):
+def chunk(cell, engine, xs, carry, seed=3, lengths=None):
     """Outputs and last carry, with masks from this seed."""
     torch.manual_seed(seed)
     last, ys = Recurrent(cell, engine=engine)(xs, carry, lengths)
@@ -106,7 +106,7 @@ def test_engines_draw_and_compute_alike(cell, engine, drop):
         results = []
         for name in ("scan", engine):
             cell.zero_grad()
-            outputs = window(cell, name, xs, carry)
+            outputs = chunk(cell, name, xs, carry)
             sum(output.sin().sum() for output in outputs).backward()
             results.append([*outputs, *(p.grad for p in cell.parameters())])
         for ours, reference in zip(*results, strict=True):
@@ -115,16 +115,16 @@ def test_engines_draw_and_compute_alike(cell, engine, drop):
 
 @pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
 def test_masks_of_padded_sequences_are_those_of_whole_ones(cell, drop):
-    """The carry after n steps under the masks of the window; outputs before an end keep their bits on every engine."""
+    """The carry after n steps under the masks of the chunk; outputs before an end keep their bits on every engine."""
     cell = regularised(cell, drop)
     xs, carry = given(cell)
     lengths = torch.tensor([T, 2, 3])
-    ends = [window(cell, "scan", xs[:length], carry)[1:] for length in lengths] if not (drop.zones) else None
+    ends = [chunk(cell, "scan", xs[:length], carry)[1:] for length in lengths] if not (drop.zones) else None
     for engine in ENGINES:
         if ENGINES[engine].refusal(cell):
             continue
-        ys, *whole = window(cell, engine, xs, carry)
-        padded, *last = window(cell, engine, xs, carry, lengths=lengths)
+        ys, *whole = chunk(cell, engine, xs, carry)
+        padded, *last = chunk(cell, engine, xs, carry, lengths=lengths)
         for row, length in enumerate(lengths):
             if engine != "native":
                 assert torch.equal(padded[:length, row], ys[:length, row])
@@ -132,7 +132,7 @@ def test_masks_of_padded_sequences_are_those_of_whole_ones(cell, drop):
                 torch.testing.assert_close(end[row], alone[row], rtol=0, atol=1e-12)
         for end, of_all in zip(last, whole, strict=True):
             torch.testing.assert_close(end[0], of_all[0], rtol=0, atol=1e-12)
-        for end, reference in zip(last, window(cell, "scan", xs, carry, lengths=lengths)[1:], strict=True):
+        for end, reference in zip(last, chunk(cell, "scan", xs, carry, lengths=lengths)[1:], strict=True):
             torch.testing.assert_close(end, reference, rtol=0, atol=1e-12)
 
 
@@ -158,7 +158,7 @@ def test_gradients_match_finite_differences_under_the_masks(cell, drop):
     xs, carry = given(cell)
 
     def loss():
-        return sum(output.sin().sum() for output in window(cell, "scan", xs, carry))
+        return sum(output.sin().sum() for output in chunk(cell, "scan", xs, carry))
 
     finite_differences(cell, loss, rel=1e-5, abs=1e-7)
 
@@ -166,13 +166,13 @@ def test_gradients_match_finite_differences_under_the_masks(cell, drop):
 @pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
 def test_it_changes_training_and_not_evaluation(cell, drop):
     xs, carry = given(cell)
-    plain = window(cell, "scan", xs, carry)
+    plain = chunk(cell, "scan", xs, carry)
     cell = regularised(cell, drop)
-    assert not torch.equal(window(cell, "scan", xs, carry)[0], plain[0])
-    assert not torch.equal(window(cell, "scan", xs, carry, 4)[0], window(cell, "scan", xs, carry)[0])
-    evaluated = window(cell.eval(), "scan", xs, carry)
+    assert not torch.equal(chunk(cell, "scan", xs, carry)[0], plain[0])
+    assert not torch.equal(chunk(cell, "scan", xs, carry, 4)[0], chunk(cell, "scan", xs, carry)[0])
+    evaluated = chunk(cell.eval(), "scan", xs, carry)
     if drop.zones:  # the mean of the mask, as published: the state moves less
-        assert torch.equal(evaluated[0], window(cell, "scan", xs, carry, 4)[0])
+        assert torch.equal(evaluated[0], chunk(cell, "scan", xs, carry, 4)[0])
         assert not torch.equal(evaluated[0], plain[0])
     else:
         assert torch.equal(evaluated[0], plain[0])
@@ -180,7 +180,7 @@ def test_it_changes_training_and_not_evaluation(cell, drop):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_steps_of_one_window_share_its_masks(name):
-    """A decoder that is fed what it wrote reads a window step by step; weights are dropped once for all of them."""
+    """A decoder that is fed what it wrote reads a chunk step by step; weights are dropped once for all of them."""
     layer = Recurrent(regularised(MAKERS[name](E, H).double(), DROPS["weight"]))
     xs, carry = given(layer.cell)
     for train in (True, False):
@@ -191,12 +191,12 @@ def test_steps_of_one_window_share_its_masks(name):
 
 
 def test_weight_drop_by_hand():
-    """An LSTM in NumPy with the same mask on W_hh, every window another."""
+    """An LSTM in NumPy with the same mask on W_hh, every chunk another."""
     torch.manual_seed(0)
     cell = LSTMCell(E, H).double()
     cell.regularise(RecurrentDropout(weight=0.5))
     xs, carry = given(cell)
-    found = window(cell, "fused", xs, carry)
+    found = chunk(cell, "fused", xs, carry)
     torch.manual_seed(3)
     mask = dropout_mask(cell.weight_hh.shape, 0.5, cell.weight_hh).numpy()
     assert set(np.unique(mask)) == {0.0, 2.0}
@@ -211,7 +211,7 @@ def test_weight_drop_by_hand():
 
 
 def masks_of_gates(gates):
-    """Masks of the state and of the input that a window with seed 3 draws: 0 or 2, and 0 or 4."""
+    """Masks of the state and of the input that a chunk with seed 3 draws: 0 or 2, and 0 or 4."""
     torch.manual_seed(3)
     zero = torch.zeros((), dtype=torch.float64)
     state, entering = dropout_mask((gates, B, H), 0.5, zero).numpy(), dropout_mask((gates, B, E), 0.75, zero).numpy()
@@ -227,7 +227,7 @@ def test_masks_of_each_gate_by_hand(engine):
     cell = LSTMCell(E, H).double()
     cell.regularise(RecurrentDropout(state=0.5, per_gate=True, input=0.75))
     xs, carry = given(cell)
-    found = window(cell, engine, xs, carry)[0].detach().numpy()
+    found = chunk(cell, engine, xs, carry)[0].detach().numpy()
     state, entering = masks_of_gates(4)
     w_ih, w_hh, b_ih, b_hh = (np.split(p.detach().numpy(), 4) for p in cell.parameters())
     h, c = (t.numpy() for t in carry)
@@ -246,7 +246,7 @@ def test_masks_of_each_gate_of_a_highway_by_hand():
     cell = RHNCell(E, H, depth=3).double()
     cell.regularise(RecurrentDropout(state=0.5, per_gate=True, input=0.75))
     xs, carry = given(cell)
-    found = window(cell, "scan", xs, carry)[0].detach().numpy()
+    found = chunk(cell, "scan", xs, carry)[0].detach().numpy()
     state, entering = masks_of_gates(2)
     w_ih, w_hh, b_hh = (p.detach().numpy() for p in cell.parameters())
     rows = [slice(k * H, (k + 1) * H) for k in range(6)]
@@ -279,12 +279,12 @@ def test_where_a_model_draws_masks_of_gates():
 @pytest.mark.parametrize("engine", ["scan", "fused"])
 @pytest.mark.parametrize("training", [True, False])
 def test_everything_inside_a_recurrence_by_hand(engine, training):
-    """Masks of weight and state for the window, of zoneout for each step: of h, then of c; in eval mode their means."""
+    """Masks of weight and state for the chunk, of zoneout for each step: of h, then of c; in eval mode their means."""
     torch.manual_seed(0)
     cell = LSTMCell(E, H).double().train(training)
     cell.regularise(RecurrentDropout(weight=0.5, state=0.25, zoneout=0.2, zoneout_memory=0.7))
     xs, carry = given(cell)
-    found = window(cell, engine, xs, carry)
+    found = chunk(cell, engine, xs, carry)
     torch.manual_seed(3)
     weight, state, kept_h, kept_c = 1.0, 1.0, np.full((T, B, H), 0.2), np.full((T, B, H), 0.7)
     if training:
@@ -386,7 +386,7 @@ def test_penalties_by_hand():
     torch.manual_seed(0)
     model = LanguageModel(20, Stack([Recurrent(LSTMCell(H, H))]), dropout={"output": 0.5}).double()
     tokens = torch.randint(20, (T + 1, B))
-    whole = Window(tokens[:-1], tokens[1:], T * B)
+    whole = Chunk(tokens[:-1], tokens[1:], T * B)
     torch.manual_seed(5)
     _, nats, penalty = LanguageModeling(penalties={"activation": 2.0, "temporal": 3.0}).objective(
         model, whole, model.init_carry(B)
@@ -398,7 +398,7 @@ def test_penalties_by_hand():
     by_hand += 3.0 * sum(v * v for v in (top[1:] - top[:-1]).flatten()) / (top.size - top[0].size)
     assert penalty.item() / (T * B) == pytest.approx(by_hand, rel=1e-5)
     assert LanguageModeling().objective(model, whole, model.init_carry(B))[2] is None
-    one = Window(tokens[:1], tokens[1:2], B)  # no change in a window of one step
+    one = Chunk(tokens[:1], tokens[1:2], B)  # no change in a chunk of one step
     assert LanguageModeling(penalties={"temporal": 1.0}).objective(model, one, model.init_carry(B))[2] is None
     assert nats.item() == pytest.approx(
         linear_cross_entropy(
@@ -464,10 +464,10 @@ def test_gradients_of_whole_models_match_finite_differences(name):
 
     def loss():
         torch.manual_seed(4)
-        _, nats, penalty = task.objective(model, Window(tokens[:-1], tokens[1:], 8 * T), model.init_carry(8))
+        _, nats, penalty = task.objective(model, Chunk(tokens[:-1], tokens[1:], 8 * T), model.init_carry(8))
         return nats if penalty is None else nats + penalty
 
     finite_differences(model, loss, rel=1e-4, abs=1e-5)
     trained = loss().item()
-    evaluated = [model.eval().nats(tokens[:-1], tokens[1:], model.init_carry(8))[1].item() for _ in range(2)]
+    evaluated = [model.eval().nll(tokens[:-1], tokens[1:], model.init_carry(8))[1].item() for _ in range(2)]
     assert evaluated[0] == evaluated[1] != trained

@@ -14,7 +14,7 @@ from ..conftest import seqlm
 
 
 def test_every_cell_and_engine_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setitem(STEPS, "char_512", STEPS["char_512"]._replace(embedding=16, sizes=[16], window=8, batch=4))
+    monkeypatch.setitem(STEPS, "char_512", STEPS["char_512"]._replace(embedding=16, sizes=[16], bptt=8, batch=4))
     shown = seqlm(
         "bench", "shapes=[6x3x8x8]", "steps=[char_512]", "engines=[fused]", "seconds=0.01", "threads=1",
         "--json", "b.json", "--png", "b.png", cwd=tmp_path,
@@ -85,7 +85,7 @@ def test_a_whole_step_is_the_same_as_by_hand(name):
     device = torch.device("cpu")
     steps = plain_step(recipe, plain, device, "float32"), seqlm_step(recipe, ours, device, "float32")
     for _ in range(2):
-        tokens = torch.randint(11, (recipe.window + 1, recipe.batch))
+        tokens = torch.randint(11, (recipe.bptt + 1, recipe.batch))
         before = [one.detach().clone() for one in plain.parameters()]
         for step in steps:
             step(tokens)

@@ -114,7 +114,7 @@ def test_numbers_that_do_not_compare_are_not_ranked(runs, capsys):
     assert "4 settings, by name: they are not scored on the same data" in said.out
     assert lines["name"] == ["fast-1", "fast-2", "gru", "slow-*"]
     RunFolder(runs / "slow-1").update(monitor="f1")
-    assert "they are not judged by the same metric" in shown(capsys, runs / "slow-1", runs / "fast-1")[1].out
+    assert "they do not monitor the same metric" in shown(capsys, runs / "slow-1", runs / "fast-1")[1].out
     config = runs / "gru" / "config.yaml"
     config.write_text(config.read_text().replace("seqlm.tasks.lm.LanguageModeling", "seqlm.tasks.tagging.Tagging"))
     lines, said = shown(capsys, runs)

@@ -13,8 +13,9 @@ from seqlm.commands.compare import compare
 from seqlm.commands.eval import evaluate_run as evaluate
 from seqlm.commands.reproduce import reproduce
 from seqlm.config.build import build
+from seqlm.config.comparison import comparable_config
 from seqlm.config.compose import experiment
-from seqlm.config.values import load_config, plain_dict, recorded
+from seqlm.config.values import load_config, plain_dict
 from seqlm.errors import ConfigError, SeqlmError
 from seqlm.evaluation.reproduction import (
     check,
@@ -103,8 +104,8 @@ def test_what_is_no_record(tmp_path):
     train(tiny(tmp_path, "train.steps=4"), {})
     folder = tmp_path / "run"
     preset = plain_dict(load_config(folder / "config.yaml"))
-    with pytest.raises(SeqlmError, match=r"is not default as published here: train.window: 9 -> 7"):
-        reproduce(folder, lambda _: {**preset, "train": {**preset["train"], "window": 9}}, tmp_path)
+    with pytest.raises(SeqlmError, match=r"is not default as published here: train.bptt: 9 -> 7"):
+        reproduce(folder, lambda _: {**preset, "train": {**preset["train"], "bptt": 9}}, tmp_path)
     with pytest.raises(SeqlmError, match="as published here"):  # an averaged recipe without the average
         reproduce(
             folder, lambda _: {**preset, "averaging": {"_target_": "seqlm.optim.averaging.NonMonotone"}}, tmp_path
@@ -134,7 +135,7 @@ def test_what_may_differ(tmp_path):
     run.update(status="interrupted")
     assert not finished(run.path) and not finished(tmp_path)
     where = {"path": "a", "train": "b", "valid": "c", "test": "d"}
-    assert recorded({"data": {**where, "limit": 3}, "device": "cpu", "run": {}, "seed": 1}) == {
+    assert comparable_config({"data": {**where, "limit": 3}, "device": "cpu", "run": {}, "seed": 1}) == {
         "data": {"limit": 3},
         "init_from": False,
         "seed": 1,

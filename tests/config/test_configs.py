@@ -11,11 +11,12 @@ import torch
 from seqlm.commands.eval import check
 from seqlm.config.build import build, defaults
 from seqlm.config.schema import EvalConfig, SampleConfig
-from seqlm.config.values import find_configs, load_config, plain_dict, read_yaml, save_config, verb_config, verb_files
+from seqlm.config.values import load_config, plain_dict, save_config, verb_config
+from seqlm.config.yaml_files import find_configs, read_yaml, verb_files
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
+from seqlm.runs.assemble import check_parts
 from seqlm.runs.folder import RunFolder
-from seqlm.runs.parts import check_parts
 from seqlm.training.launch import train
 
 from ..conftest import TINY, compose, seqlm, tiny
@@ -76,7 +77,7 @@ def test_experiments_train(experiment, tmp_path):
     (tmp_path / "train.txt").write_text("a b c d e f g\n" * 300)
     (tmp_path / "valid.txt").write_text("a b c d e f g\n" * 20)
     small = ["data=text", "data/tokenizer=word", f"data.path={tmp_path}", f"run.root={tmp_path}", "train.steps=2",
-             "sample.tokens=3", "train.batch_size=8", "train.window=6"]  # fmt: skip
+             "sample.tokens=3", "train.batch_size=8", "train.bptt=6"]  # fmt: skip
     if "init_from=run" not in path_of(experiment, tmp_path):
         assert train(compose(f"experiment={experiment}", *small, "run.name=run"), {}).best < 6
         return
@@ -191,13 +192,13 @@ def test_trust_in_a_saved_config_is_not_believed(tmp_path):
 def test_the_verbs_yaml_files_hold_every_key():
     verb_config("eval", EvalConfig, [])
     verb_config("sample", SampleConfig, [])
-    assert verb_config("eval", EvalConfig, ["data.path=2024", "window=9"]).data == {"path": "2024"}
+    assert verb_config("eval", EvalConfig, ["data.path=2024", "bptt=9"]).data == {"path": "2024"}
 
 
 def test_comments_explain_the_keys():
     """Each key of the trunk that is not self-evident is explained where its value stands."""
     text = (CONFIGS / "train.yaml").read_text()
-    keys = "window loss_unit clip_norm steps minutes patience eval_every every keep_every resume engine trust"
+    keys = "bptt loss_unit clip_norm steps minutes patience eval_every every keep_every resume engine trust"
     for key in keys.split():
         assert re.search(rf"^\s*{key}:.*#", text, re.M), key
 
@@ -288,5 +289,6 @@ def test_values_of_yaml_are_the_defaults_of_constructors():
 
 def test_keys_of_loading_a_run_are_shared():
     for verb in ("eval", "predict", "sample"):
-        assert [file.name for file in verb_files(verb)] == [f"{verb}.yaml", "loading.yaml"]
+        assert [file.name for file in verb_files(verb)] == [f"{verb}.yaml", "loading.yaml", "device.yaml"]
+    assert [file.name for file in verb_files("bench")] == ["bench.yaml", "device.yaml"]
     assert verb_files("runs") == []

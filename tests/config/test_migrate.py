@@ -14,7 +14,8 @@ import pytest
 
 from seqlm.commands.compare import compare
 from seqlm.config.migrate import RENAMED, migrate, renamed
-from seqlm.config.values import load_config, read_yaml
+from seqlm.config.values import load_config
+from seqlm.config.yaml_files import read_yaml
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 
-from seqlm.config import migrate as tables
 from seqlm.config.keys import dotted, nested
-from seqlm.config.migrate import ADDED, migrate, migrate_flat, renamed
-from seqlm.config.values import load_config, plain_dict, save_config
+from seqlm.config.migrate import ADDED, migrate, migrate_flat, migrate_progress, migrate_score, renamed
+from seqlm.config.schema import EvalConfig
+from seqlm.config.values import load_config, plain_dict, save_config, verb_config
 from seqlm.errors import ConfigError
 
 from ..conftest import compose, seqlm, tiny
@@ -75,9 +75,8 @@ def test_parts_of_the_users_own_keep_their_keys():
     assert migrate(own) == own
 
 
-def test_keys_and_classes_of_the_tables(monkeypatch):
-    """What a line in a table does: a key moves, a class has another name, also inside lists."""
-    monkeypatch.setitem(tables.RENAMED, "train.window", "train.bptt")
+def test_keys_and_classes_of_the_tables():
+    """A line in a table moves a key, or gives a class another name, also inside lists."""
     cell = {"_target_": "seqlm.cells.LSTMCell", "bias": True}
     model = {
         **TEXT,
@@ -101,6 +100,9 @@ def test_keys_and_classes_of_the_tables(monkeypatch):
     ("model.dropout.latent=0.1", "model.dropout.latent is now model.output.latent_dropout; use model/output=mixture"),
     ("model.cutoffs=[3]", "model.cutoffs is now model.output.cutoffs; use model/output=adaptive"),
     ("task.activation_penalty=1", "task.activation_penalty is now task.penalties.activation"),
+    ("train.window=20", "train.window is now train.bptt"),
+    ("train.window_spread=5.0", "train.window_spread is now train.bptt_std"),
+    ("train.window_halved=0.05", "train.window_halved is now train.bptt_half_prob"),
     ("model.predicts=both", "model.predicts is now the choice of a model: model=lstm, bilm or cloze"),
 ])  # fmt: skip
 def test_an_old_key_on_the_command_line_is_answered_with_its_new_name(tmp_path, word, message):
@@ -117,6 +119,26 @@ def test_an_old_key_on_the_command_line(tmp_path):
         "seqlm: model.softmaxes is now model.output.num_softmaxes; use model/output=mixture",
         "task.temporal_penalty is now task.penalties.temporal",
     ]
+
+
+@pytest.mark.parametrize(("word", "today"), [
+    ("window=20", "bptt"), ("dynamic.window=5", "dynamic.bptt"), ("lens=awd", "protocol"),
+])  # fmt: skip
+def test_an_old_key_of_eval(word, today):
+    with pytest.raises(ConfigError) as caught:
+        verb_config("eval", EvalConfig, [word])
+    assert str(caught.value) == f"{word.partition('=')[0]} is now {today}"
+
+
+def test_scores_and_progress_of_older_runs():
+    counted = {"columns": 10, "tokens": 7, "loss": 2.0}
+    old = {"nats": 3.0, "window": 5, "lens": {"lens": "awd", **counted}, "adaptation": {"window": 4}, "ppl": 2.0}
+    today = {"batch_size": 10, "tokens": 7, "loss": 2.0, "name": "awd"}
+    score = {"loss_sum": 3.0, "bptt": 5, "protocol": today, "adaptation": {"bptt": 4}, "ppl": 2.0}
+    assert migrate_score(old) == score == migrate_score(score)
+    assert migrate_score({"protocol": {"name": "awd", **counted}}) == {"protocol": today}
+    progress = {"step": 3, "window": 2, "nats": 1.5, "nats_tokens": 9}
+    assert migrate_progress(progress) == {"step": 3, "batch": 2, "loss_sum": 1.5, "loss_tokens": 9}
 
 
 def test_a_run_is_read_with_the_keys_of_today(tmp_path):

@@ -437,10 +437,10 @@ def test_an_unwritable_cache_is_said_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("tokens", [11, 12, 20, 47])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 7, 11])
-@pytest.mark.parametrize("window", [1, 2, 4, 100])
-def test_every_token_is_a_target_once_and_follows_its_input(tokens, batch_size, window):
+@pytest.mark.parametrize("bptt", [1, 2, 4, 100])
+def test_every_token_is_a_target_once_and_follows_its_input(tokens, batch_size, bptt):
     text = np.arange(100, 100 + tokens, dtype=np.uint16)
-    streams = Streams(text, batch_size, window, first=7, clip=True)
+    streams = Streams(text, batch_size, bptt, first=7, clip=True)
     columns, targets = [[] for _ in range(batch_size)], []
     for index in range(len(streams)):
         inputs, wanted, count = streams[index]
@@ -470,5 +470,5 @@ def test_texts_too_small_are_refused_with_the_keys():
     text = np.arange(20, dtype=np.uint16)
     with pytest.raises(ConfigError, match=r"train.batch_size=21 is larger than the stream: there are 20 tokens"):
         Streams(text, 21, 2, first=0, where="train.")
-    with pytest.raises(ConfigError, match=r"train.window=11 is longer than the text.*use train.window=10 at most"):
+    with pytest.raises(ConfigError, match=r"train.bptt=11 is longer than the text.*use train.bptt=10 at most"):
         Streams(text, 2, 11, first=0, where="train.")

@@ -21,7 +21,7 @@ from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.data.tokenizers.text import load_tokenizer
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluation.evaluate import evaluate
-from seqlm.layers import turned
+from seqlm.layers import flip_sequences
 from seqlm.runs.load import load_run
 from seqlm.tasks.tagging import Tagging
 from seqlm.training.launch import resume, train
@@ -123,11 +123,11 @@ def test_parts_are_sequences_of_the_batch():
     assert split.examples(pieces[1])[0]["words"] == "d e" and sum(piece.tokens for piece in pieces) == 10
 
 
-def test_turned_by_hand():
+def test_flip_sequences_by_hand():
     xs = torch.arange(8).view(4, 2)  # columns 0 2 4 6 and 1 3 5 7
-    assert turned(xs, torch.tensor([4, 2])).t().tolist() == [[6, 4, 2, 0], [3, 1, 5, 7]]
+    assert flip_sequences(xs, torch.tensor([4, 2])).t().tolist() == [[6, 4, 2, 0], [3, 1, 5, 7]]
     wide = torch.randn(4, 2, 3)
-    assert turned(turned(wide, torch.tensor([3, 1])), torch.tensor([3, 1])).equal(wide)
+    assert flip_sequences(flip_sequences(wide, torch.tensor([3, 1])), torch.tensor([3, 1])).equal(wide)
 
 
 @pytest.mark.parametrize("engine", ["scan", "native", "fused"])
@@ -168,7 +168,7 @@ def test_a_score_does_not_depend_on_its_batches(tmp_path, atis):
         for size in (1, 4, 9)
     ]
     assert all(score.counts == found[0].counts and score.tokens == found[0].tokens for score in found)
-    assert np.ptp([score.nats for score in found]) < 1e-5
+    assert np.ptp([score.loss_sum for score in found]) < 1e-5
     assert run.task.compute_metrics(found[0], run.data, "valid")["f1"] > 0.9, "the tags follow from the words"
 
 
@@ -214,7 +214,7 @@ REFUSED = [
     ("data=markov", "this data is a text, but .* reads examples"),
     ("data/tokenizer=word", "this data is examples; use data/tokenizer=examples"),
     ("train.drop_state=0.1", "train.drop_state=0.1 does nothing"),
-    ("train.window_spread=2", "train.window_spread=2.0 does nothing"),
+    ("train.bptt_std=2", "train.bptt_std=2.0 does nothing"),
     ("train.batch_size=99", "train.batch_size=99 is more than there are examples"),
     ("+model.dropout.embedding_tied=true", "model.dropout.embedding_tied=True does nothing"),
     ("data.path=/nowhere", "data.path=/nowhere has no train/seq.in"),
@@ -303,7 +303,7 @@ def test_a_language_model_predicts_lines(tmp_path):
     run = load_run(tmp_path / "run")
     ids = torch.tensor([run.tokenizer.eos_id, *run.tokenizer.encode("abcab")]).unsqueeze(1)
     logits = run.model(ids[:-1], run.model.init_carry(1))[1].log_softmax(-1)
-    assert said[0]["nats"] == pytest.approx(-logits.gather(-1, ids[1:].unsqueeze(-1)).sum().item(), rel=1e-5)
+    assert said[0]["nll"] == pytest.approx(-logits.gather(-1, ids[1:].unsqueeze(-1)).sum().item(), rel=1e-5)
     assert said[0]["tokens"] == 5 and said[1] == {"words": "", "error": "empty"} and said[2]["tokens"] == 1
 
     lines = ["ab" * 300, "c", "", "abcde" * 5, "a" * 257, '{"words": ["ab", "c"], "id": 3}']
@@ -313,5 +313,5 @@ def test_a_language_model_predicts_lines(tmp_path):
         done = command("predict", tmp_path / "run", tmp_path / "lines", f"batch_size={batch}", cwd=tmp_path)
         told.append([json.loads(line) for line in done.stdout.splitlines()])
     for one, other in zip(*told, strict=True):  # together or alone, longer and shorter than what is read at once
-        assert one.keys() == other.keys() and one.get("nats", 0) == pytest.approx(other.get("nats", 0), rel=1e-5)
+        assert one.keys() == other.keys() and one.get("nll", 0) == pytest.approx(other.get("nll", 0), rel=1e-5)
     assert [one.get("tokens") for one in told[0]] == [600, 1, None, 25, 257, 4] and told[0][-1]["id"] == 3

@@ -18,8 +18,8 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.label_head import LabelHead
 from seqlm.models.sequence_model import build_sequence_model
+from seqlm.runs.assemble import build_data
 from seqlm.runs.load import load_run
-from seqlm.runs.parts import build_data
 from seqlm.training.launch import train
 
 from ..conftest import compose
@@ -158,7 +158,7 @@ WRONG = {
     "cut": "x2.npy is not a .npy file of numbers",
     "missing": "labels.tsv, line 3: x2.npy does not exist",
     "unlabelled": "labels.tsv has no line for y.npy",
-    "no label": "labels.tsv, line 3: there should be a name, a tabulator, and what is said of it",
+    "no label": "labels.tsv, line 3: there should be a name, a tabulator, and the target",
     "twice": "labels.tsv, line 3: x1 was named before, in .*labels.tsv, line 2",
 }
 

@@ -91,7 +91,9 @@ def test_another_wikitext_is_refused(tmp_path):
         WikiText2(path=str(folder))
     with pytest.raises(ConfigError, match=r"data.path=nope does not exist; without data.path it is downloaded"):
         WikiText2(path="nope")
-    with pytest.raises(ConfigError, match=r"is neither a folder nor an archive \(zip, tar\); wanted is wiki.train.tok"):
+    with pytest.raises(
+        ConfigError, match=r"is neither a folder nor an archive \(zip, tar\); needed are wiki.train.tok"
+    ):
         WikiText2(path=str(folder / "wiki.train.tokens"))
 
 

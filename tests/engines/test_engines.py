@@ -30,7 +30,7 @@ from seqlm.cells import (
 )
 from seqlm.config import schema
 from seqlm.config.build import build
-from seqlm.config.values import cell_nodes
+from seqlm.config.yaml_files import cell_nodes
 from seqlm.engines import ENGINES, NAMES, RULES, Engine, compiled, fused, native, pick
 from seqlm.engines.kernel_body import KernelBody
 from seqlm.engines.product import packs
@@ -63,7 +63,7 @@ def test_regularised_cells_are_served_not_refused(kind, engine, steps, reverse, 
     torch.set_rng_state(drawn)
     assert ENGINES[engine].refusal(cell) is None
     if reverse and isinstance(cell, (regularised.Zoneout, regularised.Reset)):
-        pytest.skip("its masks belong to places in the window, and are drawn in the order of time")
+        pytest.skip("its masks belong to places in the chunk, and are drawn in the order of time")
     engine_equals_scan(cell, engine, torch.float64, steps, reverse)
 
 
@@ -77,7 +77,7 @@ def test_fused_gradients_match_finite_differences(kind, loop_body):
     carry = map_carry(lambda t: torch.randn_like(t).requires_grad_(), cell.init_carry(2))
     xs = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
 
-    class Window(nn.Module):
+    class Chunk(nn.Module):
         def __init__(self):
             super().__init__()
             self.cell = cell
@@ -89,7 +89,7 @@ def test_fused_gradients_match_finite_differences(kind, loop_body):
     def run(xs, *tensors):
         parameters, states = tensors[: len(names)], iter(tensors[len(names) :])
         weights = {f"cell.{name}": value for name, value in zip(names, parameters, strict=True)}
-        return torch.func.functional_call(Window(), weights, (xs, map_carry(lambda _: next(states), carry)))
+        return torch.func.functional_call(Chunk(), weights, (xs, map_carry(lambda _: next(states), carry)))
 
     leaves = [parameter.detach().clone().requires_grad_() for parameter in cell.parameters()]
     assert torch.autograd.gradcheck(run, (xs, *leaves, *carry_tensors(carry)))
@@ -341,7 +341,7 @@ def test_a_library_is_compiled_again_if_any_part_of_it_is_missing(monkeypatch, t
 
 
 def test_windows_of_any_shape_share_a_program(monkeypatch):
-    """Tracing takes as long as many windows: batches of whole sequences have another shape each."""
+    """Tracing takes as long as many chunks: batches of whole sequences have another shape each."""
     if not compiled.compiler():
         pytest.skip("no C compiler was found")
     traced, trace = [], fused.trace
@@ -501,5 +501,5 @@ def test_not_a_number_stays_one(loop_body):
 
 def test_nothing_is_broadcast_over_the_batch():
     cell = LSTMCell(3, 4)
-    with pytest.raises(ValueError, match="the window has 2 steps of 5 rows"):
+    with pytest.raises(ValueError, match="the chunk has 2 steps of 5 rows"):
         fused.run(cell, torch.randn(2, 5, 3), cell.init_carry(1))

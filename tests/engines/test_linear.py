@@ -135,7 +135,7 @@ def test_auto_takes_fused_and_says_what_the_loop_is(monkeypatch):
     for kind in (*CELLS, Constant):
         assert pick(kind(4, 5)).engine == "fused"
     kernels = linear.describe(QRNNCell(4, 5))
-    assert kernels == "one kernel a window" or "no C compiler" in kernels
+    assert kernels == "one kernel a chunk" or "no C compiler" in kernels
     assert kernels in pick(QRNNCell(4, 5)).reason
     assert linear.describe(QRNNCell(4, 5).half()) == "torch's operations, for no kernels for torch.float16 on cpu"
     if "no C compiler" not in kernels:

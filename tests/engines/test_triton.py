@@ -31,7 +31,7 @@ CELLS = [
 
 @cache
 def on_blocks(kind, dtype):
-    """A cell that no test changes, traced once for windows of all lengths."""
+    """A cell that no test changes, traced once for chunks of all lengths."""
     return made(kind, 5, 37).to(dtype)
 
 
@@ -56,7 +56,7 @@ def test_what_is_not_elementwise_runs_on_torchs_operations(on_triton):
 
 @pytest.fixture
 def linear_on_triton(monkeypatch):
-    monkeypatch.setattr(linear, "_loops", lambda like: (linear._triton(), "one kernel a window"))
+    monkeypatch.setattr(linear, "_loops", lambda like: (linear._triton(), "one kernel a chunk"))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -40,9 +40,9 @@ def model():
     return made
 
 
-def streams(steps=40, window=4, batch_size=1, seed=1, missing=0):
+def streams(steps=40, bptt=4, batch_size=1, seed=1, missing=0):
     tokens = np.random.default_rng(seed).integers(0, V, steps * batch_size - missing).astype(np.uint16)
-    return Streams(tokens, batch_size, window, first=0)
+    return Streams(tokens, batch_size, bptt, first=0)
 
 
 def test_without_adaptation_it_is_plain_evaluation(model):
@@ -51,7 +51,7 @@ def test_without_adaptation_it_is_plain_evaluation(model):
         plain = evaluate(model, LanguageModeling(), text, CPU)
         found = adaptive_evaluate(Scorer([model]), text)
         assert found.tokens == plain.tokens == 40 * batch_size - missing
-        assert found.nats == pytest.approx(plain.nats, rel=1e-12)
+        assert found.loss_sum == pytest.approx(plain.loss_sum, rel=1e-12)
     assert model.training
     with pytest.raises(ValueError, match="batch_size=2"):
         adaptive_evaluate(Scorer([model]), streams(batch_size=2), cache=Cache(5, 1.0, 0.1))
@@ -65,7 +65,7 @@ def test_temperature_by_hand(model):
         inputs, targets, _ = streams()[index]
         carry, logits = model(inputs, carry)
         expected += F.cross_entropy(logits.flatten(0, 1) / 1.7, targets.flatten(), reduction="sum").item()
-    assert found.nats == pytest.approx(expected, rel=1e-12)
+    assert found.loss_sum == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(("size", "flatness", "share"), [(7, 0.5, 0.2), (100, 2.0, 0.4), (1, 0.0, 0.1)])
@@ -73,7 +73,7 @@ def test_cache_by_hand(model, size, flatness, share):
     """Every pair of positions in a Python loop."""
     cache = Cache(size=size, flatness=flatness, share=share)
     found = adaptive_evaluate(Scorer([model]), streams(), cache=cache)
-    again = adaptive_evaluate(Scorer([model]), streams(window=9), cache=cache)
+    again = adaptive_evaluate(Scorer([model]), streams(bptt=9), cache=cache)
     states, words, logs, carry = [], [], [], model.eval().init_carry(1)
     with torch.no_grad():
         for index in range(len(streams())):
@@ -92,8 +92,8 @@ def test_cache_by_hand(model, size, flatness, share):
             cached = sum(w for w, i in zip(weights, before, strict=True) if words[i] == word) / sum(weights)
             p = (1 - share) * p + share * cached
         nats -= math.log(p)
-    assert found.nats == pytest.approx(nats, rel=1e-12)
-    assert again.nats == pytest.approx(nats, rel=1e-12)
+    assert found.loss_sum == pytest.approx(nats, rel=1e-12)
+    assert again.loss_sum == pytest.approx(nats, rel=1e-12)
 
 
 def test_what_is_no_cache_and_no_rule():
@@ -111,7 +111,7 @@ def test_what_is_no_cache_and_no_rule():
 
 @pytest.mark.parametrize("norm", ["tensors", "elements", "sums", None])
 def test_dynamic_evaluation_by_hand(model, norm):
-    """Krause's update in NumPy, weight by weight, beside a loop over windows."""
+    """Krause's update in NumPy, weight by weight, beside a loop over chunks."""
     rule = "rms" if norm else "sgd"
     lr, decay, epsilon = (0.01, 0.3, 1e-3) if rule == "rms" else (0.5, 0.3, 1e-3)
     if norm == "sums":
@@ -119,8 +119,8 @@ def test_dynamic_evaluation_by_hand(model, norm):
     parameters = list(model.parameters())
     model.eval()
 
-    def slope(window, carry):
-        inputs, targets, _ = window
+    def slope(chunk, carry):
+        inputs, targets, _ = chunk
         reading = model.read(inputs, carry)
         loss = F.cross_entropy(model.logits(reading).flatten(0, 1), targets.flatten())
         gradients = torch.autograd.grad(loss, parameters)
@@ -165,8 +165,8 @@ def test_dynamic_evaluation_by_hand(model, norm):
             else:
                 now = now - lr * g + decay * (start - now)
             parameter.data = torch.from_numpy(now)
-    assert found.nats == pytest.approx(nats, rel=1e-10)
-    assert found.nats != pytest.approx(evaluate(model, LanguageModeling(), streams(), CPU).nats, rel=1e-3)
+    assert found.loss_sum == pytest.approx(nats, rel=1e-10)
+    assert found.loss_sum != pytest.approx(evaluate(model, LanguageModeling(), streams(), CPU).loss_sum, rel=1e-3)
 
 
 def test_search_walks_downhill():
@@ -191,7 +191,7 @@ def test_a_search_tries_nothing_twice_and_says_where_it_was_cut_short():
 
     def score(at, _):
         tried.append(at)
-        return Score(nats=-at.decay + (math.log(at.lr) - math.log(4e-4)) ** 2, tokens=1)
+        return Score(loss_sum=-at.decay + (math.log(at.lr) - math.log(4e-4)) ** 2, tokens=1)
 
     setting, trials, open_ended = search(score, Setting(lr=1e-4, decay=1e-3), ["lr", "decay"], lambda _: None)
     assert setting.lr == 4e-4 and setting.decay == pytest.approx(1e-3 * 2**8) and open_ended == ["decay"]
@@ -216,7 +216,7 @@ def test_from_the_command_line(tmp_path, capsys):
         "dynamic": ["dynamic.lr=0.001"],
         "decayed": ["dynamic.lr=0.001", "dynamic.decay=0.1"],
         "steady": ["dynamic.lr=0.001", "dynamic.epsilon=0.1"],
-        "windows": ["dynamic.lr=0.001", "dynamic.window=9"],
+        "chunks": ["dynamic.lr=0.001", "dynamic.bptt=9"],
         "sgd": ["dynamic.lr=0.001", "dynamic.rule=sgd"],
         "elements": ["dynamic.lr=0.001", "dynamic.decay=0.1", "dynamic.norm=elements"],
         "sums": ["dynamic.lr=0.001", "dynamic.decay=0.1", "dynamic.norm=sums"],
@@ -253,7 +253,7 @@ def test_a_search_knows_where_to_begin_and_test_is_counted(tmp_path, capsys):
     main(str(tmp_path / "run"), words, False)
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(r"chosen on valid from \d+ trials on 100 tokens; test was then scored once", told)
-    assert "split test, batch_size 1 window 7 tokens" in told
+    assert "split test, batch_size 1 bptt 7 tokens" in told
     found = json.loads((tmp_path / "run" / "eval-test-adapted.json").read_text())
     first = [trial for trial in found["search"]["trials"] if "lr" in trial][0]
     assert first["lr"] == 5e-5 and found["adaptation"]["cache"] == 2000 and found["times_scored"] == 1

@@ -1,4 +1,4 @@
-"""Scoring: every target once, in every unit, whatever the shape of the windows."""
+"""Scoring: every target once, in every unit, whatever the shape of the chunks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
             compose("data=text", f"data/tokenizer={tokenizer}", f"data.path={folder}", f"run.root={folder}",
                     f"run.name={tokenizer}", "model.hidden_size=12", "model.num_layers=2", "train.steps=30",
                     "train.batch_size=2",
-                    "train.window=9", "train.eval_batch_size=2", "train.log_every=10", "sample.tokens=5", "threads=1"),
+                    "train.bptt=9", "train.eval_batch_size=2", "train.log_every=10", "sample.tokens=5", "threads=1"),
             {},
         )  # fmt: skip
     return folder
@@ -49,14 +49,14 @@ def one_by_one(run, tokens):
 
 
 @pytest.mark.parametrize("tokenizer", ["word", "char"])
-@pytest.mark.parametrize("window", [1, 7, 1000])
-def test_one_stream_scores_by_the_definition(run, tokenizer, window):
+@pytest.mark.parametrize("bptt", [1, 7, 1000])
+def test_one_stream_scores_by_the_definition(run, tokenizer, bptt):
     loaded = load_run(run / tokenizer)
     tokens = loaded.data["test"].tokens
-    streams = Streams(tokens, 1, window, first=loaded.tokenizer.eos_id, clip=True)
+    streams = Streams(tokens, 1, bptt, first=loaded.tokenizer.eos_id, clip=True)
     score = evaluate(loaded.model, loaded.task, streams, torch.device("cpu"))
     assert score.tokens == len(tokens)
-    assert score.nats == pytest.approx(one_by_one(loaded, tokens), rel=1e-5)
+    assert score.loss_sum == pytest.approx(one_by_one(loaded, tokens), rel=1e-5)
 
 
 def test_columns_score_every_token_too(run):
@@ -73,15 +73,15 @@ def test_the_report(run, capsys):
     text = (run / "test.txt").read_text()
     words = len(text.split()) + text.count("\n") + 1
     assert result["tokens"] == result["words"] == words and result["characters"] == len(text)
-    assert result["ppl"] == pytest.approx(math.exp(result["nats"] / words)) == pytest.approx(result["ppl_word"])
-    assert result["bpc"] == pytest.approx(result["nats"] / math.log(2) / len(text))
+    assert result["ppl"] == pytest.approx(math.exp(result["loss_sum"] / words)) == pytest.approx(result["ppl_word"])
+    assert result["bpc"] == pytest.approx(result["loss_sum"] / math.log(2) / len(text))
     unknown = [word for word in text.split() if word not in TEXT.split()]  # emu, and words cut at the file's ends
     assert "emu" in unknown and result["oov_rate"] == pytest.approx(len(unknown) / words)
     assert json.loads((run / "word" / "eval-test.json").read_text()) == result
-    main(str(run / "char"), ["split=test", "batch_size=3", "window=4"], as_json=True)
+    main(str(run / "char"), ["split=test", "batch_size=3", "bptt=4"], as_json=True)
     result = json.loads(capsys.readouterr().out)
     assert result["tokens"] == result["characters"] == len(text) and result["words"] == words
-    assert result["ppl_word"] == pytest.approx(math.exp(result["nats"] / words))
+    assert result["ppl_word"] == pytest.approx(math.exp(result["loss_sum"] / words))
     assert result["bpc"] == pytest.approx(result["loss"] / math.log(2))
     main(str(run / "char"), [], as_json=False)
     table = capsys.readouterr().out

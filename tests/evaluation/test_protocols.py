@@ -43,7 +43,7 @@ def text(size, seed=2):
     return np.random.default_rng(seed).integers(0, V, size).astype(np.uint16)
 
 
-@pytest.mark.parametrize("size", [333, 90, 15])  # columns longer than a window, shorter, and fewer than wanted
+@pytest.mark.parametrize("size", [333, 90, 15])  # streams longer than a chunk, shorter, and fewer than asked for
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("name", ["awd", "wlm", "zaremba"])
 def test_columns(model, name, split, size):
@@ -58,7 +58,7 @@ def test_columns(model, name, split, size):
         column = [int(token) for token in tokens[k * rows : (k + 1) * rows]]
         nats += column_nats(model, column[:scored], column[1 : scored + 1])
     found = score_as(name, Scorer([model]), tokens, split, WINDOW, EOS)
-    assert found["tokens"] == columns * scored and found["columns"] == columns
+    assert found["tokens"] == columns * scored and found["batch_size"] == columns
     divisor = columns * (scored + (name == "awd"))
     assert found["loss"] == pytest.approx(nats / divisor, rel=1e-12)
     assert protocol.source
@@ -70,7 +70,7 @@ def test_a_column_for_every_hundred_sentences(model):
     sentences = [[*generator.integers(2, V, generator.integers(1, 6)).tolist(), EOS] for _ in range(350)]
     tokens = np.array([token for sentence in sentences for token in sentence], dtype=np.uint16)
     found = score_as("lamb", Scorer([model]), tokens, "valid", WINDOW, EOS)
-    assert found["columns"] == 3 and found["tokens"] == len(tokens)
+    assert found["batch_size"] == 3 and found["tokens"] == len(tokens)
     nats = 0.0
     for k in range(3):
         part = [token for sentence in sentences[350 * k // 3 : 350 * (k + 1) // 3] for token in sentence]
@@ -79,7 +79,7 @@ def test_a_column_for_every_hundred_sentences(model):
     words = tokens[tokens != EOS]  # not a sentence ends
     found = score_as("lamb", Scorer([model]), words, "test", WINDOW, EOS)
     expected = column_nats(model, [EOS, *words[:-1].tolist()], words.tolist())
-    assert found["columns"] == 1 and found["loss"] == pytest.approx(expected / len(words), rel=1e-12)
+    assert found["batch_size"] == 1 and found["loss"] == pytest.approx(expected / len(words), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -29,7 +29,7 @@ from seqlm.training.launch import train
 
 from ..conftest import tiny
 
-V, TOKENS, WINDOW = 11, 44, 5
+V, TOKENS, BPTT = 11, 44, 5
 
 
 def language_model(seed=0, cell=LSTMCell, size=6, width=6, recurrent=1.0, **options):
@@ -60,9 +60,9 @@ def models(scale=1.0):
 MODELS = models()
 
 
-def streams(batch_size=1, window=WINDOW):
+def streams(batch_size=1, bptt=BPTT):
     tokens = np.random.default_rng(1).integers(0, V, TOKENS).astype(np.uint16)
-    return Streams(tokens, batch_size, window, first=0)
+    return Streams(tokens, batch_size, bptt, first=0)
 
 
 def probabilities(model, text, temperature=1.0):
@@ -109,7 +109,7 @@ def test_monte_carlo_dropout_by_hand(monkeypatch, kind, mean, batch_size):
     scorer = Scorer([model], samples=4, seed=7, mean=mean, temperature=temperature)
     score = adaptive_evaluate(scorer, text)
     assert score.tokens == TOKENS == len(words)
-    assert score.nats == pytest.approx(nats_of(distributions, words, mean), rel=1e-11)
+    assert score.loss_sum == pytest.approx(nats_of(distributions, words, mean), rel=1e-11)
 
 
 def test_monte_carlo_dropout_disturbs_nothing():
@@ -141,9 +141,9 @@ def test_an_ensemble_by_hand(mean, samples):
         found, words = probabilities(model, text)
         distributions.append(found)
     score = adaptive_evaluate(Scorer(models, samples=samples, mean=mean), text)
-    assert score.nats == pytest.approx(nats_of(distributions, words, mean), rel=1e-11)
+    assert score.loss_sum == pytest.approx(nats_of(distributions, words, mean), rel=1e-11)
     alone = nats_of(distributions[:1], words, mean)
-    assert abs(score.nats - alone) > 1e-2
+    assert abs(score.loss_sum - alone) > 1e-2
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -177,7 +177,7 @@ def test_an_ensemble_with_a_cache_by_hand():
         weights = np.exp([0.7 * states[t] @ states[i] for i in before])
         cached = weights[[words[i] == words[t] for i in before]].sum() / weights.sum()
         nats -= np.log(0.7 * p[t, words[t]] + 0.3 * cached)
-    assert adaptive_evaluate(Scorer(models), text, cache=cache).nats == pytest.approx(nats, rel=1e-11)
+    assert adaptive_evaluate(Scorer(models), text, cache=cache).loss_sum == pytest.approx(nats, rel=1e-11)
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_what_cannot_be_averaged(runs):
         (["mean=geometric"], "mean=geometric does nothing without ensemble="),
         (["monte_carlo.multiplier=0.5"], "monte_carlo.multiplier=0.5 does nothing without monte_carlo.samples="),
         (["monte_carlo.seed=7"], "monte_carlo.seed=7 does nothing without monte_carlo.samples="),
-        (["dynamic.decay=0.1", "dynamic.window=9"], "decay=0.1 dynamic.window=9 does nothing without dynamic.lr="),
+        (["dynamic.decay=0.1", "dynamic.bptt=9"], "decay=0.1 dynamic.bptt=9 does nothing without dynamic.lr="),
         (["cache.share=0.3"], "cache.share=0.3 does nothing without cache.size="),
         (["search_tokens=500"], "search_tokens=500 does nothing without dynamic.search="),
         (["monte_carlo.samples=0"], "monte_carlo.samples=0 must be at least 1"),
@@ -275,7 +275,7 @@ def test_from_the_command_line(runs, capsys):
         "samples": ["monte_carlo.samples=4"],
         "seed": ["monte_carlo.samples=3", "monte_carlo.seed=2"],
         "power": ["monte_carlo.samples=3", "mean=geometric"],
-        "masks": ["monte_carlo.samples=3", "window=11"],
+        "masks": ["monte_carlo.samples=3", "bptt=11"],
         "weaker": ["monte_carlo.samples=3", "monte_carlo.multiplier=0.5"],
         "columns": ["monte_carlo.samples=3", "batch_size=4"],
         "warm": ["monte_carlo.samples=3", "temperature=1.2"],
@@ -308,9 +308,9 @@ def test_an_ensemble_of_runs_by_hand(runs, capsys):
     found = [probabilities(run.model.double(), text) for run in loaded]
     nats = nats_of([one for one, _ in found], found[0][1], "arithmetic")
     result = result_of(capsys, runs / "first", f"ensemble=[{runs / 'second'},{runs / 'third'}]")
-    assert result["nats"] == pytest.approx(nats, rel=1e-5)
+    assert result["loss_sum"] == pytest.approx(nats, rel=1e-5)
     alone = evaluate(loaded[0].model, LanguageModeling(), text, torch.device("cpu"))
-    assert result_of(capsys, runs / "first")["nats"] == pytest.approx(alone.nats, rel=1e-5)
+    assert result_of(capsys, runs / "first")["loss_sum"] == pytest.approx(alone.loss_sum, rel=1e-5)
 
 
 def test_others_count_the_mean_too(runs, capsys):

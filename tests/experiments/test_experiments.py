@@ -11,12 +11,12 @@ import torch
 
 from seqlm.cells import detach
 from seqlm.config.build import build
-from seqlm.config.values import find_configs
+from seqlm.config.yaml_files import find_configs
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
 from seqlm.models.presets import budget
-from seqlm.runs.load import build_model, load_run
-from seqlm.runs.parts import build_data
+from seqlm.runs.assemble import build_data, build_model
+from seqlm.runs.load import load_run
 from seqlm.training.launch import train
 
 from ..config.test_configs import path_of
@@ -136,7 +136,7 @@ def test_the_first_loss_is_that_of_knowing_nothing(name):
     model = build(config.model, "model", vocab_size=size, engine="scan")
     tokens, carry = torch.randint(size, (7, 2)), model.init_carry(2)
     with torch.no_grad():
-        _, nats = model.nats(tokens[:-1], tokens[1:], detach(carry))
+        _, nats = model.nll(tokens[:-1], tokens[1:], detach(carry))
     assert nats.item() / 12 == pytest.approx(math.log(size), rel=0.02)
 
 
@@ -163,7 +163,7 @@ def test_the_first_loss_of_other_tasks_is_that_of_knowing_nothing(name, newspape
     torch.manual_seed(0)
     model, batch = build_model(config, data.tokenizer), build(config.task, "task").batches(data, "valid", 20, 0)[0]
     with torch.no_grad():
-        nats = model.eval().nats(batch).item() / batch.tokens
+        nats = model.eval().nll(batch).item() / batch.tokens
     assert nats == pytest.approx(math.log(data.tokenizer.sizes()[ONE_OF[task_of(name)]]), rel=0.05)
 
 

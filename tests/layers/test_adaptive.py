@@ -72,7 +72,7 @@ def test_loss_and_gradient(targets, chunk, monkeypatch):
     monkeypatch.setattr(softmax, "CHUNK_BYTES", chunk)
     made, ys = layer()
     targets = torch.tensor(targets)
-    nats = made.nats((ys.requires_grad_(),), targets, ignore_index=-1)
+    nats = made.nll((ys.requires_grad_(),), targets, ignore_index=-1)
     slow = sum(-math.log(by_hand(made, ys[t, b].detach().numpy())[targets[t, b]])
                for t in range(4) for b in range(3) if targets[t, b] >= 0)  # fmt: skip
     assert nats.item() == pytest.approx(slow, rel=1e-10)
@@ -91,7 +91,7 @@ def test_loss_and_gradient(targets, chunk, monkeypatch):
 def test_a_word_outside_the_vocabulary_is_an_error():
     made, ys = layer()
     with pytest.raises(IndexError):
-        made.nats((ys,), torch.full((4, 3), V))
+        made.nll((ys,), torch.full((4, 3), V))
 
 
 def test_in_a_model():
@@ -100,12 +100,12 @@ def test_in_a_model():
         ADAPTIVE, "model.output.cutoffs=[10,25]", "model.hidden_size=20", "model.dropout.output=0.3", vocab=60
     )
     tokens, carry = torch.randint(60, (30, 3)), model.init_carry(3)
-    model.nats(tokens[:-1], tokens[1:], carry)[1].backward()
+    model.nll(tokens[:-1], tokens[1:], carry)[1].backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 0, name
     assert "decoder.tail.1.0.weight" in model.state_dict()
     model.eval()
-    nats, logits = model.nats(tokens[:-1], tokens[1:], carry)[1], model(tokens[:-1], carry)[1]
+    nats, logits = model.nll(tokens[:-1], tokens[1:], carry)[1], model(tokens[:-1], carry)[1]
     torch.testing.assert_close(nats, -logits.gather(-1, tokens[1:].unsqueeze(-1)).sum())
     reading = model.read(tokens[:-1], carry)
     torch.testing.assert_close(model.log_probabilities(reading, tokens[1:]).sum(), -nats)

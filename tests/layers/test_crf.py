@@ -63,7 +63,7 @@ def test_nats_and_what_is_not_known(crf, emissions, tags):
         paths = every_path(crf, emissions[:, b], len(row))
         agreeing = [s for path, s in paths.items() if all(t in (UNKNOWN, p) for t, p in zip(row, path, strict=True))]
         wanted.append(log_sum(paths.values()) - log_sum(agreeing))
-    assert crf.nats(emissions, padded, torch.tensor(LENGTHS)).tolist() == pytest.approx(wanted, abs=1e-12)
+    assert crf.nll(emissions, padded, torch.tensor(LENGTHS)).tolist() == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -81,18 +81,18 @@ def test_the_best_sequence(crf, seed):
 def test_probabilities_of_all_sequences_sum_to_one(crf, emissions):
     paths = torch.tensor(list(itertools.product(range(K), repeat=T))).t()  # (T, K^T)
     same = emissions[:, :1].expand(-1, paths.shape[1], -1)
-    nats = crf.nats(same, paths, torch.full((paths.shape[1],), T))
+    nats = crf.nll(same, paths, torch.full((paths.shape[1],), T))
     assert (-nats).exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
 def test_padding_changes_nothing(crf, emissions):
     tags, lengths = torch.tensor([[0, 2, 1, 3], [2, 0, 1, 1], [1, 1, 0, 2], [1, 0, 2, 2]]), torch.tensor(LENGTHS)
-    together = crf.nats(emissions, tags, lengths)
+    together = crf.nll(emissions, tags, lengths)
     for b, length in enumerate(LENGTHS):
-        alone = crf.nats(emissions[:length, b : b + 1], tags[:length, b : b + 1], lengths[b : b + 1])
+        alone = crf.nll(emissions[:length, b : b + 1], tags[:length, b : b + 1], lengths[b : b + 1])
         assert alone.item() == pytest.approx(together[b].item(), abs=1e-12)
     changed = emissions.masked_fill((torch.arange(T).unsqueeze(1) >= lengths).unsqueeze(-1), 7e5)
-    assert crf.nats(changed, tags, lengths).tolist() == together.tolist()
+    assert crf.nll(changed, tags, lengths).tolist() == together.tolist()
     for mine, theirs, length in zip(*(crf.best(e, lengths).t() for e in (changed, emissions)), LENGTHS, strict=True):
         assert mine[:length].tolist() == theirs[:length].tolist()
 
@@ -100,12 +100,12 @@ def test_padding_changes_nothing(crf, emissions):
 def test_gradients(crf, emissions):
     tags = torch.tensor([[0, 2, 1, 3], [UNKNOWN, UNKNOWN, 1, 1], [1, UNKNOWN, 0, 0], [1, UNKNOWN, UNKNOWN, 0]])
     given = [emissions.requires_grad_(), *crf.parameters()]  # gradcheck moves the parameters where they are
-    assert torch.autograd.gradcheck(lambda emissions, *_: crf.nats(emissions, tags, torch.tensor(LENGTHS)), given)
+    assert torch.autograd.gradcheck(lambda emissions, *_: crf.nll(emissions, tags, torch.tensor(LENGTHS)), given)
 
 
 def test_without_transitions_it_is_a_softmax(emissions):
     crf, tags = LinearChainCRF(K), torch.tensor([[0, 2, 1, 3], [2, 0, 1, 1], [1, 1, 0, 2], [1, 0, 2, 2]])
-    nats = crf.nats(emissions, tags, torch.tensor([T] * B))
+    nats = crf.nll(emissions, tags, torch.tensor([T] * B))
     wanted = torch.nn.functional.cross_entropy(emissions.flatten(0, 1), tags.flatten(), reduction="none")
     torch.testing.assert_close(nats, wanted.view(T, B).sum(0))
 
@@ -116,7 +116,7 @@ def test_far_apart_scores_stay_finite():
     with torch.no_grad():
         crf.transitions.copy_(torch.tensor([[0.0, -300.0], [-300.0, 0.0]]))
     emissions = torch.tensor([[[200.0, 0.0]], [[0.0, 0.0]], [[0.0, 90.0]]], requires_grad=True)
-    nats = crf.nats(emissions, torch.tensor([[0], [1], [1]]), torch.tensor([3]))
+    nats = crf.nll(emissions, torch.tensor([[0], [1], [1]]), torch.tensor([3]))
     scores = [score(crf, emissions[:, 0].double(), path) for path in itertools.product(range(2), repeat=3)]
     top = max(scores)
     wanted = top + math.log(sum(math.exp(s - top) for s in scores)) - (200 - 300 + 90)

@@ -84,7 +84,7 @@ def test_in_a_model():
     torch.testing.assert_close(first.exp().sum(-1), torch.ones(5, 2))
     model.eval()
     _, logs = model(tokens[:-1], carry)
-    nats = model.nats(tokens[:-1], tokens[1:], carry)[1]
+    nats = model.nll(tokens[:-1], tokens[1:], carry)[1]
     torch.testing.assert_close(nats, -logs.gather(-1, tokens[1:].unsqueeze(-1)).sum())
     reading = model.read(tokens[:-1], carry)
     torch.testing.assert_close(model.log_probabilities(reading, tokens[1:]).sum(), -nats)

@@ -12,7 +12,7 @@ import yaml
 
 from seqlm.cells import carry_tensors
 from seqlm.config.build import build
-from seqlm.config.values import cell_nodes, find_configs, resolve_layer_cells
+from seqlm.config.yaml_files import cell_nodes, find_configs, resolve_layer_cells
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.bucketed import EncodedExamples
 from seqlm.data.fields import END
@@ -149,7 +149,7 @@ def test_the_decoder_is_the_loop_of_its_equations(attention, feeding, context, b
                 o = fed = np.tanh(p["combine.weight"] @ np.concatenate([a @ memory, x]))
             logits = p["linear.weight"] @ o + p["linear.bias"]
             expected += np.log(np.exp(logits).sum()) - logits[goal]
-    assert model.nats(batch).item() == pytest.approx(expected, rel=1e-12)
+    assert model.loss_sum(batch).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_what_is_read_and_what_is_said():
@@ -170,9 +170,9 @@ def test_any_cell_and_padding_changes_nothing(cell, attention, feeding):
             variant(attention, feeding, *words)
         words.append("model.head.context=input")
     model = variant(attention, feeding, *words)
-    whole = model.nats(batch_of())
+    whole = model.loss_sum(batch_of())
     grads = torch.autograd.grad(whole, model.parameters(), allow_unused=True)
-    alone = [model.nats(batch_of(index)) for index in range(len(PAIRS))]
+    alone = [model.loss_sum(batch_of(index)) for index in range(len(PAIRS))]
     torch.testing.assert_close(whole, torch.stack(alone).sum(), rtol=0, atol=1e-11)
     parts = torch.autograd.grad(torch.stack(alone).sum(), model.parameters(), allow_unused=True)
     for (name, _), one, other in zip(model.named_parameters(), grads, parts, strict=True):
@@ -218,7 +218,7 @@ def test_gradients_match_finite_differences(attention, feeding):
             self.head = model.head
 
         def forward(self, ys):
-            return self.head.nats(ys, lengths, batch)
+            return self.head.loss_sum(ys, lengths, batch)
 
     def run(ys, *values):
         given = {f"head.{name}": value for name, value in zip(names, values, strict=True)}
@@ -259,9 +259,9 @@ def test_every_option_changes_the_loss():
     for option in ["", *OPTIONS]:
         model = model_of(*option.split())
         torch.manual_seed(1)
-        losses[option] = model.train().nats(batch_of()).item()
+        losses[option] = model.train().loss_sum(batch_of()).item()
         dropped = "dropout" in option
-        assert dropped == (model.eval().nats(batch_of()).item() != losses[option]), option
+        assert dropped == (model.eval().loss_sum(batch_of()).item() != losses[option]), option
     assert len(set(losses.values())) == len(losses)
 
 
@@ -306,10 +306,10 @@ def test_the_engine_of_a_run_is_that_of_the_decoder():
 def test_without_sampling_nothing_is_drawn_and_with_it_words_are():
     model, batch = model_of(), batch_of()
     state = torch.get_rng_state()
-    plain = model.nats(batch).item()
+    plain = model.loss_sum(batch).item()
     assert (torch.get_rng_state() == state).all()
     ys, lengths = model.encode(batch)
-    sampled = {model.head.nats(ys, lengths, batch, 0.5).item() for _ in range(4)}
+    sampled = {model.head.loss_sum(ys, lengths, batch, 0.5).item() for _ in range(4)}
     assert len(sampled) > 1 and plain not in sampled
 
 

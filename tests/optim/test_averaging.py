@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqlm.data.batching.streams import Lengths, Streams, Window
+from seqlm.data.batching.streams import Chunk, Lengths, Streams
 from seqlm.errors import ConfigError, Stopped
 from seqlm.optim.averaging import Averaging, Exponential, Mean, NonMonotone, Triggered, is_nonmonotone
 from seqlm.optim.schedules import Milestones, Moment, OneCycle
@@ -121,14 +121,14 @@ def test_applied_and_back():
 
 AVERAGED = [
     "averaging=nt_asgd", "averaging.patience=0", "train.eval_every=5", "checkpoint.every=4", "optim=sgd", "optim.lr=2",
-    "schedule=constant", "train.window_spread=2", "train.window_halved=0.2", "model.dropout.weight=0.3",
+    "schedule=constant", "train.bptt_std=2", "train.bptt_half_prob=0.2", "model.dropout.weight=0.3",
     "model.dropout.zoneout=0.1", "train.drop_state=0.1", "train.accumulate=2", "task.penalties.activation=1",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("steps", [(2, 5), (11, 1, 9), (17,)])
 def test_runs_that_average_resume_to_the_bit(tmp_path, steps, monkeypatch):
-    """NT-ASGD before, at and after its switch, drawn windows, masks inside the recurrence, columns in parts."""
+    """NT-ASGD before, at and after its switch, drawn chunks, masks inside the recurrence, columns in parts."""
     stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *AVERAGED, name=name), steps, monkeypatch)
     averages = [load_run(tmp_path / name, checkpoint="last", weights="average") for name in ("whole", "parts")]
     for one, other in zip(*(run.model.parameters() for run in averages), strict=True):
@@ -264,7 +264,7 @@ def test_drawn_windows_score_every_token_once():
 
 
 def test_the_learning_rate_follows_the_window(tmp_path):
-    words = ["train.window_spread=2", "schedule=constant", "optim=sgd", "optim.lr=0.5", "train.log_every=1"]
+    words = ["train.bptt_std=2", "schedule=constant", "optim=sgd", "optim.lr=0.5", "train.log_every=1"]
     train(tiny(tmp_path, *words), {})
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rates = [record["train/lr"] for record in records if "train/lr" in record]
@@ -281,15 +281,15 @@ def test_columns_in_parts_give_the_same_gradient(parts):
     parameters = list(model.parameters())
     tokens, carry = torch.randint(model.vocab_size, (6, 5)), model.init_carry(5)
 
-    def objective(window, carry):
-        inputs, targets, _ = window
-        carry, nats = model.nats(inputs, targets, carry)
+    def objective(chunk, carry):
+        inputs, targets, _ = chunk
+        carry, nats = model.nll(inputs, targets, carry)
         return carry, nats, inputs.numel() * model.read(inputs, carry).dropped.pow(2).mean()
 
     found = []
     for k in (1, parts):
         start = torch.utils._pytree.tree_map(lambda t: t + 0.1, carry)
-        new, nats = gradient(objective, parameters, Window(tokens[:-1], tokens[1:], 0), start, 25.0, parts=k)
+        new, nats = gradient(objective, parameters, Chunk(tokens[:-1], tokens[1:], 0), start, 25.0, parts=k)
         found.append([nats, *torch.utils._pytree.tree_leaves(new), *(p.grad.clone() for p in parameters)])
     for whole, pieces in zip(*found, strict=True):
         torch.testing.assert_close(pieces, whole)

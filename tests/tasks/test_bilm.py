@@ -14,8 +14,8 @@ from seqlm.data.batching.streams import Lengths, Streams
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.language_model import BidirectionalLanguageModel, LanguageModel
+from seqlm.runs.assemble import build_data
 from seqlm.runs.load import load_run
-from seqlm.runs.parts import build_data
 from seqlm.tasks.bilm import BidirectionalLanguageModeling
 from seqlm.tasks.lm import LanguageModeling
 from seqlm.training.launch import train
@@ -48,7 +48,7 @@ def test_each_direction_is_a_language_model_by_itself(options):
         assert isinstance(one, LanguageModel)
         streams = Streams(read.copy(), 3, 7, first=data.tokenizer.eos_id, clip=True)
         alone = evaluate(one, LanguageModeling(), streams, torch.device("cpu"))
-        assert score.counts[name] == pytest.approx(alone.nats, abs=1e-9) and alone.tokens == len(tokens)
+        assert score.counts[name] == pytest.approx(alone.loss_sum, abs=1e-9) and alone.tokens == len(tokens)
     assert score.tokens == 2 * len(tokens)
     told = task.compute_metrics(score, data, "valid")
     assert told["ppl"] == pytest.approx((told["forward_ppl"] * told["backward_ppl"]) ** 0.5)
@@ -64,7 +64,7 @@ def test_words_are_shared_and_stacks_are_not():
     assert sum(p.numel() for p in names.values()) == 2 * sum(p.numel() for p in alone.parameters()) - shared
     assert model.bwd.projection is not model.fwd.projection
     tokens = torch.zeros(4, 2, dtype=torch.long)
-    model.bwd.nats(tokens, tokens + 1, model.init_carry(2)[1])[1].backward()
+    model.bwd.nll(tokens, tokens + 1, model.init_carry(2)[1])[1].backward()
     assert model.fwd.embedding.weight.grad.abs().max() > 0
     assert all(p.grad is None for p in model.fwd.stack.parameters())
 
@@ -104,8 +104,8 @@ def test_penalties_are_of_both_directions(penalty):
     whole = BidirectionalLanguageModeling(penalties={penalty: 2.0}).objective(model, batch, model.init_carry(3))
     one = LanguageModeling(penalties={penalty: 2.0})
     each = [
-        one.objective(of, window, carry)
-        for of, window, carry in zip((model.fwd, model.bwd), batch, model.init_carry(3), strict=True)
+        one.objective(of, chunk, carry)
+        for of, chunk, carry in zip((model.fwd, model.bwd), batch, model.init_carry(3), strict=True)
     ]
     assert whole[1] == each[0][1] + each[1][1] and whole[2] == each[0][2] + each[1][2]
     assert BidirectionalLanguageModeling().objective(model, batch, model.init_carry(3))[2] is None
@@ -114,7 +114,7 @@ def test_penalties_are_of_both_directions(penalty):
 @pytest.mark.parametrize("steps", [[4], [3, 5]])
 def test_resume_is_exact(tmp_path, steps, monkeypatch):
     words = [*BILM, "train.steps=14", "train.eval_every=7", "model.dropout.input=0.3", "train.accumulate=2",
-             "train.window_spread=2", "task.penalties.activation=1"]  # fmt: skip
+             "train.bptt_std=2", "task.penalties.activation=1"]  # fmt: skip
     stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *words, name=name), steps, monkeypatch)
 
 
@@ -125,7 +125,7 @@ def words_run(tmp_path_factory):
     (folder / "text.txt").write_text("we arrive in Taipei on monday\nthey leave Taipei on friday\n" * 20)
     train(compose(*BILM, "data=text", "data/tokenizer=word", f"data.train={folder}/text.txt",
                   f"data.valid={folder}/text.txt", f"data.test={folder}/text.txt", "model.hidden_size=7",
-                  "model/cell=gru", "train.steps=6", "train.batch_size=4", "train.window=8", "sample.tokens=5",
+                  "model/cell=gru", "train.steps=6", "train.batch_size=4", "train.bptt=8", "sample.tokens=5",
                   "threads=1", f"run.root={folder}", "run.name=run"), {})  # fmt: skip
     return folder / "run"
 
@@ -136,7 +136,7 @@ def test_its_states_are_features_in_both_directions(words_run, tmp_path):
     config = compose("task=tagging", "data=taipei", "model=tagger", "model.hidden_size=5",
                      f"model.language_models=[{{run: {words_run}}}]")  # fmt: skip
     data = build_data(config)
-    from seqlm.runs.load import build_model
+    from seqlm.runs.assemble import build_model
 
     model = build_model(config, data.tokenizer)
     assert len(model.readers) == 3 and [reader.reverse for reader in model.readers[1:]] == [False, True]
@@ -181,7 +181,7 @@ def test_from_the_command_line(words_run, tmp_path):
         eos = run.tokenizer.eos_id
         read = torch.tensor([eos, *turned, eos]).unsqueeze(1)
         logs = one(read[:-1], one.init_carry(1))[1].log_softmax(-1)
-        assert answer[f"{name}_nats"] == pytest.approx(-logs.gather(-1, read[1:].unsqueeze(-1)).sum().item(), rel=1e-5)
+        assert answer[f"{name}_nll"] == pytest.approx(-logs.gather(-1, read[1:].unsqueeze(-1)).sum().item(), rel=1e-5)
     assert seqlm("sample", words_run, "tokens=5", "threads=1", cwd=tmp_path).stdout.strip()
     done = seqlm("eval", words_run, "cache.size=5", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "cache is for language models" in done.stderr

@@ -111,8 +111,10 @@ def test_padding_changes_no_label(pooling):
     logits = model.head.logits(*model.encode(split.batch(everyone)))
     alone = [model.head.logits(*model.encode(split.batch([index]))) for index in everyone]
     torch.testing.assert_close(logits, torch.cat(alone), rtol=0, atol=1e-12)
-    together = torch.autograd.grad(model.nats(split.batch(everyone)), list(model.parameters()))
-    apart = torch.autograd.grad(sum(model.nats(split.batch([index])) for index in everyone), list(model.parameters()))
+    together = torch.autograd.grad(model.loss_sum(split.batch(everyone)), list(model.parameters()))
+    apart = torch.autograd.grad(
+        sum(model.loss_sum(split.batch([index])) for index in everyone), list(model.parameters())
+    )
     for one, other in zip(together, apart, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
@@ -133,9 +135,9 @@ def test_labels_are_smoothed_in_training_alone():
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     plain = -np.log(p[range(3), batch["label"].numpy()])
     model.head.smoothing = 0.3
-    np.testing.assert_allclose(model.nats(batch).item(), (0.7 * plain - 0.3 * np.log(p).mean(1)).sum(), rtol=1e-12)
+    np.testing.assert_allclose(model.loss_sum(batch).item(), (0.7 * plain - 0.3 * np.log(p).mean(1)).sum(), rtol=1e-12)
     model.eval()
-    np.testing.assert_allclose(model.nats(batch).item(), plain.sum(), rtol=1e-12)
+    np.testing.assert_allclose(model.loss_sum(batch).item(), plain.sum(), rtol=1e-12)
     with pytest.raises(ValueError, match="smoothing=1.0 must be at least 0 and less than 1"):
         LabelHead(6, {"num_labels": 3}, smoothing=1.0)
 
@@ -154,8 +156,8 @@ def test_metrics_by_hand():
     assert report["labels"][0] == {"label": "a", "precision": 3 / 5, "recall": 3 / 4, "f1": 6 / 9, "support": 4}
     assert report["labels"][3] == {"label": "d", "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     assert report["confusion"] == [
-        {"wanted": wanted, "said": said, "count": count}
-        for wanted, said, count in [("a", "a", 3), ("a", "b", 1), ("b", "b", 2), ("b", "d", 1), ("c", "a", 2)]
+        {"target": target, "prediction": prediction, "count": count}
+        for target, prediction, count in [("a", "a", 3), ("a", "b", 1), ("b", "b", 2), ("b", "d", 1), ("c", "a", 2)]
     ]
 
 
@@ -176,7 +178,7 @@ def test_metrics_are_those_of_scikit_learn(seed):
     for name, values in zip(("precision", "recall", "f1", "support"), theirs, strict=True):
         assert [row[name] for row in report["labels"]] == pytest.approx(values.tolist())
     matrix = sklearn.confusion_matrix(wanted, said, labels=labels)
-    assert {(row["wanted"], row["said"]): row["count"] for row in report["confusion"]} == {
+    assert {(row["target"], row["prediction"]): row["count"] for row in report["confusion"]} == {
         (a, b): matrix[x, y] for x, a in enumerate(labels) for y, b in enumerate(labels) if matrix[x, y]
     }
 

@@ -15,8 +15,8 @@ from seqlm.data.batching.gaps import Gaps
 from seqlm.data.tokenizers.text import CharTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
+from seqlm.runs.assemble import build_data
 from seqlm.runs.load import load_run
-from seqlm.runs.parts import build_data
 from seqlm.tasks.cloze import Cloze
 from seqlm.training.launch import train
 
@@ -33,17 +33,17 @@ def model_of(*overrides, vocab=9):
 
 
 @pytest.mark.parametrize(
-    "count, window, share", [(100, 10, 0.2), (103, 10, 0.15), (7, 20, 0.5), (31, 30, 0.15), (5, 1, 0.3)]
+    "count, bptt, share", [(100, 10, 0.2), (103, 10, 0.15), (7, 20, 0.5), (31, 30, 0.15), (5, 1, 0.3)]
 )
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_every_token_is_a_gap_once(count, window, share, batch_size):
+def test_every_token_is_a_gap_once(count, bptt, share, batch_size):
     tokens = np.arange(count)
-    gaps = Gaps(tokens, batch_size, window, mask=count, share=share)
+    gaps = Gaps(tokens, batch_size, bptt, mask=count, share=share)
     assert gaps.targets == count and len(gaps) == gaps.count(0)
     seen = []
     for index in range(len(gaps)):
         inputs, targets, number = gaps[index]
-        assert inputs.shape[0] == min(window, count) and number == int((targets != IGNORE_INDEX).sum())
+        assert inputs.shape[0] == min(bptt, count) and number == int((targets != IGNORE_INDEX).sum())
         for read, wanted in zip(inputs.T.numpy(), targets.T.numpy(), strict=True):
             text = np.where(wanted == IGNORE_INDEX, read, wanted)
             assert (np.diff(text) == 1).all() and ((read == count) == (wanted != IGNORE_INDEX)).all()
@@ -59,7 +59,7 @@ def test_gaps_of_training_follow_from_seed_and_epoch():
         return [gaps[index].inputs.tolist() for index in range(len(gaps))]
 
     assert epoch(3) == epoch(3) != epoch(4) and epoch(3) != epoch(3, seed=6)
-    with pytest.raises(ConfigError, match=r"train.window=96 is longer than the text of 95 tokens; use train.window=95"):
+    with pytest.raises(ConfigError, match=r"train.bptt=96 is longer than the text of 95 tokens; use train.bptt=95"):
         Gaps(np.arange(95), 4, 96, mask=95, share=0.2, seed=5, where="train.")
 
 
@@ -82,7 +82,7 @@ def test_both_sides_are_seen_and_what_is_masked_is_not(options):
         assert (said(other) - said(read)).abs().max() > 1e-6, place
     targets = torch.full_like(tokens, IGNORE_INDEX)
     targets[3] = tokens[3]
-    nats = model.nats(read, targets, (), ignore_index=IGNORE_INDEX)[1]
+    nats = model.nll(read, targets, (), ignore_index=IGNORE_INDEX)[1]
     assert nats.item() == pytest.approx(-said(read)[tokens[3, 0]].item(), abs=1e-9)
     nats.backward()
     assert model.mask.grad.abs().max() > 0
@@ -101,7 +101,7 @@ def test_scores_are_those_of_the_whole_softmax():
                 nats, right = nats - logs[t, 0, token].item(), right + (logs[t, 0].argmax().item() == token)
     for batch_size in (1, 4):
         score = evaluate(model, task, task.batches(data, "valid", batch_size, 11), torch.device("cpu"))
-        assert score.nats == pytest.approx(nats, abs=1e-9) and score.tokens == len(data["valid"].tokens)
+        assert score.loss_sum == pytest.approx(nats, abs=1e-9) and score.tokens == len(data["valid"].tokens)
         told = task.compute_metrics(score, data, "valid")
         assert told["accuracy"] == right / score.tokens and told["ppl"] == pytest.approx(math.exp(nats / score.tokens))
 
@@ -114,7 +114,7 @@ def test_what_stands_behind_decides(tmp_path, bidirectional):
         (tmp_path / f"{name}.txt").write_text("".join(f"{x}{x}|" for x in part))
     train(compose(*CLOZE, "data=text", "data/tokenizer=char", f"data.train={tmp_path}/train.txt", "task.mask=0.2",
                   f"data.valid={tmp_path}/valid.txt", "model.hidden_size=24", f"model.bidirectional={bidirectional}",
-                  "train.window=30", "train.batch_size=16", "optim.lr=0.02", "train.steps=250", "train.eval_every=250",
+                  "train.bptt=30", "train.batch_size=16", "optim.lr=0.02", "train.steps=250", "train.eval_every=250",
                   "threads=1", f"run.root={tmp_path}", "run.name=run"), {})  # fmt: skip
     accuracy = json.loads((tmp_path / "run" / "run.json").read_text())["metrics"]["valid/accuracy"]
     if bidirectional:
@@ -150,7 +150,7 @@ def test_long_lines_and_small_vocabularies(tmp_path):
     said = Cloze().answer(model, tokenizer, long)
     assert said["tokens"] == len(long) == len(parts)
     assert len(Cloze().answer(model, tokenizer, "a<mask>b")["fillers"][0]) == 4
-    assert said["nats"] == pytest.approx(sum(parts), rel=1e-9)
+    assert said["loss_sum"] == pytest.approx(sum(parts), rel=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def words_run(tmp_path_factory):
     (folder / "text.txt").write_text("we arrive in Taipei on monday\nthey leave Taipei on friday\n" * 20)
     train(compose(*CLOZE, "data=text", "data/tokenizer=word", f"data.train={folder}/text.txt", "optim.lr=0.02",
                   f"data.valid={folder}/text.txt", f"data.test={folder}/text.txt", "model.hidden_size=16",
-                  "train.epochs=80", "train.batch_size=4", "train.window=14", "threads=1",
+                  "train.epochs=80", "train.batch_size=4", "train.bptt=14", "threads=1",
                   f"run.root={folder}", "run.name=run"), {})  # fmt: skip
     return folder / "run"
 
@@ -176,7 +176,7 @@ def test_gaps_are_filled_on_the_command_line(words_run, tmp_path):
         read = torch.tensor(ids).unsqueeze(1)
         read[place] = len(run.tokenizer)
         nats -= run.model(read, ())[1][place, 0].log_softmax(-1)[ids[place]].item()
-    assert said[2]["tokens"] == 2 and said[2]["nats"] == pytest.approx(nats, rel=1e-5)
+    assert said[2]["tokens"] == 2 and said[2]["loss_sum"] == pytest.approx(nats, rel=1e-5)
     answers = seqlm("predict", words_run, "-", cwd=tmp_path, input=" \nwe\n").stdout.splitlines()
     assert json.loads(answers[0])["error"] == "empty" and json.loads(answers[1])["tokens"] == 1
     samples = "".join(path.read_text() for path in (words_run / "samples").iterdir())
@@ -186,10 +186,13 @@ def test_gaps_are_filled_on_the_command_line(words_run, tmp_path):
 def test_from_the_command_line(words_run, tmp_path):
     scores = [
         json.loads(seqlm("eval", words_run, "split=test", "threads=1", *how, "--json", cwd=tmp_path).stdout)
-        for how in ([], ["batch_size=3"], ["window=7"])
+        for how in ([], ["batch_size=3"], ["bptt=7"])
     ]
-    assert scores[0]["tokens"] == 20 * 13 and scores[0]["window"] == 14
-    assert scores[0]["nats"] == pytest.approx(scores[1]["nats"], rel=1e-5) and scores[2]["nats"] != scores[0]["nats"]
+    assert scores[0]["tokens"] == 20 * 13 and scores[0]["bptt"] == 14
+    assert (
+        scores[0]["loss_sum"] == pytest.approx(scores[1]["loss_sum"], rel=1e-5)
+        and scores[2]["loss_sum"] != scores[0]["loss_sum"]
+    )
     done = seqlm("sample", words_run, cwd=tmp_path, check=False)
     assert done.returncode == 2 and "Cloze does not write texts; use seqlm predict" in done.stderr
 
@@ -198,7 +201,7 @@ def test_from_the_command_line(words_run, tmp_path):
     (["task.mask=0"], "task.mask=0 must be above 0"),
     (["task.mask=0.6"], "and 0.5 at most"),
     (["train.drop_state=0.1"], "train.drop_state=0.1 does nothing: Cloze reads pieces by themselves"),
-    (["train.window=5000"], r"train.window=5000 is longer than the text"),
+    (["train.bptt=5000"], r"train.bptt=5000 is longer than the text"),
     (["sample.prompt=a"], "sample.prompt='a' does nothing"),
     (["model=lstm", "model.bidirectional=true"],
      "cannot be a language model.*task=bilm model=bilm.*task=cloze model=cloze"),

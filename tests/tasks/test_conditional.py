@@ -19,8 +19,8 @@ from seqlm.data.sources.taipei import Taipei
 from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
-from seqlm.runs.load import build_model, load_run
-from seqlm.runs.parts import build_data
+from seqlm.runs.assemble import build_data, build_model
+from seqlm.runs.load import load_run
 from seqlm.tasks.conditional import Conditional, conditioned, sampled
 from seqlm.training.launch import train
 
@@ -81,9 +81,9 @@ def test_nats_are_those_of_the_words_under_their_condition(tmp_path, context):
             h = torch.tanh(layer.cell.weight_ih @ x + layer.cell.bias_ih + layer.cell.weight_hh @ h[0]
                            + layer.cell.bias_hh).unsqueeze(0)  # fmt: skip
             expected -= head.linear(h)[0].log_softmax(-1)[said].item()
-    assert model.nats(batch).item() == pytest.approx(expected, rel=1e-10)
+    assert model.loss_sum(batch).item() == pytest.approx(expected, rel=1e-10)
     assert batch.tokens == sum(len(one["target"].split()) + 1 for one in data["train"].examples(batch))
-    alone = sum(model.nats(data["train"].batch([index], ("target",))).item() for index in range(4))
+    alone = sum(model.loss_sum(data["train"].batch([index], ("target",))).item() for index in range(4))
     assert alone == pytest.approx(expected, rel=1e-10)
 
 
@@ -109,8 +109,8 @@ def test_scores_tell_what_the_condition_is_worth(tmp_path):
     )
     whole = data["valid"].batch(range(len(data["valid"])), ("target",))
     model.eval()
-    assert told["ppl"] == pytest.approx(math.exp(model.nats(whole).item() / whole.tokens))
-    empty = model.head.nats(*model.encode(whole, empty=True), whole).item()
+    assert told["ppl"] == pytest.approx(math.exp(model.loss_sum(whole).item() / whole.tokens))
+    empty = model.head.loss_sum(*model.encode(whole, empty=True), whole).item()
     assert told["empty_ppl"] == pytest.approx(math.exp(empty / whole.tokens)) and told["empty_ppl"] != told["ppl"]
     plain, data = assembled(tmp_path, "model.empty=0")
     assert "empty_ppl" not in task.compute_metrics(

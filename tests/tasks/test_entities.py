@@ -54,24 +54,24 @@ def ends(before, tag, type_before, type_):
     )
 
 
-def counted(wanted, said):
-    """The loop of conlleval over two sequences: (correct, found, wanted) by type, without ever listing entities."""
+def counted(gold, predicted):
+    """The loop of conlleval over two sequences: (correct, predicted, gold) by type, without ever listing entities."""
     correct, found, there, inside = Counter(), Counter(), Counter(), False
-    before = {name: ("O", "") for name in ("wanted", "said")}
-    for a, b in zip([*wanted, "O"], [*said, "O"], strict=True):
-        now = {name: (tag.partition("-")[0], tag.partition("-")[2]) for name, tag in (("wanted", a), ("said", b))}
+    before = {name: ("O", "") for name in ("gold", "predicted")}
+    for a, b in zip([*gold, "O"], [*predicted, "O"], strict=True):
+        now = {name: (tag.partition("-")[0], tag.partition("-")[2]) for name, tag in (("gold", a), ("predicted", b))}
         over = {k: ends(before[k][0], now[k][0], before[k][1], now[k][1]) for k in now}
         begun = {k: starts(before[k][0], now[k][0], before[k][1], now[k][1]) for k in now}
         if inside:
-            if over["wanted"] and over["said"] and before["wanted"][1] == before["said"][1]:
+            if over["gold"] and over["predicted"] and before["gold"][1] == before["predicted"][1]:
                 inside = False
-                correct[before["wanted"][1]] += 1
-            elif over["wanted"] != over["said"] or now["wanted"][1] != now["said"][1]:
+                correct[before["gold"][1]] += 1
+            elif over["gold"] != over["predicted"] or now["gold"][1] != now["predicted"][1]:
                 inside = False
-        if begun["wanted"] and begun["said"] and now["wanted"][1] == now["said"][1]:
+        if begun["gold"] and begun["predicted"] and now["gold"][1] == now["predicted"][1]:
             inside = True
-        there[now["wanted"][1]] += begun["wanted"]
-        found[now["said"][1]] += begun["said"]
+        there[now["gold"][1]] += begun["gold"]
+        found[now["predicted"][1]] += begun["predicted"]
         before = now
     return correct, found, there
 
@@ -81,9 +81,9 @@ def random_tags(rng, prefixes, length):
 
 
 def scored(pairs):
-    score = Score(nats=1.0, tokens=1)
-    for wanted, said in pairs:
-        score.counts.update(Tagging().count({"tags": said}, {"tags": wanted}))
+    score = Score(loss_sum=1.0, tokens=1)
+    for gold, predicted in pairs:
+        score.counts.update(Tagging().count({"tags": predicted}, {"tags": gold}))
     return score
 
 
@@ -92,15 +92,15 @@ def pairs(request):
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 9, size=300)
     made = [[random_tags(rng, request.param, n) for _ in "ab"] for n in lengths]
-    for wanted, said in made[::2]:  # half of them alike but for a tag
-        said[:] = wanted[:-1] + said[-1:]
+    for gold, predicted in made[::2]:  # half of them alike but for a tag
+        predicted[:] = gold[:-1] + predicted[-1:]
     return made
 
 
 def test_counts_are_those_of_conlleval(pairs):
     totals = [Counter(), Counter(), Counter()]
-    for wanted, said in pairs:
-        for total, part in zip(totals, counted(wanted, said), strict=True):
+    for gold, predicted in pairs:
+        for total, part in zip(totals, counted(gold, predicted), strict=True):
             total.update(part)
     types = Tagging().report(scored(pairs))["types"]
     assert types.keys() == {"x", "y"}
@@ -114,20 +114,20 @@ def test_counts_are_those_of_conlleval(pairs):
 def test_metrics_are_those_of_seqeval(pairs):
     from seqeval import metrics as seqeval
 
-    wanted, said = ([pair[side] for pair in pairs] for side in (0, 1))
+    gold, predicted = ([pair[side] for pair in pairs] for side in (0, 1))
     score = scored(pairs)
     metrics, types = Tagging().compute_metrics(score, None, "test"), Tagging().report(score)["types"]
-    theirs = seqeval.classification_report(wanted, said, output_dict=True)
+    theirs = seqeval.classification_report(gold, predicted, output_dict=True)
     for name in ("precision", "recall", "f1"):
         assert metrics[name] == pytest.approx(theirs["micro avg"][f"{name}-score" if name == "f1" else name])
         for kind, row in types.items():
             assert row[name] == pytest.approx(theirs[kind][f"{name}-score" if name == "f1" else name])
     assert all(row["support"] == theirs[kind]["support"] for kind, row in types.items())
-    assert metrics["accuracy"] == pytest.approx(seqeval.accuracy_score(wanted, said))
+    assert metrics["accuracy"] == pytest.approx(seqeval.accuracy_score(gold, predicted))
 
 
 def test_a_worked_table():
-    """Three entities wanted, three found, two of them right; a type that is only found has no recall."""
+    """Three entities gold, three found, two of them right; a type that is only found has no recall."""
     score = scored([(["B-a", "I-a", "O", "B-b"], ["B-a", "I-a", "O", "B-c"]), (["B-a", "O"], ["B-a", "O"])])
     metrics = Tagging().compute_metrics(score, None, "test")
     assert metrics == {"loss": 1.0, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "accuracy": 5 / 6}
@@ -137,10 +137,10 @@ def test_a_worked_table():
         "b": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1},
         "c": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
     }
-    assert report["confusions"] == [{"wanted": "B-b", "said": "B-c", "count": 1}]
+    assert report["confusions"] == [{"target": "B-b", "prediction": "B-c", "count": 1}]
 
 
 def test_confusions_begin_with_the_most_frequent():
     pairs = [(["B-a"], ["B-b"])] * 2 + [(["O"], ["B-b"])] * 3 + [(["O"], ["O"])] * 9
-    found = [(row["wanted"], row["said"], row["count"]) for row in Tagging().report(scored(pairs))["confusions"]]
+    found = [(row["target"], row["prediction"], row["count"]) for row in Tagging().report(scored(pairs))["confusions"]]
     assert found == [("O", "B-b", 3), ("B-a", "B-b", 2)]

@@ -11,8 +11,8 @@ import torch
 from seqlm.commands.eval import evaluate_run
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
-from seqlm.runs.load import build_model, load_run
-from seqlm.runs.parts import build_data
+from seqlm.runs.assemble import build_data, build_model
+from seqlm.runs.load import load_run
 from seqlm.tasks.base import Score
 from seqlm.tasks.classification import Classification
 from seqlm.tasks.joint import Joint
@@ -88,8 +88,8 @@ def test_it_counts_what_both_tasks_count():
 def test_nats_are_those_of_both_heads(tmp_path, flights):
     model, batch = parts_of(tmp_path, flights)
     encoded = model.encode(batch)
-    tags, label = model.head.tag_head.nats(*encoded, batch), model.head.label_head.nats(*encoded, batch)
-    assert model.nats(batch).item() == pytest.approx((tags + label).item())
+    tags, label = model.head.tag_head.loss_sum(*encoded, batch), model.head.label_head.loss_sum(*encoded, batch)
+    assert model.loss_sum(batch).item() == pytest.approx((tags + label).item())
     assert batch.tokens == int(batch.lengths["tags"].sum()) + 4
 
 
@@ -98,7 +98,7 @@ def test_the_weight_of_the_label(tmp_path, flights, weight):
     """Learning follows tags + weight * label, and what is reported stays the sum of both."""
     model, batch = parts_of(tmp_path, flights)
     encoded = model.encode(batch)
-    tags, label = model.head.tag_head.nats(*encoded, batch), model.head.label_head.nats(*encoded, batch)
+    tags, label = model.head.tag_head.loss_sum(*encoded, batch), model.head.label_head.loss_sum(*encoded, batch)
     _, nats, penalty = Joint(label_weight=weight).objective(model, batch, ())
     assert nats.item() == pytest.approx((tags + label).item())
     assert (nats + penalty).item() == pytest.approx((tags + weight * label).item())
@@ -110,8 +110,8 @@ def test_padding_changes_nothing(tmp_path, flights):
     model, batch = parts_of(tmp_path, flights, "model.head.label.pooling=mean")
     split = build_data(config_of(tmp_path, flights))["train"]
     assert len(set(batch.lengths["tags"].tolist())) > 1
-    alone = sum(model.nats(split.batch([index], ("tags", "label"))) for index in range(4))
-    assert model.nats(batch).item() == pytest.approx(alone.item(), rel=1e-6)  # tags are scored in float32
+    alone = sum(model.loss_sum(split.batch([index], ("tags", "label"))) for index in range(4))
+    assert model.loss_sum(batch).item() == pytest.approx(alone.item(), rel=1e-6)  # tags are scored in float32
     encoded = model.encode(batch)
     for index in range(4):
         one = model.encode(split.batch([index]))

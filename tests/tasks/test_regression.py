@@ -100,7 +100,7 @@ def test_loss_and_metrics_by_hand(head, per_step):
     for batch_size in (1, 2, 4):
         task, score = scored(split, model, batch_size)
         count = sum(map(len, pairs))
-        assert score.tokens == count and score.nats == pytest.approx(nats, rel=1e-12)
+        assert score.tokens == count and score.loss_sum == pytest.approx(nats, rel=1e-12)
         both, report = task.compute_metrics(score, None, "valid"), task.report(score)
         squares = [sum((m - y) ** 2 for m, y in one) for one in pairs]
         spread = [sum((y - np.mean([y for _, y in one])) ** 2 for _, y in one) for one in pairs]
@@ -121,12 +121,12 @@ def test_missing_targets_have_no_gradient(head):
     model = model_of(split, head)
     outputs = model.head.outputs(*model.encode(split.batch(range(4)))).detach().requires_grad_()
     model.head.outputs = lambda ys, lengths: outputs
-    model.head.nats(None, None, split.batch(range(4))).backward()
+    model.head.loss_sum(None, None, split.batch(range(4))).backward()
     missing = torch.tensor(WHOLE).isnan().unsqueeze(0)
     for part in outputs.grad.chunk(head.numbers, -1):
         assert (part[missing] == 0).all() and (part[~missing] != 0).all()
     everything = split_of([[NAN, NAN], *WHOLE[1:]]).batch([0], ("value",))
-    assert everything.tokens == 0 and model_of(split, head).nats(everything).item() == 0
+    assert everything.tokens == 0 and model_of(split, head).loss_sum(everything).item() == 0
 
 
 def test_parts_and_padding_of_values():
@@ -218,6 +218,23 @@ def test_values_of_files(tmp_path):
     (tmp_path / "folder" / "values.tsv").write_text("a\t-1 nan\n")
     (_, example), *_ = Features(path=str(tmp_path)).read(tmp_path / "folder")
     np.testing.assert_array_equal(ExampleTokenizer().fit([example]).encode(example)["value"], [[-1, NAN]])
+    (tmp_path / "folder" / "values.tsv").unlink()
+    (tmp_path / "folder" / "values").mkdir()
+    values = tmp_path / "folder" / "values" / "a.npy"
+    np.save(values, np.array([[1.0, NAN], [2.0, -1.0], [0.0, 0.5]]))
+    (_, example), *_ = Features(path=str(tmp_path)).read(tmp_path / "folder")
+    np.testing.assert_array_equal(ExampleTokenizer().fit([example]).encode(example)["value"], np.load(values))
+    for wrong in (np.ones(3), np.ones((2, 1))):
+        np.save(values, wrong)
+        with pytest.raises(ConfigError, match=r"a.npy: .* should be \(T, K\), a row for each of 3 steps"):
+            list(Features(path=str(tmp_path)).read(tmp_path / "folder"))
+    (tmp_path / "folder" / "values.tsv").write_text("a\t-1\n")
+    with pytest.raises(ConfigError, match=r"has both values.tsv and values/; leave one of them out"):
+        list(Features(path=str(tmp_path)).read(tmp_path / "folder"))
+
+
+def test_values_of_texts(tmp_path):
+    """A number for each text, and numbers for each of its words; without the other name they are no labels."""
     lines = [{"text": f"{word} {word}", "label": number} for word, number in zip("abcdefgh", range(8), strict=True)]
     lines[2]["label"], lines[3]["label"] = -1.5, NAN
     (tmp_path / "texts").mkdir()
@@ -227,3 +244,11 @@ def test_values_of_files(tmp_path):
     data = build_data(compose("task=regression", "model=regressor", *words))
     found = torch.stack([torch.from_numpy(one["value"]) for one in data["train"].encoded]).flatten()
     assert sorted(found[~found.isnan()].tolist()) == [-1.5, 0, 1, 4, 5, 6, 7] and len(found) == 8
+    for number, line in enumerate(lines):
+        line["label"] = [[number], [-number]]
+    for split in ("train", "valid"):
+        (tmp_path / "texts" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = build_data(compose("task=regression", "model=regressor", *words))
+    assert data["train"].encoded[3]["value"].tolist() == [[3], [-3]] and data.tokenizer.sizes()["value_steps"] == 1
+    with pytest.raises(ConfigError, match=r"an example has label \[\[0\], \[0\]\]; numbers are values"):
+        build_data(compose("task=classification", "model=classifier", *words[:2]))

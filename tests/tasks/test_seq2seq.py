@@ -245,7 +245,7 @@ def test_two_files_to_a_translation(tmp_path):
     (["model=lstm"], "but model._target_=seqlm.models.presets.build_language_model reads a text"),
     (["data=markov"], "this data is a text"),
     (["task=tagging"], "needs a model with a TagHead"),
-    (["train.window_spread=3"], "train.window_spread=3"),
+    (["train.bptt_std=3"], "train.bptt_std=3"),
 ])  # fmt: skip
 def test_parts_that_do_not_fit_are_refused(tmp_path, words, message):
     kept = [word for word in COPY if not (words == ["data=markov"] and word.startswith("data"))]

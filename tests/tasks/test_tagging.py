@@ -14,16 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from seqlm.config.values import load_config, plain_dict, recorded
+from seqlm.config.comparison import comparable_config
+from seqlm.config.values import load_config, plain_dict
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.fields import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.heads import CRFHead, TagHead
 from seqlm.runs import checkpoint
+from seqlm.runs.assemble import build_data, build_model
 from seqlm.runs.folder import RunFolder
-from seqlm.runs.load import build_model, load_run
-from seqlm.runs.parts import build_data
+from seqlm.runs.load import load_run
 from seqlm.training.launch import resume, train
 
 from ..conftest import REPOSITORY, compose
@@ -67,7 +68,7 @@ def test_padding_changes_nothing(options):
     def read(indices):
         model.zero_grad()
         batch = split.batch(indices, ("tags",))
-        nats = model.nats(batch)
+        nats = model.loss_sum(batch)
         nats.backward()
         return nats, [p.grad.clone() for p in model.parameters()], model.head.tags(*model.encode(batch))
 
@@ -133,7 +134,7 @@ def test_a_tag_that_train_lacks_is_summed_over_and_counts_as_wrong(tmp_path):
         batch = run.data["valid"].batch([0], ("tags",))
         assert batch["tags"].flatten().tolist() == [run.tokenizer.vocabularies["tags"].index("B-x"), IGNORE_INDEX]
         score = evaluate(run.model, run.task, run.task.batches(run.data, "valid", 1, 1), torch.device("cpu"))
-        assert score.tokens == 1 and math.isfinite(score.nats)
+        assert score.tokens == 1 and math.isfinite(score.loss_sum)
         metrics = run.task.compute_metrics(score, run.data, "valid")
         assert metrics["recall"] == 0.5 and metrics["accuracy"] == 0.5
 
@@ -147,9 +148,9 @@ def test_a_crf_decides_about_all_tags_together():
     tags = head.tags(ys, lengths)
     assert [len(row) for row in tags] == [6, 3] and all(a != b for row in tags for a, b in itertools.pairwise(row))
     wanted = torch.tensor([[0, 1, 0, 1, 0, 1], [1, 0, 1, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX]]).t()
-    alone = head.crf.nats(head.linear(ys), wanted, lengths)
-    assert head.nats(ys, lengths, {"tags": wanted}).item() == pytest.approx(alone.sum().item())
-    assert alone.sum().item() < 0.5 * TagHead.nats(head, ys, lengths, {"tags": wanted}).item()
+    alone = head.crf.nll(head.linear(ys), wanted, lengths)
+    assert head.loss_sum(ys, lengths, {"tags": wanted}).item() == pytest.approx(alone.sum().item())
+    assert alone.sum().item() < 0.5 * TagHead.loss_sum(head, ys, lengths, {"tags": wanted}).item()
 
 
 @pytest.mark.parametrize("cell", ["elman", "lstm", "feed_forward"])
@@ -200,7 +201,7 @@ def language_models(tmp_path_factory):
         path = folder / f"{text}.txt"
         train(compose("model=gru", "model.hidden_size=7", "data=text",
                       f"data/tokenizer={tokenizer}", f"data.train={path}", f"data.valid={path}", "train.steps=5",
-                      "train.batch_size=4", "train.window=8", "sample.tokens=0", "threads=1", "model.dropout.input=0.5",
+                      "train.batch_size=4", "train.bptt=8", "sample.tokens=0", "threads=1", "model.dropout.input=0.5",
                       f"run.root={folder}", f"run.name={name}"), {})  # fmt: skip
     return folder
 
@@ -258,8 +259,8 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
     assert [(one["run"], one["step"], one["seed"]) for one in origins] == [
         (name, checkpoint.best_step(language_models / name / "checkpoints"), 1) for name in ("forward", "backward")
     ]
-    recorded_models = recorded(plain_dict(run.config))["model"]["language_models"]
-    assert recorded_models == [{}, {"reverse": True}], "a record says how states are read, not where the runs lie"
+    kept = comparable_config(plain_dict(run.config))["model"]["language_models"]
+    assert kept == [{}, {"reverse": True}], "a record says how states are read, not where the runs lie"
     assert not any("readers.1" in name or "readers.2" in name for name, _ in run.model.named_parameters())
     assert not any("readers.1" in name for name in run.model.state_dict())
     assert {file: file.read_bytes() for file in language_models.rglob("*") if file.is_file()} == before

@@ -7,7 +7,7 @@ import torch
 
 from seqlm import LanguageModel, LSTMCell, Recurrent, Stack
 from seqlm.cells import map_carry
-from seqlm.data.batching.streams import Window
+from seqlm.data.batching.streams import Chunk
 from seqlm.errors import ConfigError
 from seqlm.training.gradient import GraphedGradient, cuda_capture, gradient
 from seqlm.training.launch import train
@@ -33,8 +33,8 @@ def recorder(parameters):
     return Recorded
 
 
-def windows(device="cpu"):
-    """Lengths that change, as random windows do."""
+def chunks(device="cpu"):
+    """Lengths that change, as random chunks do."""
     generator = torch.Generator().manual_seed(3)
     for length in (7, 7, 5, 7, 9, 5, 7, 4, 7, 7):
         tokens = torch.randint(11, (length + 1, 3), generator=generator).to(device)
@@ -48,20 +48,20 @@ def losses(make, device="cpu", dropout=0.0, l2=0.0):
     parameters, found = list(model.parameters()), []
     optimizer = torch.optim.SGD(parameters, lr=0.5)
 
-    def objective(window, carry):
-        return (*model.nats(window.inputs, window.targets, carry), None)
+    def objective(chunk, carry):
+        return (*model.nll(chunk.inputs, chunk.targets, carry), None)
 
     step = make(objective, parameters)
     carry = model.init_carry(3)
-    for inputs, targets in windows(device):
-        carry, nats = step(Window(inputs, targets, targets.numel()), carry, float(targets.numel()))
+    for inputs, targets in chunks(device):
+        carry, nats = step(Chunk(inputs, targets, targets.numel()), carry, float(targets.numel()))
         descend(optimizer, parameters, 0.25, l2)
         found.append(nats.item())
     return found, map_carry(torch.clone, carry), step
 
 
 def eager(objective, parameters):
-    return lambda *window: gradient(objective, parameters, *window)
+    return lambda *chunk: gradient(objective, parameters, *chunk)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])

@@ -15,7 +15,7 @@ from seqlm.training.launch import train
 
 from ..conftest import tiny
 
-FAST = ["train.eval_every=null", "train.batch_size=16", "train.window=20", "checkpoint.every=null",
+FAST = ["train.eval_every=null", "train.batch_size=16", "train.bptt=20", "checkpoint.every=null",
         "model.num_layers=1",
         "model.hidden_size=32", "optim.lr=0.02", "schedule.warmup_steps=20", "train.eval_batch_size=8"]  # fmt: skip
 

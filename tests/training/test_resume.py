@@ -163,10 +163,10 @@ MUTANTS = {
         for name in (
             "step",
             "epoch",
-            "window",
+            "batch",
             "tokens",
-            "nats",
-            "nats_tokens",
+            "loss_sum",
+            "loss_tokens",
             "evaluated_at",
             "best_loss",
             "best_step",

@@ -134,7 +134,7 @@ def test_a_run_is_the_loop_of_the_textbooks(tmp_path, unit, clip, lr, l2):
 
 
 def test_sum_and_mean_are_one_recipe_in_two_units(tmp_path):
-    """Zaremba's lr 1, clip 5 at T = 20 are lr 20, clip 0.25 in mean units (every window full)."""
+    """Zaremba's lr 1, clip 5 at T = 20 are lr 20, clip 0.25 in mean units (every chunk full)."""
     common = ["data.tokens=560", "optim=sgd", "schedule=constant", "train.steps=20", "train.eval_every=100"]
     train(tiny(tmp_path, *common, "train.loss_unit=sum", "optim.lr=0.5", "train.clip_norm=1.4", name="sum"), {})
     train(tiny(tmp_path, *common, "train.loss_unit=mean", "optim.lr=3.5", "train.clip_norm=0.2", name="mean"), {})
@@ -174,8 +174,8 @@ def test_limits_end_a_run(tmp_path):
 
 
 def test_tokens_are_counted_where_windows_are_drawn(tmp_path):
-    """An epoch of drawn windows has more steps than another; how many are planned is an estimate."""
-    words = ["train.window_spread=5", "train.window_halved=0.05", "train.window=70", "train.steps=null"]
+    """An epoch of drawn chunks has more steps than another; how many are planned is an estimate."""
+    words = ["train.bptt_std=5", "train.bptt_half_prob=0.05", "train.bptt=70", "train.steps=null"]
     words += ["data.tokens=20000", "train.batch_size=20", "train.tokens=150000", "train.eval_every=null", "seed=2"]
     train(tiny(tmp_path, *words, "model.hidden_size=4"), {})
     assert 150_000 <= RunFolder(tmp_path / "run").info()["tokens"] < 152_500
@@ -229,8 +229,8 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
 def test_no_step_is_taken_with_an_infinite_loss_whose_gradient_is_finite(tmp_path, monkeypatch):
     original, losses, steps = LanguageModeling.objective, [], []
 
-    def objective(self, model, window, carry):
-        carry, summed, penalty = original(self, model, window, carry)
+    def objective(self, model, chunk, carry):
+        carry, summed, penalty = original(self, model, chunk, carry)
         losses.append(summed)
         return carry, summed + (float("inf") if len(losses) == 6 else 0.0), penalty
 
@@ -298,7 +298,7 @@ def test_of_two_that_start_at_once_one_is_told(tmp_path, monkeypatch):
 
 
 def test_nothing_is_written_when_something_is_wrong(tmp_path):
-    for wrong in ("model.tied=true", "model.dropout.hidden=1.5", "optim.lr=-1", "device=nope", "train.window=2000"):
+    for wrong in ("model.tied=true", "model.dropout.hidden=1.5", "optim.lr=-1", "device=nope", "train.bptt=2000"):
         with pytest.raises(ConfigError):
             train(tiny(tmp_path, wrong, "model.embedding_size=5"), {})
     assert list(tmp_path.iterdir()) == []
@@ -318,7 +318,7 @@ def test_every_mistake_is_told_at_once():
 
 
 OPTIONS = [
-    "train.window=5", "train.batch_size=3", "train.window_spread=2", "train.window_halved=0.5",
+    "train.bptt=5", "train.batch_size=3", "train.bptt_std=2", "train.bptt_half_prob=0.5",
     "train.drop_state=0.5", "train.loss_unit=sum", "train.clip_norm=0.01", "train.l2=0.1",
     "task.penalties.activation=1", "task.penalties.temporal=1", "optim.weight_decay=0.5", "optim.betas=[0.0,0.9]",
     "optim.eps=0.1", "schedule=cosine", "schedule=one_cycle", "model.init_range=0.3", "model.dropout.state=0.5",
@@ -344,7 +344,7 @@ def test_the_vocabulary_may_be_of_all_splits(tmp_path):
     for split, text in (("train", "a b a b\n" * 40), ("valid", "a c\n" * 20), ("test", "d d\n")):
         (tmp_path / f"{split}.txt").write_text(text)
     words = ["data=text", "data/tokenizer=word", f"data.path={tmp_path}", f"run.root={tmp_path}", "train.steps=2",
-             "train.batch_size=2", "train.window=4", "train.eval_batch_size=2", "sample.tokens=0"]  # fmt: skip
+             "train.batch_size=2", "train.bptt=4", "train.eval_batch_size=2", "sample.tokens=0"]  # fmt: skip
     sizes = {}
     for source in ("train", "all"):
         train(compose(*words, f"data.vocab_from={source}", f"run.name={source}"), {})

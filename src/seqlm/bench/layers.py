@@ -23,7 +23,7 @@ def _operations(layer: nn.Module, rows: int) -> float:
 
 
 def measure_layers(
-    shape: tuple[int, int, int, int], nodes: Mapping[str, Any], how: BenchConfig, device: torch.device, record: Any
+    shape: tuple[int, int, int, int], nodes: Mapping[str, Any], options: BenchConfig, device: torch.device, record: Any
 ) -> list[dict[str, Any]]:
     """Measure every cell and engine at one shape; prints a line for each."""
     steps, batch, inputs, hidden = shape
@@ -37,13 +37,13 @@ def measure_layers(
         reference = _reference(cell)
         work[name] = (_operations(cell, steps * batch), reference.__name__)
         if (reference.__name__, "torch") not in contestants:
-            theirs = reference(inputs, hidden).to(device)
-            work[reference.__name__] = (_operations(theirs, steps * batch), reference.__name__)
-            contestants[reference.__name__, "torch"] = _timed(theirs, None, xs, dys, how.precision)
-        for engine in [engine for engine in how.engines or ENGINES if engine != "auto"]:  # auto is one of them
+            reference_layer = reference(inputs, hidden).to(device)
+            work[reference.__name__] = (_operations(reference_layer, steps * batch), reference.__name__)
+            contestants[reference.__name__, "torch"] = _timed(reference_layer, None, xs, dys, options.precision)
+        for engine in [engine for engine in options.engines or ENGINES if engine != "auto"]:  # auto is one of them
             if ENGINES[engine].refusal(cell) is None:
                 layer = Recurrent(cell, engine=engine)  # type: ignore[arg-type]
-                contestants[name, engine] = _timed(layer, layer.init_carry(batch), xs, dys, how.precision)
+                contestants[name, engine] = _timed(layer, layer.init_carry(batch), xs, dys, options.precision)
     for key, run in contestants.items():
         run()
         kept[key] = peak_bytes(run, device) / 2**20
@@ -52,7 +52,7 @@ def measure_layers(
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for family in families:
         members = {key: run for key, run in contestants.items() if work[key[0]][1] == family}
-        found |= take_turns(members, how.seconds / len(families))
+        found |= take_turns(members, options.seconds / len(families))
     rows = []
     print(f"\nT,B,I,H = {','.join(map(str, shape))}: milliseconds; times as fast as torch and as scan; peak of both")
     titles = f"{'forward':>9}{'both':>9}{'x torch':>9}{'x scan':>8}{'GFLOP/s':>9}{'peak %':>8}{'MB':>8}"

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..cells import LSTMCell, detach
 from ..config.schema import BenchConfig
-from ..data.batching.streams import Window
+from ..data.batching.streams import Chunk
 from ..device import autocast
 from ..models.presets import build_language_model
 from ..models.stack import Dropouts
@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
 
     embedding: int
     sizes: list[int]
-    window: int
+    bptt: int
     batch: int
     vocabulary: int = 10_000
     tied: bool = False
@@ -37,19 +37,19 @@ class Recipe(NamedTuple):
     plain: type[Plain | PlainAwd] = Plain
 
 
-# Whole steps, for their time: windows do not vary, and the update is w - g, with neither weight decay nor averages.
+# Whole steps, for their time: chunks do not vary, and the update is w - g, with neither weight decay nor averages.
 STEPS = {
-    "zaremba_small": Recipe(200, [200, 200], window=20, batch=20),
+    "zaremba_small": Recipe(200, [200, 200], bptt=20, batch=20),
     "zaremba_medium": Recipe(
-        650, [650, 650], window=35, batch=20, tied=True,
+        650, [650, 650], bptt=35, batch=20, tied=True,
         dropout={"kind": "standard", "input": 0.5, "hidden": 0.5, "output": 0.5},
     ),
     "awd_ptb": Recipe(
-        400, [1150, 1150, 400], window=70, batch=20, tied=True,
+        400, [1150, 1150, 400], bptt=70, batch=20, tied=True,
         dropout={"kind": "locked", "embedding": 0.1, "input": 0.4, "hidden": 0.25, "output": 0.4, "weight": 0.5},
         penalties={"activation": 2.0, "temporal": 1.0}, clip_norm=0.25, plain=PlainAwd,
     ),
-    "char_512": Recipe(512, [512], window=128, batch=32, vocabulary=107),
+    "char_512": Recipe(512, [512], bptt=128, batch=32, vocabulary=107),
 }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def plain_step(
             loss = loss + recipe.penalties["activation"] * dropped.pow(2).mean()
         if "temporal" in recipe.penalties:
             loss = loss + recipe.penalties["temporal"] * (raw[1:] - raw[:-1]).pow(2).mean()
-        (loss * recipe.window).backward()
+        (loss * recipe.bptt).backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for parameter in model.parameters():
             assert parameter.grad is not None
@@ -105,40 +105,41 @@ def seqlm_step(recipe: Recipe, model: Any, device: torch.device, precision: str)
     parameters, carry = list(model.parameters()), model.init_carry(recipe.batch)
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 
-    def objective(window: Window, carry: Any) -> Any:
+    def objective(chunk: Chunk, carry: Any) -> Any:
         with autocast(device, precision):
-            return task.objective(model, window, carry)
+            return task.objective(model, chunk, carry)
 
     def step(tokens: Tensor) -> float:
         nonlocal carry
-        window = Window(tokens[:-1], tokens[1:], tokens[1:].numel())
-        carry, nats = gradient(objective, parameters, window, detach(carry), recipe.batch)
+        chunk = Chunk(tokens[:-1], tokens[1:], tokens[1:].numel())
+        carry, loss_sum = gradient(objective, parameters, chunk, detach(carry), recipe.batch)
         descend(optimizer, parameters, recipe.clip_norm)
-        return float(nats.item())
+        return float(loss_sum.item())
 
     return step
 
 
-def measure_steps(name: str, how: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
+def measure_steps(name: str, options: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure whole training steps on random tokens; prints a line for each engine."""
     recipe = STEPS[name]
-    steps = {"plain": plain_step(recipe, plain_model(recipe).to(device), device, how.precision)}
-    engines = how.engines or ["auto", "fused", "native", "scan"]
+    steps = {"plain": plain_step(recipe, plain_model(recipe).to(device), device, options.precision)}
+    engines = options.engines or ["auto", "fused", "native", "scan"]
     steps |= {
-        engine: seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, how.precision) for engine in engines
+        engine: seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, options.precision)
+        for engine in engines
     }
 
     def tokens() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)
         while True:
-            shape = (recipe.window + 1, recipe.batch)
+            shape = (recipe.bptt + 1, recipe.batch)
             yield torch.randint(recipe.vocabulary, shape, generator=generator).to(device)
 
     def timed(step: Callable[[Tensor], float], source: Iterator[Tensor]) -> Run:
         def run() -> tuple[float, float]:
-            window = next(source)
+            chunk = next(source)
             start = now(device)
-            step(window)
+            step(chunk)
             return 0.0, now(device) - start
 
         return run
@@ -147,9 +148,9 @@ def measure_steps(name: str, how: BenchConfig, device: torch.device) -> list[dic
     for run in contestants.values():
         run()
         run()
-    found = take_turns(contestants, how.seconds)
+    found = take_turns(contestants, options.seconds)
     rows = []
-    size = recipe.window * recipe.batch
+    size = recipe.bptt * recipe.batch
     shown = {key: value for key, value in recipe._asdict().items() if value and key != "plain"}
     print(f"\nwhole step of {name}: {', '.join(f'{key} {value}' for key, value in shown.items())}")
     print(f"  {'contestant':<14}{'ms':>9}{'tokens/s':>10}{'x plain':>9}")

@@ -51,9 +51,9 @@ def detach(carry: Carry) -> Carry:
 
 
 def drop_state(carry: Carry, p: float) -> Carry:
-    """Forget the state of each column with probability p: the model also learns to begin.
+    """Forget the state of each row of the batch with probability p: the model also learns to begin.
 
-    carry <- carry * m,  m ~ Bernoulli(1 - p) for each column, the same for all of its tensors; nothing is scaled.
+    carry <- carry * m,  m ~ Bernoulli(1 - p) for each row, the same for all of its tensors; nothing is scaled.
     G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017).
     """
     tensors = carry_tensors(carry)
@@ -110,14 +110,14 @@ class Cell(nn.Module, ABC):
         return xs
 
     def inputs(self, xs: Tensor, carry: Carry) -> Any:
-        """The inputs of the steps of one window, in their order: `project`, with what is drawn for each step.
+        """The inputs of the steps of one chunk, in their order: `project`, with what is drawn for each step.
 
         Engines call this and no other method for the inputs. The carry is that before the first step.
         """
         return self.project(xs)
 
     def bind_inputs(self) -> Callable[[Tensor, Carry], Any]:
-        """`inputs` for ONE window whose steps are read one by one: masks that a window has once are drawn here."""
+        """`inputs` for ONE chunk whose steps are read one by one: masks that a chunk has once are drawn here."""
         return self.inputs
 
     @abstractmethod
@@ -125,7 +125,7 @@ class Cell(nn.Module, ABC):
         """One step. z: the projected input of this step (B, G). Returns (carry, y), y (B, output_size)."""
 
     def bind(self, carry: Carry) -> Step:
-        """The step of ONE window; a regularising wrapper overrides it to draw its masks once."""
+        """The step of ONE chunk; a regularising wrapper overrides it to draw its masks once."""
         return self.step
 
     def reset_parameters(self, scale: float | None = None) -> None:
@@ -137,7 +137,7 @@ class Cell(nn.Module, ABC):
 
 
 class Recurrence(NamedTuple):
-    """Tensors that all steps of one window share: r_t = weight (mask * h_{t-1}) + bias, and the extras of `gates`."""
+    """Tensors that all steps of one chunk share: r_t = weight (mask * h_{t-1}) + bias, and the extras of `gates`."""
 
     weight: Tensor  # (G*H, H)
     bias: Tensor | None  # (G*H)
@@ -154,7 +154,7 @@ class GatedCell(Cell):
     `num_gates` blocks stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
 
     The regularisers of RecurrentDropout work without any code of the author. Two methods may be overridden for more:
-    `recurrence` gives the tensors of one window (weights, a mask on h, further arguments of `gates`), and `project` may
+    `recurrence` gives the tensors of one chunk (weights, a mask on h, further arguments of `gates`), and `project` may
     return a tuple of tensors (T, B, ...) instead of one, of which each step's reach `gates` as `z`. Engines call
     `inputs` and `transition`.
     """
@@ -199,7 +199,7 @@ class GatedCell(Cell):
         return frozenset({"weight", "state", "per_gate", "input", "zoneout"} | memory)
 
     def recurrence(self, batch_size: int) -> Recurrence:
-        """The tensors of ONE window, with the masks of this window drawn."""
+        """The tensors of ONE chunk, with the masks of this chunk drawn."""
         weight, mask = self.drops.draw(self.weight_hh, batch_size, self.num_gates)
         return Recurrence(weight, self.bias_hh, mask)
 

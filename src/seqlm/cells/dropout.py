@@ -45,7 +45,7 @@ def _dropped(p: float) -> int:
 
 
 class RecurrentDropout(NamedTuple):
-    """Dropout inside a recurrence in training; masks are drawn once for a window, zoneout's at every step.
+    """Dropout inside a recurrence in training; masks are drawn once for a chunk, zoneout's at every step.
 
     weight   of the recurrent weights, in a LinearCell of the input weights: W <- W * m / (1 - p), the raw W gets the
              gradient (weight-drop, DropConnect; S. Merity et al., arXiv 1708.02182; L. Wan et al., ICML 2013)
@@ -66,7 +66,7 @@ class RecurrentDropout(NamedTuple):
     zoneout_memory: float = 0.0
 
     def draw(self, weight: Tensor, rows: int, gates: int = 1) -> tuple[Tensor, Tensor | None]:
-        """The recurrent weight (G*H, R) of a window, masked, and the mask of the state (B, R) or (G, B, R)."""
+        """The recurrent weight (G*H, R) of a chunk, masked, and the mask of the state (B, R) or (G, B, R)."""
         mask = None
         weight = self.drop_weight(weight)
         if self.state:
@@ -74,11 +74,11 @@ class RecurrentDropout(NamedTuple):
         return weight, mask
 
     def draw_input(self, xs: Tensor, gates: int) -> Tensor | None:
-        """The masks (G, B, I) of the inputs (..., B, I) of a window, one for each gate; None if nothing is dropped."""
+        """The masks (G, B, I) of the inputs (..., B, I) of a chunk, one for each gate; None if nothing is dropped."""
         return dropout_mask((gates, *xs.shape[-2:]), self.input, xs) if self.input else None
 
     def drop_weight(self, weight: Tensor) -> Tensor:
-        """A weight of a window, masked."""
+        """A weight of a chunk, masked."""
         return weight * dropout_mask(weight.shape, self.weight, weight) if self.weight else weight
 
     @property

@@ -51,7 +51,7 @@ class LinearCell(Cell):
         return Hidden(self.weight_ih.new_zeros(batch_size, self.hidden_size))
 
     def dropped(self, weight: Tensor) -> Tensor:
-        """A weight of the input under the mask of a window, which is drawn here; in eval mode the weight itself."""
+        """A weight of the input under the mask of a chunk, which is drawn here; in eval mode the weight itself."""
         return self.dropout.drop_weight(weight) if self.training else weight
 
     def inputs(self, xs: Tensor, carry: Carry) -> tuple[Tensor, ...]:

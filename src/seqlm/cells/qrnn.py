@@ -24,7 +24,7 @@ class QRNNCarry(NamedTuple):
     """Carry of a QRNN with a window of 2."""
 
     c: Tensor  # (B, H)
-    x: Tensor  # (B, I): x_{t-1}, so that the convolution sees across the borders of windows of time
+    x: Tensor  # (B, I): x_{t-1}, so that the convolution sees across the borders of chunks
 
 
 class QRNNCell(LinearCell):

@@ -17,7 +17,8 @@ from ..bench.plot import plot, plotting
 from ..bench.steps import STEPS, measure_steps
 from ..bench.timing import gemm_peak
 from ..config.schema import BenchConfig
-from ..config.values import cell_nodes, verb_config
+from ..config.values import verb_config
+from ..config.yaml_files import cell_nodes
 from ..device import describe, hardware, prepare
 from ..engines import ENGINES
 from ..errors import ConfigError
@@ -29,21 +30,21 @@ def main(words: Sequence[str]) -> None:
     """`seqlm bench [key=value ...] [--json FILE] [--png FILE]`: measure, print tables, keep them."""
     words, json_file = option(words, "--json")
     words, png_file = option(words, "--png")
-    how = verb_config("bench", BenchConfig, words)
-    device = prepare(how.device, how.precision, how.threads)
+    options = verb_config("bench", BenchConfig, words)
+    device = prepare(options.device, options.precision, options.threads)
     nodes = cell_nodes()
     allowed = {"levels": ("layer", "step"), "cells": nodes, "engines": ("auto", *ENGINES), "steps": STEPS}
     for key, known in allowed.items():
-        for name in getattr(how, key) or ():
+        for name in getattr(options, key) or ():
             if name not in known:
                 raise ConfigError(f"{key}={name} is unknown; allowed: {', '.join(known)}")
-    shapes = [_shape(text) for text in how.shapes]
-    if png_file and "layer" in how.levels:
+    shapes = [_shape(text) for text in options.shapes]
+    if png_file and "layer" in options.levels:
         plotting()
     record: dict[str, Any] = {
         "seqlm": __version__,
         "torch": torch.__version__,
-        "device": describe(device, how.precision),
+        "device": describe(device, options.precision),
         "hardware": hardware(device),
         "gemm_peak_gflops": round(gemm_peak(device) / 1e9, 1),
         "layers": [],
@@ -51,13 +52,15 @@ def main(words: Sequence[str]) -> None:
     }
     print(f"{record['device']}, {record['hardware']}; matrix product at most {record['gemm_peak_gflops']} GFLOP/s")
     try:
-        if "layer" in how.levels:
-            chosen = how.cells or list(nodes)
+        if "layer" in options.levels:
+            chosen = options.cells or list(nodes)
             for shape in shapes:
-                record["layers"] += measure_layers(shape, {name: nodes[name] for name in chosen}, how, device, record)
-        if "step" in how.levels:
-            for name in how.steps or STEPS:
-                record["steps"] += measure_steps(name, how, device)
+                record["layers"] += measure_layers(
+                    shape, {name: nodes[name] for name in chosen}, options, device, record
+                )
+        if "step" in options.levels:
+            for name in options.steps or STEPS:
+                record["steps"] += measure_steps(name, options, device)
     finally:  # what was measured before an interruption is kept
         if json_file:
             write_atomically(json_file, to_json(record, indent=1) + "\n")

@@ -16,33 +16,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config.comparison import HARMLESS, comparable_config, with_younger_options
 from ..config.keys import dotted
-from ..config.values import HARMLESS, as_typed, grown, load_config, plain_dict, recorded
+from ..config.values import as_typed, load_config, plain_dict
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder, find_runs
-from ..runs.table import Shown, shown, table
+from ..runs.table import RunSummary, summarize, table
 from .words import option
 
 DATA = "data fingerprint"  # of train and of valid
 FACTS = ("seed", "device", "hardware", "seqlm", "torch")
 
 
-class One(NamedTuple):
+class ComparedRun(NamedTuple):
     """A run with its run.json, status and configuration, and how far it has come."""
 
     run: RunFolder
     info: dict[str, Any]
     status: str
     config: dict[str, Any]
-    shown: Shown
+    summary: RunSummary
 
 
 class Setting(NamedTuple):
     """Runs that differ in nothing but the seed, and their configuration by dotted key."""
 
     config: dict[str, Any]
-    runs: list[One]
+    runs: list[ComparedRun]
 
     @property
     def names(self) -> list[str]:
@@ -51,7 +52,7 @@ class Setting(NamedTuple):
     @property
     def rank(self) -> float:
         """The mean over the runs that were evaluated; lower is better."""
-        known = [one.shown.rank for one in self.runs if one.shown.rank is not None]
+        known = [one.summary.rank for one in self.runs if one.summary.rank is not None]
         return statistics.fmean(known) if known else math.inf
 
 
@@ -67,7 +68,7 @@ def main(words: Sequence[str]) -> None:
     settings = compare([run for place in places for run in _runs(place)])
     why = incomparable(settings)
     settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
-    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].shown.monitor} on valid"
+    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].summary.monitor} on valid"
     count = sum(len(one.runs) for one in settings)
     print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
     differing = [key for key in _keys(settings) if len({_canonical(one.config, key) for one in settings}) > 1]
@@ -86,7 +87,7 @@ def compare(runs: Sequence[RunFolder]) -> list[Setting]:
     for one in found:
         config = one.config
         for other in found:
-            config = grown(config, other.config)
+            config = with_younger_options(config, other.config)
         keys = {key: value for key, value in dotted(config).items() if not key.startswith(HARMLESS)}
         keys[DATA] = str(one.info.get("data_fingerprint", ""))
         same = json.dumps({key: _canonical(keys, key) for key in sorted(keys) if _canonical(keys, key)})
@@ -100,8 +101,8 @@ def incomparable(settings: Sequence[Setting]) -> str:
         return "their tasks differ, and what is measured of them"
     if len({one.config[DATA].partition("/")[2] for one in settings}) > 1:
         return "they are not scored on the same data, in the same tokens"
-    if len({one.shown.monitor for setting in settings for one in setting.runs}) > 1:
-        return "they are not judged by the same metric"
+    if len({one.summary.monitor for setting in settings for one in setting.runs}) > 1:
+        return "they do not monitor the same metric"
     return ""
 
 
@@ -113,13 +114,16 @@ def _runs(place: str) -> list[RunFolder]:
     return found
 
 
-def _read(run: RunFolder) -> list[One]:
+def _read(run: RunFolder) -> list[ComparedRun]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
         config = load_config(run.config)
         plain = plain_dict(config)
-        settings = recorded(plain) | {"init_from": config.init_from, "model": plain["model"]}  # from which runs, too
-        return [One(run, run.info(), run.status(), settings, shown(run))]
+        settings = comparable_config(plain) | {
+            "init_from": config.init_from,
+            "model": plain["model"],
+        }  # from which runs, too
+        return [ComparedRun(run, run.info(), run.status(), settings, summarize(run))]
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []
@@ -157,14 +161,14 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
     columns["device"] = [
         "; ".join(each) if len({name for row in devices for name in row}) > 1 else "" for each in devices
     ]
-    columns["parameters"] = [f"{one.runs[0].shown.parameters:,}" for one in settings]
-    columns["steps"] = [_typical([one.shown.steps for one in setting.runs], 1, 0) for setting in settings]
-    columns["minutes"] = [_typical([one.shown.seconds for one in setting.runs], 60, 1) for setting in settings]
+    columns["parameters"] = [f"{one.runs[0].summary.parameters:,}" for one in settings]
+    columns["steps"] = [_typical([one.summary.steps for one in setting.runs], 1, 0) for setting in settings]
+    columns["minutes"] = [_typical([one.summary.seconds for one in setting.runs], 60, 1) for setting in settings]
     every_run = [one for setting in settings for one in setting.runs]
-    metrics = {name: metric for one in every_run for name, metric in one.shown.metrics.items()}
+    metrics = {name: metric for one in every_run for name, metric in one.summary.metrics.items()}
     for split in ("valid", "test"):
         for name, metric in metrics.items():
-            values = [[getattr(one.shown, split).get(name) for one in setting.runs] for setting in settings]
+            values = [[getattr(one.summary, split).get(name) for one in setting.runs] for setting in settings]
             columns[f"{split} {name}"] = [_mean(each, metric.digits) for each in values]
     return [[title, *cells] for title, cells in columns.items() if any(cells)]
 
@@ -220,7 +224,7 @@ def _record(settings: Sequence[Setting], differing: Sequence[str], why: str) -> 
             "config": {key: setting.config[key] for key in differing if key in setting.config},
             "runs": [
                 {"path": str(one.run.path), "status": one.status, **{key: one.info.get(key) for key in FACTS}}
-                | {key: value for key, value in one.shown._asdict().items() if key != "metrics"}
+                | {key: value for key, value in one.summary._asdict().items() if key != "metrics"}
                 for one in setting.runs
             ],
         }

@@ -28,7 +28,7 @@ from ..tasks.text import perplexity
 from .words import run_and_words
 
 # Keys that not every task has a use for; a task names its own in `eval_options`.
-OPTIONS = ("window", "protocol", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean")
+OPTIONS = ("bptt", "protocol", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean")
 
 
 def main(words: Sequence[str]) -> None:
@@ -69,14 +69,12 @@ def check(options: EvalConfig) -> None:
             f"dynamic.search=true needs dynamic.lr=...: where to begin with dynamic.rule={dynamic.rule} "
             f"dynamic.norm={dynamic.norm}"
         )
-    if adapting and options.columns != 1:
+    if adapting and options.batch_size not in (None, 1):
         problems.append(f"batch_size={options.batch_size}: a model adapts to one stream at a time; use batch_size=1")
     if adapting and options.precision != "float32":
         problems.append(f"precision={options.precision}: adapting is done in float32")
     if adapting and options.protocol != "seqlm":
-        problems.append(
-            f"protocol={options.protocol} counts columns, {adapting[0]} reads one stream; leave one of them out"
-        )
+        problems.append(f"protocol={options.protocol} reads batches, {adapting[0]} one stream; leave one of them out")
     if dynamic.lr is not None and averaging:
         problems.append(f"{adapting[0]} adapts one model that is read once; leave it out, or {' and '.join(averaging)}")
     if options.mean != "arithmetic" and not averaging:
@@ -134,21 +132,21 @@ def _scored(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score a split; returns the result as JSON, and the numbers in it that were measured."""
     run, task, split = runs[0], runs[0].task, options.split
-    is_text = "window" in task.eval_options
-    window = run.config.train.window if options.window is None else options.window
+    is_text = "bptt" in task.eval_options
+    bptt = run.config.train.bptt if options.bptt is None else options.bptt
     batch_size = options.batch_size or task.eval_batch_size(run.config)
     settings = _averaged(runs, options)
     started = time.perf_counter()
     if options.adapting or options.averaging or options.temperature != 1.0:
-        score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, window, _tell)
+        score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, bptt, _tell)
         settings |= adapted
     else:
-        score = evaluate(run.model, task, task.batches(run.data, split, batch_size, window), device, options.precision)
+        score = evaluate(run.model, task, task.batches(run.data, split, batch_size, bptt), device, options.precision)
         scorer = None
     seconds = time.perf_counter() - started
     measured = {
         "tokens": score.tokens,
-        "nats": score.nats,
+        "loss_sum": score.loss_sum,
         **task.compute_metrics(score, run.data, split),
         **task.facts(score, run.data, split),
         "seconds": round(seconds, 3),
@@ -156,9 +154,9 @@ def _scored(
     }
     if options.protocol != "seqlm":
         scorer = scorer or _scorer(runs, options)
-        counted = score_as(options.protocol, scorer, run.data[split].tokens, split, window, run.tokenizer.eos_id)
+        counted = score_as(options.protocol, scorer, run.data[split].tokens, split, bptt, run.tokenizer.eos_id)
         ppl = perplexity(counted["loss"], 1)
-        difference, source = ppl - perplexity(score.nats, score.tokens), PROTOCOLS[options.protocol].source
+        difference, source = ppl - perplexity(score.loss_sum, score.tokens), PROTOCOLS[options.protocol].source
         settings["protocol"] = {**counted, "ppl": ppl, "difference": difference, "source": source}
     report = task.report(score)
     result = {
@@ -166,7 +164,7 @@ def _scored(
         "split": split,
         "checkpoint": run.checkpoint.step,
         "weights": run.weights,
-        **({"batch_size": batch_size, "window": window} if is_text else {"examples": len(run.data[split])}),
+        **({"batch_size": batch_size, "bptt": bptt} if is_text else {"examples": len(run.data[split])}),
         **measured,
         **settings,
         **({"task": options.task} if options.task else {}),
@@ -234,7 +232,7 @@ def _shown(result: Mapping[str, Any], measured: Sequence[tuple[str, str]]) -> st
     rows = [
         ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
         ("split", f"{result['split']}, {size}{often}"),
-        *([("window", str(result["window"]))] if "window" in result else []),
+        *([("bptt", str(result["bptt"]))] if "bptt" in result else []),
         *measured,
         *_settings(result),
     ]
@@ -250,7 +248,7 @@ def _settings(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if "protocol" in result:
         counted = result["protocol"]
-        division = f"{counted['columns']} columns, {counted['tokens']:,} tokens scored; {counted['source']}"
+        division = f"batch_size {counted['batch_size']}, {counted['tokens']:,} tokens scored; {counted['source']}"
         rows.append(
             (f"as {counted['name']} counts", f"{counted['ppl']:,.2f} ({counted['difference']:+.2f})   ({division})")
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..runs.folder import RunFolder, find_runs
-from ..runs.table import shown, table
+from ..runs.table import summarize, table
 
 SPLITS = ("valid ", "test ")
 TEXT = ("name", "status", "model")  # columns to the left; numbers are to the right
@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> None:
 def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
     """Rank of a run, lower is better, and its cells by column. A damaged run is a line too."""
     try:
-        found, status, model = shown(run), run.status(), str(run.info().get("choices", {}).get("model", ""))
+        found, status, model = summarize(run), run.status(), str(run.info().get("choices", {}).get("model", ""))
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
         return math.inf, {"name": run.name, "status": "damaged"}
     cells = {"name": run.name, "status": status, "model": model, "parameters": f"{found.parameters:,}"}

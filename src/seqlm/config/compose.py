@@ -12,7 +12,8 @@ from typing import Any, cast
 from ..errors import ConfigError
 from .keys import dotted
 from .schema import Config
-from .values import find_configs, resolve_layer_cells, typed, unknown_key
+from .values import typed, unknown_key
+from .yaml_files import find_configs, resolve_layer_cells
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
@@ -43,7 +44,7 @@ def compose_words(words: Words) -> tuple[Config, Choices]:
 
 
 def _explained(words: Words) -> tuple[dict[str, Any], Choices]:
-    """Composed values and choices, with hydra's errors in our words."""
+    """Composed values and choices, with the errors of hydra explained."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -104,7 +105,7 @@ def overrides(words: Words) -> list[str]:
 
 
 def explain(words: Words, error: Exception) -> str:
-    """A composition error in our words: every key and choice that does not exist, else what hydra said."""
+    """The message for a composition error: every key and choice that does not exist, else the message of hydra."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException, MissingConfigException
 

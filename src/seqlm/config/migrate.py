@@ -13,6 +13,9 @@ from .metrics import ACCURACY, F1, MACRO_F1, PERPLEXITY, Metric
 
 # Dotted keys of the configuration of a run, older -> today's; behind "; " how to choose the part that has it.
 RENAMED = {
+    "train.window": "train.bptt",
+    "train.window_spread": "train.bptt_std",
+    "train.window_halved": "train.bptt_half_prob",
     "task.judged_by": "task.monitor",
     "task.activation_penalty": "task.penalties.activation",
     "task.temporal_penalty": "task.penalties.temporal",
@@ -33,7 +36,16 @@ ADDED: dict[str, Any] = {
 }
 
 # Keys of the other verbs, older -> today's: they are typed, never saved.
-VERB_KEYS = {"lens": "protocol"}
+VERB_KEYS = {"lens": "protocol", "window": "bptt", "dynamic.window": "dynamic.bptt"}
+
+# The same of what `seqlm eval` wrote, by the part of it ("": the whole), and of the progress in a checkpoint.
+SCORE_KEYS = {
+    "": {"lens": "protocol", "nats": "loss_sum", "window": "bptt"},
+    "lens": {"lens": "name", "columns": "batch_size"},
+    "protocol": {"columns": "batch_size"},
+    "adaptation": {"window": "bptt"},
+}
+PROGRESS_KEYS = {"window": "batch", "nats": "loss_sum", "nats_tokens": "loss_tokens"}
 
 # Metrics of the tasks of version 0.1.0, whose run.json does not tell what its task declares.
 METRICS = (
@@ -126,16 +138,23 @@ def migrate_info(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_score(score: Mapping[str, Any]) -> dict[str, Any]:
-    """A score that an older `seqlm eval` wrote, with today's keys: its `lens` is a `protocol`."""
-    if not isinstance(old := score.get("lens"), Mapping):
-        return dict(score)
-    kept = {key: value for key, value in score.items() if key != "lens"}
-    return {**kept, "protocol": {"name": old.get("lens"), **{key: old[key] for key in old if key != "lens"}}}
+    """A score that an older `seqlm eval` wrote, with today's keys."""
+    parts = {name: _with_names(part, SCORE_KEYS[name]) for name, part in score.items() if name in SCORE_KEYS}
+    return dict(_with_names({**score, **parts}, SCORE_KEYS[""]))
+
+
+def migrate_progress(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """The progress in the checkpoint of an older run with today's names."""
+    return dict(_with_names(progress, PROGRESS_KEYS))
 
 
 def renamed(key: str) -> str | None:
     """Today's name of an older key, and how to choose the part that has it; None for any other."""
     return RENAMED.get(key) or REPLACED.get(key) or VERB_KEYS.get(key)
+
+
+def _with_names(values: Any, names: Mapping[str, str]) -> Any:
+    return {names.get(key, key): value for key, value in values.items()} if isinstance(values, Mapping) else values
 
 
 def _with_targets(value: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 LARGEST_SEED = 2**63 - 1
 
@@ -24,9 +24,11 @@ def _key(
     return field(metadata={"least": least, "most": most, "above": above, "below": below, "allowed": allowed})
 
 
+DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
 LIMITS = ("steps", "epochs", "tokens", "minutes")  # keys of train that end a run
 PRECISIONS = ("float32", "tf32", "bf16")
-ENGINES = ("auto", "scan", "native", "fused", "deferred")  # of a layer
+Engine = Literal["auto", "scan", "native", "fused", "deferred"]  # of a layer
+ENGINES: tuple[str, ...] = get_args(Engine)
 WEIGHTS = ("raw", "average")
 STEP_ENGINES = (*ENGINES, "graph")  # of a training step
 
@@ -44,9 +46,9 @@ class TrainConfig:
     """The loop: what a step reads, when it evaluates, when it ends."""
 
     batch_size: int = _key(least=1)
-    window: int = _key(least=1)
-    window_spread: float = _key(least=0)
-    window_halved: float = _key(least=0, below=1)
+    bptt: int = _key(least=1)
+    bptt_std: float = _key(least=0)
+    bptt_half_prob: float = _key(least=0, below=1)
     accumulate: int = _key(least=1)
     eval_batch_size: int = _key(least=1)
     loss_unit: str = _key(allowed=("mean", "sum"))
@@ -132,14 +134,21 @@ class Config:
 
 
 @dataclass(kw_only=True)
-class LoadingConfig:
-    """How a verb that works on a run loads it, and where it computes."""
+class DeviceConfig:
+    """Where a verb computes, and how exactly."""
+
+    device: str = _key()
+    precision: str = _key(allowed=PRECISIONS)
+    threads: int | None = _key(least=1)
+
+
+@dataclass(kw_only=True)
+class LoadingConfig(DeviceConfig):
+    """How a verb that works on a run loads it."""
 
     checkpoint: str = _key()
     weights: str = _key(allowed=("auto", *WEIGHTS))
-    device: str = _key()
     engine: str = _key(allowed=ENGINES)
-    threads: int | None = _key(least=1)
     trust: list[str] = _key()
 
 
@@ -152,7 +161,7 @@ class DynamicConfig:
     epsilon: float = _key(above=0)
     rule: str = _key(allowed=("rms", "sgd"))
     norm: str = _key(allowed=("tensors", "elements", "sums"))
-    window: int = _key(least=1)
+    bptt: int = _key(least=1)
     train_batch_size: int = _key(least=1)
     search: bool = _key()
 
@@ -186,20 +195,14 @@ class EvalConfig(LoadingConfig):
     monte_carlo: MonteCarloConfig
     mean: str = _key(allowed=("arithmetic", "geometric"))
     batch_size: int | None = _key(least=1)
-    window: int | None = _key(least=1)
+    bptt: int | None = _key(least=1)
     protocol: str = _key(allowed=("seqlm", "awd", "zaremba", "wlm", "lamb"))
     temperature: float | None = _key(above=0)
     dynamic: DynamicConfig
     cache: CacheConfig
     search_tokens: int = _key(least=100)
-    precision: str = _key(allowed=PRECISIONS)
     data: dict[str, Any] = _key()
     task: dict[str, Any] = _key()
-
-    @property
-    def columns(self) -> int:
-        """Of a text, read side by side."""
-        return self.batch_size or 1
 
     @property
     def adapting(self) -> list[str]:
@@ -221,12 +224,11 @@ class PredictConfig(LoadingConfig):
 
     format: str = _key(allowed=("jsonl", "columns"))
     batch_size: int = _key(least=1)
-    precision: str = _key(allowed=PRECISIONS)
     task: dict[str, Any] = _key()
 
 
 @dataclass(kw_only=True)
-class BenchConfig:
+class BenchConfig(DeviceConfig):
     """Keys of `seqlm bench`."""
 
     levels: list[str] = _key()
@@ -235,9 +237,6 @@ class BenchConfig:
     shapes: list[str] = _key()
     steps: list[str] | None = _key()
     seconds: float = _key(above=0)
-    device: str = _key()
-    precision: str = _key(allowed=PRECISIONS)
-    threads: int | None = _key(least=1)
 
 
 @dataclass(kw_only=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import Field, asdict, fields, is_dataclass, replace
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -16,48 +15,13 @@ from yaml import YAMLError
 
 from ..errors import ConfigError
 from ..files import write_atomically
-from .build import defaults, describe_type, fits
+from .build import describe_type, fits
 from .keys import dotted, nested
 from .migrate import migrate, renamed
-from .schema import LIMITS, Config
+from .schema import DATA_PATHS, Config
+from .yaml_files import find_configs, read_yaml, verb_files
 
 T = TypeVar("T")
-
-DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
-
-# What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
-# where its data lies (the content is checked). Everything else would make it another experiment.
-RESUMABLE = [
-    "train.steps",
-    "train.epochs",
-    "train.tokens",
-    "train.minutes",
-    "train.patience",
-    "train.nonmonotone",
-    "train.eval_every",
-    "train.log_every",
-    "checkpoint.",
-    "sample.",
-    "device",
-    "engine",
-    "threads",
-    "trust",
-    "published",
-    "published.",
-    *(f"data.{key}" for key in DATA_PATHS),
-]
-
-# Keys whose values make no other experiment.
-HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every")
-
-
-def find_configs() -> Path:
-    """The folder of YAML files: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parents[1] / "configs"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise ConfigError(f"the configs folder is missing beside {package}; install seqlm again")
 
 
 def typed(schema: type[T], values: Mapping[str, Any]) -> T:
@@ -112,14 +76,6 @@ def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
     return with_words(schema, values, words)
 
 
-def verb_files(verb: str) -> list[Path]:
-    """configs/<verb>.yaml and the files it shares with other verbs; none for a verb without keys."""
-    path = find_configs() / f"{verb}.yaml"
-    if not path.is_file():
-        return []
-    return [path, *(path.with_name(f"{name}.yaml") for name in read_yaml(path).get("defaults", []))]
-
-
 def save_config(config: Config, path: Path) -> None:
     """Write plain YAML that `load_config` reads back to an equal object."""
     text = OmegaConf.to_yaml(OmegaConf.create(plain_dict(config)))
@@ -141,73 +97,9 @@ def load_config(path: Path) -> Config:
     return config
 
 
-def resumed(saved: Config, wanted: Config) -> Config:
-    """`wanted` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run.
-
-    Paths of both are absolute.
-    """
-    wanted = replace(wanted, run=saved.run, resume=saved.resume)
-    refused = [
-        f"  {key}: {old} -> {new}"
-        for key, old, new in differences(plain_dict(saved), plain_dict(wanted))
-        if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
-    ]
-    if refused:
-        raise ConfigError(
-            "a resumed run continues as it was; these keys would make it another one:\n"
-            + "\n".join(refused[:8] + [f"  and {len(refused) - 8} more"] * (len(refused) > 8))
-            + "\nstart a new run with `seqlm train ...`, or change only: "
-            + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
-        )
-    return wanted
-
-
 def plain_dict(config: Any) -> dict[str, Any]:
     """A config object as nested plain dicts."""
     return asdict(config)
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) for every leaf that differs."""
-    a, b = dotted(old), dotted(new)
-    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-
-
-def recorded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what says where, not what."""
-    where = ("run", "trust", "resume", "threads", "device", "published")
-    kept = {key: value for key, value in config.items() if key not in where}
-    loop = kept.get("train", {})
-    if any(loop.get(unit) is not None for unit in LIMITS):
-        kept["train"] = {key: value for key, value in loop.items() if key != "default_steps"}  # not in force
-    kept["init_from"] = config.get("init_from") is not None  # whether, not from where
-    if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
-        read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]
-        kept["model"] = {**kept["model"], "language_models": read}
-    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
-
-
-def grown(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """`config` with the options of `like` that it is too old to know, as they are where nobody sets them.
-
-    That is the default of the same part; in a plain mapping, such as model.dropout, a number or a switch is off.
-    """
-    absent = [key for key in like if key not in config]
-    found: dict[str, Any] = {}
-    if absent and "_target_" not in config:
-        found = {key: type(like[key])() for key in absent if isinstance(like[key], (bool, float))}
-    elif absent and config["_target_"] == like.get("_target_"):
-        with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
-            known = defaults(config, where or "config")
-            found = {
-                key: grown({}, like[key]) if not known[key] and isinstance(like[key], Mapping) else known[key]
-                for key in absent
-                if key in known
-            }
-    for key, value in config.items():
-        both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
-        found[key] = grown(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
-    return found
 
 
 def as_typed(value: Any) -> str:
@@ -232,33 +124,6 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if not hint and siblings and section:
         hint = f"in {section} there are: {', '.join(siblings)}"
     return f"{key} is not a key of this configuration; {hint or 'see seqlm train --help'}"
-
-
-def cell_nodes() -> dict[str, Any]:
-    """The node of every cell in configs/model/cell, by name."""
-    return {path.stem: read_yaml(path) for path in sorted((find_configs() / "model" / "cell").glob("*.yaml"))}
-
-
-def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Make the node of a cell of what `model.layers`, `model.characters` or `model.head` may say of one.
-
-    `{cell: gru}` names a YAML file found in `folders`; `{cell: {window: 1}}` is the model's cell with other options.
-    """
-    model = model if isinstance(model, dict) else {}
-    layers = model.get("layers")
-    places = {f"layers.{index}": layer for index, layer in enumerate(layers if isinstance(layers, list) else [])}
-    places |= {name: model.get(name) for name in ("characters", "head")}
-    for place, part in places.items():
-        cell = part.get("cell") if isinstance(part, dict) else None
-        if isinstance(cell, dict) and "_target_" not in cell:
-            part["cell"] = {**model.get("cell", {}), **cell}
-        elif isinstance(cell, str):
-            files = [folder / "model" / "cell" / f"{cell}.yaml" for folder in folders]
-            path = next((file for file in files if file.is_file()), None)
-            if path is None:
-                names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
-                raise ConfigError(f"model.{place}.cell={cell} is unknown; allowed: {', '.join(names)}")
-            part["cell"] = read_yaml(path)
 
 
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:
@@ -325,17 +190,6 @@ def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
     if value is not None and limits["above"] is not None and not value > limits["above"]:
         return f"{key}={shown} must be greater than {limits['above']:g}"
     return None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises ConfigError if there is none."""
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold keys and values")
-    return cast("dict[str, Any]", values)
 
 
 def _yaml_value(text: str) -> Any:

@@ -228,6 +228,8 @@ class Label(Vocabulary):
     size, renames = "num_labels", ("words", "target", "value")
 
     def units(self, value: Any) -> list[str]:
+        if not isinstance(value, str):
+            raise ConfigError(f"an example has label {value}; numbers are values: use data.rename={{label: value}}")
         return [value]
 
     def encode(self, value: Any) -> int:

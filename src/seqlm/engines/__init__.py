@@ -1,4 +1,4 @@
-"""Engines run a cell over a window; the mathematics stays the cell's own.
+"""Engines run a cell over a chunk; the mathematics stays the cell's own.
 
     layer -> [pick] -> scan | native | deferred | fused
 
@@ -34,17 +34,18 @@ compiled.py: the same as kernels, for a unit of a row. Forwards, and backwards:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..cells import Carry, Cell, LSTMCell
-from . import deferred, fused, native, scan
+from ..config.schema import ENGINES as NAMES
+from ..config.schema import Engine as Engine
+from . import fused
 
-Engine = Literal["auto", "scan", "native", "fused", "deferred"]
-ENGINES = {"scan": scan, "native": native, "fused": fused, "deferred": deferred}
-NAMES = ("auto", *ENGINES)  # also in config/schema.py, which loads no torch; a test compares them
+ENGINES: dict[str, Any] = {name: import_module(f".{name}", __name__) for name in NAMES if name != "auto"}
 
 
 class Rule(NamedTuple):

@@ -1,6 +1,6 @@
-"""The buffers of a window, by the names that a program uses.
+"""The buffers of a chunk, by the names that a program uses.
 
-gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> window [buffers]
+gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> chunk [buffers]
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Values = dict[fx.Node, Any]  # of nodes of the bulk trace: a row for each step a
 
 
 class Buffer(NamedTuple):
-    """Memory of a window: at step t it is the row t + offset, modulo its length, of a tensor."""
+    """Memory of a chunk: at step t it is the row t + offset, modulo its length, of a tensor."""
 
     tensor: Tensor
     offset: int = 0
 
 
 class Buffers(dict[str, Buffer]):
-    """The buffers of a window by name: another row at each step, or the same at every step.
+    """The buffers of a chunk by name: another row at each step, or the same at every step.
 
     `like` (..., H) gives the device and the hidden size.
     """

@@ -1,8 +1,8 @@
 """Step functions written from a graph, as Python over torch's operations: views are no lines of their own.
 
-    gates -> trace -> program -> reverse -> [code] -> torch_body -> window
+    gates -> trace -> program -> reverse -> [code] -> torch_body -> chunk
 
-Every tensor a step function touches is an argument of it, prepared once per window: views are taken outside the
+Every tensor a step function touches is an argument of it, prepared once per chunk: views are taken outside the
 loop, results are written into buffers that exist already. A tensor is made inside the loop only where torch has no
 operation that writes into a buffer.
 """

@@ -1,6 +1,6 @@
 """Coefficients of the reverse loop: computed from the forward pass for all T steps at once.
 
-gates -> trace -> program -> reverse [coefficients] -> code -> torch_body -> window
+gates -> trace -> program -> reverse [coefficients] -> code -> torch_body -> chunk
 """
 
 from __future__ import annotations

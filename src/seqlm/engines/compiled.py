@@ -1,6 +1,6 @@
 """Kernels for the CPU: the gates of a cell and their gradient as C, compiled at first use if there is a compiler.
 
-    gates -> trace -> program -> kernels -> lower -> passes -> [compiled] -> kernel_body -> window
+    gates -> trace -> program -> kernels -> lower -> passes -> [compiled] -> kernel_body -> chunk
 
 One call does a whole step of all rows, on all threads, without a buffer in between. Compiled code is kept in the
 cache folder ($SEQLM_CACHE, or seqlm in the user's cache folder), named by its content and the processor.
@@ -61,7 +61,7 @@ _FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
 
 
 class Call:
-    """A compiled step, bound to the buffers of a window: call it with t."""
+    """A compiled step, bound to the buffers of a chunk: call it with t."""
 
     def __init__(self, function: Compiled, names: list[str], buffers: Buffers) -> None:
         self.function = function

@@ -68,7 +68,7 @@ class _Deferring(TorchFunctionMode):
 
 
 class _Weight:
-    """One weight of a window, its transposed copy, and the inputs and output gradients that its gradient is made of."""
+    """One weight of a chunk, its transposed copy, and the inputs and output gradients that its gradient is made of."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias

@@ -2,13 +2,13 @@
 
     layer -> pick -> scan | native | deferred | [fused], and from here the gates of a cell:
 
-    gates -> trace -> program -> reverse -> code ----------------------------------> torch_body --+-> window
+    gates -> trace -> program -> reverse -> code ----------------------------------> torch_body --+-> chunk
                              +-> kernels -> lower -> passes -> compiled | triton --> kernel_body -+
 
 The recurrence of a linear cell has two loops of its own (linear.py). A gated cell's `gates` are traced once (trace.py).
 From the trace comes a program (program.py, reverse.py): which operations run inside the loop, which for all steps at
 once. Where every operation is elementwise, and there is a compiler, the loop body is one kernel instead (lower.py;
-compiled.py on the CPU, triton_kernels.py on CUDA). window.py runs either around the products of every step.
+compiled.py on the CPU, triton_kernels.py on CUDA). chunk.py runs either around the products of every step.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from torch import Tensor
 
 from ..cells import Carry, Cell, GatedCell, LinearCell, RecurrentDropout, carry_tensors, map_carry
 from . import compiled, linear, triton_kernels
+from .chunk import Body, Chunk
 from .kernel_body import kernel_body
 from .passes import Unsupported, kernels_allowed, require_kernels
 from .program import compile
 from .scan import scan
 from .torch_body import TorchBody
 from .trace import Layout, trace
-from .window import Body, Window
 
 T = TypeVar("T")
-MOST_PROGRAMS = 128  # of a cell: shapes of windows, where a program is of one shape
+MOST_PROGRAMS = 128  # of a cell: shapes of chunks, where a program is of one shape
 _refusals: weakref.WeakKeyDictionary[Cell, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 _bodies: weakref.WeakKeyDictionary[Cell, dict[Any, Body]] = weakref.WeakKeyDictionary()
 _cache_lock = threading.Lock()  # held while one of the two is read or changed, never while a cell is traced
@@ -58,7 +58,7 @@ def refusal(cell: Cell) -> str | None:
 
 
 def describe(cell: Cell) -> str:
-    """The loop in words: one kernel a step or a window, or torch's operations and why."""
+    """The loop in words: one kernel a step or a chunk, or torch's operations and why."""
     if isinstance(cell, LinearCell):
         return linear.describe(cell)
     return next(reversed(_bodies[cell].values())).description if refusal(cell) is None else ""
@@ -99,7 +99,7 @@ def run(
     kind = weight.device.type
     factors = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     inputs = (weight, bias, mask, *z, *state, *extras, *read)
-    ys, *last = Window.apply(body, counts, grad, factors, lengths, *inputs)  # type: ignore[no-untyped-call]
+    ys, *last = Chunk.apply(body, counts, grad, factors, lengths, *inputs)  # type: ignore[no-untyped-call]
     ends = iter(last)
     return map_carry(lambda _: next(ends), carry), ys.flip(0) if reverse else ys
 
@@ -110,7 +110,7 @@ def _require_rows(rows: int, steps: int, state: list[Tensor], z: list[Tensor], e
     if any(width != rows for width in widths) or any(len(part) != steps for part in z):
         shapes = ", ".join(str(tuple(part.shape)) for part in (*z, *state, *extras))
         raise ValueError(
-            f"the window has {steps} steps of {rows} rows, but z, carry and extras have the shapes {shapes}"
+            f"the chunk has {steps} steps of {rows} rows, but z, carry and extras have the shapes {shapes}"
         )
 
 
@@ -132,7 +132,7 @@ def _isolated(function: Callable[[], T]) -> T:
 
 
 def _trial(cell: GatedCell | LinearCell) -> str | None:
-    """Why this cell cannot be served, or None if it gives what `scan` gives, on a small window, with gradients.
+    """Why this cell cannot be served, or None if it gives what `scan` gives, on a small chunk, with gradients.
 
     Tracing cannot see everything an author may write; a wrong result is refused here, not met in training.
     """
@@ -162,7 +162,7 @@ def _trial(cell: GatedCell | LinearCell) -> str | None:
 
 
 def _constants(cell: Cell) -> list[Tensor]:
-    """The tensors that are the same at all steps of a window and get no gradient."""
+    """The tensors that are the same at all steps of a chunk and get no gradient."""
     if not isinstance(cell, GatedCell):
         return []
     recurrence = cell.recurrence(2)
@@ -176,7 +176,7 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def _try(engine: Any, cell: Cell, xs: Tensor, carry: Carry) -> list[Tensor]:
-    """Outputs, last carry and gradients of a window, masks drawn from the same seed."""
+    """Outputs, last carry and gradients of a chunk, masks drawn from the same seed."""
     _seed(xs.device, 1)
     start = map_carry(lambda t: t.clone().requires_grad_(t.is_floating_point()), carry)
     last, ys = engine(cell, xs, start)
@@ -197,7 +197,7 @@ def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, n
 
 
 def _body(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) -> Body:
-    """The cell's loop body for windows of this shape, compiled at first use."""
+    """The cell's loop body for chunks of this shape, compiled at first use."""
     settings = (layout, biased, cell.weight_hh.device.type, kernels_allowed(), *map(_settings, cell.modules()))
     of_any_shape, of_this_shape = settings, (steps, rows, *settings)
 

@@ -1,6 +1,6 @@
 """The body of the loop over time as one kernel a step.
 
-gates -> trace -> program -> kernels -> lower -> passes -> compiled | triton_kernels -> [kernel_body] -> window
+gates -> trace -> program -> kernels -> lower -> passes -> compiled | triton_kernels -> [kernel_body] -> chunk
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from .buffers import Buffers, Saved, Values, block_of, evaluate_late, put_saved, saved_values
+from .chunk import Backward, Forward, Gradients
 from .kernels import forward_kernel, reverse_kernel
 from .passes import Unsupported
 from .program import Program
 from .trace import Trace
-from .window import Backward, Forward, Gradients
 
 
 class Function(Protocol):
-    """A kernel: `bind` to the buffers of a window gives a function of t."""
+    """A kernel: `bind` to the buffers of a chunk gives a function of t."""
 
     def bind(self, buffers: Buffers) -> Callable[[int], None]: ...
 
@@ -35,7 +35,7 @@ class KernelBody:
     reverse_kernel: Function
     separate_dz: list[bool]  # for each tensor of z that needs a gradient: whether it is another than dr
     sums: bool  # whether `reverse_kernel` adds up the gradients of parameters
-    any_shape: bool  # whether the kernels do everything, the same for windows of any shape
+    any_shape: bool  # whether the kernels do everything, the same for chunks of any shape
     description: str = "one kernel a step"
 
     @property

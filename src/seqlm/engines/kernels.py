@@ -1,6 +1,6 @@
 """The two kernels of a gated cell: a step forwards, and its gradient.
 
-gates -> trace -> program -> [kernels] -> lower -> passes -> compiled | triton_kernels -> kernel_body -> window
+gates -> trace -> program -> [kernels] -> lower -> passes -> compiled | triton_kernels -> kernel_body -> chunk
 """
 
 from __future__ import annotations

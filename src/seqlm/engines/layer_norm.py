@@ -1,6 +1,6 @@
 """Layer normalisation as scalar code, and its gradient: two passes that sum over the units of a row, then one more.
 
-gates -> trace -> program -> kernels -> lower [layer_norm] -> passes -> compiled -> kernel_body -> window
+gates -> trace -> program -> kernels -> lower [layer_norm] -> passes -> compiled -> kernel_body -> chunk
 """
 
 from __future__ import annotations

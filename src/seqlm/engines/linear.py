@@ -1,8 +1,8 @@
 """The loop of a linear recurrence, h_t = a_t * h_{t-1} + b_t, and its gradient.
 
-    coefficients -> [linear] -> one kernel a window: compiled | linear_triton
+    coefficients -> [linear] -> one kernel a chunk: compiled | linear_triton
 
-One kernel does all steps of a window: in C on the CPU (compiled.py), in Triton on CUDA (linear_triton.py). Where
+One kernel does all steps of a chunk: in C on the CPU (compiled.py), in Triton on CUDA (linear_triton.py). Where
 neither can be had, a step is one operation of torch.
 """
 
@@ -32,7 +32,7 @@ class Loops(NamedTuple):
 
 
 def describe(cell: LinearCell) -> str:
-    """The loop in words: one kernel a window, or torch's operations and why."""
+    """The loop in words: one kernel a chunk, or torch's operations and why."""
     return _loops(cell.weight_ih)[1]
 
 
@@ -47,7 +47,7 @@ def run(
     inputs = cell.inputs(xs.flip(0) if reverse else xs, carry)
     exact = map_carry(lambda part: part.to(dtype) if part.is_floating_point() else part, inputs)
     last, ys = cell.unroll(exact, carry, linear_recurrence, lengths)
-    # Copies: a carry lives on, and would hold on to the window.
+    # Copies: a carry lives on, and would hold on to the chunk.
     return map_carry(torch.clone, last), ys.flip(0) if reverse else ys
 
 
@@ -106,7 +106,7 @@ def _loops(like: Tensor) -> tuple[Loops, str]:
 @functools.cache
 def _found(device: str, dtype: torch.dtype, *_settings: object) -> tuple[Loops, str]:
     try:
-        return _kernels(device, dtype), "one kernel a window"
+        return _kernels(device, dtype), "one kernel a chunk"
     except Unsupported as reason:
         return Loops(_forward, _backward), f"torch's operations, for {reason}"
 

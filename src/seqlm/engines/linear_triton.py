@@ -1,6 +1,6 @@
 """The two loops of linear.py for CUDA: a program does a block of units, through all steps.
 
-coefficients -> linear -> one kernel a window: compiled | [linear_triton]
+coefficients -> linear -> one kernel a chunk: compiled | [linear_triton]
 """
 
 from __future__ import annotations

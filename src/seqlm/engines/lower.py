@@ -1,6 +1,6 @@
 """Gates as scalar code: what one unit of one row computes.
 
-    gates -> trace -> program -> kernels -> [lower] -> passes -> compiled | triton_kernels -> kernel_body -> window
+    gates -> trace -> program -> kernels -> [lower] -> passes -> compiled | triton_kernels -> kernel_body -> chunk
 
 A tensor as wide as k hidden layers is k scalars; splitting and joining gates is renaming. Layer normalisation, which
 sums over the units of a row, is in layer_norm.py. Other operations across units cannot be lowered: such a cell runs on

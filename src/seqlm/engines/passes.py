@@ -1,6 +1,6 @@
 """The text of a kernel: passes over the units of a row, written in a language given by its table.
 
-    gates -> trace -> program -> kernels -> lower -> [passes] -> compiled | triton_kernels -> kernel_body -> window
+    gates -> trace -> program -> kernels -> lower -> [passes] -> compiled | triton_kernels -> kernel_body -> chunk
 
 Knows nothing of graphs. A kernel is one pass, unless a sum over the units of a row (layer normalisation) ends a pass
 and begins another; a scalar that a later pass needs is kept between them.

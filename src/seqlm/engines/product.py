@@ -1,6 +1,6 @@
 """The product of every step: a few rows times a large matrix, many times over.
 
-    gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> window [product]
+    gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> chunk [product]
 
 r = W (mask * h), and backwards dh = mask * W^T dr, dW = sum_t dr_t^T (mask * h_{t-1}). A mask (B, H) is shared by all
 rows of W; one of (G, B, H) has a part for each gate.
@@ -17,7 +17,7 @@ Product = Callable[[Tensor, "Tensor | None", Tensor], None]
 
 
 def to_gates(weight: Tensor, mask: Tensor | None, dtype: torch.dtype, steps: int, rows: int) -> Product:
-    """out = start + (mask * h) W^T for every step of a window: h (B, H), out (B, G*H)."""
+    """out = start + (mask * h) W^T for every step of a chunk: h (B, H), out (B, G*H)."""
     if mask is not None and mask.dim() == 3:
         matrices = weight.unflatten(0, (len(mask), -1)).transpose(1, 2).to(dtype).contiguous()
 
@@ -35,7 +35,7 @@ def to_gates(weight: Tensor, mask: Tensor | None, dtype: torch.dtype, steps: int
 
 
 def to_state(weight: Tensor, mask: Tensor | None, dtype: torch.dtype, steps: int, rows: int) -> Product:
-    """out = start + mask * (dr W) for every step of a window: dr (B, G*H), out (B, H)."""
+    """out = start + mask * (dr W) for every step of a chunk: dr (B, G*H), out (B, H)."""
     if mask is None:
         return product(weight, dtype, steps, rows)
     if mask.dim() == 3:
@@ -69,7 +69,7 @@ def to_weight(dr: Tensor, hs: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def product(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Product:
-    """out = start + x @ matrix, for the `steps` many x (rows, K) of a window; start may be None, or out itself.
+    """out = start + x @ matrix, for the `steps` many x (rows, K) of a chunk; start may be None, or out itself.
 
     Factors are rounded to `dtype` first; start and out stay as they are.
     """

@@ -1,6 +1,6 @@
 """The loop bodies of a traced cell: which operation runs at every step, for all steps at once, or backwards in time.
 
-gates -> trace -> [program] -> reverse -> code ----------------------------------> torch_body --+-> window
+gates -> trace -> [program] -> reverse -> code ----------------------------------> torch_body --+-> chunk
                            +-> kernels -> lower -> passes -> compiled | triton --> kernel_body -+
 """
 
@@ -17,7 +17,7 @@ from .trace import Trace, is_statistic, operation
 
 
 class Program(NamedTuple):
-    """`gates` and its gradient arranged for a window.
+    """`gates` and its gradient arranged for a chunk.
 
     Buffers are named z0, carry0, extra0, parameter0, r (inputs of gates), new0 (the new carry), stored0; and backwards
     d0 (gradients of the new carry), dy, dr, next0 (gradients of the carry before), k0 (coefficients).
@@ -39,7 +39,7 @@ class Program(NamedTuple):
 
 
 def compile(step: Trace, bulk: Trace) -> Program:
-    """Arrange two traces of the same gates: one for the rows of a step, one for those of a window."""
+    """Arrange two traces of the same gates: one for the rows of a step, one for those of a chunk."""
     if step.dr is None:
         raise ValueError("they do not use r")
     if [operation(node) for node in step.nodes] != [operation(node) for node in bulk.nodes]:

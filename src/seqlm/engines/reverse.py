@@ -1,6 +1,6 @@
 """The loop body of the backward pass, with as little in it as can be.
 
-    gates -> trace -> program -> [reverse] -> code -> torch_body -> window
+    gates -> trace -> program -> [reverse] -> code -> torch_body -> chunk
 
 The gradient of `gates` is linear in the incoming gradient. The factors of that gradient are known once the forward
 pass is over, so they are computed for all T steps at once, in few large operations; the reverse loop is left with

@@ -21,7 +21,7 @@ def refusal(cell: Cell) -> str | None:
 def scan(
     cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
 ) -> tuple[Carry, Tensor]:
-    """Run `cell` over a window: xs (T, B, I), carry -> (carry after the last step, ys (T, B, O)).
+    """Run `cell` over a chunk: xs (T, B, I), carry -> (carry after the last step, ys (T, B, O)).
 
     The reference that every engine is tested against. With `reverse` time runs from T-1 to 0 and ys
     still comes back in the order of xs. With `lengths` (B,) the carry of each row is that after so many steps.

@@ -1,6 +1,6 @@
-"""The body of the loop over time as torch's operations, each into a buffer that is made once a window.
+"""The body of the loop over time as torch's operations, each into a buffer that is made once a chunk.
 
-gates -> trace -> program -> reverse -> code -> [torch_body] -> window
+gates -> trace -> program -> reverse -> code -> [torch_body] -> chunk
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .buffers import Buffers, Saved, Values, evaluate, evaluate_late, saved_values
+from .chunk import Backward, Forward, Gradients
 from .program import Program
-from .window import Backward, Forward, Gradients
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The arithmetic of a cell's `gates` and of its gradient, as one graph of tensor operations.
 
-gates -> [trace] -> program -> reverse | kernels -> torch_body | kernel_body -> window
+gates -> [trace] -> program -> reverse | kernels -> torch_body | kernel_body -> chunk
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kernels for CUDA: the gates of a cell and their gradient in Triton, one launch for a step of all rows.
 
-    gates -> trace -> program -> kernels -> lower -> passes -> [triton_kernels] -> kernel_body -> window
+    gates -> trace -> program -> kernels -> lower -> passes -> [triton_kernels] -> kernel_body -> chunk
 
 The same lowering as for the CPU (compiled.py), in another language. Without a GPU the kernels run in Triton's
 interpreter (TRITON_INTERPRET=1), which is how they are tested.
@@ -51,7 +51,7 @@ class Function(NamedTuple):
     source: str
 
     def bind(self, buffers: Buffers) -> Callable[[int], None]:
-        """The launch of step t on the buffers of a window."""
+        """The launch of step t on the buffers of a chunk."""
         buffers.require_contiguous(self.names)
         columns = [(buffers[name].tensor.unbind(0), buffers[name].offset) for name in self.names]
         count = buffers.rows * buffers.size

@@ -20,19 +20,19 @@ from .search import Setting, search
 
 
 def evaluate_adapted(
-    scorer: Scorer, run: LoadedRun, options: EvalConfig, window: int, tell: Callable[[str], None]
+    scorer: Scorer, run: LoadedRun, options: EvalConfig, bptt: int, tell: Callable[[str], None]
 ) -> tuple[Score, Scorer, dict[str, Any]]:
     """Score a split of a run's text; returns the scorer at the temperature that was used, and the settings as JSON.
 
     Args:
         scorer: gives the words their probabilities; its first model is the run's, which is what adapts.
         options: split, batch_size, temperature, dynamic, cache, search_tokens and precision are read.
-        window: tokens read at once where nothing adapts.
+        bptt: tokens read at once where nothing adapts.
         tell: hears of every trial of a search.
     """
     dynamic, memory, settings = options.dynamic, options.cache, dict[str, Any]()
-    step = window if dynamic.lr is None else dynamic.window
-    cut = partial(Streams, window=step, first=run.tokenizer.eos_id, clip=True)
+    step = bptt if dynamic.lr is None else dynamic.bptt
+    cut = partial(Streams, bptt=step, first=run.tokenizer.eos_id, clip=True)
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     rule: dict[str, Any] = {key: getattr(dynamic, key) for key in ("epsilon", "rule", "norm")}
 
@@ -57,34 +57,34 @@ def evaluate_adapted(
     searched += ["lr", "decay"] * dynamic.search + ["flatness", "share"] * memory.search
     if searched:
         tokens = run.data["valid"].tokens[: options.search_tokens]
-        streams = cut(tokens, min(options.columns, len(tokens)))
+        streams = cut(tokens, min(options.batch_size or 1, len(tokens)))
         setting, trials, open_ended = search(partial(score, streams), setting, searched, tell)
         chosen = {key: getattr(setting, key) for key in searched}
         settings["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials, "open_ended": open_ended}
-    found = score(cut(run.data[options.split].tokens, options.columns), setting)
+    found = score(cut(run.data[options.split].tokens, options.batch_size or 1), setting)
 
     if options.adapting or options.temperature != 1.0:
         settings["adaptation"] = {"temperature": setting.temperature}
         if dynamic.lr is not None:
             given = rule if dynamic.rule == "rms" else {"rule": "sgd"}
-            settings["adaptation"] |= {"lr": setting.lr, "decay": setting.decay, **given, "window": step}
+            settings["adaptation"] |= {"lr": setting.lr, "decay": setting.decay, **given, "bptt": step}
         if memory.size is not None:
             settings["adaptation"] |= {"flatness": setting.flatness, "share": setting.share, "cache": memory.size}
     return found, scorer.at(setting.temperature), settings
 
 
 def _gradients(run: LoadedRun, options: EvalConfig) -> Iterator[None]:
-    """Leave the gradient of one training window after the other in the parameters."""
+    """Leave the gradient of one training chunk after the other in the parameters."""
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     tokens, model = run.data["train"].tokens, run.model
-    columns = min(options.dynamic.train_batch_size, len(tokens))
-    streams = Streams(tokens, columns, options.dynamic.window, first=run.tokenizer.eos_id, clip=True)
-    carry: Carry = model.init_carry(columns)  # type: ignore[operator]
+    batch_size = min(options.dynamic.train_batch_size, len(tokens))
+    streams = Streams(tokens, batch_size, options.dynamic.bptt, first=run.tokenizer.eos_id, clip=True)
+    carry: Carry = model.init_carry(batch_size)  # type: ignore[operator]
 
     for index in range(len(streams)):
-        window = streams[index].to(parameters[0].device)
+        chunk = streams[index].to(parameters[0].device)
         for parameter in parameters:
             parameter.grad = None
-        carry, nats = model.nats(window.inputs, window.targets, detach(carry), ignore_index=IGNORE_INDEX)  # type: ignore[operator]
-        (nats / window.tokens).backward()
+        carry, nll = model.nll(chunk.inputs, chunk.targets, detach(carry), ignore_index=IGNORE_INDEX)  # type: ignore[operator]
+        (nll / chunk.tokens).backward()
         yield

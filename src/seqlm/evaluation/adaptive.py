@@ -32,14 +32,14 @@ def adaptive_evaluate(
     """Sum the nats of every target, each scored before anything is learned from it.
 
     `dynamic` are the weights of the scorer's model, `cache` remembers the states of its first reading; `observe` hears
-    of ln p of the words of each window, by the scorer and by the cache. The models end as they began. Raises
-    ValueError if `streams` has several columns and there is something to adapt.
+    of ln p of the words of each chunk, by the scorer and by the cache. The models end as they began. Raises
+    ValueError if there are several streams and there is something to adapt.
     """
     if streams.batch_size != 1 and (dynamic is not None or cache is not None):
         raise ValueError(f"batch_size={streams.batch_size}: one stream can be adapted to at a time")
     score, carry, memory = Score(), scorer.init_carry(streams.batch_size), None
     try:
-        for index in tqdm(range(len(streams)), unit="window", leave=False, disable=None):  # a bar on terminals only
+        for index in tqdm(range(len(streams)), unit="chunk", leave=False, disable=None):  # a bar on terminals only
             inputs, targets, tokens = streams[index].to(scorer.device)
             with torch.set_grad_enabled(dynamic is not None), autocast(scorer.device, precision):
                 scored = scorer.score(inputs, targets, carry)
@@ -50,7 +50,7 @@ def adaptive_evaluate(
                 memory, log_cache = cache.look_up(memory, scored.states.detach()[kept], targets[kept])
                 observe(mixed, log_cache)
                 mixed = mix(mixed, log_cache, cache.share)
-            score.nats -= mixed.sum().item()
+            score.loss_sum -= mixed.sum().item()
             score.tokens += tokens
             carry = detach(scored.carry)
             if dynamic is not None:

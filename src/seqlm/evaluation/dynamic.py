@@ -13,16 +13,16 @@ Norm = Literal["tensors", "elements", "sums"]
 
 
 class Statistics(NamedTuple):
-    """The root of the mean square of the gradient of each weight over so many training windows."""
+    """The root of the mean square of the gradient of each weight over so many training chunks."""
 
     rms: list[Tensor]
-    windows: int
+    chunks: int
 
 
-def gradient_statistics(parameters: Sequence[nn.Parameter], windows: Iterable[object]) -> Statistics:
-    """Measure them; every step of `windows` leaves the gradient of a training window in the parameters."""
+def gradient_statistics(parameters: Sequence[nn.Parameter], chunks: Iterable[object]) -> Statistics:
+    """Measure them; every step of `chunks` leaves the gradient of a training chunk in the parameters."""
     squares, count = [torch.zeros_like(parameter) for parameter in parameters], 0
-    for _ in windows:
+    for _ in chunks:
         count += 1
         for square, parameter in zip(squares, parameters, strict=True):
             assert parameter.grad is not None
@@ -36,7 +36,7 @@ class DynamicWeights:
     rms:  w <- w - lr g / (RMS + epsilon) + decay * min(RMS / mean RMS, 1 / decay) (w_0 - w)
     sgd:  w <- w - lr g + decay (w_0 - w)
 
-    RMS is the root of the mean square of the gradient of each weight over training windows: the `statistics` that rms
+    RMS is the root of the mean square of the gradient of each weight over training chunks: the `statistics` that rms
     needs. Its mean: `norm` "tensors" is the mean over tensors of their means (the authors' code), "elements" that over
     all weights; "sums" is the authors' first code, which others took over: it has sums for both means, so that other
     numbers for lr, decay and epsilon make the same steps. B. Krause, E. Kahembwe, I. Murray and S. Renals, arXiv
@@ -63,7 +63,7 @@ class DynamicWeights:
                 raise ValueError("rule='rms' needs statistics")
             self.rms = statistics.rms
             if norm == "sums":
-                scale = statistics.windows**0.5
+                scale = statistics.chunks**0.5
                 lr, epsilon, decay = lr / scale, epsilon / scale, decay / len(self.rms)
             if norm == "elements":
                 mean = torch.stack([one.sum() for one in self.rms]).sum() / sum(one.numel() for one in self.rms)

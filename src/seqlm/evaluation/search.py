@@ -49,10 +49,10 @@ def climb(loss_of: Callable[[float], float], start: float, factor: float, most: 
 def search(
     score: Callable[[Setting, Observe], Score],
     start: Setting,
-    wanted: Collection[str],
+    names: Collection[str],
     tell: Callable[[str], None],
 ) -> tuple[Setting, list[dict[str, Any]], list[str]]:
-    """Choose temperature, then lr and decay, then flatness and share: those of them that are `wanted`.
+    """Choose temperature, then lr and decay, then flatness and share: those of them in `names`.
 
     The temperature is chosen without the other two, lr and decay without the cache. `score` scores valid under a
     setting. Returns what was chosen, the loss of every trial, and what was still getting better where its search ended.
@@ -82,16 +82,16 @@ def search(
         return found
 
     setting = start._replace(lr=None, flatness=None)
-    if "temperature" in wanted:
+    if "temperature" in names:
         setting = best(setting, "temperature", ["temperature"], 1.04)
     if start.lr is not None:
         setting = setting._replace(lr=start.lr)
         for name in ("lr", "decay"):
-            if name in wanted:
+            if name in names:
                 setting = best(setting, name, ["lr", "decay"], 2.0)
     if start.flatness is not None:
         setting = setting._replace(flatness=start.flatness)
-        if "flatness" in wanted:
+        if "flatness" in names:
             shares: dict[float, float] = {}  # the best one for each flatness
 
             def cached(flatness: float) -> float:

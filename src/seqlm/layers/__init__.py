@@ -6,7 +6,7 @@ from .attention import Attention, Memory
 from .crf import LinearChainCRF
 from .dropout import DropoutKind, LockedDropout, StandardDropout, WordEmbedding, make_dropout, scale_dropout
 from .mixture import Mixture, mixture_cross_entropy, mixture_log_probabilities
-from .recurrent import Bidirectional, Layer, Recurrent, Stack, turned
+from .recurrent import Bidirectional, Layer, Recurrent, Stack, flip_sequences
 from .softmax import Features, OutputLayer, Softmax, exact, linear_cross_entropy, target_log_probabilities
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "StandardDropout",
     "WordEmbedding",
     "exact",
+    "flip_sequences",
     "linear_cross_entropy",
     "make_dropout",
     "mixture_cross_entropy",
@@ -34,5 +35,4 @@ __all__ = [
     "scale_dropout",
     "scan",
     "target_log_probabilities",
-    "turned",
 ]

@@ -62,9 +62,7 @@ class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
         (ys,) = features
         return torch.unflatten(self.log_prob(ys.flatten(0, 1)), 0, ys.shape[:2]) / temperature
 
-    def nats(
-        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
-    ) -> Tensor:
+    def nll(self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
         xs, targets = features[0].flatten(0, 1), targets.flatten()
         chosen, inside = targets, []  # in the head: the word itself, or its cluster
         for k, (down, out) in enumerate(self._clusters()):

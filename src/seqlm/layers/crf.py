@@ -36,7 +36,7 @@ class LinearChainCRF(nn.Module):
             logs = torch.where(inside[t], sums.clamp(min=TINY).log() + top + most + emissions[t], logs)
         return (logs + self.end.double()).logsumexp(1)
 
-    def nats(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    def nll(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
         """-ln p (B,) of tags (T, B); a tag below 0 is not known: the sum is over all that could be there."""
         emissions = emissions.double()
         known = F.one_hot(tags.clamp(min=0), emissions.shape[2]).bool() | (tags < 0).unsqueeze(-1)
@@ -60,5 +60,5 @@ class LinearChainCRF(nn.Module):
         return torch.stack(path[::-1])
 
     def _inside(self, emissions: Tensor, lengths: Tensor) -> Tensor:
-        """Which steps of which column count (T, B, 1)."""
+        """Which steps of which row count (T, B, 1)."""
         return (torch.arange(len(emissions), device=lengths.device).unsqueeze(1) < lengths).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Dropout of sequences, by place and by paper. Masks come from torch's global generator, once per window."""
+"""Dropout of sequences, by place and by paper. Masks come from torch's global generator, once per chunk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StandardDropout(nn.Module):
         self.p = p
 
     def mask_shape(self, xs: Tensor) -> Sequence[int]:
-        """The shape of the mask of a window; where it is 1 the mask is shared."""
+        """The shape of the mask of a chunk; where it is 1 the mask is shared."""
         return xs.shape
 
     def forward(self, xs: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class StandardDropout(nn.Module):
         return xs * dropout_mask(self.mask_shape(xs), self.p, xs)
 
     def bind(self) -> Callable[[Tensor], Tensor]:
-        """The dropout of ONE window that is read step by step, x (B, F)."""
+        """The dropout of ONE chunk that is read step by step, x (B, F)."""
         return self.forward
 
 
@@ -69,9 +69,9 @@ def make_dropout(kind: DropoutKind, p: float) -> StandardDropout:
 
 
 class WordEmbedding(nn.Embedding):
-    """Embedding with dropout of whole word types: a dropped word is dropped wherever it stands in the window.
+    """Embedding with dropout of whole word types: a dropped word is dropped wherever it stands in the chunk.
 
-    e(w) = E_w * m_w / (1 - p),  m_w ~ Bernoulli(1 - p), one mask per window. tokens (...) -> (..., E).
+    e(w) = E_w * m_w / (1 - p),  m_w ~ Bernoulli(1 - p), one mask per chunk. tokens (...) -> (..., E).
     Y. Gal and Z. Ghahramani, arXiv 1512.05287 (2016).
     """
 
@@ -81,7 +81,7 @@ class WordEmbedding(nn.Embedding):
         self.dropout = dropout
 
     def draw_mask(self) -> Tensor | None:
-        """The mask on word types (V, 1) of a window; None if nothing is dropped."""
+        """The mask on word types (V, 1) of a chunk; None if nothing is dropped."""
         if not self.training or self.dropout == 0:
             return None
         return dropout_mask((self.num_embeddings, 1), self.dropout, self.weight)

@@ -58,9 +58,7 @@ class Mixture(Softmax):
         log_prior, latent = features
         return mixture_log_probabilities(log_prior, latent, self._masked(words), self.bias, temperature)
 
-    def nats(
-        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
-    ) -> Tensor:
+    def nll(self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
         log_prior, latent = (part.flatten(0, 1) for part in features)
         return mixture_cross_entropy(log_prior, latent, self._masked(words), self.bias, targets.flatten(), ignore_index)
 
@@ -87,14 +85,12 @@ def mixture_cross_entropy(
     for part in chunks(len(targets), len(weight) * latent.shape[1] * 4):
         given = (log_prior[part], latent[part], weight, bias, targets[part], ignore_index)
         if torch.is_grad_enabled():
-            total = total + checkpoint(_nats, *given, use_reentrant=False)
+            total = total + checkpoint(_nll, *given, use_reentrant=False)
         else:
-            total = total + _nats(*given)
+            total = total + _nll(*given)
     return total
 
 
-def _nats(
-    log_prior: Tensor, latent: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, ignore_index: int
-) -> Tensor:
+def _nll(log_prior: Tensor, latent: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
     logs = mixture_log_probabilities(log_prior, latent, weight, bias)
     return F.nll_loss(logs, targets, ignore_index=ignore_index, reduction="sum")

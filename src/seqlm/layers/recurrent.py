@@ -31,7 +31,7 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def bind(self, carry: Carry) -> Step:
-        """For inputs not known beforehand: step(carry, x (B, I)) -> (carry, y (B, O)), with the masks of ONE window."""
+        """For inputs not known beforehand: step(carry, x (B, I)) -> (carry, y (B, O)), with the masks of ONE chunk."""
         raise NotImplementedError
 
 
@@ -69,8 +69,8 @@ class Recurrent(Layer):
         xs = xs.masked_fill(padding.unsqueeze(-1), 0)  # 0 * NaN would reach the gradients of the weights
         if not self.reverse:
             return self.plan.run(self.cell, xs, carry, lengths=lengths)
-        carry, ys = self.plan.run(self.cell, turned(xs, lengths), carry, lengths=lengths)
-        return carry, turned(ys, lengths)
+        carry, ys = self.plan.run(self.cell, flip_sequences(xs, lengths), carry, lengths=lengths)
+        return carry, flip_sequences(ys, lengths)
 
     def bind(self, carry: Carry) -> Step:
         if self.reverse:
@@ -84,7 +84,7 @@ class Recurrent(Layer):
         return one
 
 
-def turned(xs: Tensor, lengths: Tensor) -> Tensor:
+def flip_sequences(xs: Tensor, lengths: Tensor) -> Tensor:
     """Sequences (T, B, ...) of `lengths` (B,) read backwards, each from its own end; the padding stays behind."""
     place = torch.arange(len(xs), device=xs.device).unsqueeze(1)
     place = torch.where(place < lengths, lengths - 1 - place, place)  # (T, B)

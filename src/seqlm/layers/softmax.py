@@ -31,14 +31,12 @@ class OutputLayer(Protocol):
         """Make the weights (V, E) of an embedding those of the words. Raises ValueError if that cannot be."""
 
     def features(self, ys: Tensor) -> Features:
-        """Everything about ys that `logits` and `nats` read: all masks are drawn, the rest is arithmetic."""
+        """Everything about ys that `logits` and `nll` read: all masks are drawn, the rest is arithmetic."""
 
     def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """ln p (T, B, V), up to a constant of each row."""
 
-    def nats(
-        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
-    ) -> Tensor:
+    def nll(self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`."""
 
 
@@ -72,9 +70,7 @@ class Softmax(nn.Linear):
     def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         return F.linear(features[0], self._masked(words), self.bias) / temperature
 
-    def nats(
-        self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100
-    ) -> Tensor:
+    def nll(self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
         ys, weight = features[0].flatten(0, 1), self._masked(words)
         return linear_cross_entropy(ys, weight, self.bias, targets.flatten(), ignore_index=ignore_index)
 
@@ -125,10 +121,10 @@ def linear_cross_entropy(
     kind = xs.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else xs.dtype
     grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (xs, weight, bias))
-    return _Nats.apply(xs, weight, bias, targets, ignore_index, dtype, grad)  # type: ignore[no-any-return,no-untyped-call]
+    return _LinearCrossEntropy.apply(xs, weight, bias, targets, ignore_index, dtype, grad)  # type: ignore[no-any-return,no-untyped-call]
 
 
-class _Nats(torch.autograd.Function):
+class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -143,7 +139,7 @@ class _Nats(torch.autograd.Function):
         kind = torch.float64 if xs.dtype is torch.float64 else torch.float32
         kept = targets != ignore_index
         picked = torch.where(kept, targets, 0).unsqueeze(1)
-        nats = xs.new_zeros((), dtype=kind)
+        nll = xs.new_zeros((), dtype=kind)
         with torch.autocast(xs.device.type, enabled=False):
             inputs, matrix, offset = xs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
@@ -152,7 +148,7 @@ class _Nats(torch.autograd.Function):
                 logs = F.linear(inputs[chunk], matrix, offset).to(kind)
                 torch.log_softmax(logs, -1, out=logs)
                 at, valid = picked[chunk], kept[chunk].unsqueeze(1)
-                nats.sub_(torch.where(valid, logs.gather(1, at), 0.0).sum())
+                nll.sub_(torch.where(valid, logs.gather(1, at), 0.0).sum())
                 if not grad:
                     return logs
                 slope = logs.exp_().scatter_add_(1, at, logs.new_full((), -1.0).expand_as(at))
@@ -178,7 +174,7 @@ class _Nats(torch.autograd.Function):
                     dbias += slope.sum(0, dtype=dbias.dtype)
                 ctx.save_for_backward(dxs, dweight, dbias)
         ctx.biased, ctx.types = bias is not None, (xs.dtype, weight.dtype)
-        return nats
+        return nll
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:

@@ -57,9 +57,9 @@ class ConditionalModel(nn.Module):
             without = without | (torch.rand(batch.batch_size, device=weight.device) < self.empty)
         return torch.where(without.unsqueeze(-1), nothing, known), lengths
 
-    def nats(self, batch: ExampleBatch) -> Tensor:
+    def loss_sum(self, batch: ExampleBatch) -> Tensor:
         """Summed nats of the texts of a batch and of their ends."""
-        return self.head.nats(*self.encode(batch), batch)
+        return self.head.loss_sum(*self.encode(batch), batch)
 
 
 def one_vector(features: Any) -> None:

@@ -167,7 +167,7 @@ class Decoder(nn.Module):
         """A word for each row of o (B, H)."""
         return torch.multinomial(self.linear(o).float().softmax(-1), 1).squeeze(1)
 
-    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch, sampled: float = 0.0) -> Tensor:
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch, sampled: float = 0.0) -> Tensor:
         """Summed nats of the target words of a batch and of the end of each target."""
         inputs, goals = shifted(batch["target"], batch.lengths["target"])
         outputs = self.output_dropout(self.read(ys, lengths, inputs, sampled)[0]).flatten(0, 1)
@@ -217,7 +217,7 @@ class Decoder(nn.Module):
 
 
 def shifted(target: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Targets (T, B) of `lengths` (B,) -> what is read, the end first, and what is to be said, the end last."""
+    """Targets (T, B) of `lengths` (B,) -> what is read, the end first, and the targets, the end last."""
     row = target.new_full((1, target.shape[1]), IGNORE_INDEX)
     goals = torch.cat([target, row]).scatter(0, lengths.unsqueeze(0), END)
     return torch.cat([torch.full_like(row, END), target.clamp(min=0)]), goals

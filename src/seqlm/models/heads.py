@@ -21,7 +21,7 @@ class TagHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(input_size, size_of(sizes, "num_tags", "tags"))
 
-    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
         """Summed nats of the tags of a batch that have an id."""
         logits = self.linear(ys).flatten(0, 1)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # not in bfloat16
@@ -48,9 +48,9 @@ class CRFHead(TagHead):
         super().__init__(input_size, sizes)
         self.crf = LinearChainCRF(self.linear.out_features)
 
-    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
         """Summed nats of the tags of a batch that have an id."""
-        return self.crf.nats(self.linear(ys), batch["tags"], lengths).sum()
+        return self.crf.nll(self.linear(ys), batch["tags"], lengths).sum()
 
     def best(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """The best tags (T, B) together."""

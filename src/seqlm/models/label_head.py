@@ -71,8 +71,8 @@ class LabelHead(PooledHead):
         logits: Tensor = self.linear(self.pool(ys, lengths))
         return logits
 
-    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
-        """Summed nats of the labels of a batch that have an id; smoothed while training."""
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+        """Summed loss of the labels of a batch that have an id; smoothed while training."""
         smoothing = self.smoothing if self.training else 0.0
         logits, labels = self.logits(ys, lengths), batch["label"]
         return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing)
@@ -105,9 +105,9 @@ class JointHead(nn.Module):
             )
         self.tag_head, self.label_head = tag_head, label_head
 
-    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
         """Summed nats of the tags and labels of a batch that have an id."""
-        return self.tag_head.nats(ys, lengths, batch) + self.label_head.nats(ys, lengths, batch)
+        return self.tag_head.loss_sum(ys, lengths, batch) + self.label_head.loss_sum(ys, lengths, batch)
 
     def tags(self, ys: Tensor, lengths: Tensor) -> list[list[int]]:
         """The best tags of every sequence."""

@@ -110,10 +110,10 @@ class SequenceModel(nn.Module):
         _, ys = self.stack(self.input_dropout(xs), self.stack.init_carry(xs.shape[1]), lengths)
         return self.output_dropout(ys), lengths
 
-    def nats(self, batch: ExampleBatch) -> Tensor:
-        """Summed nats of the targets of a batch."""
-        nats: Tensor = self.head.nats(*self.encode(batch), batch)
-        return nats
+    def loss_sum(self, batch: ExampleBatch) -> Tensor:
+        """Summed loss of the targets of a batch."""
+        total: Tensor = self.head.loss_sum(*self.encode(batch), batch)
+        return total
 
 
 @delegates(build_stack)

@@ -23,7 +23,7 @@ from .stack import Dropouts, cells_of, drops_gatewise
 
 
 class Reading(NamedTuple):
-    """A window as the model read it: every mask is drawn, the rest is arithmetic."""
+    """A chunk as the model read it: every mask is drawn, the rest is arithmetic."""
 
     carry: Carry
     features: Features  # (T, B, ...): what the output layer reads
@@ -118,7 +118,7 @@ class TextModel(nn.Module):
         return self.embedding.look_up(tokens, words)
 
     def read(self, tokens: Tensor, carry: Carry) -> Reading:
-        """Read a window of tokens (T, B)."""
+        """Read a chunk of tokens (T, B)."""
         words = self.embedding.draw_mask()
         carry, top = self.stack(self.input_dropout(self.embed(tokens, words)), carry)
         dropped = self.output_dropout(top)
@@ -127,7 +127,7 @@ class TextModel(nn.Module):
 
     def score(self, reading: Reading, targets: Tensor, ignore_index: int = -100) -> Tensor:
         """Summed nats of targets (T, B) other than `ignore_index`, without ever holding all logits."""
-        return self.decoder.nats(reading.features, targets, reading.words, ignore_index)
+        return self.decoder.nll(reading.features, targets, reading.words, ignore_index)
 
     def logits(self, reading: Reading, temperature: float = 1.0) -> Tensor:
         """ln p (T, B, V), up to a constant of each row."""
@@ -153,11 +153,11 @@ class TextModel(nn.Module):
         return 4 * batch_size * self.vocab_size * self.decoder.num_softmaxes
 
     def forward(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor]:
-        """Read a window: tokens (T, B), carry -> (carry, logits (T, B, V))."""
+        """Read a chunk: tokens (T, B), carry -> (carry, logits (T, B, V))."""
         reading = self.read(tokens, carry)
         return reading.carry, self.logits(reading)
 
-    def nats(self, tokens: Tensor, targets: Tensor, carry: Carry, ignore_index: int = -100) -> tuple[Carry, Tensor]:
-        """Read a window and score it: (carry, summed nats); as cross_entropy(forward(tokens))."""
+    def nll(self, tokens: Tensor, targets: Tensor, carry: Carry, ignore_index: int = -100) -> tuple[Carry, Tensor]:
+        """Read a chunk and score it: (carry, summed nats); as cross_entropy(forward(tokens))."""
         reading = self.read(tokens, carry)
         return reading.carry, self.score(reading, targets, ignore_index)

@@ -37,7 +37,7 @@ class ValueHead(PooledHead):
         """Predictions (T or 1, B, K), and their standard deviations where the head knows them."""
         return self.outputs(ys, lengths), None
 
-    def nats(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
         """Summed loss of the targets of a batch that are not missing."""
         outputs, target = self.outputs(ys, lengths), batch["value"]
         known = ~target.isnan()

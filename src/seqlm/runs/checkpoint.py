@@ -48,13 +48,13 @@ class Checkpoint:
 
     def load_weights(self, model: nn.Module) -> None:
         """Copy the stored weights into `model`; raises ConfigError if they are not the weights of this model."""
-        stored, wanted = load_file(self.path / "model.safetensors"), weights_of(model)
-        wrong = sorted(stored.keys() ^ wanted.keys())
-        wrong += [name for name in stored.keys() & wanted.keys() if stored[name].shape != wanted[name].shape]
+        stored, own = load_file(self.path / "model.safetensors"), weights_of(model)
+        wrong = sorted(stored.keys() ^ own.keys())
+        wrong += [name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape]
         if wrong:
             raise ConfigError(f"{self.path} holds the weights of another model; first difference: {wrong[0]}")
         with torch.no_grad():
-            for name, tensor in wanted.items():
+            for name, tensor in own.items():
                 tensor.copy_(stored[name])
 
     def load_state(self) -> dict[str, Any]:

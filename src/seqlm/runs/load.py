@@ -1,56 +1,31 @@
-"""Models of configurations, and runs read back from their folders."""
+"""Runs read back from their folders."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..config.build import accepts, build
-from ..config.schema import Config
-from ..config.values import DATA_PATHS, load_config
+from ..config.build import build
+from ..config.schema import DATA_PATHS, Config
+from ..config.values import load_config
 from ..data.dataset import Data
-from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.text import Tokenizer, load_tokenizer
 from ..errors import ConfigError
 from . import checkpoint
+from .assemble import build_data, build_model, check_parts
 from .folder import RunFolder
-from .parts import build_data, check_parts
 
 
-def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer) -> Any:
-    """The model of a config, for the vocabulary of `tokenizer`, on the CPU."""
-    engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
-    known: dict[str, Any]
-    known = {"sizes": tokenizer.sizes()} if isinstance(tokenizer, ExampleTokenizer) else {"vocab_size": len(tokenizer)}
-    if accepts(config.model, "model", "sizes", trust=config.trust) != ("sizes" in known):
-        has, wants = ("examples", "a text") if "sizes" in known else ("a text", "examples")
-        raise ConfigError(
-            f"this data is {has}, but model._target_={config.model['_target_']} reads {wants}; "
-            "choose another model= or data="
-        )
-    output = config.model.get("output")
-    cutoffs = output.get("cutoffs") if isinstance(output, Mapping) else None
-    if cutoffs and not getattr(tokenizer, "ranked", True):
-        raise ConfigError(
-            f"model.output.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a "
-            f"{tokenizer.kind} tokenizer are not in; use data/tokenizer=word or char, or model/output=softmax"
-        )
-    if accepts(config.model, "model", "load", trust=config.trust):
-        known["load"] = partial(_trained, engine=engine, trust=config.trust)
-    model = build(config.model, "model", trust=config.trust, engine=engine, **known)
-    if isinstance(tokenizer, ExampleTokenizer) and hasattr(model, "extra_fields"):
-        tokenizer.fields.update({field.name: field for field in model.extra_fields(tokenizer)})
-    return model
-
-
-def _trained(folder: str, which: str, sha256: str | None, engine: str, trust: Sequence[str]) -> tuple[nn.Module, Any]:
+def trained_model(
+    folder: str, which: str, sha256: str | None, engine: str, trust: Sequence[str]
+) -> tuple[nn.Module, Any]:
     """Model and tokenizer of a run whose states another model reads. Raises ConfigError if it learned from others."""
     run = load_run(folder, checkpoint=which, engine=engine, trust=trust)
     if sha256 not in (None, checkpoint.digest(run.folder.checkpoints, run.checkpoint.step)):
@@ -73,7 +48,7 @@ class LoadedRun:
         else:
             raise ConfigError(f"checkpoint={which} and average_last={average_last} both choose; leave one of them out")
         self.checkpoint, self.steps = found[-1], [one.step for one in found]  # the newest; all whose weights are used
-        model = build_model(config, self.tokenizer)
+        model = build_model(config, self.tokenizer, trained_model)
         self.weights = _load_mean(found, model, config.eval_weights if weights == "auto" else weights)
         if self.weights != weights and weights != "auto":
             raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")

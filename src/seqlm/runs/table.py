@@ -1,4 +1,4 @@
-"""Runs as rows: how far each has come and what it has shown. Imports no torch."""
+"""Runs as rows: how far each has come, and its metrics. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..config.metrics import Metric, by_name
 from .folder import RunFolder
 
 
-class Shown(NamedTuple):
+class RunSummary(NamedTuple):
     """How far a run has come, and the metrics of the checkpoint that was best on valid."""
 
     monitor: str
@@ -24,8 +24,8 @@ class Shown(NamedTuple):
     metrics: dict[str, Metric]  # those that the task of the run declares, by name, without the loss
 
 
-def shown(run: RunFolder) -> Shown:
-    """Read what a run has shown; raises ConfigError, AttributeError, TypeError or ValueError for damaged files."""
+def summarize(run: RunFolder) -> RunSummary:
+    """Progress and metrics of a run; raises ConfigError, AttributeError, TypeError or ValueError for damaged files."""
     info = run.info()
     metrics: dict[str, Any] = dict(info.get("metrics") or {})
     progress, monitor, declared = info, str(info["monitor"]), by_name(info["declared_metrics"])
@@ -43,7 +43,7 @@ def shown(run: RunFolder) -> Shown:
     test = run.eval_result("test")
     scored = test.get("checkpoint") == info.get("best_step")  # not weights that are the best no more
     del declared["loss"]
-    return Shown(
+    return RunSummary(
         monitor=monitor,
         rank=rank(metrics) if metrics else None,
         parameters=_checked(info.get("parameters", {}).get("total", 0)) or 0,

@@ -27,18 +27,18 @@ from .figures import Heatmap
 class Score:
     """Sums over target tokens; every mean is divided once, at the end."""
 
-    nats: float = 0.0
+    loss_sum: float = 0.0
     tokens: int = 0
     counts: Counter[Any] = field(default_factory=Counter)  # whatever else a task counts
 
     @property
     def loss(self) -> float:
         """Nats per token."""
-        return self.nats / self.tokens
+        return self.loss_sum / self.tokens
 
     def add(self, other: Score) -> None:
         """Add the sums of another part of the split."""
-        self.nats += other.nats
+        self.loss_sum += other.loss_sum
         self.tokens += other.tokens
         self.counts.update(other.counts)
 
@@ -51,7 +51,7 @@ class Task(ABC):
 
     model: ClassVar[type[nn.Module]]  # the models that it trains
     stateful: ClassVar[bool] = True  # rows of a batch go on in the next: their number changes what is known of each
-    cuda_graphs: ClassVar[bool] = False  # batches are Windows of few shapes, so that engine=graph can replay a step
+    cuda_graphs: ClassVar[bool] = False  # batches are Chunks of few shapes, so that engine=graph can replay a step
     targets: ClassVar[tuple[str, ...]] = ()  # fields of an example that it predicts
     metrics: ClassVar[tuple[Metric, ...]] = ()  # those that tables of runs show, in this order; the loss is known
     reported: ClassVar[tuple[str, ...]] = ()  # metrics that published results are compared by, beside the monitor
@@ -76,7 +76,7 @@ class Task(ABC):
         """The batches to learn from."""
 
     @abstractmethod
-    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Batches:
+    def batches(self, data: Data, split: str, batch_size: int, bptt: int, where: str = "") -> Batches:
         """The batches to score a split with: every target once, in an order that never changes."""
 
     @abstractmethod
@@ -130,7 +130,7 @@ class Task(ABC):
         return {}
 
     def rows(self, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names and values in the table of `seqlm eval`, made of tokens, nats, metrics, facts and speed."""
+        """Names and values in the table of `seqlm eval`, made of tokens, loss_sum, metrics, facts and speed."""
         known = by_name(self.metrics)
 
         def text(name: str, value: Any) -> str:
@@ -157,7 +157,7 @@ class Task(ABC):
 
 def whole_sequences(config: Config, name: str, reads: str = "whole sequences") -> None:
     """Raise ConfigError for options of streams, which a task that reads sequences by themselves has no use for."""
-    for key in ("window_spread", "window_halved", "drop_state"):
+    for key in ("bptt_std", "bptt_half_prob", "drop_state"):
         if getattr(config.train, key):
             raise ConfigError(
                 f"train.{key}={getattr(config.train, key)} does nothing: {name} reads {reads}; leave it out"

@@ -17,7 +17,7 @@ from ..data.tokenizers.text import Tokenizer
 from ..models.language_model import BidirectionalLanguageModel
 from .base import Score
 from .generation import check_prompt
-from .lm import LanguageModeling, line_nats, scoring_streams, training_streams
+from .lm import LanguageModeling, line_nll, scoring_streams, training_streams
 from .penalties import Penalty
 from .text import TextTask, line_ids, perplexity
 
@@ -27,7 +27,7 @@ DIRECTIONS = ("forward", "backward")
 class BidirectionalLanguageModeling(TextTask):
     """Two language models, one in each direction: loss = -sum_t [ln p(w_t | w_<t) + ln p(w_t | w_>t)].
 
-    Over a window of the text and one of the same text backwards; nats are per token and direction. `penalties` are
+    Over a chunk of the text and one of the same text backwards; nats are per token and direction. `penalties` are
     those of LanguageModeling, on each of the two. M. E. Peters et al., arXiv 1802.05365.
     """
 
@@ -43,8 +43,8 @@ class BidirectionalLanguageModeling(TextTask):
     def training(self, data: Data, config: Config) -> Both:
         return Both(partial(training_streams, data=data, config=config), data["train"].tokens)
 
-    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Both:
-        cut = partial(scoring_streams, data=data, batch_size=batch_size, window=window, where=where)
+    def batches(self, data: Data, split: str, batch_size: int, bptt: int, where: str = "") -> Both:
+        cut = partial(scoring_streams, data=data, batch_size=batch_size, bptt=bptt, where=where)
         return Both(cut, data[split].tokens)
 
     def objective(
@@ -60,14 +60,14 @@ class BidirectionalLanguageModeling(TextTask):
         for name, *of in zip(DIRECTIONS, (model.fwd, model.bwd), batch, carry, both, strict=True):
             new, score = self.one.score(*of)
             carries.append(new)
-            nats: Any = score.nats
-            total.add(Score(score.nats, score.tokens, Counter({name: nats})))
+            nll: Any = score.loss_sum
+            total.add(Score(nll, score.tokens, Counter({name: nll})))
         return tuple(carries), total
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per token and direction), ppl, and the perplexity of each direction by itself."""
         each = {f"{name}_ppl": perplexity(score.counts[name], score.tokens // 2) for name in DIRECTIONS}
-        return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), **each}
+        return {"loss": score.loss, "ppl": perplexity(score.loss_sum, score.tokens), **each}
 
     def display(self, model: BidirectionalLanguageModel, data: Data, options: SamplingConfig) -> str:
         return self.one.display(model.fwd, data, options)
@@ -83,8 +83,8 @@ class BidirectionalLanguageModeling(TextTask):
         # Backwards a line begins at its end, and ends at the end of the line before.
         flipped = [ids[-2::-1] + ids[-1:] if ids[-1] == tokenizer.eos_id else ids[::-1] for ids in lines]
         predictions = self.one.predict_texts(model.fwd, tokenizer, texts)
-        for one, backward in zip(predictions, line_nats(model.bwd, tokenizer, flipped), strict=True):
-            forward = one.pop("nats")
+        for one, backward in zip(predictions, line_nll(model.bwd, tokenizer, flipped), strict=True):
+            forward = one.pop("nll")
             both = perplexity(forward + backward, 2 * one["tokens"])
-            one |= {"ppl": both, "forward_nats": forward, "backward_nats": backward}
+            one |= {"ppl": both, "forward_nll": forward, "backward_nll": backward}
         return predictions

@@ -13,7 +13,7 @@ from ..models.label_head import LabelHead
 from ..models.sequence_model import SequenceModel
 from .base import Score
 from .examples import Encoded, ExampleTask, Prediction
-from .tagging import Found
+from .tagging import EntityCounts
 
 
 class Classification(ExampleTask):
@@ -35,32 +35,38 @@ class Classification(ExampleTask):
         names = tokenizer.vocabularies["label"]
         return [{"label": names[label]} for label in model.head.label(*encoded)]
 
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
-        return Counter([(wanted["label"], said["label"])])
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
+        return Counter([(target["label"], prediction["label"])])
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
-        """loss (nats per label), accuracy, macro_f1: the mean over labels that are wanted or said anywhere."""
+        """loss (nats per label), accuracy, macro_f1: the mean over labels that are target or prediction anywhere."""
         rates = rates_by_label(score.counts)
         return {
             "loss": score.loss,
-            "accuracy": sum(n for (wanted, said), n in score.counts.items() if wanted == said) / score.counts.total(),
+            "accuracy": sum(n for (target, prediction), n in score.counts.items() if target == prediction)
+            / score.counts.total(),
             "macro_f1": sum(row["f1"] for row in rates) / len(rates),
         }
 
     def report(self, score: Score) -> dict[str, Any]:
-        """`labels`: rates and number (`support`) of each label; `confusion`: what was said for what, and how often."""
-        cells = sorted((wanted, -number, said) for (wanted, said), number in score.counts.items())
+        """`labels`: rates and number (`support`) of each; `confusion`: how often which was predicted for which."""
+        cells = sorted((target, -number, prediction) for (target, prediction), number in score.counts.items())
         return {
             "labels": rates_by_label(score.counts),
-            "confusion": [{"wanted": wanted, "said": said, "count": -number} for wanted, number, said in cells],
+            "confusion": [
+                {"target": target, "prediction": prediction, "count": -number} for target, number, prediction in cells
+            ],
         }
 
 
 def rates_by_label(counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Precision, recall, f1 and number (`support`) of every label, from how often (wanted, said) was counted."""
-    wanted, said = Counter[str](), Counter[str]()
+    """Precision, recall, f1 and number (`support`) of every label, given how often each (target, prediction) occurs."""
+    targets, predictions = Counter[str](), Counter[str]()
     for (a, b), number in counts.items():
-        wanted[a] += number
-        said[b] += number
-    rows = {label: Found(counts[label, label], said[label], wanted[label]) for label in sorted(wanted | said)}
-    return [{"label": label, **row.rates(), "support": row.wanted} for label, row in rows.items()]
+        targets[a] += number
+        predictions[b] += number
+    rows = {
+        label: EntityCounts(counts[label, label], predictions[label], targets[label])
+        for label in sorted(targets | predictions)
+    }
+    return [{"label": label, **row.rates(), "support": row.gold} for label, row in rows.items()]

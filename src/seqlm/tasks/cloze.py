@@ -14,7 +14,7 @@ from ..config.metrics import ACCURACY, PERPLEXITY
 from ..config.schema import Config, SamplingConfig
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.gaps import Gaps
-from ..data.batching.streams import Window
+from ..data.batching.streams import Chunk
 from ..data.dataset import Data
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
@@ -25,13 +25,13 @@ from .text import TextTask, line_ids, perplexity
 MASK = "<mask>"  # how a gap is written in a line
 BEST = 5  # fillers predicted for each gap
 SHOWN = 30  # tokens of valid at each evaluation
-COLUMNS = 64  # of a line, each with another token masked, that are read together
+ROWS = 64  # of a line, each with another token masked, that are read together
 
 
 class Cloze(TextTask):
     """Masked tokens of a text: loss = -sum ln p(w_t | the tokens that are not masked) over those that are.
 
-    A text is read in pieces of `train.window` tokens, each by itself. To learn from, a share `mask` of each is masked,
+    A text is read in pieces of `train.bptt` tokens, each by itself. To learn from, a share `mask` of each is masked,
     drawn anew in every epoch. To be scored, a piece is read round(1 / mask) times, with a share of it masked, so that
     every token of the text is a target once; its perplexity is no probability of the text, and lower than that of a
     language model, which sees one side only. `monitor`: what weights are chosen by on valid: loss or accuracy.
@@ -58,15 +58,15 @@ class Cloze(TextTask):
     def training(self, data: Data, config: Config) -> Gaps:
         options, gap = config.train, len(data.tokenizer)
         tokens, seed = data["train"].tokens, config.seed
-        return Gaps(tokens, options.batch_size, options.window, mask=gap, share=self.mask, seed=seed, where="train.")
+        return Gaps(tokens, options.batch_size, options.bptt, mask=gap, share=self.mask, seed=seed, where="train.")
 
-    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Gaps:
-        return Gaps(data[split].tokens, batch_size, window, mask=len(data.tokenizer), share=self.mask, where=where)
+    def batches(self, data: Data, split: str, batch_size: int, bptt: int, where: str = "") -> Gaps:
+        return Gaps(data[split].tokens, batch_size, bptt, mask=len(data.tokenizer), share=self.mask, where=where)
 
-    def objective(self, model: ClozeModel, batch: Window, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
-        return (*model.nats(batch.inputs, batch.targets, carry, ignore_index=IGNORE_INDEX), None)
+    def objective(self, model: ClozeModel, batch: Chunk, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        return (*model.nll(batch.inputs, batch.targets, carry, ignore_index=IGNORE_INDEX), None)
 
-    def score(self, model: ClozeModel, batch: Window, carry: Carry, batches: Gaps) -> tuple[Carry, Score]:
+    def score(self, model: ClozeModel, batch: Chunk, carry: Carry, batches: Gaps) -> tuple[Carry, Score]:
         places = batch.targets != IGNORE_INDEX
         reading, targets = model.at(model.read(batch.inputs, carry), places), batch.targets[places].unsqueeze(1)
         logs = model.log_softmax(reading)
@@ -76,17 +76,17 @@ class Cloze(TextTask):
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per token), ppl, accuracy: the share of tokens that the model finds most probable."""
         accuracy = score.counts["right"] / score.tokens
-        return {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens), "accuracy": accuracy}
+        return {"loss": score.loss, "ppl": perplexity(score.loss_sum, score.tokens), "accuracy": accuracy}
 
     def display(self, model: ClozeModel, data: Data, options: SamplingConfig) -> str:
         """The beginning of valid with its gaps, [target], or [target: prediction] where the two differ."""
         if not options.tokens:
             return ""
-        window = self.batches(data, "valid", 1, SHOWN)[0].to(next(model.parameters()).device)
+        chunk = self.batches(data, "valid", 1, SHOWN)[0].to(next(model.parameters()).device)
         with evaluating(model):
-            predictions = model(window.inputs, ())[1].argmax(-1).squeeze(1).tolist()
+            predictions = model(chunk.inputs, ())[1].argmax(-1).squeeze(1).tolist()
         decode, shown = data.tokenizer.decoder(), []
-        inputs, targets = window.inputs[:, 0].tolist(), window.targets[:, 0].tolist()
+        inputs, targets = chunk.inputs[:, 0].tolist(), chunk.targets[:, 0].tolist()
         for read, target, prediction in zip(inputs, targets, predictions, strict=True):
             text = decode(read if target == IGNORE_INDEX else target)
             right, filler = (one if one.strip() else repr(one) for one in (text, data.tokenizer.decode([prediction])))
@@ -117,9 +117,9 @@ class Cloze(TextTask):
             rows = zip(found.values.tolist(), found.indices.tolist(), strict=True)
             fillers = [[{"token": tokenizer.vocabulary[i], "p": p} for p, i in zip(*row, strict=True)] for row in rows]
             return {"fillers": fillers}
-        nats = 0.0
-        for some in torch.arange(1, len(ids), device=read.device).split(COLUMNS):  # token by token, the end excepted
+        nll = 0.0
+        for some in torch.arange(1, len(ids), device=read.device).split(ROWS):  # token by token, the end excepted
             alone = torch.arange(len(read), device=read.device).unsqueeze(1) == some  # (T, B)
             targets = torch.where(alone, read, IGNORE_INDEX)
-            nats += model.nats(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE_INDEX)[1].item()
-        return {"nats": nats, "tokens": len(ids) - 1, "ppl": perplexity(nats, len(ids) - 1)}
+            nll += model.nll(read.masked_fill(alone, gap), targets, (), ignore_index=IGNORE_INDEX)[1].item()
+        return {"nll": nll, "tokens": len(ids) - 1, "ppl": perplexity(nll, len(ids) - 1)}

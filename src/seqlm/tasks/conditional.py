@@ -63,15 +63,15 @@ class Conditional(ExampleTask):
             one_vector(one["features"])
         counts: Counter[str] = Counter()
         if model.empty:
-            nats: Any = model.head.nats(*model.encode(batch, empty=True), batch).item()
-            counts["empty"] = nats
-        return carry, Score(model.nats(batch).item(), batch.tokens, counts)
+            empty: Any = model.head.loss_sum(*model.encode(batch, empty=True), batch).item()
+            counts["empty"] = empty
+        return carry, Score(model.loss_sum(batch).item(), batch.tokens, counts)
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per word, ends included), ppl, and empty_ppl, under the empty condition, if it was learned."""
-        told = {"loss": score.loss, "ppl": perplexity(score.nats, score.tokens)}
+        metrics = {"loss": score.loss, "ppl": perplexity(score.loss_sum, score.tokens)}
         empty = {"empty_ppl": perplexity(score.counts["empty"], score.tokens)} if "empty" in score.counts else {}
-        return {**told, **empty}
+        return {**metrics, **empty}
 
     def predict(self, model: Any, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["target"]
@@ -81,7 +81,7 @@ class Conditional(ExampleTask):
     def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
         return () if model.condition == "nothing" else (model.condition,)
 
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         return Counter()  # no text is the right one
 
     def display(self, model: Any, data: Data, options: SamplingConfig) -> str:

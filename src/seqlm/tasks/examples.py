@@ -25,7 +25,7 @@ Encoded = tuple[Tensor, Tensor]  # outputs (T, B, O) of an encoder, and the leng
 
 
 class ExampleTask(Task):
-    """A task on examples: each batch is read by itself, and what is predicted is counted against what was wanted.
+    """A task on examples: each batch is read by itself, and predictions are counted against targets.
 
     A subclass names its `head`, the fields that are `targets`, predicts, counts, and makes metrics of the counts.
     """
@@ -39,10 +39,10 @@ class ExampleTask(Task):
         """The prediction for every example of a batch that the model has encoded, in their order."""
 
     @abstractmethod
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         """One example counted: numbers that add up to those of a split."""
 
-    def wanted(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
+    def references(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Examples in the form that predictions are counted against."""
         return examples
 
@@ -62,18 +62,18 @@ class ExampleTask(Task):
     def training(self, data: Data, config: Config) -> Bucketed:
         return Bucketed(data["train"], config.train.batch_size, self.targets, seed=config.seed, where="train.")
 
-    def batches(self, data: Data, split: str, batch_size: int, window: int, where: str = "") -> Bucketed:
+    def batches(self, data: Data, split: str, batch_size: int, bptt: int, where: str = "") -> Bucketed:
         return Bucketed(data[split], batch_size, self.targets, where=where)
 
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
-        return carry, model.nats(batch), None
+        return carry, model.loss_sum(batch), None
 
     def score(self, model: SequenceModel, batch: ExampleBatch, carry: Carry, batches: Bucketed) -> tuple[Carry, Score]:
         encoded, tokenizer = model.encode(batch), batches.split.tokenizer
-        score = Score(model.head.nats(*encoded, batch).item(), batch.tokens)
-        examples = self.wanted(batches.split.examples(batch), tokenizer)
-        for said, wanted in zip(self.predict(model, encoded, tokenizer), examples, strict=True):
-            score.counts.update(self.count(said, wanted))
+        score = Score(model.head.loss_sum(*encoded, batch).item(), batch.tokens)
+        examples = self.references(batches.split.examples(batch), tokenizer)
+        for prediction, target in zip(self.predict(model, encoded, tokenizer), examples, strict=True):
+            score.counts.update(self.count(prediction, target))
         return carry, score
 
     def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
@@ -114,8 +114,8 @@ class ExampleTask(Task):
             return ""
         example = data["valid"].originals[0]
         with evaluating(model):
-            said = self.answers(model, data.tokenizer, [example])[0]
-        return "\n".join(f"{name}: {as_text(value)}" for name, value in {**example, **said}.items())
+            prediction = self.answers(model, data.tokenizer, [example])[0]
+        return "\n".join(f"{name}: {as_text(value)}" for name, value in {**example, **prediction}.items())
 
 
 def as_text(value: Any) -> str:

@@ -26,8 +26,8 @@ from .tagging import Tagging, require_entities
 class Joint(ExampleTask):
     """A tag for every word and a label for the whole: loss = -sum_t ln p(tag_t | x) - ln p(label | x).
 
-    In training the nats of labels count `label_weight` times. Besides what tagging and classification are told by
-    there is `frame`: how many examples have all tags and the label right. `monitor`: what weights are chosen by on
+    In training the loss of labels counts `label_weight` times. Besides the metrics of tagging and classification there
+    is `frame`: the share of examples that have all tags and the label right. `monitor`: what weights are chosen by on
     valid: frame, f1 of entities, accuracy of labels, or loss. C.-W. Goo et al., "Slot-Gated Modeling for Joint Slot
     Filling and Intent Prediction" (2018).
     """
@@ -54,18 +54,18 @@ class Joint(ExampleTask):
         if self.label_weight == 1:
             return super().objective(model, batch, carry)
         encoded, head = model.encode(batch), model.head
-        nats = head.label_head.nats(*encoded, batch)
-        return carry, head.tag_head.nats(*encoded, batch) + nats, (self.label_weight - 1) * nats
+        labels = head.label_head.loss_sum(*encoded, batch)
+        return carry, head.tag_head.loss_sum(*encoded, batch) + labels, (self.label_weight - 1) * labels
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
-        said = [part.predict(model, encoded, tokenizer) for part in self.parts.values()]
-        return [{**tags, **label} for tags, label in zip(*said, strict=True)]
+        predictions = [part.predict(model, encoded, tokenizer) for part in self.parts.values()]
+        return [{**tags, **label} for tags, label in zip(*predictions, strict=True)]
 
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         counts: Counter[Any] = Counter()
         for name, part in self.parts.items():
-            counts.update({(name, key): number for key, number in part.count(said, wanted).items()})
-        counts["frame", all(said[name] == wanted[name] for name in self.parts)] += 1
+            counts.update({(name, key): number for key, number in part.count(prediction, target).items()})
+        counts["frame", all(prediction[name] == target[name] for name in self.parts)] += 1
         return counts
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
@@ -90,4 +90,4 @@ class Joint(ExampleTask):
     def _of(self, name: str, score: Score) -> Score:
         """The counts of one part."""
         counts = Counter({key: number for (part, key), number in score.counts.items() if part == name})
-        return Score(score.nats, score.tokens, counts)
+        return Score(score.loss_sum, score.tokens, counts)

@@ -14,7 +14,7 @@ from ..models.text_model import Reading
 
 
 class Penalty(Protocol):
-    """Nats per token that a window adds to the loss; None if there is nothing in it to penalise."""
+    """Nats per token that a chunk adds to the loss; None if there is nothing in it to penalise."""
 
     def __call__(self, reading: Reading) -> Tensor | None:
         """`reading` holds outputs (T, B, H) of the last layer: `top` without dropout, `dropped` with it."""
@@ -49,13 +49,13 @@ class TemporalPenalty:
 PENALTIES: dict[str, Callable[[float], Penalty]] = {"activation": ActivationPenalty, "temporal": TemporalPenalty}
 
 
-def make_penalties(wanted: Mapping[str, float | Callable[[], Penalty]] | None) -> list[Penalty]:
+def make_penalties(given: Mapping[str, float | Callable[[], Penalty]] | None) -> list[Penalty]:
     """The penalties of `task.penalties`: weights by name, those of 0 left out, and factories of others.
 
     Raises ValueError for an unknown name, or a weight that is negative or not finite.
     """
     made: list[Penalty] = []
-    for name, weight in (wanted or {}).items():
+    for name, weight in (given or {}).items():
         if callable(weight):
             made.append(weight())
         elif name not in PENALTIES:
@@ -69,7 +69,7 @@ def make_penalties(wanted: Mapping[str, float | Callable[[], Penalty]] | None) -
 
 def total(penalties: Iterable[Penalty], reading: Reading) -> Tensor | None:
     """The sum of those that apply, in nats per token; None if none does."""
-    found = [nats for penalty in penalties if (nats := penalty(reading)) is not None]
+    found = [one for penalty in penalties if (one := penalty(reading)) is not None]
     return sum(found[1:], found[0]) if found else None
 
 

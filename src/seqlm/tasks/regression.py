@@ -64,9 +64,9 @@ class Regression(ExampleTask):
         counts: Counter[Any] = Counter()
         for name, one in zip(SUMS, sums, strict=True):
             counts.update({(name, k): number for k, number in enumerate(one.double().sum((0, 1)).tolist())})
-        return carry, Score(model.head.nats(ys, lengths, batch).item(), batch.tokens, counts)
+        return carry, Score(model.head.loss_sum(ys, lengths, batch).item(), batch.tokens, counts)
 
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         return Counter()  # sums are taken of tensors
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:

@@ -87,23 +87,23 @@ class Seq2Seq(ExampleTask):
             self.sampled = self.scheduled_sampling * min(at.fraction, 1.0)
 
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, None]:
-        return carry, model.head.nats(*model.encode(batch), batch, self.sampled), None
+        return carry, model.head.loss_sum(*model.encode(batch), batch, self.sampled), None
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["target"]
         return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.search_options)]
 
-    def wanted(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
+    def references(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Targets as units, in the form in which they are looked up, and what is read at each step."""
         return [{"read": steps_read(one, tokenizer), "target": tokenizer.units(one["target"])} for one in examples]
 
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
-        mine, theirs = said["target"], wanted["target"]
-        right = sum(a == b for a, b in zip(mine, theirs, strict=False)) + (len(mine) == len(theirs))
-        counts: Counter[Any] = Counter(right=right, places=max(len(mine), len(theirs)) + 1)  # with the end
-        counts["length", len(wanted["read"]), "exact" if mine == theirs else "wrong"] += 1
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
+        words, reference = prediction["target"], target["target"]
+        right = sum(a == b for a, b in zip(words, reference, strict=False)) + (len(words) == len(reference))
+        counts: Counter[Any] = Counter(right=right, places=max(len(words), len(reference)) + 1)  # with the end
+        counts["length", len(target["read"]), "exact" if words == reference else "wrong"] += 1
         if self.bleu:
-            counts["pair", tuple(mine), tuple(theirs)] += 1
+            counts["pair", tuple(words), tuple(reference)] += 1
         return counts
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
@@ -141,12 +141,14 @@ class Seq2Seq(ExampleTask):
             return ""
         examples = data["valid"].originals[:SHOWN]
         with evaluating(model):
-            said = self.answers(model, data.tokenizer, examples)
+            predictions = self.answers(model, data.tokenizer, examples)
         lines = []
-        for mine, wanted, one in zip(said, self.wanted(examples, data.tokenizer), examples, strict=True):
-            target, right = map(data.tokenizer.join, (mine["target"], wanted["target"]))
-            source = data.tokenizer.join(wanted["read"]) if "words" in one else as_text(one["features"])
-            lines.append(f"{source} -> {target}" + (f" (should be {right})" if target != right else ""))
+        for prediction, reference, one in zip(
+            predictions, self.references(examples, data.tokenizer), examples, strict=True
+        ):
+            text, target = map(data.tokenizer.join, (prediction["target"], reference["target"]))
+            source = data.tokenizer.join(reference["read"]) if "words" in one else as_text(one["features"])
+            lines.append(f"{source} -> {text}" + (f" (target: {target})" if text != target else ""))
         return "\n".join(lines)
 
     def figures(self, model: SequenceModel, data: Data) -> dict[str, Heatmap]:

@@ -40,19 +40,19 @@ def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return found
 
 
-class Found(NamedTuple):
-    """Entities: those that are `correct`, among those that were `found`, among those that were `wanted`."""
+class EntityCounts(NamedTuple):
+    """Numbers of entities: those of the prediction, those of the target (gold), and those that are in both."""
 
     correct: int
-    found: int
-    wanted: int
+    predicted: int
+    gold: int
 
     def rates(self) -> dict[str, float]:
-        """precision P = correct / found, recall R = correct / wanted, f1 = 2 P R / (P + R); 0 / 0 is 0."""
+        """precision P = correct / predicted, recall R = correct / gold, f1 = 2 P R / (P + R); 0 / 0 is 0."""
         return {
-            "precision": self.correct / self.found if self.found else 0.0,
-            "recall": self.correct / self.wanted if self.wanted else 0.0,
-            "f1": 2 * self.correct / (self.found + self.wanted) if self.correct else 0.0,
+            "precision": self.correct / self.predicted if self.predicted else 0.0,
+            "recall": self.correct / self.gold if self.gold else 0.0,
+            "f1": 2 * self.correct / (self.predicted + self.gold) if self.correct else 0.0,
         }
 
 
@@ -79,29 +79,29 @@ class Tagging(ExampleTask):
         names = tokenizer.vocabularies["tags"]
         return [{"tags": [names[tag] for tag in row]} for row in model.head.tags(*encoded)]
 
-    def count(self, said: Prediction, wanted: Example) -> Counter[Any]:
+    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         counts: Counter[Any] = Counter()
-        mine, theirs = entities(said["tags"]), entities(wanted["tags"])
-        for name, group in (("found", mine), ("wanted", theirs), ("correct", mine & theirs)):
+        predicted, gold = entities(prediction["tags"]), entities(target["tags"])
+        for name, group in (("predicted", predicted), ("gold", gold), ("correct", predicted & gold)):
             counts.update((name, kind) for kind, _, _ in group)
-        counts.update(("tag", a, b) for a, b in zip(wanted["tags"], said["tags"], strict=True))
+        counts.update(("tag", a, b) for a, b in zip(target["tags"], prediction["tags"], strict=True))
         return counts
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (nats per tag), precision, recall and f1 of entities, accuracy of tags."""
         right = sum(number for key, number in score.counts.items() if key[0] == "tag" and key[1] == key[2])
         tags = sum(number for key, number in score.counts.items() if key[0] == "tag")
-        return {"loss": score.loss, **_found(score).rates(), "accuracy": right / tags}
+        return {"loss": score.loss, **_entity_counts(score).rates(), "accuracy": right / tags}
 
     def report(self, score: Score) -> dict[str, Any]:
         """`types`: rates and number (`support`) of each type of entity; `confusions`: of tags, most frequent first."""
         kinds = sorted({key[1] for key in score.counts if key[0] != "tag"})
-        rows = {kind: _found(score, kind) for kind in kinds}
+        rows = {kind: _entity_counts(score, kind) for kind in kinds}
         wrong = [(number, *key[1:]) for key, number in score.counts.items() if key[0] == "tag" and key[1] != key[2]]
         wrong.sort(key=lambda item: (-item[0], item[1:]))
         return {
-            "types": {kind: {**row.rates(), "support": row.wanted} for kind, row in rows.items()},
-            "confusions": [{"wanted": a, "said": b, "count": number} for number, a, b in wrong[:CONFUSIONS]],
+            "types": {kind: {**row.rates(), "support": row.gold} for kind, row in rows.items()},
+            "confusions": [{"target": a, "prediction": b, "count": number} for number, a, b in wrong[:CONFUSIONS]],
         }
 
 
@@ -113,10 +113,10 @@ def require_entities(data: Data) -> None:
         )
 
 
-def _found(score: Score, kind: str | None = None) -> Found:
+def _entity_counts(score: Score, kind: str | None = None) -> EntityCounts:
     """The entities of a type, or of all."""
-    sums = {name: 0 for name in Found._fields}
+    sums = {name: 0 for name in EntityCounts._fields}
     for key, number in score.counts.items():
         if key[0] in sums and kind in (None, key[1]):
             sums[key[0]] += number
-    return Found(**sums)
+    return EntityCounts(**sums)

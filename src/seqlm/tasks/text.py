@@ -16,9 +16,9 @@ from .base import Task
 from .lines import predicted, read_field
 
 
-def perplexity(nats: float, units: int) -> float:
-    """exp(nats / units); infinite, not an error, for a loss that has run away."""
-    mean = nats / units
+def perplexity(loss_sum: float, num_tokens: int) -> float:
+    """exp(loss_sum / num_tokens); infinite, not an error, for a loss that has run away."""
+    mean = loss_sum / num_tokens
     return math.exp(mean) if mean < 700 else math.inf
 
 
@@ -27,7 +27,7 @@ class TextTask(Task):
 
     metrics: ClassVar[tuple[Metric, ...]] = (PERPLEXITY,)
     reported = ("ppl",)
-    eval_options: ClassVar[tuple[str, ...]] = ("window",)
+    eval_options: ClassVar[tuple[str, ...]] = ("bptt",)
 
     @abstractmethod
     def predict_texts(self, model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:

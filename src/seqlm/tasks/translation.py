@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 
 
-def corpus_scores(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+def corpus_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """bleu and chrf of texts against one reference each, from 0 to 100; nothing of no texts.
 
     BLEU with sacrebleu's own tokenization (13a), K. Papineni et al. (2002), signatures as M. Post, arXiv 1804.08771;
@@ -17,7 +17,10 @@ def corpus_scores(said: Sequence[str], wanted: Sequence[str]) -> dict[str, float
         from sacrebleu.metrics import BLEU, CHRF
     except ImportError:
         raise ConfigError("task.bleu=true needs sacrebleu: pip install 'seqlm[translate]'") from None
-    if not said:
+    if not predictions:
         return {}
     metrics = {"bleu": BLEU(), "chrf": CHRF()}
-    return {name: float(metric.corpus_score(list(said), [list(wanted)]).score) for name, metric in metrics.items()}
+    return {
+        name: float(metric.corpus_score(list(predictions), [list(references)]).score)
+        for name, metric in metrics.items()
+    }

@@ -1,4 +1,4 @@
-"""One window forwards and backwards: eagerly, or as a CUDA graph that is captured once and replayed."""
+"""One batch forwards and backwards: eagerly, or as a CUDA graph that is captured once and replayed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..cells import Carry, carry_tensors, detach, map_carry
 
-# (batch, carry) -> (carry, summed nats, penalty to add to them or None); a batch is one of data.batches
+# (batch, carry) -> (carry, summed loss, penalty to add to them or None); a batch is one of data.batches
 Objective = Callable[[Any, Carry], tuple[Carry, Tensor, "Tensor | None"]]
 
 
@@ -20,32 +20,32 @@ def gradient(
     parameters: Sequence[nn.Parameter],
     batch: Any,
     carry: Carry,
-    units: float,
+    normalizer: float,
     parts: int = 1,
 ) -> tuple[Carry, Tensor]:
-    """Leave the gradient of (nats + penalty) / units in the parameters.
+    """Leave the gradient of (loss + penalty) / normalizer in the parameters.
 
-    The columns are read in `parts` one after another, each with its own part of the carry: gradients add up, so that
-    is the gradient of all at once. Returns the carry, cut off, and the summed nats, without penalty.
+    The rows are read in `parts` one after another, each with its own part of the carry: gradients add up, so that
+    is the gradient of all at once. Returns the carry, cut off, and the summed loss, without penalty.
     """
     for parameter in parameters:
         parameter.grad = None
-    carries, nats = [], []
+    carries, losses = [], []
     pieces = batch.parts(parts)
     for piece, start in zip(pieces, _in_parts(carry, parts), strict=False):
         new, found, penalty = objective(piece, start)
         whole = found if penalty is None else found + penalty
-        (whole / units).backward()
+        (whole / normalizer).backward()
         carries.append(detach(new))
-        nats.append(found.detach())
+        losses.append(found.detach())
     if len(pieces) == 1:
-        return carries[0], nats[0]
+        return carries[0], losses[0]
     joined = iter([torch.cat(tensors) for tensors in zip(*map(carry_tensors, carries), strict=True)])
-    return map_carry(lambda _: next(joined), carry), torch.stack(nats).sum()
+    return map_carry(lambda _: next(joined), carry), torch.stack(losses).sum()
 
 
 def _in_parts(carry: Carry, parts: int) -> list[Carry]:
-    """The carries of `parts` groups of columns, cut as torch.chunk cuts."""
+    """The carries of `parts` groups of rows, cut as torch.chunk cuts."""
     if not carry_tensors(carry):  # a model without memory from batch to batch
         return [carry] * parts
     cut = [iter(tensors) for tensors in zip(*(t.chunk(parts) for t in carry_tensors(carry)), strict=True)]
@@ -63,17 +63,17 @@ Capture = Callable[[Callable[[], None]], Graph]
 
 class _Captured(NamedTuple):
     graph: Graph
-    window: Any
-    nats: Tensor
+    batch: Any
+    loss_sum: Tensor
     gradients: list[Tensor | None]
 
 
 class GraphedGradient:
-    """`gradient` replayed: one graph for each length of window, at most `most` of them, in one memory pool.
+    """`gradient` replayed: one graph for each length of chunk, at most `most` of them, in one memory pool.
 
     A replay reads tokens and carry from buffers of its own and leaves gradients in buffers of its own; the carry it
     returns is overwritten by the next one. Masks are drawn anew by every replay, from the generator that an
-    eager step would draw them from. If a capture fails, this and all later windows are done eagerly and `tell` is
+    eager step would draw them from. If a capture fails, this and all later batches are done eagerly and `tell` is
     told why. `capture` records a function as a graph: `cuda_capture()`.
     """
 
@@ -91,52 +91,52 @@ class GraphedGradient:
         self.carry: Carry = None
         self.broken = False
 
-    def __call__(self, window: Any, carry: Carry, units: float) -> tuple[Carry, Tensor]:
+    def __call__(self, batch: Any, carry: Carry, normalizer: float) -> tuple[Carry, Tensor]:
         if self.broken:
-            return gradient(self.objective, self.parameters, window, carry, units)
-        key = (window.inputs.shape, units)
+            return gradient(self.objective, self.parameters, batch, carry, normalizer)
+        key = (batch.inputs.shape, normalizer)
         if key not in self.captured:
             try:
-                self.captured[key] = self._record(window, carry, units)
+                self.captured[key] = self._record(batch, carry, normalizer)
             except RuntimeError as error:
                 self.broken = True
                 self.captured.clear()
                 reason = str(error).strip().partition("\n")[0]
                 self.tell(f"engine=graph: the step cannot be captured ({reason}); going on without a graph")
-                return self(window, carry, units)
+                return self(batch, carry, normalizer)
             if len(self.captured) > self.most:
                 self.captured.popitem(last=False)
         self.captured.move_to_end(key)
         recorded = self.captured[key]
-        recorded.window.inputs.copy_(window.inputs)
-        recorded.window.targets.copy_(window.targets)
-        for mine, given in zip(carry_tensors(self.carry), carry_tensors(carry), strict=True):
-            if mine is not given:
-                mine.copy_(given)
+        recorded.batch.inputs.copy_(batch.inputs)
+        recorded.batch.targets.copy_(batch.targets)
+        for buffer, given in zip(carry_tensors(self.carry), carry_tensors(carry), strict=True):
+            if buffer is not given:
+                buffer.copy_(given)
         recorded.graph.replay()
         for parameter, found in zip(self.parameters, recorded.gradients, strict=True):
             parameter.grad = found
-        return self.carry, recorded.nats
+        return self.carry, recorded.loss_sum
 
-    def _record(self, window: Any, carry: Carry, units: float) -> _Captured:
+    def _record(self, batch: Any, carry: Carry, normalizer: float) -> _Captured:
         before = map_carry(torch.clone, carry)
         if self.carry is None:
             self.carry = map_carry(torch.clone, carry)
-        window = window._replace(inputs=window.inputs.clone(), targets=window.targets.clone())
-        total = torch.zeros((), device=window.inputs.device)
+        batch = batch._replace(inputs=batch.inputs.clone(), targets=batch.targets.clone())
+        total = torch.zeros((), device=batch.inputs.device)
 
         def step() -> None:
-            new, nats = gradient(self.objective, self.parameters, window, self.carry, units)
-            for mine, made in zip(carry_tensors(self.carry), carry_tensors(new), strict=True):
-                mine.copy_(made)
-            total.copy_(nats)
+            new, loss_sum = gradient(self.objective, self.parameters, batch, self.carry, normalizer)
+            for buffer, made in zip(carry_tensors(self.carry), carry_tensors(new), strict=True):
+                buffer.copy_(made)
+            total.copy_(loss_sum)
 
         try:
             graph = self.capture(step)
         finally:  # capturing ran the step
-            for mine, kept in zip(carry_tensors(self.carry), carry_tensors(before), strict=True):
-                mine.copy_(kept)
-        return _Captured(graph, window, total, [parameter.grad for parameter in self.parameters])
+            for buffer, kept in zip(carry_tensors(self.carry), carry_tensors(before), strict=True):
+                buffer.copy_(kept)
+        return _Captured(graph, batch, total, [parameter.grad for parameter in self.parameters])
 
 
 def cuda_capture(device: torch.device) -> Capture:

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..config.comparison import resumed
 from ..config.schema import Config
-from ..config.values import load_config, plain_dict, resumed, save_config, with_words
+from ..config.values import load_config, plain_dict, save_config, with_words
 from ..device import describe
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem

@@ -86,16 +86,16 @@ class Loop:
         )
         at = session.moment(progress)
         session.task.begin_step(at)
-        factor = session.schedule.factor(at) * session.train.scale(progress.window)
+        factor = session.schedule.factor(at) * session.train.scale(progress.batch)
         for group, lr in zip(optimizer.param_groups, session.learning_rates, strict=True):
             group["lr"] = lr * factor
-        if progress.window == 0:
+        if progress.batch == 0:
             carry = session.init_carry()
-        batch = session.train[progress.window].to(session.device)
+        batch = session.train[progress.batch].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        units = max(1, batch.tokens) if limits.loss_unit == "mean" else batch.batch_size
-        carry, nats = self.gradient(batch, carry, units)
-        summed = nats.item()
+        normalizer = max(1, batch.tokens) if limits.loss_unit == "mean" else batch.batch_size
+        carry, loss = self.gradient(batch, carry, normalizer)
+        summed = loss.item()
         # An infinite loss can have a finite gradient: it is not followed either.
         finite = math.isfinite(summed)
         norm = descend(optimizer, session.parameters, limits.clip_norm, limits.l2) if finite else math.nan
@@ -103,31 +103,31 @@ class Loop:
             raise NonFiniteError(self._non_finite(summed))
         session.averaging.update(session.parameters, at)
         progress.step += 1
-        progress.window += 1
-        if progress.window == len(session.train):
-            progress.window, progress.epoch = 0, progress.epoch + 1
+        progress.batch += 1
+        if progress.batch == len(session.train):
+            progress.batch, progress.epoch = 0, progress.epoch + 1
             session.train.start_epoch(progress.epoch)
         progress.tokens += batch.tokens
-        progress.nats += summed
-        progress.nats_tokens += batch.tokens
+        progress.loss_sum += summed
+        progress.loss_tokens += batch.tokens
         return carry, norm
 
     def _log(self, norm: float) -> None:
         """Tell the means since the last log record."""
         session, progress = self.session, self.progress
-        tokens = max(1, progress.nats_tokens)  # targets may all be missing
+        tokens = max(1, progress.loss_tokens)  # targets may all be missing
         values = {
-            "train/loss": progress.nats / tokens,
-            "train/ppl": perplexity(progress.nats, tokens),
+            "train/loss": progress.loss_sum / tokens,
+            "train/ppl": perplexity(progress.loss_sum, tokens),
             "train/grad_norm": norm,
             "train/lr": session.optimizer.param_groups[0]["lr"],
             "train/tokens_per_s": (progress.tokens - self._logged_tokens) / self._busy,
         }
         self.logger.scalars(progress.step, progress.tokens, self._elapsed(), values)
-        epoch = progress.epoch + progress.window / len(session.train)
+        epoch = progress.epoch + progress.batch / len(session.train)
         best = session.task.best(progress.valid, session.data) if progress.valid else ""
         self.console.training(progress.step, epoch, values, best, progress.best_step)
-        progress.nats, progress.nats_tokens = 0.0, 0
+        progress.loss_sum, progress.loss_tokens = 0.0, 0
         self._busy, self._logged_tokens = 0.0, progress.tokens
 
     def _evaluate(self) -> tuple[float, float] | None:
@@ -165,7 +165,7 @@ class Loop:
     def _evaluation_is_due(self) -> bool:
         """Every so many steps, or at the end of each epoch."""
         every = self.session.config.train.eval_every
-        return self.progress.window == 0 if every is None else self.progress.step % every == 0
+        return self.progress.batch == 0 if every is None else self.progress.step % every == 0
 
     def _elapsed(self) -> float:
         """Seconds of training, those before this process included."""

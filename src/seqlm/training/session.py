@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..cells import Carry, carry_tensors, drop_state, map_carry
 from ..config.build import build
+from ..config.migrate import migrate_progress
 from ..config.schema import Config
 from ..data.batching.batches import Batch, Batches
 from ..data.dataset import Data
@@ -25,9 +26,9 @@ from ..errors import ConfigError
 from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Schedule
 from ..runs import checkpoint
+from ..runs.assemble import build_data, build_model, check_parts
 from ..runs.folder import RunFolder
-from ..runs.load import build_model
-from ..runs.parts import build_data, check_parts
+from ..runs.load import trained_model
 from ..tasks.base import Task
 from .gradient import GraphedGradient, cuda_capture, gradient
 
@@ -38,11 +39,11 @@ class Progress:
 
     step: int = 0
     epoch: int = 0  # completed
-    window: int = 0  # next one in this epoch
+    batch: int = 0  # next one in this epoch
     tokens: int = 0
     seconds: float = 0.0
-    nats: float = 0.0  # sum over the targets since the last log record
-    nats_tokens: int = 0
+    loss_sum: float = 0.0  # sum over the targets since the last log record
+    loss_tokens: int = 0
     evaluated_at: int = 0
     best_loss: float = math.inf  # the monitored metric, lower is better
     best_step: int = 0
@@ -87,7 +88,7 @@ class Session:
 
     @cached_property
     def steps_planned(self) -> int | None:
-        """Optimizer steps until the first limit that is not wall-clock time; of drawn windows, about so many."""
+        """Optimizer steps until the first limit that is not wall-clock time; of drawn chunks, about so many."""
         limits, train = self.config.train.limits, self.train
         steps = [math.ceil(limits["tokens"] * train.count(0) / train.targets)] if "tokens" in limits else []
         steps += [int(limits["steps"])] if "steps" in limits else []
@@ -129,7 +130,7 @@ class Session:
         return self.averaging.applied(self.parameters) if averages else nullcontext()
 
     def gradient(self, tell: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
-        """Function that leaves a batch's gradient in the parameters: (batch, carry, units) -> (carry, summed nats)."""
+        """The function (batch, carry, normalizer) -> (carry, summed loss) that leaves a gradient in the parameters."""
 
         def objective(batch: Batch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
             carry = drop_state(carry, self.config.train.drop_state)
@@ -173,7 +174,7 @@ class Session:
         tensors = iter(state["carry"])
         carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
         set_random_state(state["random"], self.device)
-        progress = Progress(**state["progress"])
+        progress = Progress(**migrate_progress(state["progress"]))
         self.train.start_epoch(progress.epoch)
         # In case a kill came between saving it and saying it is the best.
         if progress.valid and progress.best_step == start.step:
@@ -193,7 +194,7 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
     torch.manual_seed(config.seed)
     data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
     task: Task = build(config.task, "task", trust=config.trust)
-    model = build_model(config, data.tokenizer).to(device)
+    model = build_model(config, data.tokenizer, trained_model).to(device)
     task.check(config, model, data)
     optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
     if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
@@ -202,8 +203,8 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         )
     train = task.training(data, config)
     if config.engine == "graph" and not task.cuda_graphs:
-        raise ConfigError("engine=graph replays the windows of a text; use engine=auto for this task")
-    columns = min(limits.eval_batch_size, len(data["valid"]))
+        raise ConfigError("engine=graph replays the chunks of a text; use engine=auto for this task")
+    batch_size = min(limits.eval_batch_size, len(data["valid"]))
     return Session(
         config=config,
         device=device,
@@ -214,6 +215,6 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         schedule=build(config.schedule, "schedule", trust=config.trust),
         averaging=build(config.averaging, "averaging", trust=config.trust),
         train=train,
-        valid=task.batches(data, "valid", columns, limits.window, "train.eval_"),
+        valid=task.batches(data, "valid", batch_size, limits.bptt, "train.eval_"),
         learning_rates=[group["lr"] for group in optimizer.param_groups],
     )

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-from .streams import Streams, Tokens, Window
+from .streams import Chunk, Streams, Tokens
 
 
 class Pair(NamedTuple):
-    """A window of a text, and one of the same text backwards."""
+    """A chunk of a text, and one of the same text backwards."""
 
-    forward: Window
-    backward: Window
+    forward: Chunk
+    backward: Chunk
 
     @property
     def tokens(self) -> int:

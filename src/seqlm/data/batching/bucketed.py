@@ -132,7 +132,7 @@ class Bucketed:
                 f"{where}batch_size={batch_size} is more than there are examples; "
                 f"use {where}batch_size={len(split)} at most"
             )
-        self.split, self.batch_size, self.wanted, self.seed = split, batch_size, targets, seed
+        self.split, self.batch_size, self.target_names, self.seed = split, batch_size, targets, seed
         self.sizes = np.array(split.sizes)
         self.start_epoch(0)
 
@@ -170,4 +170,4 @@ class Bucketed:
     def __getitem__(self, index: int) -> ExampleBatch:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.split.batch(self.batches[index].tolist(), self.wanted)
+        return self.split.batch(self.batches[index].tolist(), self.target_names)

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 from .batches import IGNORE_INDEX
-from .streams import Tokens, Window
+from .streams import Chunk, Tokens
 
 
 class Gaps:
-    """Pieces of `window` tokens, `batch_size` of them in a batch, with a share of their tokens masked as `mask`.
+    """Pieces of `bptt` tokens, `batch_size` of them in a batch, with a share of their tokens masked as `mask`.
 
-    A text of N tokens has ceil(N / window) pieces; the last one begins early enough to be as long as the others, and
+    A text of N tokens has ceil(N / bptt) pieces; the last one begins early enough to be as long as the others, and
     what another piece has already is context there, never masked. To learn from, with a `seed`: pieces come in another
     order in every epoch, and in each about `share` of the tokens are drawn anew to be masked, one at least; both follow
     from the seed and the epoch's number alone. To be scored, without one: each piece is read round(1 / share) times,
@@ -26,30 +26,30 @@ class Gaps:
         self,
         tokens: Tokens,
         batch_size: int,
-        window: int,
+        bptt: int,
         *,
         mask: int,
         share: float,
         seed: int | None = None,
         where: str = "",
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("window", window)):
+        for name, value in (("batch_size", batch_size), ("bptt", bptt)):
             if value < 1:
                 raise ConfigError(f"{where}{name}={value} must be at least 1")
-        if window > len(tokens) and seed is not None:
+        if bptt > len(tokens) and seed is not None:
             raise ConfigError(
-                f"{where}window={window} is longer than the text of {len(tokens):,} tokens; "
-                f"use {where}window={len(tokens)} at most, or more text"
+                f"{where}bptt={bptt} is longer than the text of {len(tokens):,} tokens; "
+                f"use {where}bptt={len(tokens)} at most, or more text"
             )
-        self.tokens, self.batch_size, self.window = tokens, batch_size, min(window, len(tokens))
+        self.tokens, self.batch_size, self.bptt = tokens, batch_size, min(bptt, len(tokens))
         self.mask, self.share, self.seed = mask, share, seed
-        self.pieces = -(-len(tokens) // self.window)
-        self.readings = 1 if seed is not None else min(round(1 / share), self.window)
+        self.pieces = -(-len(tokens) // self.bptt)
+        self.readings = 1 if seed is not None else min(round(1 / share), self.bptt)
         self.start_epoch(0)
 
     def _own(self, piece: int) -> int:
         """How many tokens of a piece are in no other one: the last of it."""
-        return len(self.tokens) - piece * self.window if piece == self.pieces - 1 else self.window
+        return len(self.tokens) - piece * self.bptt if piece == self.pieces - 1 else self.bptt
 
     def _drawn(self, piece: int) -> int:
         """How many tokens of a piece are masked in an epoch of training."""
@@ -77,21 +77,20 @@ class Gaps:
     def __len__(self) -> int:
         return self.count(self.epoch)
 
-    def __getitem__(self, index: int) -> Window:
+    def __getitem__(self, index: int) -> Chunk:
         if not 0 <= index < len(self):
             raise IndexError(index)
         places = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        inputs = np.empty((self.window, len(places)), dtype=np.int64)
+        inputs = np.empty((self.bptt, len(places)), dtype=np.int64)
         targets = np.full_like(inputs, IGNORE_INDEX)
         for row, place in enumerate(places.tolist()):
             piece, reading = divmod(place, self.readings)
             own = self._own(piece)
-            end = piece * self.window + own
-            inputs[:, row] = self.tokens[end - self.window : end]
-            masked = self.window - own + self._masked(piece, own, reading)
+            end = piece * self.bptt + own
+            inputs[:, row] = self.tokens[end - self.bptt : end]
+            masked = self.bptt - own + self._masked(piece, own, reading)
             targets[masked, row], inputs[masked, row] = inputs[masked, row], self.mask
-        read, wanted = torch.from_numpy(inputs), torch.from_numpy(targets)
-        return Window(read, wanted, int((wanted != IGNORE_INDEX).sum()))
+        return Chunk(torch.from_numpy(inputs), torch.from_numpy(targets), int((targets != IGNORE_INDEX).sum()))
 
     def _masked(self, piece: int, own: int, reading: int) -> NDArray[np.int64]:
         """Which of a piece's own tokens are masked."""

@@ -33,8 +33,8 @@ def is_archive(path: Path) -> bool:
     return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
-def unpack(archive: Path, wanted: Sequence[Sequence[str]], folder: Path) -> list[Path]:
-    """For each choice of file names in `wanted` the first that `archive` has, in any folder, written into `folder`.
+def unpack(archive: Path, choices: Sequence[Sequence[str]], folder: Path) -> list[Path]:
+    """For each choice of file names in `choices` the first that `archive` has, in any folder, written into `folder`.
 
     Raises ConfigError, and leaves no new file, if one of them is missing or twice there, if the archive is damaged,
     declares more than 2 GiB, or has a member that is a link, a device, or lies outside the archive (`/x`, `../x`).
@@ -42,7 +42,7 @@ def unpack(archive: Path, wanted: Sequence[Sequence[str]], folder: Path) -> list
     try:
         with zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive) as opened:
             members = _zip_members(opened) if isinstance(opened, zipfile.ZipFile) else _tar_members(opened)
-            chosen = [_choose(members, names) for names in wanted]
+            chosen = [_choose(members, names) for names in choices]
             folder.mkdir(parents=True, exist_ok=True)
             asides = [folder / f".{name}.{os.getpid()}" for name, _ in chosen]
             try:

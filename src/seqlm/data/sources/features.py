@@ -1,4 +1,4 @@
-"""Vectors and sequences of them, with what is said of each: frames of a video, samples of sensors, DNA."""
+"""Vectors and sequences of them, with a target each: frames of a video, samples of sensors, DNA."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class Features(SplitExamples):
     `path` is a folder with train, valid and perhaps test, or one source, shared out by names or numbers of examples:
       a folder: NAME.npy (T, F) for each example, (1, F) for a single vector; labels.tsv with lines NAME, tabulator,
         label; tags.tsv, tags with spaces between; targets.tsv, texts; values.tsv, numbers with spaces between, nan for
-        one that is missing. Arrays are read when a batch needs them: memory need not hold all
+        one that is missing, or values/NAME.npy (T, K), those of each step. Arrays are read when a batch needs them:
+        memory need not hold all
       NAME.npz: features (N, T, F); lengths (N,) if some end before T; label (N,); tags (N, T); target (N,), texts;
         value (N,), (N, K) or, for each step, (N, T, K). It is read at once
     Nothing is scaled: give numbers of about one. Raises ConfigError with file and line.
@@ -71,15 +72,24 @@ class Features(SplitExamples):
                 raise ConfigError(f"{where}: features must be numbers (T, F) with T and F above 0, not {kind} {shape}")
             if "tags" in example and len(example["tags"]) != shape[0]:
                 raise ConfigError(f"{where}: {len(example['tags'])} tags, but features have {shape[0]} steps")
+            value = example.get("value")
+            if isinstance(value, ArrayFile) and (len(value.shape) != 2 or len(value) != shape[0]):
+                raise ConfigError(f"{value.path}: {value.shape} should be (T, K), a row for each of {shape[0]} steps")
             yield name, example
 
     def _folder(self, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        said = {field: said_of(source / table) for field, table in TABLES.items()}
-        present = {field: rows for field, rows in said.items() if rows}
+        targets: dict[str, dict[str, tuple[str, Any]]] = {
+            field: read_table(source / table) for field, table in TABLES.items()
+        }
+        if files := sorted((source / "values").glob("*.npy")):
+            if targets["value"]:
+                raise ConfigError(f"data.path={source} has both values.tsv and values/; leave one of them out")
+            targets["value"] = {path.stem: (str(path), ArrayFile(path)) for path in files}
+        present = {field: rows for field, rows in targets.items() if rows}
         if not present:
             raise ConfigError(
-                f"data.path={source} needs labels.tsv (NAME, tabulator, label), tags.tsv, targets.tsv or values.tsv "
-                "beside its .npy"
+                f"data.path={source} needs labels.tsv (NAME, tabulator, label), tags.tsv, targets.tsv, values.tsv or "
+                "values/NAME.npy beside its .npy"
             )
         names = {path.stem for path in source.glob("*.npy")}
         for field, rows in present.items():
@@ -87,7 +97,7 @@ class Features(SplitExamples):
                 if name not in names:
                     raise ConfigError(f"{where}: {name}.npy does not exist in {source}")
             if missing := sorted(names - rows.keys()):
-                raise ConfigError(f"{source / TABLES[field]} has no line for {missing[0]}.npy")
+                raise ConfigError(f"data.path={source} has no {field} for {missing[0]}.npy")
         for name, (where, _) in next(iter(present.values())).items():
             example: dict[str, Any] = {field: rows[name][1] for field, rows in present.items()}
             if "tags" in example:
@@ -114,9 +124,9 @@ class Features(SplitExamples):
                 should = f"should be {allowed[name]}" if name in allowed else f"is none of {', '.join(allowed)}"
                 raise ConfigError(f"{source}: features are {features.shape}; {name} {array.shape} {should}")
         lengths = arrays.pop("lengths", None)
-        said = {name: array.astype(str).tolist() for name, array in arrays.items()}
+        targets = {name: array.astype(str).tolist() for name, array in arrays.items()}
         for index, one in enumerate(_cut(features, lengths, source)):
-            example = {name: row[index][: len(one)] if name == "tags" else row[index] for name, row in said.items()}
+            example = {name: row[index][: len(one)] if name == "tags" else row[index] for name, row in targets.items()}
             if values is not None:
                 example["value"] = values[index][: len(one)] if values.ndim == 3 else values[index].tolist()
             yield str(index), f"{source}, example {index}", {"features": one, **example}
@@ -156,16 +166,16 @@ def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> 
         yield features[index, :length]
 
 
-def said_of(path: Path) -> dict[str, tuple[str, str]]:
+def read_table(path: Path) -> dict[str, tuple[str, str]]:
     """The text of a table for each NAME, with its line; nothing if there is no such file."""
     rows: dict[str, tuple[str, str]] = {}
     for number, line in numbered(path) if path.is_file() else []:
         where = f"{path}, line {number}"
-        name, tabulator, said = line.partition("\t")
+        name, tabulator, target = line.partition("\t")
         name = name.strip().removesuffix(".npy")
-        if not tabulator or not said.strip():
-            raise ConfigError(f"{where}: there should be a name, a tabulator, and what is said of it")
+        if not tabulator or not target.strip():
+            raise ConfigError(f"{where}: there should be a name, a tabulator, and the target")
         if name in rows:
             raise ConfigError(f"{where}: {name} was named before, in {rows[name][0]}")
-        rows[name] = (where, said.strip())
+        rows[name] = (where, target.strip())
     return rows

@@ -27,8 +27,8 @@ class Iob(Examples):
     def __init__(self, *, path: str) -> None:
         self.path = Path(path)
         present = [split for split in SPLITS if split in self.needed or (self.path / split).is_dir()]
-        wanted = [f"{split}/{name}" for split in present for name in self.files]
-        missing = [name for name in wanted if not (self.path / name).is_file()]
+        expected = [f"{split}/{name}" for split in present for name in self.files]
+        missing = [name for name in expected if not (self.path / name).is_file()]
         if missing:
             raise ConfigError(
                 f"data.path={path} has no {missing[0]}; it should hold {', '.join(self.needed)}, "

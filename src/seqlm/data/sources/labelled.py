@@ -19,7 +19,8 @@ class Labelled(SplitExamples):
     A source is one of these; `text` and `label` say where in it both are:
       NAME.tsv, NAME.txt: a line for each, columns with a tabulator between; the columns' numbers (by default 1 and 0),
         or their names in the first line
-      NAME.jsonl: an object on each line; the keys (by default text and label). A list of words is a text too
+      NAME.jsonl: an object on each line; the keys (by default text and label). A list of words is a text too, and a
+        label may be a list: numbers [v, ...], or those of each word [[v, ...], ...], for data.rename={label: value}
       a folder of folders: each is a label, and each file in it a text
       a folder of .txt files: each is a label, and each line in it a text
     Empty lines are skipped. Raises ConfigError with file and line.
@@ -48,12 +49,13 @@ class Labelled(SplitExamples):
         if read is None:
             raise ConfigError(f"data.path={source} should be a folder, or end in {', '.join(kinds)}")
         for where, text, label in read(source):
-            if not label.strip() or not (text if isinstance(text, list) else text.strip()):
-                raise ConfigError(f"{where}: the {'text' if label.strip() else 'label'} is empty")
+            label = label.strip() if isinstance(label, str) else label
+            if not label or not (text if isinstance(text, list) else text.strip()):
+                raise ConfigError(f"{where}: the {'text' if label else 'label'} is empty")
             known_by = text if isinstance(text, str) else " ".join(text)
-            yield known_by, {"words": text, "label": label.strip()}
+            yield known_by, {"words": text, "label": label}
 
-    def _table(self, source: Path) -> Iterator[tuple[str, Any, str]]:
+    def _table(self, source: Path) -> Iterator[tuple[str, Any, Any]]:
         columns: dict[str, int] = {}
         width = 0
         for number, line in numbered(source):
@@ -85,7 +87,7 @@ class Labelled(SplitExamples):
                     )
         return places
 
-    def _objects(self, source: Path) -> Iterator[tuple[str, Any, str]]:
+    def _objects(self, source: Path) -> Iterator[tuple[str, Any, Any]]:
         keys = {what: what if key is None else key for what, key in self._where.items()}
         for number, line in numbered(source):
             where = f"{source}, line {number}"
@@ -99,13 +101,14 @@ class Labelled(SplitExamples):
                     raise ConfigError(f"{where}: there is no key data.{what}={key}, {there}")
             text, label = item[keys["text"]], item[keys["label"]]
             words = text if isinstance(text, list) else [text]
-            if not all(isinstance(word, str) for word in words) or not isinstance(label, (str, int, float)):
+            if not all(isinstance(word, str) for word in words) or not isinstance(label, (str, int, float, list)):
                 raise ConfigError(
-                    f"{where}: {keys['text']} must be a text or a list of words, {keys['label']} a text or a number"
+                    f"{where}: {keys['text']} must be a text or a list of words, {keys['label']} a text, a number or "
+                    "numbers"
                 )
-            yield where, text, label if isinstance(label, str) else json.dumps(label)
+            yield where, text, label if isinstance(label, (str, list)) else json.dumps(label)
 
-    def _folder(self, source: Path) -> Iterator[tuple[str, Any, str]]:
+    def _folder(self, source: Path) -> Iterator[tuple[str, Any, Any]]:
         if self._where != {"text": None, "label": None}:
             raise ConfigError(
                 f"data.text and data.label do nothing: {source} is a folder, whose names are labels; leave them out"

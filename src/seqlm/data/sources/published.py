@@ -18,8 +18,8 @@ from .text import Segment
 def find_files(path: str | None, choices: Sequence[Sequence[str]], remotes: Sequence[Remote]) -> list[Path]:
     """One file for each of `choices`, a sequence of names it may have.
 
-    From `path`, a folder, an archive, or the file itself where only one is wanted; from `remotes`, an archive or one
-    file for each choice, if `path` is None. What is unpacked and downloaded stays in the cache. Raises ConfigError.
+    From `path`, a folder, an archive, or the file itself where there is one choice only; from `remotes`, an archive or
+    one file for each choice, if `path` is None. What is unpacked and downloaded stays in the cache. Raises ConfigError.
     """
     if path is None:
         return _downloaded(choices, remotes)
@@ -33,7 +33,7 @@ def find_files(path: str | None, choices: Sequence[Sequence[str]], remotes: Sequ
     if len(choices) == 1:
         return [root]
     raise ConfigError(
-        f"data.path={path} is neither a folder nor an archive (zip, tar); wanted is "
+        f"data.path={path} is neither a folder nor an archive (zip, tar); needed are "
         f"{', '.join(names[0] for names in choices)} in one of them"
     )
 

@@ -1,6 +1,6 @@
-"""A window under autograd: the two loops over time, each a product with the recurrent weight and a loop body a step.
+"""A chunk under autograd: the two loops over time, each a product with the recurrent weight and a loop body a step.
 
-gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> [window]
+gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> [chunk]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Gradients = list[Tensor | None]
 
 
 class Forward(NamedTuple):
-    """A loop body on the buffers of a window: r = starts[t] + W h_{t-1}, then step(t)."""
+    """A loop body on the buffers of a chunk: r = starts[t] + W h_{t-1}, then step(t)."""
 
     starts: Sequence[Tensor | None]
     step: Callable[[int], None]
@@ -41,7 +41,7 @@ class Body(Protocol):
 
     program: Program
     description: str
-    any_shape: bool  # whether it serves windows of any shape
+    any_shape: bool  # whether it serves chunks of any shape
 
     @property
     def keeps_dcarry(self) -> bool:
@@ -52,8 +52,8 @@ class Body(Protocol):
     def backward(self, buffers: Buffers, saved: Saved, dys: Tensor) -> Backward: ...
 
 
-class Window(torch.autograd.Function):
-    """(ys, the tensors of the last carry) of a window; see `run` in fused.py.
+class Chunk(torch.autograd.Function):
+    """(ys, the tensors of the last carry) of a chunk; see `run` in fused.py.
 
     Args of `apply`:
         body: the compiled gates

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from ..config.build import build, check, fits
+from ..config.build import accepts, build, check, fits
 from ..config.schema import Config
 from ..data.dataset import Data
 from ..data.examples import check_rename
+from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 
@@ -53,6 +55,35 @@ def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
         return Data(corpus, tokenizer, reading.get("limit"), rename)
     unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
     return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"), rename)
+
+
+def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer, load: Callable[..., Any] | None = None) -> Any:
+    """The model of a config, for the vocabulary of `tokenizer`, on the CPU.
+
+    `load` gives the model and the tokenizer of a run whose states the model reads: `trained_model` of load.py.
+    """
+    engine = "auto" if config.engine == "graph" else config.engine  # a graph is of the step, not of a layer
+    known: dict[str, Any]
+    known = {"sizes": tokenizer.sizes()} if isinstance(tokenizer, ExampleTokenizer) else {"vocab_size": len(tokenizer)}
+    if accepts(config.model, "model", "sizes", trust=config.trust) != ("sizes" in known):
+        has, wants = ("examples", "a text") if "sizes" in known else ("a text", "examples")
+        raise ConfigError(
+            f"this data is {has}, but model._target_={config.model['_target_']} reads {wants}; "
+            "choose another model= or data="
+        )
+    output = config.model.get("output")
+    cutoffs = output.get("cutoffs") if isinstance(output, Mapping) else None
+    if cutoffs and not getattr(tokenizer, "ranked", True):
+        raise ConfigError(
+            f"model.output.cutoffs={cutoffs} needs tokens in the order of their frequency, which those of a "
+            f"{tokenizer.kind} tokenizer are not in; use data/tokenizer=word or char, or model/output=softmax"
+        )
+    if load is not None and accepts(config.model, "model", "load", trust=config.trust):
+        known["load"] = partial(load, engine=engine, trust=config.trust)
+    model = build(config.model, "model", trust=config.trust, engine=engine, **known)
+    if isinstance(tokenizer, ExampleTokenizer) and hasattr(model, "extra_fields"):
+        tokenizer.fields.update({field.name: field for field in model.extra_fields(tokenizer)})
+    return model
 
 
 def _split_data(node: Any) -> tuple[Any, dict[str, Any]]:

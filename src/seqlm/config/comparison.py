@@ -1,0 +1,105 @@
+"""Configurations compared: may a run go on under another one, and are two runs one setting?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ..errors import ConfigError
+from .build import defaults
+from .keys import dotted
+from .schema import DATA_PATHS, LIMITS, Config
+from .values import plain_dict
+
+# What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
+# where its data lies (the content is checked). Everything else would make it another experiment.
+RESUMABLE = [
+    "train.steps",
+    "train.epochs",
+    "train.tokens",
+    "train.minutes",
+    "train.patience",
+    "train.nonmonotone",
+    "train.eval_every",
+    "train.log_every",
+    "checkpoint.",
+    "sample.",
+    "device",
+    "engine",
+    "threads",
+    "trust",
+    "published",
+    "published.",
+    *(f"data.{key}" for key in DATA_PATHS),
+]
+
+# Keys whose values make no other experiment.
+HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every")
+
+
+def resumed(saved: Config, changed: Config) -> Config:
+    """`changed` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run.
+
+    Paths of both are absolute.
+    """
+    changed = replace(changed, run=saved.run, resume=saved.resume)
+    refused = [
+        f"  {key}: {old} -> {new}"
+        for key, old, new in differences(plain_dict(saved), plain_dict(changed))
+        if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
+    ]
+    if refused:
+        raise ConfigError(
+            "a resumed run continues as it was; these keys would make it another one:\n"
+            + "\n".join(refused[:8] + [f"  and {len(refused) - 8} more"] * (len(refused) > 8))
+            + "\nstart a new run with `seqlm train ...`, or change only: "
+            + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
+        )
+    return changed
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) for every leaf that differs."""
+    a, b = dotted(old), dotted(new)
+    return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what says where, not what."""
+    where = ("run", "trust", "resume", "threads", "device", "published")
+    kept = {key: value for key, value in config.items() if key not in where}
+    loop = kept.get("train", {})
+    if any(loop.get(unit) is not None for unit in LIMITS):
+        kept["train"] = {key: value for key, value in loop.items() if key != "default_steps"}  # not in force
+    kept["init_from"] = config.get("init_from") is not None  # whether, not from where
+    if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
+        read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]
+        kept["model"] = {**kept["model"], "language_models": read}
+    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
+
+
+def with_younger_options(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """`config` with the options of `like` that it is too old to know, as they are where nobody sets them.
+
+    That is the default of the same part; in a plain mapping, such as model.dropout, a number or a switch is off.
+    """
+    absent = [key for key in like if key not in config]
+    found: dict[str, Any] = {}
+    if absent and "_target_" not in config:
+        found = {key: type(like[key])() for key in absent if isinstance(like[key], (bool, float))}
+    elif absent and config["_target_"] == like.get("_target_"):
+        with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
+            known = defaults(config, where or "config")
+            found = {
+                key: with_younger_options({}, like[key])
+                if not known[key] and isinstance(like[key], Mapping)
+                else known[key]
+                for key in absent
+                if key in known
+            }
+    for key, value in config.items():
+        both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
+        found[key] = with_younger_options(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
+    return found

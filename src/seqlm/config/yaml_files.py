@@ -1,0 +1,68 @@
+"""The YAML files of configs/: where they are, and what is read from them. Imports neither torch nor hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ..errors import ConfigError
+
+
+def find_configs() -> Path:
+    """The folder of YAML files: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parents[1] / "configs"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(f"the configs folder is missing beside {package}; install seqlm again")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError if there is none."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold keys and values")
+    return cast("dict[str, Any]", values)
+
+
+def verb_files(verb: str) -> list[Path]:
+    """configs/<verb>.yaml and the files it shares with other verbs; none for a verb without keys."""
+    path = find_configs() / f"{verb}.yaml"
+    if not path.is_file():
+        return []
+    return [path, *(path.with_name(f"{name}.yaml") for name in read_yaml(path).get("defaults", []))]
+
+
+def cell_nodes() -> dict[str, Any]:
+    """The node of every cell in configs/model/cell, by name."""
+    return {path.stem: read_yaml(path) for path in sorted((find_configs() / "model" / "cell").glob("*.yaml"))}
+
+
+def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
+    """Make the node of a cell of what `model.layers`, `model.characters` or `model.head` may say of one.
+
+    `{cell: gru}` names a YAML file found in `folders`; `{cell: {window: 1}}` is the model's cell with other options.
+    """
+    model = model if isinstance(model, dict) else {}
+    layers = model.get("layers")
+    places = {f"layers.{index}": layer for index, layer in enumerate(layers if isinstance(layers, list) else [])}
+    places |= {name: model.get(name) for name in ("characters", "head")}
+    for place, part in places.items():
+        cell = part.get("cell") if isinstance(part, dict) else None
+        if isinstance(cell, dict) and "_target_" not in cell:
+            part["cell"] = {**model.get("cell", {}), **cell}
+        elif isinstance(cell, str):
+            files = [folder / "model" / "cell" / f"{cell}.yaml" for folder in folders]
+            path = next((file for file in files if file.is_file()), None)
+            if path is None:
+                names = sorted({file.stem for folder in folders for file in (folder / "model" / "cell").glob("*.yaml")})
+                raise ConfigError(f"model.{place}.cell={cell} is unknown; allowed: {', '.join(names)}")
+            part["cell"] = read_yaml(path)
