@@ -157,7 +157,7 @@ WRONG = {
     "objects": "x2.npy is not a .npy file of numbers",
     "cut": "x2.npy is not a .npy file of numbers",
     "missing": "labels.tsv, line 3: x2.npy does not exist",
-    "unlabelled": "labels.tsv has no line for y.npy",
+    "unlabelled": "has no label for y.npy",
     "no label": "labels.tsv, line 3: there should be a name, a tabulator, and the target",
     "twice": "labels.tsv, line 3: x1 was named before, in .*labels.tsv, line 2",
 }
@@ -200,7 +200,7 @@ def test_tags_must_fit_and_something_must_be_said(tmp_path):
     with pytest.raises(ConfigError, match="tags.tsv, line 1: 1 tags, but features have 2 steps"):
         list(Features(path=str(tmp_path / "a")).examples("train"))
     as_folder(tmp_path / "b", [np.zeros((2, 1))])
-    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv, targets.tsv or values.tsv"):
+    with pytest.raises(ConfigError, match="needs labels.tsv .* tags.tsv, targets.tsv, values.tsv"):
         list(Features(path=str(tmp_path / "b")).examples("train"))
 
 
