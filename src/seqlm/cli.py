@@ -7,16 +7,16 @@ import sys
 
 from . import __version__
 from .config.yaml_files import verb_files
-from .errors import ConfigError, SeqlmError, reader_gone, tell
+from .errors import ConfigError, SeqlmError, print_error, reader_gone
 
 VERBS = {
     "train": "compose a configuration from words and train it: seqlm train [group=option] [key=value] [-m]",
-    "resume": "go on with a run where it stopped: seqlm resume RUN [key=value]",
+    "resume": "resume a run from its newest checkpoint: seqlm resume RUN [key=value]",
     "eval": "score a split of a run's data: seqlm eval RUN [split=test batch_size=1] [--json]",
     "sample": "write text with a run: seqlm sample RUN [prompt=... tokens=200 temperature=0.8 top_k= top_p= seed=]",
-    "predict": "say something of each line of a file: seqlm predict RUN FILE|- [key=value]",
+    "predict": "run inference on each line of a file: seqlm predict RUN FILE|- [key=value]",
     "runs": "list runs, best first: seqlm runs [DIR]",
-    "compare": "what runs do differently, and what came of it: seqlm compare RUN|DIR ... [--json FILE]",
+    "compare": "settings that differ between runs, beside their metrics: seqlm compare RUN|DIR ... [--json FILE]",
     "bench": "time cells, engines and training steps: seqlm bench [key=value] [--json FILE] [--png FILE]",
     "reproduce": "measure a published setting: seqlm reproduce RUN | experiment=NAME [key=value] [out=reproduced]",
 }
@@ -25,7 +25,7 @@ OLD_VERBS = {"certify": "reproduce"}  # understood for one version
 
 
 def main() -> None:
-    """Run one verb; every error a user can cause ends in a few lines and an exit code that says what it was."""
+    """Run one verb; every error a user can cause ends in a few lines and its exit code."""
     verb, *words = sys.argv[1:] or ["--help"]
     if verb in OLD_VERBS:
         print(f"seqlm: {verb} is called {OLD_VERBS[verb]} now", file=sys.stderr)
@@ -46,13 +46,13 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(reader_gone())
     except (SeqlmError, OSError) as error:
-        sys.exit(tell(error))
+        sys.exit(print_error(error))
 
 
 def _overview() -> str:
     lines = [f"  {verb:<9} {sentence}" for verb, sentence in VERBS.items()]
     return "\n".join(
-        ["seqlm trains recurrent language models.", "", *lines, "", "seqlm VERB --help tells the keys of a verb."]
+        ["seqlm trains recurrent language models.", "", *lines, "", "seqlm VERB --help lists the keys of a verb."]
     )
 
 

@@ -36,7 +36,7 @@ class Stopped(SeqlmError):
         self.exit_code = 128 + signal_number
 
 
-def tell(error: SeqlmError | OSError) -> int:
+def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
     print(f"seqlm: {error}", file=sys.stderr, flush=True)
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what tells one from another. Imports no torch."""
+"""Files that are written whole or not at all, their digests, and the cache folder. Imports no torch."""
 
 from __future__ import annotations
 

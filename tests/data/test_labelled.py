@@ -132,7 +132,10 @@ def test_what_is_wrong_in_a_table(tmp_path, content, options, message):
         ("{'text': 1}", "line 2: not JSON"),
         ("[1, 2]", "line 2: there is no key data.text=text, for this is no object"),
         ('{"text": "a", "class": "b"}', "line 2: there is no key data.label=label, but text, class"),
-        ('{"text": 3, "label": "b"}', "line 2: text must be a text or a list of words, label a text, a number or numbers"),
+        (
+            '{"text": 3, "label": "b"}',
+            "line 2: text must be a text or a list of words, label a text, a number or numbers",
+        ),
         ('{"text": "a", "label": null}', "line 2: text must be a text"),
         ('{"text": [], "label": "b"}', "line 2: the text is empty"),
     ],

@@ -136,7 +136,7 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer
     killed.kill()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
-    assert RunFolder(tmp_path / "killed").status() == "dead"
+    assert RunFolder(tmp_path / "killed").status() == "crashed"
     reached = RunFolder(tmp_path / "killed").records()[-1]["step"]
     assert 33 <= reached < 90, "killed too late to show anything"
     command("resume", tmp_path / "killed", cwd=tmp_path)

@@ -174,7 +174,7 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:
-    """How the names of runs of each setting begin, or all names, or the same of paths: what tells settings apart."""
+    """How the names of runs of each setting begin, or all names, or the same of paths: the first form that differs between all."""
 
     def beginning(names: list[str]) -> str:
         common = os.path.commonprefix(names)
@@ -187,7 +187,7 @@ def _names(settings: Sequence[Setting]) -> list[str]:
 
 
 def _cells(settings: Sequence[Setting], key: str) -> list[str]:
-    """A key in each setting, in short where that tells them apart: names without their folders, hashes."""
+    """A key in each setting, in short where the short forms differ: names without their folders, hashes."""
     values = [as_typed(one.config[key]) if key in one.config else "-" for one in settings]
     if key == DATA:
         short = [
@@ -208,7 +208,7 @@ def _typical(values: Sequence[float | None], unit: float, digits: int) -> str:
 
 
 def _mean(values: Sequence[float | None], digits: int) -> str:
-    """The mean of a metric and, of several runs, its standard deviation; says how many have it if not all do."""
+    """The mean of a metric and, of several runs, its standard deviation; with how many have it if not all do."""
     known = [value for value in values if value is not None]
     if len(known) < 2:
         text = f"{known[0]:.{digits}f}" if known else ""

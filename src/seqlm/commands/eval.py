@@ -138,7 +138,7 @@ def _scored(
     settings = _averaged(runs, options)
     started = time.perf_counter()
     if options.adapting or options.averaging or options.temperature != 1.0:
-        score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, bptt, _tell)
+        score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, bptt, _log)
         settings |= adapted
     else:
         score = evaluate(run.model, task, task.batches(run.data, split, batch_size, bptt), device, options.precision)
@@ -195,7 +195,7 @@ def _averaged(runs: Sequence[LoadedRun], options: EvalConfig) -> dict[str, Any]:
     return {**settings, "mean": options.mean} if options.averaging else settings
 
 
-def _tell(text: str) -> None:
+def _log(text: str) -> None:
     print(f"valid: {text}", file=sys.stderr, flush=True)
 
 

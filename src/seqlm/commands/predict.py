@@ -53,7 +53,9 @@ def main(words: Sequence[str]) -> None:
                         print(f"seqlm: {answer['error']}", file=sys.stderr)
             sys.stdout.flush()
     if wrong:
-        raise ConfigError(f"{wrong} of the lines of {source} could not be read; their answers are errors that say why")
+        raise ConfigError(
+            f"{wrong} of the lines of {source} could not be read; their answers are errors with the reason"
+        )
 
 
 def _check(run: LoadedRun, columns: bool) -> None:

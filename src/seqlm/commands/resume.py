@@ -1,4 +1,4 @@
-"""seqlm resume: go on with a run where it stopped."""
+"""seqlm resume: go on from the newest checkpoint of a run."""
 
 from __future__ import annotations
 

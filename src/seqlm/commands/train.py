@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ..config.compose import Choices, run_jobs
 from ..config.schema import Config
-from ..errors import SeqlmError, Stopped, reader_gone, tell
+from ..errors import SeqlmError, Stopped, print_error, reader_gone
 
 
 def main(words: Sequence[str]) -> None:
@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> None:
         except BrokenPipeError:
             raise SystemExit(reader_gone()) from None
         except (SeqlmError, OSError) as error:
-            exit_codes.append(tell(error))
+            exit_codes.append(print_error(error))
             if isinstance(error, Stopped):
                 sys.exit(exit_codes[-1])  # a signal ends a sweep, a failed run does not
             return None

@@ -114,7 +114,7 @@ def describe_type(hint: Any) -> str:
 
 
 def _mismatches(value: Any, hint: Any, where: str, trust: Sequence[str]) -> list[str]:
-    """Every place in `value`, however deep, where it is not what `hint` says."""
+    """Every place in `value`, however deep, where it does not fit `hint`."""
     if hint is Any:
         return []
     if _is_node(value):

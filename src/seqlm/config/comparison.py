@@ -52,7 +52,7 @@ def resumed(saved: Config, changed: Config) -> Config:
     ]
     if refused:
         raise ConfigError(
-            "a resumed run continues as it was; these keys would make it another one:\n"
+            "a resumed run continues as it was; these keys cannot change on resume:\n"
             + "\n".join(refused[:8] + [f"  and {len(refused) - 8} more"] * (len(refused) > 8))
             + "\nstart a new run with `seqlm train ...`, or change only: "
             + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
@@ -67,7 +67,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 
 def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what says where, not what."""
+    """A configuration without the keys that change no result: paths, names, devices."""
     where = ("run", "trust", "resume", "threads", "device", "published")
     kept = {key: value for key, value in config.items() if key not in where}
     loop = kept.get("train", {})
@@ -81,7 +81,7 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_younger_options(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """`config` with the options of `like` that it is too old to know, as they are where nobody sets them.
+    """`config` with the options of `like` that are younger than it, at their defaults.
 
     That is the default of the same part; in a plain mapping, such as model.dropout, a number or a switch is off.
     """

@@ -89,7 +89,7 @@ def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float 
         folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
         return job(lambda: typed_config(values, folders), _taken(runtime.choices))
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be told in a few lines
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be printed in a few lines
     # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
     keys = overrides(words)
     sys.argv = ["seqlm train", *(word for word in words if word not in keys), *keys]

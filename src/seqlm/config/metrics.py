@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
-    """A number that tells how good a model is on a split.
+    """A measure of a model on a split.
 
     Args:
         name: what follows `valid/` and `test/`.

@@ -47,7 +47,7 @@ SCORE_KEYS = {
 }
 PROGRESS_KEYS = {"window": "batch", "nats": "loss_sum", "nats_tokens": "loss_tokens"}
 
-# Metrics of the tasks of version 0.1.0, whose run.json does not tell what its task declares.
+# Metrics of the tasks of version 0.1.0, whose run.json does not hold those that its task declares.
 METRICS = (
     PERPLEXITY,
     Metric("bpc", higher_is_better=False),

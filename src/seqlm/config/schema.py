@@ -20,7 +20,7 @@ def _key(
     below: float | None = None,
     allowed: Sequence[Any] = (),
 ) -> Any:
-    """A key whose value comes from YAML, with the values it may take beyond what its type says."""
+    """A key whose value comes from YAML, with limits beyond those of its type."""
     return field(metadata={"least": least, "most": most, "above": above, "below": below, "allowed": allowed})
 
 

@@ -47,7 +47,7 @@ def cell_nodes() -> dict[str, Any]:
 
 
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
-    """Make the node of a cell of what `model.layers`, `model.characters` or `model.head` may say of one.
+    """Replace the short forms of a cell in `model.layers`, `model.characters` and `model.head` by its node.
 
     `{cell: gru}` names a YAML file found in `folders`; `{cell: {window: 1}}` is the model's cell with other options.
     """

@@ -150,7 +150,7 @@ def _trial(cell: GatedCell | LinearCell) -> str | None:
             results = [_try(engine, copied, xs, carry) for engine in (scan, run)]
             with _cache_lock:
                 if copied in _bodies:
-                    _bodies[cell] = _bodies.pop(copied)  # they know no cell
+                    _bodies[cell] = _bodies.pop(copied)  # they hold no reference to a cell
         except Exception as error:  # whatever an author may raise
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             return f"the {_written(cell)} of {kind} cannot be traced: {reason}"

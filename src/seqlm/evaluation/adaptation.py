@@ -20,7 +20,7 @@ from .search import Setting, search
 
 
 def evaluate_adapted(
-    scorer: Scorer, run: LoadedRun, options: EvalConfig, bptt: int, tell: Callable[[str], None]
+    scorer: Scorer, run: LoadedRun, options: EvalConfig, bptt: int, log: Callable[[str], None]
 ) -> tuple[Score, Scorer, dict[str, Any]]:
     """Score a split of a run's text; returns the scorer at the temperature that was used, and the settings as JSON.
 
@@ -28,7 +28,7 @@ def evaluate_adapted(
         scorer: gives the words their probabilities; its first model is the run's, which is what adapts.
         options: split, batch_size, temperature, dynamic, cache, search_tokens and precision are read.
         bptt: tokens read at once where nothing adapts.
-        tell: hears of every trial of a search.
+        log: called with a line for every trial of a search.
     """
     dynamic, memory, settings = options.dynamic, options.cache, dict[str, Any]()
     step = bptt if dynamic.lr is None else dynamic.bptt
@@ -58,7 +58,7 @@ def evaluate_adapted(
     if searched:
         tokens = run.data["valid"].tokens[: options.search_tokens]
         streams = cut(tokens, min(options.batch_size or 1, len(tokens)))
-        setting, trials, open_ended = search(partial(score, streams), setting, searched, tell)
+        setting, trials, open_ended = search(partial(score, streams), setting, searched, log)
         chosen = {key: getattr(setting, key) for key in searched}
         settings["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials, "open_ended": open_ended}
     found = score(cut(run.data[options.split].tokens, options.batch_size or 1), setting)

@@ -31,8 +31,8 @@ def adaptive_evaluate(
 ) -> Score:
     """Sum the nats of every target, each scored before anything is learned from it.
 
-    `dynamic` are the weights of the scorer's model, `cache` remembers the states of its first reading; `observe` hears
-    of ln p of the words of each chunk, by the scorer and by the cache. The models end as they began. Raises
+    `dynamic` are the weights of the scorer's model, `cache` remembers the states of its first reading; `observe` is
+    called with ln p of the words of each chunk, by the scorer and by the cache. The models end as they began. Raises
     ValueError if there are several streams and there is something to adapt.
     """
     if streams.batch_size != 1 and (dynamic is not None or cache is not None):

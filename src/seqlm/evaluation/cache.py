@@ -23,7 +23,7 @@ class Cache:
 
     p(w) = (1 - share) p_model(w) + share p_cache(w),  p_cache(w) ~ sum_{i: w_i = w} exp(flatness h_t . h_i)
 
-    h_i is what the last layer said before w_i came (H), for one stream. There is no training in it. While nothing has
+    h_i (H) is the output of the last layer before w_i, for one stream. Nothing of it is trained. While nothing has
     been read p is p_model. E. Grave, A. Joulin and N. Usunier, arXiv 1612.04426 (2016): their theta is `flatness`,
     their lambda `share`.
     """

@@ -47,7 +47,7 @@ def changes(config: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
 def record_changes(written: Mapping[str, Any], preset: Mapping[str, Any]) -> list[str]:
     """The same of a record, whose configuration may have the keys of an older version."""
     config = nested(migrate_flat(written["config"]))
-    whole = {**config, "init_from": config.get("init_from") or None}  # comparable_config says whether there is one
+    whole = {**config, "init_from": config.get("init_from") or None}  # comparable_config keeps whether there is one
     return _changes(comparable_config(whole), comparable_config(preset))
 
 
@@ -60,7 +60,7 @@ def _changes(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str
 
 
 def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
-    """Raise SeqlmError unless the run is the experiment it says it is, and does not go on as we look."""
+    """Raise SeqlmError unless the run is the experiment of its name, and finished or interrupted."""
     if changed := changes(plain_dict(load_config(run.config)), preset):
         raise SeqlmError(f"{run.path} is not {experiment_of(run)} as published here: {'; '.join(changed)}")
     if (status := run.info()["status"]) not in ("finished", "interrupted"):

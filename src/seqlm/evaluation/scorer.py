@@ -78,7 +78,7 @@ class Scorer:
         )
 
     def score(self, tokens: Tensor, targets: Tensor, carry: Carry) -> Scored:
-        """Read a chunk of tokens (T, B) and say ln p of targets (T, B)."""
+        """Read a chunk of tokens (T, B) and score targets (T, B): ln p of each."""
         places, log_ps, readings = [], [], []
         tops: list[Tensor] = []
         for model, place in zip(self.models, carry, strict=True):

@@ -50,7 +50,7 @@ def search(
     score: Callable[[Setting, Observe], Score],
     start: Setting,
     names: Collection[str],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> tuple[Setting, list[dict[str, Any]], list[str]]:
     """Choose temperature, then lr and decay, then flatness and share: those of them in `names`.
 
@@ -63,7 +63,7 @@ def search(
 
     def keep(note: dict[str, Any], loss: float) -> float:
         trials.append({**note, "loss": round(loss, 6)})
-        tell("  ".join(f"{key} {value:g}" for key, value in trials[-1].items()))
+        log("  ".join(f"{key} {value:g}" for key, value in trials[-1].items()))
         return loss
 
     def best(at: Setting, name: str, shown: Sequence[str], factor: float) -> Setting:

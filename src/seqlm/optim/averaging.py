@@ -13,7 +13,7 @@ from .schedules import Moment
 
 
 class Averaging:
-    """No average. A kind of average says when it `begins` and what `share` is.
+    """No average. A subclass decides when it `begins`, and the `share` of the newest weights.
 
     After every step average <- average + share * (weights - average), beginning with the weights themselves.
     """
@@ -32,7 +32,7 @@ class Averaging:
         raise NotImplementedError
 
     def observe(self, losses: Sequence[float]) -> None:
-        """Hear of an evaluation: the losses of all so far, this one last."""
+        """Called after each evaluation with the losses of all so far, the newest last."""
 
     @torch.no_grad()
     def update(self, parameters: Sequence[nn.Parameter], at: Moment) -> None:

@@ -15,7 +15,7 @@ class Moment(NamedTuple):
 
 
 class Schedule:
-    """factor(moment) multiplies the configured learning rate; observe(loss) hears of each evaluation."""
+    """factor(moment) multiplies the configured learning rate; observe(loss) is called after each evaluation."""
 
     def factor(self, at: Moment) -> float:
         raise NotImplementedError

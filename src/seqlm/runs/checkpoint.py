@@ -125,7 +125,7 @@ def best_step(folder: Path) -> int:
 
 
 def digest(folder: Path, step: int) -> str:
-    """SHA-256 that tells a checkpoint from every other, wherever its run lies; raises ConfigError if there is none."""
+    """SHA-256 of a checkpoint, the same wherever its run lies; raises ConfigError if there is none."""
     try:
         return sha256_of(folder / step_name(step) / "MANIFEST.sha256")
     except (OSError, ValueError) as error:

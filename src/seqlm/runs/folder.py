@@ -61,7 +61,7 @@ class RunFolder:
                         raise
                     if name is not None:
                         raise RunExists(
-                            f"run.name={name}: {path} exists; choose another name, or resume=auto to go on with it"
+                            f"run.name={name}: {path} exists; choose another name, or resume=auto to resume it"
                         ) from None
                 finally:
                     shutil.rmtree(aside.path, ignore_errors=True)
@@ -100,12 +100,12 @@ class RunFolder:
         write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
 
     def status(self) -> str:
-        """The status in run.json; `dead` for a run that says it is running while its process is gone."""
+        """The status in run.json; `crashed` if it is running but its process is gone."""
         info = self.info()
         if info.get("status") == "running" and info.get("host") == socket.gethostname():
             try:
                 with self.locked():
-                    return "dead"
+                    return "crashed"
             except ConfigError:
                 return "running"
             except OSError:  # a folder we may not write to

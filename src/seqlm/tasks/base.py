@@ -46,7 +46,7 @@ class Score:
 class Task(ABC):
     """One kind of problem: its batches, loss, metrics, and all that a verb does in its own way for it.
 
-    The loop, the checkpoints, evaluation and every verb ask a task; they never ask which one it is.
+    The loop, the checkpoints, evaluation and every verb call a task; they never ask which one it is.
     """
 
     model: ClassVar[type[nn.Module]]  # the models that it trains
@@ -96,7 +96,7 @@ class Task(ABC):
         return by_name(self.metrics)[self.monitor].rank(metrics[self.monitor])
 
     def begin_step(self, at: Moment) -> None:
-        """Hear how far the run has come, before each step."""
+        """Called before each step with the progress of the run."""
         return None
 
     def headline(self, loss: float, data: Data) -> str:
@@ -126,7 +126,7 @@ class Task(ABC):
         return 1 if self.stateful else config.train.eval_batch_size
 
     def facts(self, score: Score, data: Data, split: str) -> dict[str, float]:
-        """Numbers beyond the metrics that `seqlm eval` tells of a split."""
+        """Numbers beyond the metrics in the result of `seqlm eval`."""
         return {}
 
     def rows(self, measured: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -104,7 +104,7 @@ class Cloze(TextTask):
         Nats are those of each token when it alone is masked.
         """
         if tokenizer.kind == "byte" and MASK in text:
-            raise ConfigError(f"{MASK} fills words or characters; this run knows bytes")
+            raise ConfigError(f"{MASK} fills words or characters; the vocabulary of this run is bytes")
         gap = len(tokenizer)
         pieces = [tokenizer.encode(piece) for piece in text.split(MASK)]
         ids = [token for piece in pieces[:-1] for token in (*piece, gap)] + line_ids(tokenizer, text.split(MASK)[-1])

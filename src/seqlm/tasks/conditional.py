@@ -34,7 +34,7 @@ class Conditional(ExampleTask):
     """Writes a text under a condition: loss = -sum_t ln p(w_t | w_<t, c), the end of each text included.
 
     The text is the field `target`; `data.rename={words: target}` makes it of what is read elsewhere. Where the model
-    has learned the empty condition, `empty_ppl` tells what texts are worth to it without theirs. `seqlm predict` writes
+    has learned the empty condition, `empty_ppl` is the perplexity without a condition. `seqlm predict` writes
     the most probable text, word by word, of `max_length` words at most; `seqlm sample` draws.
     """
 

@@ -57,5 +57,5 @@ class Heatmap(NamedTuple):
 
 
 def _first(title: str, count: int) -> str:
-    """A title that tells what is left out."""
+    """A title, with how many are left out."""
     return f"{title} (first {MOST} of {count})" if count > MOST else title

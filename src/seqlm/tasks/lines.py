@@ -1,4 +1,4 @@
-"""Predictions for lines that people write: reading their fields, and errors that say why one cannot be read."""
+"""Predictions for lines that people write: reading their fields, and the reasons why one cannot be read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_field(name: str, line: Example, tokenizer: Any) -> Any:
     ):
         return value
     try:
-        with np.errstate(over="ignore"):  # infinity is told by what reads it
+        with np.errstate(over="ignore"):  # an infinity is refused when it is encoded
             features = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):
         features = np.zeros(0, dtype=np.float32)

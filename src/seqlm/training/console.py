@@ -38,7 +38,7 @@ class Console:
         if self._bar is not None:
             self._bar.update()
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Print, without tearing the bar."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
@@ -61,9 +61,11 @@ class Console:
 
     def evaluation(self, step: int, metrics: str, improved: bool, seconds: float, text: str) -> None:
         """One line for an evaluation, and one of the text that shows what the model does."""
-        self.say(f"step {step:>7,}  valid {metrics}  {'best so far' if improved else 'no better'}  [{clock(seconds)}]")
+        self.write(
+            f"step {step:>7,}  valid {metrics}  {'best so far' if improved else 'no improvement'}  [{clock(seconds)}]"
+        )
         if text:
-            self.say("              | " + " ".join(text.split()))
+            self.write("              | " + " ".join(text.split()))
 
     def close(self) -> None:
         if self._bar is not None:

@@ -73,8 +73,8 @@ class GraphedGradient:
 
     A replay reads tokens and carry from buffers of its own and leaves gradients in buffers of its own; the carry it
     returns is overwritten by the next one. Masks are drawn anew by every replay, from the generator that an
-    eager step would draw them from. If a capture fails, this and all later batches are done eagerly and `tell` is
-    told why. `capture` records a function as a graph: `cuda_capture()`.
+    eager step would draw them from. If a capture fails, this and all later batches are done eagerly, and `log` is
+    called with the reason. `capture` records a function as a graph: `cuda_capture()`.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class GraphedGradient:
         objective: Objective,
         parameters: Sequence[nn.Parameter],
         capture: Capture,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         *,
         most: int = 8,
     ) -> None:
-        self.objective, self.parameters, self.capture, self.tell, self.most = objective, parameters, capture, tell, most
+        self.objective, self.parameters, self.capture, self.log, self.most = objective, parameters, capture, log, most
         self.captured: OrderedDict[Any, _Captured] = OrderedDict()
         self.carry: Carry = None
         self.broken = False
@@ -102,7 +102,7 @@ class GraphedGradient:
                 self.broken = True
                 self.captured.clear()
                 reason = str(error).strip().partition("\n")[0]
-                self.tell(f"engine=graph: the step cannot be captured ({reason}); going on without a graph")
+                self.log(f"engine=graph: the step cannot be captured ({reason}); going on without a graph")
                 return self(batch, carry, normalizer)
             if len(self.captured) > self.most:
                 self.captured.popitem(last=False)

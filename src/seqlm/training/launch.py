@@ -1,4 +1,4 @@
-"""Starting a run and going on with one: its folder, its status, and all that surrounds the loop."""
+"""Starting a run and resuming one: its folder, its status, and all that surrounds the loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
     name = config.run.name
     if config.resume == "auto":
         if name is None:
-            raise ConfigError("resume=auto needs run.name=...: the run to go on with")
+            raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (Path(config.run.root) / name / "run.json").is_file():
             return _resume(RunFolder.open(Path(config.run.root) / name), lambda _: config)
     session = assemble_session(config)
@@ -65,7 +65,7 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
 
 
 def resume(folder: str | Path, words: Sequence[str]) -> Trained:
-    """Go on with the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
+    """Resume the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
 
     A run that was killed before its first checkpoint starts anew, which gives the same numbers.
     """
@@ -73,7 +73,7 @@ def resume(folder: str | Path, words: Sequence[str]) -> Trained:
 
 
 def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
-    """Go on with `run` under the config that `change` makes of its own, if that is still the same run."""
+    """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
     with run.locked():
         checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
@@ -144,7 +144,7 @@ def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) 
         console.close()
         valid = {f"valid/{name}": value for name, value in progress.valid.items()}
         counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        with suppress(OSError):  # on a full disk the error that brought us here is the one to tell
+        with suppress(OSError):  # on a full disk the error that led here is the one to print
             run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
         if logger is not None:
             with suppress(OSError):

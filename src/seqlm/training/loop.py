@@ -36,7 +36,7 @@ class Loop:
     ) -> None:
         self.run, self.session, self.progress = run, session, progress
         self.logger, self.console, self.stop = logger, console, stop
-        self.gradient = session.gradient(console.say)
+        self.gradient = session.gradient(console.write)
         self._started, self._seconds_before = time.perf_counter(), progress.seconds
         # Since the last log record: seconds spent in steps, and the tokens that had been read by then.
         self._busy, self._logged_tokens = 0.0, progress.tokens
@@ -64,7 +64,7 @@ class Loop:
             if self.stop.number:
                 raise Stopped(
                     f"stopped at step {progress.step:,}, everything is saved; "
-                    f"go on with: seqlm resume {shlex.quote(str(self.run.path))}",
+                    f"resume it with: seqlm resume {shlex.quote(str(self.run.path))}",
                     self.stop.number,
                 )
             if ended:
@@ -113,7 +113,7 @@ class Loop:
         return carry, norm
 
     def _log(self, norm: float) -> None:
-        """Tell the means since the last log record."""
+        """Log the means since the last record."""
         session, progress = self.session, self.progress
         tokens = max(1, progress.loss_tokens)  # targets may all be missing
         values = {
@@ -131,7 +131,7 @@ class Loop:
         self._busy, self._logged_tokens = 0.0, progress.tokens
 
     def _evaluate(self) -> tuple[float, float] | None:
-        """Score valid, tell everybody, and return how good it is, lower is better: the monitored metric, then the loss.
+        """Score valid, log it, and return its rank, lower is better: the monitored metric, then the loss.
 
         None if a signal cut it short: then it never was.
         """

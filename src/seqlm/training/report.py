@@ -100,7 +100,7 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
             (
                 "time",
-                f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s all in all",
+                f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s overall",
             ),
             ("next", f"seqlm eval {folder}" + " split=test" * ("test" in session.data.corpus.splits())),
             ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),

@@ -129,7 +129,7 @@ class Session:
         averages = self.config.eval_weights == "average"
         return self.averaging.applied(self.parameters) if averages else nullcontext()
 
-    def gradient(self, tell: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
+    def gradient(self, log: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
         """The function (batch, carry, normalizer) -> (carry, summed loss) that leaves a gradient in the parameters."""
 
         def objective(batch: Batch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
@@ -138,7 +138,7 @@ class Session:
                 return self.task.objective(self.model, batch, carry)
 
         if self.config.engine == "graph":
-            return GraphedGradient(objective, self.parameters, cuda_capture(self.device), tell)
+            return GraphedGradient(objective, self.parameters, cuda_capture(self.device), log)
         return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
 
     def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: tuple[float, float] | None) -> None:

@@ -103,7 +103,7 @@ class ExampleBatch:
         return replace(batch, indices=[self.indices[k] for k in group.tolist()])
 
     def _with(self, change: Callable[[Tensor, int], Tensor]) -> ExampleBatch:
-        """Every tensor changed; `change` is told which axis its sequences are on."""
+        """Every tensor changed; `change` is called with the axis of the sequences."""
         fields = {name: change(tensor, min(tensor.dim() - 1, 1)) for name, tensor in self.fields.items()}
         return replace(self, fields=fields, lengths={name: change(one, 0) for name, one in self.lengths.items()})
 

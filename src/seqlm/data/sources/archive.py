@@ -78,7 +78,7 @@ def _zip_members(archive: zipfile.ZipFile) -> dict[str, list[_Member]]:
         kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
         total = _check(info.filename, info.file_size, kind in (0, stat.S_IFREG, stat.S_IFDIR), total)
         if not info.is_dir():
-            # An archive that says less than a member holds fails at its checksum: zipfile reads no further.
+            # An archive that declares less than a member holds fails at its checksum: zipfile reads no further.
             member = _Member(info.file_size, partial(archive.open, info))
             members.setdefault(PurePosixPath(info.filename).name, []).append(member)
     return members

@@ -1,4 +1,4 @@
-"""Two texts that say the same, line by line."""
+"""Translations: two texts that correspond line by line."""
 
 from __future__ import annotations
 
