@@ -174,7 +174,7 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:
-    """How the names of runs of each setting begin, or all names, or the same of paths: the first form that differs between all."""
+    """A name for each setting: the beginning of the names of its runs, all names, or paths, the first that differ."""
 
     def beginning(names: list[str]) -> str:
         common = os.path.commonprefix(names)
