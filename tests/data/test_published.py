@@ -232,6 +232,6 @@ def test_single_files_are_downloaded_and_unpacked(world, tmp_path, corpus, name)
 
 
 def test_every_digest_is_a_digest():
-    remotes = [WikiText2.REMOTE, WikiText103.REMOTE, Text8.REMOTE, Enwik8.REMOTE, *PennTreebankChar.REMOTES]
+    remotes = [*WikiText2.REMOTES, *WikiText103.REMOTES, Text8.REMOTE, Enwik8.REMOTE, *PennTreebankChar.REMOTES]
     assert all(len(bytes.fromhex(remote.sha256)) == 32 for remote in remotes)
     assert len({remote.sha256 for remote in remotes}) == len(remotes)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from ...errors import ConfigError
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -55,3 +57,10 @@ class Batches(Protocol):
 
     def scale(self, index: int) -> float:
         """The factor on the learning rate for this batch."""
+
+
+def require_positive(where: str, **sizes: int) -> None:
+    """Raise ConfigError, naming the key under `where`, unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"{where}{name}={size} must be at least 1")

@@ -15,6 +15,7 @@ from ...errors import ConfigError
 from ..examples import Example
 from ..fields import FIELDS
 from ..tokenizers.examples import ExampleTokenizer
+from .batches import require_positive
 
 POOL = 50  # batches whose sequences are sorted by length together
 
@@ -125,8 +126,7 @@ class Bucketed:
         seed: int | None = None,
         where: str = "",
     ) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"{where}batch_size={batch_size} must be at least 1")
+        require_positive(where, batch_size=batch_size)
         if batch_size > len(split) and seed is not None:
             raise ConfigError(
                 f"{where}batch_size={batch_size} is more than there are examples; "

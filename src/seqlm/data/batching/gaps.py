@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from .batches import IGNORE_INDEX
+from .batches import IGNORE_INDEX, require_positive
 from .streams import Chunk, Tokens
 
 
@@ -33,9 +33,7 @@ class Gaps:
         seed: int | None = None,
         where: str = "",
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("bptt", bptt)):
-            if value < 1:
-                raise ConfigError(f"{where}{name}={value} must be at least 1")
+        require_positive(where, batch_size=batch_size, bptt=bptt)
         if bptt > len(tokens) and seed is not None:
             raise ConfigError(
                 f"{where}bptt={bptt} is longer than the text of {len(tokens):,} tokens; "

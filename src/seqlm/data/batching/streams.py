@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import ConfigError
-from .batches import IGNORE_INDEX
+from .batches import IGNORE_INDEX, require_positive
 
 Tokens: TypeAlias = NDArray[np.unsignedinteger]
 LEAST = 5  # steps of a chunk whose length is drawn
@@ -108,9 +108,7 @@ class Streams:
     ) -> None:
         lengths = Lengths(bptt) if isinstance(bptt, int) else bptt
         bptt = lengths.bptt
-        for name, value in (("batch_size", batch_size), ("bptt", bptt)):
-            if value < 1:
-                raise ConfigError(f"{where}{name}={value} must be at least 1")
+        require_positive(where, batch_size=batch_size, bptt=bptt)
         if batch_size > len(tokens):
             raise ConfigError(
                 f"{where}batch_size={batch_size} is larger than the stream: there are {len(tokens):,} tokens; "

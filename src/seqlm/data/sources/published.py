@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...errors import ConfigError
 from ...files import cache_folder, sha256_of
-from ..corpus import Corpus
+from ..corpus import SPLITS, Corpus
 from ..encode import count_text
 from .archive import is_archive, unpack
 from .download import Remote, fetch
-from .text import Segment
+from .text import Segment, read_utf8, whole_file
+
+
+class PublishedWords(Corpus):
+    """Words and one <eos> a line, a file for each split, checked to hold the number of tokens that was published."""
+
+    NAMES: ClassVar[tuple[str, ...]]  # of a file, with {split} in it
+    REMOTES: ClassVar[tuple[Remote, ...]]
+    TOKENS: ClassVar[dict[str, int]]
+
+    def __init__(self, *, path: str | None = None) -> None:
+        names = [[name.format(split=split) for name in self.NAMES] for split in SPLITS]
+        files = dict(zip(SPLITS, find_files(path, names, self.REMOTES), strict=True))
+        self._segments = {split: whole_file(file, "data.path") for split, file in files.items()}
+        check_counts(self, self.TOKENS, "tokens", files)
+
+    def splits(self) -> tuple[str, ...]:
+        return SPLITS
+
+    def read(self, split: str) -> Iterator[str]:
+        return read_utf8(self._segments[split])
 
 
 def find_files(path: str | None, choices: Sequence[Sequence[str]], remotes: Sequence[Remote]) -> list[Path]:
