@@ -45,7 +45,7 @@ def test_a_record(tmp_path, capsys):
         score = written["scores"][split]
         assert score == {k: v for k, v in json.loads((folder / f"eval-{split}.json").read_text()).items() if k != "run"}
         assert score["protocol"]["name"] == "zaremba" and score["batch_size"] == 1
-        measured = {"": score["ppl"], ", theirs": score["protocol"]["ppl"]}
+        measured = {" ppl": score["ppl"], " ppl, as they count": score["protocol"]["ppl"]}
         for what, ppl in measured.items():
             assert written["difference"][split + what] == pytest.approx(ppl - written["published"][split], abs=1e-4)
     assert len(written["difference"]) == 4
@@ -212,11 +212,11 @@ def test_an_experiment_says_how_its_recipe_counts():
 def test_published_and_measured_side_by_side():
     figures = {"unit": "ppl", "valid": 82.0, "test": 78.4}
     score = {"ppl": 79.0, "bpc": 1.5, "protocol": {"ppl": 77.4}}
-    lines = summary({"published": figures, "scores": {"valid": score, "test": score}}).splitlines()
+    written = {"scores": {"valid": score, "test": score}, "reported": ["ppl"]}
+    lines = summary({"published": figures, **written}).splitlines()
     assert [line.split()[-1] for line in lines[1:]] == ["-3.00", "-4.60", "+0.60", "-1.00"]
-    bits = {"unit": "bpc", "test": 1.6}
-    lines = summary({"published": bits, "scores": {"valid": score, "test": score}}).splitlines()
-    assert [line.split()[-1] for line in lines[1:]] == ["-", "-0.10"]
+    lines = summary({"published": {"unit": "bpc", "test": 1.6}, **written}).splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == ["-", "-", "-", "-", "-", "-0.10"]
 
 
 SLOTS = ["task=tagging", "model=tagger", "data=taipei", "data.sentences=100", "model.hidden_size=8", "threads=1"]

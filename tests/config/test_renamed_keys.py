@@ -130,6 +130,12 @@ def test_an_old_key_of_eval(word, today):
     assert str(caught.value) == f"{word.partition('=')[0]} is now {today}"
 
 
+def test_keys_of_other_verbs_are_not_those_of_train(tmp_path):
+    done = seqlm("train", "window=3", "lens=awd", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "window is not a key of this configuration; did you mean train.bptt?" in done.stderr
+    assert "is now" not in done.stderr
+
+
 def test_scores_and_progress_of_older_runs():
     counted = {"columns": 10, "tokens": 7, "loss": 2.0}
     old = {"nats": 3.0, "window": 5, "lens": {"lens": "awd", **counted}, "adaptation": {"window": 4}, "ppl": 2.0}

@@ -239,7 +239,7 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     kept = json.loads((tmp_path / "run" / "eval-test.json").read_text())
     assert result["f1"] > 0.9 and {**kept, "seconds": 0} == {**result, "seconds": 0}
     refused = command("eval", "run", "protocol=awd", cwd=tmp_path, check=False)
-    assert refused.returncode == 2 and "protocol is for language models" in refused.stderr
+    assert refused.returncode == 2 and "protocol does nothing for Tagging, the task" in refused.stderr
 
     lines = 'from boston to denver\n\n{"words": ["to", "oakland"], "id": 7}\n{"words": 3}\n{"x\nnext friday\n'
     for batch in (1, 4):

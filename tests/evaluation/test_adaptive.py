@@ -271,6 +271,7 @@ def test_a_search_knows_where_to_begin_and_test_is_counted(tmp_path, capsys):
     [
         (["cache.size=5", "batch_size=2"], "batch_size=2: a model adapts to one stream"),
         (["dynamic.search=true", "dynamic.rule=sgd"], "dynamic.search=true needs dynamic.lr=.*dynamic.rule=sgd"),
+        (["dynamic.search=true", "dynamic.decay=0"], "dynamic.decay=0 cannot be searched from"),
         (["dynamic.search=true", "dynamic.norm=sums"], "dynamic.search=true needs dynamic.lr=.*dynamic.norm=sums"),
         (["dynamic.rule=adam"], "dynamic.rule=adam is unknown; allowed: rms, sgd"),
         (["dynamic.lr=-1"], "dynamic.lr=-1 must be greater than 0"),

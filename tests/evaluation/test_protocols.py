@@ -101,3 +101,11 @@ def test_from_the_command_line(tmp_path, capsys):
     assert len(set(losses.values())) >= 4
     main(str(tmp_path / "run"), ["protocol=awd"], False)
     assert "as awd counts" in capsys.readouterr().out
+
+
+def test_precision():
+    """Products are of the type that the score beside it has."""
+    torch.manual_seed(0)
+    scorer = Scorer([LanguageModel(V, Stack([Recurrent(LSTMCell(5, 5), engine="scan")])).eval()])
+    exact, narrow = (score_as("wlm", scorer, text(90), "test", WINDOW, EOS, one)["loss"] for one in ("float32", "bf16"))
+    assert exact != narrow and narrow == pytest.approx(exact, rel=0.02)

@@ -15,7 +15,7 @@ from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.language_model import BidirectionalLanguageModel, LanguageModel
 from seqlm.runs.assemble import build_data
-from seqlm.runs.load import load_run
+from seqlm.runs.load import load_run, trained_model
 from seqlm.tasks.bilm import BidirectionalLanguageModeling
 from seqlm.tasks.lm import LanguageModeling
 from seqlm.training.launch import train
@@ -138,7 +138,7 @@ def test_its_states_are_features_in_both_directions(words_run, tmp_path):
     data = build_data(config)
     from seqlm.runs.assemble import build_model
 
-    model = build_model(config, data.tokenizer)
+    model = build_model(config, data.tokenizer, trained_model)
     assert len(model.readers) == 3 and [reader.reverse for reader in model.readers[1:]] == [False, True]
     batch = data["train"].batch([0, 1, 5])
     for column, example in enumerate(data["train"].examples(batch)):
@@ -184,4 +184,4 @@ def test_from_the_command_line(words_run, tmp_path):
         assert answer[f"{name}_nll"] == pytest.approx(-logs.gather(-1, read[1:].unsqueeze(-1)).sum().item(), rel=1e-5)
     assert seqlm("sample", words_run, "tokens=5", "threads=1", cwd=tmp_path).stdout.strip()
     done = seqlm("eval", words_run, "cache.size=5", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "cache is for language models" in done.stderr
+    assert done.returncode == 2 and "cache does nothing for BidirectionalLanguageModeling" in done.stderr

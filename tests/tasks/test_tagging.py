@@ -24,7 +24,7 @@ from seqlm.models.heads import CRFHead, TagHead
 from seqlm.runs import checkpoint
 from seqlm.runs.assemble import build_data, build_model
 from seqlm.runs.folder import RunFolder
-from seqlm.runs.load import load_run
+from seqlm.runs.load import load_run, trained_model
 from seqlm.training.launch import resume, train
 
 from ..conftest import REPOSITORY, compose
@@ -46,7 +46,7 @@ def assembled(*overrides):
     config = compose(*SMALL, *overrides)
     data = build_data(config)
     torch.manual_seed(0)
-    model = build_model(config, data.tokenizer).double()
+    model = build_model(config, data.tokenizer, trained_model).double()
     for parameter in model.parameters():
         nn.init.uniform_(parameter, -0.7, 0.7)
     return model, data
@@ -269,6 +269,24 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
         train(small(tmp_path, reading(language_models, "forward", "backward"), "train.epochs=1", name="two"), {})
     resume(tmp_path / "two", [])
     assert weights(tmp_path / "two") == weights(tmp_path / "one")
+
+
+def test_a_language_model_is_read_at_one_checkpoint(language_models, tmp_path):
+    """The one that is named, evaluated or not; else the best when the run began, also after `resume=auto`."""
+    models = tmp_path / "models"
+    shutil.copytree(language_models, models)
+    folder = models / "forward" / "checkpoints"
+    best = checkpoint.best_step(folder)
+    words = [reading(models, "forward"), "train.epochs=1", "resume=auto"]
+    train(small(tmp_path, *words, name="one"), {})
+    other = next(step for step in checkpoint.steps(folder) if step != best)
+    checkpoint.point_best(folder, checkpoint.find(folder, str(other), print))
+    train(small(tmp_path, *words, name="one"), {})
+    assert load_config(tmp_path / "one" / "config.yaml").model["language_models"][0]["checkpoint"] == best
+    (folder / "best").unlink()
+    named = f"model.language_models=[{{run: {models}/forward, checkpoint: {other}}}]"
+    train(small(tmp_path, named, "train.epochs=1", name="two"), {})
+    assert RunFolder.open(tmp_path / "two").info()["language_models"][0]["step"] == other
 
 
 def test_another_model_in_the_same_place_is_refused(language_models, tmp_path):

@@ -328,6 +328,38 @@ def test_resume_auto_starts_or_goes_on(tmp_path):
         train(tiny(tmp_path, "resume=auto", name="null"), {})
     with pytest.raises(ConfigError, match="exists; choose another name, or resume=auto"):
         train(tiny(tmp_path), {})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("no run")
+    (tmp_path / "file").write_text("no run")
+    for name in ("notes", "file"):
+        with pytest.raises(ConfigError, match="exists; choose another name"):
+            train(tiny(tmp_path, "resume=auto", name=name), {})
+
+
+def test_a_resume_that_fails_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+    train(tiny(tmp_path, "train.steps=8"), {})
+    run = RunFolder(tmp_path / "run")
+    before = (run.path / "run.json").read_bytes()
+
+    def broken(*_):
+        raise OSError("a broken disk")
+
+    monkeypatch.setattr(seqlm.training.launch.Session, "restore", broken)
+    with pytest.raises(OSError, match="a broken disk"):
+        resume(run.path, ["train.steps=9"])
+    assert (run.path / "run.json").read_bytes() == before and run.status() == "finished"
+    monkeypatch.undo()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(seqlm.training.launch.RunLogger, "hparams", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        resume(run.path, ["train.steps=9"])
+    info = run.info()
+    assert (info["status"], info["steps"], info["best_step"]) == ("interrupted", 8, 8) and "valid/loss" in info[
+        "metrics"
+    ]
 
 
 def test_two_processes_never_train_one_run(tmp_path):

@@ -69,6 +69,8 @@ def check(options: EvalConfig) -> None:
             f"dynamic.search=true needs dynamic.lr=...: where to begin with dynamic.rule={dynamic.rule} "
             f"dynamic.norm={dynamic.norm}"
         )
+    if dynamic.search and dynamic.decay == 0:
+        problems.append("dynamic.decay=0 cannot be searched from: every trial is a multiple of it; use 0.002, say")
     if adapting and options.batch_size not in (None, 1):
         problems.append(f"batch_size={options.batch_size}: a model adapts to one stream at a time; use batch_size=1")
     if adapting and options.precision != "float32":
@@ -124,7 +126,7 @@ def _check_task(task: Task, options: EvalConfig) -> None:
     plain = verb_config("eval", EvalConfig, [])
     for key in OPTIONS:
         if key not in task.eval_options and getattr(options, key) != getattr(plain, key):
-            raise ConfigError(f"{key} is for language models; this run is of {type(task).__name__}")
+            raise ConfigError(f"{key} does nothing for {type(task).__name__}, the task of this run; leave it out")
 
 
 def _scored(
@@ -154,7 +156,8 @@ def _scored(
     }
     if options.protocol != "seqlm":
         scorer = scorer or _scorer(runs, options)
-        counted = score_as(options.protocol, scorer, run.data[split].tokens, split, bptt, run.tokenizer.eos_id)
+        tokens, eos_id = run.data[split].tokens, run.tokenizer.eos_id
+        counted = score_as(options.protocol, scorer, tokens, split, bptt, eos_id, options.precision)
         ppl = perplexity(counted["loss"], 1)
         difference, source = ppl - perplexity(score.loss_sum, score.tokens), PROTOCOLS[options.protocol].source
         settings["protocol"] = {**counted, "ppl": ppl, "difference": difference, "source": source}

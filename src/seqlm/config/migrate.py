@@ -150,7 +150,7 @@ def migrate_progress(progress: Mapping[str, Any]) -> dict[str, Any]:
 
 def renamed(key: str) -> str | None:
     """Today's name of an older key, and how to choose the part that has it; None for any other."""
-    return RENAMED.get(key) or REPLACED.get(key) or VERB_KEYS.get(key)
+    return RENAMED.get(key) or REPLACED.get(key)
 
 
 def _with_names(values: Any, names: Mapping[str, str]) -> Any:

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..files import write_atomically
 from .build import describe_type, fits
 from .keys import dotted, nested
-from .migrate import migrate, renamed
+from .migrate import RENAMED, VERB_KEYS, migrate, renamed
 from .schema import DATA_PATHS, Config
 from .yaml_files import find_configs, read_yaml, verb_files
 
@@ -109,9 +109,10 @@ def as_typed(value: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key that does not exist, with its new name or the nearest one that does."""
-    if today := renamed(key):
-        return f"{key} is now {today}"
     known = list(known)
+    today = renamed(key) or VERB_KEYS.get(key)
+    if today and (today in known or renamed(key)):
+        return f"{key} is now {today}"
     section, _, last = key.rpartition(".")
     siblings = {item.rpartition(".")[2]: item for item in known if item.rpartition(".")[0] == section}
     elsewhere = {item.rpartition(".")[0]: item for item in known if item.rpartition(".")[2] == last}
@@ -119,6 +120,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         [siblings[name] for name in difflib.get_close_matches(last, siblings, 1, 0.6)]
         or [elsewhere[name] for name in difflib.get_close_matches(section, elsewhere, 1, 0.0)]
         or difflib.get_close_matches(key, known, 1, 0.75)
+        or [new for old, new in RENAMED.items() if old.rpartition(".")[2] == key]
     )
     hint = f"did you mean {near[0]}?" if near else ""
     if not hint and siblings and section:

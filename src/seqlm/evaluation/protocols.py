@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.batching.batches import IGNORE_INDEX
+from ..device import autocast
 from ..errors import ConfigError
 
 Tokens = NDArray[np.unsignedinteger]
@@ -33,7 +34,9 @@ PROTOCOLS = {
 
 
 @torch.no_grad()
-def score_as(name: str, scorer: Any, tokens: Tokens, split: str, bptt: int, eos_id: int) -> dict[str, Any]:
+def score_as(
+    name: str, scorer: Any, tokens: Tokens, split: str, bptt: int, eos_id: int, precision: str = "float32"
+) -> dict[str, Any]:
     """Score `tokens` as the code named `name` does: batch size, tokens scored, and nats per token by its own division.
 
     `scorer` is a Scorer. Raises ConfigError if there is nothing to predict.
@@ -56,11 +59,12 @@ def score_as(name: str, scorer: Any, tokens: Tokens, split: str, bptt: int, eos_
     carry, nll = scorer.init_carry(inputs.shape[1]), 0.0
     for start in range(0, len(inputs), bptt):
         part = [torch.from_numpy(array[start : start + bptt]).to(scorer.device) for array in (inputs, targets)]
-        scored = scorer.score(*part, carry)
-        carry, nll = scored.carry, nll - scored.log_p.sum().item()
-    scored = int((targets != IGNORE_INDEX).sum())
-    divisor = scored + inputs.shape[1] if protocol.first_counts else scored
-    return {"name": name, "batch_size": inputs.shape[1], "tokens": scored, "loss": nll / divisor}
+        with autocast(scorer.device, precision):
+            chunk = scorer.score(*part, carry)
+        carry, nll = chunk.carry, nll - chunk.log_p.sum().item()
+    num_tokens = int((targets != IGNORE_INDEX).sum())
+    divisor = num_tokens + inputs.shape[1] if protocol.first_counts else num_tokens
+    return {"name": name, "batch_size": inputs.shape[1], "tokens": num_tokens, "loss": nll / divisor}
 
 
 def _stripes(tokens: Tokens, eos_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

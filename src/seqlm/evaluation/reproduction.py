@@ -18,6 +18,7 @@ from ..runs.folder import RunFolder
 from ..runs.table import table
 from ..tasks.base import Task
 
+SPLITS = ("valid", "test")  # that are scored
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
 
 
@@ -83,7 +84,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     expected = {"checkpoint": info["best_step"]}
     if "bptt" in task.eval_options:  # one stream; where nothing is carried, pieces as they were in training
         expected |= {"batch_size": 1} if task.stateful else {"bptt": config.train.bptt}
-    for split in ("valid", "test"):
+    for split in SPLITS:
         for kind in ("", "-adapted"):  # with dynamic evaluation, cache or temperature
             score = run.eval_result(split + kind)
             counted = kind or score.get("protocol", {}).get("name", "seqlm") == protocol
@@ -167,17 +168,13 @@ def difference(written: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _side_by_side(written: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
-    """Each measured metric, its value, and the published one; of a text also as the recipe's own code counts."""
+    """Each measured metric, its value, and the published one; a perplexity also as the recipe's own code counts."""
     figures, metrics = written["published"], metrics_of(written)
-    unit = figures.get("unit", "ppl")
-    for split in ("valid", "test"):
-        if split not in written["scores"]:
-            continue
-        score = migrate_score(written["scores"][split])
-        if written.get("task", "lm") == "lm":
-            yield split, score[unit], figures.get(split)
-            if "protocol" in score and unit != "bpc":
-                yield f"{split}, theirs", score["protocol"]["ppl"], figures.get(split)
-        else:
-            for name in written["reported"]:
-                yield f"{split} {name}", metrics[name].quoted(score[name]), figures.get(split) if name == unit else None
+    unit = figures.get("unit")
+    for split, scores in written["scores"].items():
+        score = migrate_score(scores)
+        for name in dict.fromkeys([*written["reported"], *([unit] if unit else [])]) if split in SPLITS else ():
+            published = figures.get(split) if name == unit else None
+            yield f"{split} {name}", metrics[name].quoted(score[name]), published
+            if name == "ppl" and "protocol" in score:
+                yield f"{split} {name}, as they count", score["protocol"]["ppl"], published

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +160,20 @@ def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) ->
     return "average"
 
 
-def with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config, saved: Config | None = None) -> Config:
     """The same config with paths of data and of other runs that hold in any working directory.
 
-    An entry of model.language_models also names the checkpoint, which is the best one now, and its digest: what is
-    read later must be the same.
+    An entry of model.language_models also names the checkpoint and its digest, because later the same must be read:
+    those in `saved`, the config of a run that is resumed, else the best one now.
     """
     if config.init_from:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
     read = config.model.get("language_models") if isinstance(config.model, dict) else None
     if isinstance(read, list) and all(isinstance(spec, dict) and spec.get("run") for spec in read):
-        config = replace(config, model={**config.model, "language_models": [_pinned(spec) for spec in read]})
+        pins = (saved.model.get("language_models") or []) if saved else []
+        pairs = enumerate(zip_longest(read, pins[: len(read)]))
+        pinned = [_pinned(spec, pin, f"model.language_models.{index}") for index, (spec, pin) in pairs]
+        config = replace(config, model={**config.model, "language_models": pinned})
     if not isinstance(config.data, dict):
         return config
     absolute = {
@@ -178,13 +182,14 @@ def with_absolute_paths(config: Config) -> Config:
     return replace(config, data={**config.data, **absolute})
 
 
-def _pinned(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry of model.language_models that names one checkpoint for good."""
-    run = RunFolder.open(spec["run"])
-    step = spec.get("checkpoint", checkpoint.best_step(run.checkpoints))
-    return {
-        "checkpoint": step,
-        "sha256": checkpoint.digest(run.checkpoints, step),
-        **spec,
-        "run": str(Path(spec["run"]).resolve()),
-    }
+def _pinned(spec: Mapping[str, Any], pin: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """An entry of model.language_models that names one checkpoint for good: that of `pin`, if it is of the same run."""
+    path = str(Path(spec["run"]).resolve())
+    if pin and pin.get("run") == path:
+        spec = {**{key: pin[key] for key in ("checkpoint", "sha256") if key in pin}, **spec}
+    try:
+        checkpoints = RunFolder.open(path).checkpoints
+        step = checkpoint.find(checkpoints, str(spec.get("checkpoint", "best")), _warn).step
+    except ConfigError as error:
+        raise ConfigError(f"{where}.run: {error}") from None
+    return {"checkpoint": step, "sha256": checkpoint.digest(checkpoints, step), **spec, "run": path}

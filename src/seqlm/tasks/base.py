@@ -77,7 +77,10 @@ class Task(ABC):
 
     @abstractmethod
     def batches(self, data: Data, split: str, batch_size: int, bptt: int, where: str = "") -> Batches:
-        """The batches to score a split with: every target once, in an order that never changes."""
+        """The batches to score a split with: every target once, in an order that never changes.
+
+        Messages name keys that begin with `where`.
+        """
 
     @abstractmethod
     def objective(self, model: Any, batch: Any, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:

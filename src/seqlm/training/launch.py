@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..cells import Carry
 from ..config.comparison import resumed
 from ..config.schema import Config
 from ..config.values import load_config, plain_dict, save_config, with_words
@@ -17,6 +18,7 @@ from ..device import describe
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem
 from ..runs import checkpoint
+from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
 from ..runs.load import load_weights_from, origin, with_absolute_paths
 from .console import Console
@@ -28,7 +30,7 @@ from .signals import StopSignal
 
 
 class Trained(NamedTuple):
-    """A run that came to its end, and its best value of the monitored metric, as the smaller the better."""
+    """A finished run, and its best value of the monitored metric, negated if higher is better."""
 
     run: RunFolder
     best: float
@@ -40,26 +42,30 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
     `choices` are the options taken of each config group (`{"model": "lstm"}`): they name the run.
     Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError.
     """
-    name = config.run.name
+    name, root = config.run.name, Path(config.run.root)
     if config.resume == "auto":
         if name is None:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
-        if (Path(config.run.root) / name / "run.json").is_file():
-            return _resume(RunFolder.open(Path(config.run.root) / name), lambda _: config)
+        if (root / name / "run.json").is_file():
+            return _resume(RunFolder.open(root / name), lambda _: config)
+    check_parts(config)
+    config = with_absolute_paths(config)
     session = assemble_session(config)
     facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
 
     def fill(run: RunFolder) -> None:
-        save_config(with_absolute_paths(config), run.config)
+        save_config(config, run.config)
         session.data.tokenizer.save(run.tokenizer)
         run.update(status="running", started=now(), **facts)
 
     stem = "-".join(file_stem(choices.get(group, group)) for group in ("data", "model"))
     try:
-        with RunFolder.create(Path(config.run.root), name, stem, fill) as run:
-            return _run(run, session, None)
+        with RunFolder.create(root, name, stem, fill) as run:
+            # One that begins with another is evaluated before its first step: that may stay the best.
+            progress = Progress(evaluated_at=-1 if config.init_from else 0)
+            return _run(run, session, progress, session.init_carry(), None)
     except RunExists:
-        if config.resume == "auto":  # somebody was faster
+        if config.resume == "auto" and name and (root / name / "run.json").is_file():  # another process was faster
             return train(config, choices)
         raise
 
@@ -77,7 +83,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
     with run.locked():
         checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
-        config = resumed(saved, with_absolute_paths(change(saved)))
+        config = resumed(saved, with_absolute_paths(change(saved), saved))
         start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
         session = assemble_session(config, run)
         known = run.info().get("data_fingerprint")
@@ -87,6 +93,9 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
                 "put the old text back, or start a new run"
             )
         origins = _origins(session) if start is None else {}
+        progress, carry = Progress(evaluated_at=-1 if config.init_from else 0), session.init_carry()
+        if start is not None:
+            progress, carry = session.restore(start, run)
         save_config(config, run.config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
@@ -99,7 +108,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
             **declarations(session.task),
             **origins,
         )
-        return _run(run, session, start)
+        return _run(run, session, progress, carry, None if start is None else start.step)
 
 
 def _origins(session: Session) -> dict[str, Any]:
@@ -112,32 +121,28 @@ def _origins(session: Session) -> dict[str, Any]:
     if config.init_from is not None:
         kept["began_with"] = load_weights_from(config.init_from, session.model, session.data.tokenizer)
     for spec in config.model.get("language_models") or []:
-        read = RunFolder.open(spec["run"])
-        step = spec.get("checkpoint", checkpoint.best_step(read.checkpoints))
-        kept.setdefault("language_models", []).append(origin(read, step))
+        kept.setdefault("language_models", []).append(origin(RunFolder.open(spec["run"]), spec["checkpoint"]))
     return kept
 
 
-def _run(run: RunFolder, session: Session, start: checkpoint.Checkpoint | None) -> Trained:
-    """Train with restored state, logs and signals, and set the run's status at the end."""
-    # A run that begins with another is evaluated before its first step: what it began with may stay the best.
-    progress = Progress(evaluated_at=-1 if session.config.init_from else 0)
-    carry = session.init_carry()
+def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, saved_at: int | None) -> Trained:
+    """Train on from `progress`, with logs and signals, and set the run's status at the end.
+
+    `saved_at` is the step of the checkpoint that it was restored from, if any.
+    """
+    run.forget_after(progress.step, progress.evaluated_at)
     console, status, logger = Console(partial(session.task.headline, data=session.data)), "failed", None
     try:
-        if start is not None:
-            progress, carry = session.restore(start, run)
-        run.forget_after(progress.step, progress.evaluated_at)
-        logger = RunLogger(run.path, start_step=progress.step if start else 0)
+        logger = RunLogger(run.path, start_step=0 if saved_at is None else progress.step)
         print(header(run, session, progress), flush=True)
-        if start is None:
+        if saved_at is None:
             logger.text("config", run.config.read_text(encoding="utf-8"), 0)
         logger.hparams(hparams(run, session.config), session.config.run.name or run.name)
         with StopSignal() as stop:
             console.start(progress.step, session.steps_planned)
-            Loop(run, session, progress, logger, console, stop).fit(carry, None if start is None else start.step)
+            Loop(run, session, progress, logger, console, stop).fit(carry, saved_at)
         status = "finished"
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         status = "interrupted"
         raise
     finally:
