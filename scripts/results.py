@@ -67,31 +67,31 @@ def other_tasks() -> str:
         if (task := reproduction.task_of(name)) != "lm":
             quoted = _quoted(name, named=True)
             for words, found in _settings(name):
-                told = _told(found) if found else "not run yet | | |"
+                shown = _shown(found) if found else "not run yet | | |"
                 total = f"{found[0]['parameters']['total']:,} " if found else ""
-                lines.append(f"| {words} | {task} | {total}| {quoted} | {told}")
+                lines.append(f"| {words} | {task} | {total}| {quoted} | {shown}")
     return "\n".join(lines)
 
 
-def _told(records: list[dict[str, Any]]) -> str:
+def _shown(records: list[dict[str, Any]]) -> str:
     """Test, valid and time a run, as cells."""
     metrics = reproduction.metrics_of(records[0])
 
-    def told(split: str, metric: str) -> str:
+    def shown(split: str, metric: str) -> str:
         values = [metrics[metric].quoted(record["scores"][split][metric]) for record in records]
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
         return f"{statistics.mean(values):.2f}{spread}"
 
-    def all_told(split: str) -> str:
+    def all_shown(split: str) -> str:
         return ", ".join(
-            f"{metrics[metric].title or metric} {told(split, metric)}" for metric in records[0]["reported"]
+            f"{metrics[metric].title or metric} {shown(split, metric)}" for metric in records[0]["reported"]
         )
 
     seeds = f"({len(records)} seed{'s' * (len(records) > 1)})"
-    test = f"**{all_told('test')}** {seeds}" if all("test" in record["scores"] for record in records) else "not yet"
+    test = f"**{all_shown('test')}** {seeds}" if all("test" in record["scores"] for record in records) else "not yet"
     minutes = statistics.mean(record["seconds"] for record in records) / 60
     time = ", ".join(filter(None, [f"{minutes:.{0 if minutes >= 10 else 1}f} min", _so_far(records[0])]))
-    return f"{test} | {all_told('valid')} | {time} |"
+    return f"{test} | {all_shown('valid')} | {time} |"
 
 
 def _so_far(record: dict[str, Any]) -> str:

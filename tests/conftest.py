@@ -100,9 +100,9 @@ def compose(*overrides: str):
 @functools.cache
 def _composed(*overrides: str) -> bytes:
     """Composing takes longer than many a test, and where a run lives changes nothing: everyone gets a copy."""
-    from seqlm.config.compose import compose as composed
+    from seqlm.config.compose import compose_words
 
-    return pickle.dumps(composed(overrides))
+    return pickle.dumps(compose_words(overrides)[0])
 
 
 def tiny(folder: Path, *overrides: str, name: str = "run"):

@@ -29,27 +29,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Bidirectional",
-    "Cell",
-    "ConfigError",
-    "ElmanCell",
-    "GRUCell",
-    "GatedCell",
-    "JordanCell",
-    "LSTMCell",
-    "LanguageModel",
-    "LinearCell",
-    "LoadedRun",
-    "LockedDropout",
-    "Recurrent",
-    "SeqlmError",
-    "Stack",
-    "detach",
-    "evaluate",
-    "load_run",
-    "scan",
-    "train",
-]
+    "Bidirectional", "Cell", "ConfigError", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell",
+    "LanguageModel", "LinearCell", "LoadedRun", "LockedDropout", "Recurrent", "SeqlmError", "Stack", "detach",
+    "evaluate", "load_run", "scan", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -172,10 +172,10 @@ def engine_equals_scan(
         results.append([ys, *carry_tensors(last), *gradients])
     with torch.no_grad():  # nothing is kept then, and nothing changes
         last, ys = Recurrent(cell, reverse, engine)(xs, carry)
-    for ours, theirs in zip([ys, *carry_tensors(last)], results[1], strict=False):
-        equal = torch.equal(ours, theirs)
+    for found, expected in zip([ys, *carry_tensors(last)], results[1], strict=False):
+        equal = torch.equal(found, expected)
         if engine == "native" and dtype is torch.float32:  # oneDNN may have another kernel for inference
-            equal = (ours - theirs).norm() <= 3e-6 * theirs.norm() + 1e-6
+            equal = (found - expected).norm() <= 3e-6 * expected.norm() + 1e-6
         require(equal, "outputs without gradients are other ones")
     for reference, once, again in zip(*results, strict=True):
         require(torch.equal(once, again), "run again, it gives other bits")
@@ -204,8 +204,8 @@ def padding_changes_nothing(cell: Cell, engine: Any, reverse: bool = False) -> N
             close(end[row], alone_end[0])
             alone_loss = alone_loss + (alone_end[0] * factor[row]).sum()
     sources = [xs, *carry_tensors(carry), *cell.parameters()]
-    for ours, theirs in zip(*(torch.autograd.grad(total, sources) for total in (loss, alone_loss)), strict=True):
-        close(ours, theirs)
+    for found, expected in zip(*(torch.autograd.grad(total, sources) for total in (loss, alone_loss)), strict=True):
+        close(found, expected)
 
 
 def random_carry(cell: Cell, grad: bool = False) -> Carry:

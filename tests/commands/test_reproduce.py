@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -15,7 +16,7 @@ from seqlm.commands.reproduce import reproduce
 from seqlm.config.build import build
 from seqlm.config.comparison import comparable_config
 from seqlm.config.compose import experiment
-from seqlm.config.values import load_config, plain_dict
+from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, SeqlmError
 from seqlm.evaluation.reproduction import (
     check,
@@ -36,7 +37,7 @@ from ..conftest import seqlm as command
 def test_a_record(tmp_path, capsys):
     train(tiny(tmp_path, "train.steps=30", "data.tokens=8000"), {"experiment": "zaremba_small"})
     folder = tmp_path / "run"
-    preset = plain_dict(load_config(folder / "config.yaml")) | {"published": published_of("zaremba_small")}
+    preset = asdict(load_config(folder / "config.yaml")) | {"published": published_of("zaremba_small")}
     path = reproduce(folder, lambda _: preset, tmp_path / "made" / "here")
     written = json.loads(path.read_text())
     assert path.name == "zaremba_small.json" and str(tmp_path) not in path.read_text()
@@ -96,14 +97,14 @@ def test_a_folder_for_records_is_made_before_test_is_scored(tmp_path):
     (tmp_path / "file").touch()
     run = RunFolder.open(tmp_path / "run")
     with pytest.raises(ConfigError, match="out=.*file cannot be made"):
-        reproduce(run.path, lambda _: plain_dict(load_config(run.config)), tmp_path / "file")
+        reproduce(run.path, lambda _: asdict(load_config(run.config)), tmp_path / "file")
     assert run.times_scored("test") == 0
 
 
 def test_what_is_no_record(tmp_path):
     train(tiny(tmp_path, "train.steps=4"), {})
     folder = tmp_path / "run"
-    preset = plain_dict(load_config(folder / "config.yaml"))
+    preset = asdict(load_config(folder / "config.yaml"))
     with pytest.raises(SeqlmError, match=r"is not default as published here: train.bptt: 9 -> 7"):
         reproduce(folder, lambda _: {**preset, "train": {**preset["train"], "bptt": 9}}, tmp_path)
     with pytest.raises(SeqlmError, match="as published here"):  # an averaged recipe without the average
@@ -120,7 +121,7 @@ def test_what_may_differ(tmp_path):
     """Seed, device, engine, and what is shown or kept; nothing that trains."""
     train(tiny(tmp_path, "train.steps=4", "engine=scan"), {"experiment": "awd_ptb"})
     run = RunFolder.open(tmp_path / "run")
-    preset = plain_dict(load_config(run.config))
+    preset = asdict(load_config(run.config))
     harmless: dict = {"seed": 7, "engine": "auto", "device": "cuda", "threads": 3, "resume": "auto"}
     harmless |= {"sample": {"tokens": 1}, "checkpoint": {"every": 2}, "trust": ["mine."], "run": {"name": "other"}}
     harmless |= {"train": {**preset["train"], "log_every": 99, "default_steps": 9}}  # of no effect beside steps
@@ -147,7 +148,7 @@ def test_the_default_length_is_part_of_the_setting(tmp_path):
         train(tiny(tmp_path, "train.steps=null", f"train.default_steps={steps}", name=f"{steps}"), {})
     four, five = (RunFolder.open(tmp_path / f"{steps}") for steps in (4, 5))
     with pytest.raises(SeqlmError, match="is not default as published here: train.default_steps: 5 -> 4"):
-        check(four, plain_dict(load_config(five.config)))
+        check(four, asdict(load_config(five.config)))
     assert len(compare([four, five])) == 2
 
 
@@ -155,7 +156,7 @@ def test_options_that_came_later_are_as_they_were_before(tmp_path):
     """At the default of their part a run without them is what it says; at another value, or another part, it is not."""
     train(tiny(tmp_path, "train.steps=4"), {"experiment": "zaremba_small"})
     run = RunFolder.open(tmp_path / "run")
-    preset = plain_dict(load_config(run.config))
+    preset = asdict(load_config(run.config))
     lines = run.config.read_text().splitlines(keepends=True)
     run.config.write_text("".join(line for line in lines if "skip_sum" not in line and "forget_bias" not in line))
     assert "skip_sum" not in load_config(run.config).model
@@ -168,7 +169,7 @@ def test_options_that_came_later_are_as_they_were_before(tmp_path):
 def test_scores_are_of_the_best_checkpoint_read_as_one_stream(tmp_path, capsys):
     train(tiny(tmp_path, "train.steps=30", "train.eval_every=10", "checkpoint.keep_last=9"), {})
     folder = tmp_path / "run"
-    run, preset = RunFolder.open(folder), plain_dict(load_config(folder / "config.yaml"))
+    run, preset = RunFolder.open(folder), asdict(load_config(folder / "config.yaml"))
     best = run.info()["best_step"]
     other = next(step for step in (10, 20, 30) if step != best)
 
@@ -229,7 +230,7 @@ def other(folder, words, *more, experiment, steps=6):
     limits = [f"train.steps={steps}", "train.eval_every=2", "train.batch_size=5"]
     train(compose(*words, *limits, *more, f"run.root={folder}", "run.name=run"), {"experiment": experiment})
     run = RunFolder.open(folder / "run")
-    return run, plain_dict(load_config(run.config))
+    return run, asdict(load_config(run.config))
 
 
 def test_a_record_of_another_task(tmp_path, monkeypatch, capsys):

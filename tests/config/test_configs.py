@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from seqlm.commands.eval import check
 from seqlm.config.build import build, defaults
 from seqlm.config.schema import EvalConfig, SampleConfig
-from seqlm.config.values import load_config, plain_dict, save_config, verb_config
+from seqlm.config.values import load_config, save_config, verb_config
 from seqlm.config.yaml_files import find_configs, read_yaml, verb_files
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
@@ -167,7 +168,7 @@ def test_debug_settings_do_what_they_say(debug, tmp_path):
 def test_saved_configs_are_plain_and_come_back_equal(tmp_path):
     config = compose(*TINY, "model.layers=[{cell: gru}]", "run.name=007", "sample.prompt='yes'")
     save_config(config, tmp_path / "config.yaml")
-    assert plain_dict(load_config(tmp_path / "config.yaml")) == plain_dict(config)
+    assert asdict(load_config(tmp_path / "config.yaml")) == asdict(config)
     assert "${" not in (tmp_path / "config.yaml").read_text() and "!!" not in (tmp_path / "config.yaml").read_text()
 
 
@@ -176,7 +177,7 @@ def test_keys_that_a_run_does_not_know_yet(tmp_path):
     save_config(config, path)
     path.write_text(re.sub("  (l2|drop_state): .*\n|precision: .*\n", "", path.read_text()))
     assert "precision" not in path.read_text()
-    assert plain_dict(load_config(path)) == plain_dict(config)
+    assert asdict(load_config(path)) == asdict(config)
     path.write_text(path.read_text() + "presicion: float32\n")
     with pytest.raises(ConfigError, match="presicion is not a key of this configuration; did you mean precision"):
         load_config(path)
@@ -248,7 +249,7 @@ def test_data_paths_are_given_by_name():
         compose("data=atis")
     with pytest.raises(ConfigError, match="paths.ptc is not a key of this configuration; did you mean paths.ptb"):
         compose("paths.ptc=there")
-    assert "paths" not in plain_dict(compose())
+    assert "paths" not in asdict(compose())
 
 
 def test_a_local_file_says_where_data_lies(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 
 import pytest
 
 from seqlm.config.keys import dotted, nested
 from seqlm.config.migrate import ADDED, migrate, migrate_flat, migrate_progress, migrate_score, renamed
 from seqlm.config.schema import EvalConfig
-from seqlm.config.values import load_config, plain_dict, save_config, verb_config
+from seqlm.config.values import load_config, save_config, verb_config
 from seqlm.errors import ConfigError
 
 from ..conftest import compose, seqlm, tiny
@@ -58,7 +59,7 @@ def test_a_model_too_old_to_know_the_options():
     "model=conditional", "experiment=mos_ptb data.path=x",
 ])  # fmt: skip
 def test_a_config_of_today_is_left_as_it_is(group):
-    config = plain_dict(compose(*group.split()))
+    config = asdict(compose(*group.split()))
     assert migrate(config) == config and nested(dotted(config)) == config
 
 

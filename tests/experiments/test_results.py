@@ -6,12 +6,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from seqlm.commands.eval import evaluate_run as evaluate
 from seqlm.config.compose import experiment
-from seqlm.config.values import load_config, plain_dict
+from seqlm.config.values import load_config
 from seqlm.errors import SeqlmError
 from seqlm.evaluation.reproduction import record_changes
 from seqlm.training.launch import train
@@ -182,7 +183,7 @@ def test_a_run_becomes_a_record(results, tmp_path, monkeypatch):
     config = compose(*words, "train.steps=2", "seed=5", f"run.root={tmp_path}", "run.name=run")
     train(config, {"experiment": "atis_bielman"})
     monkeypatch.setattr(
-        results, "experiment", lambda _: {**plain_dict(load_config(tmp_path / "run" / "config.yaml")), "seed": 1}
+        results, "experiment", lambda _: {**asdict(load_config(tmp_path / "run" / "config.yaml")), "seed": 1}
     )
     with pytest.raises(SeqlmError, match="has no score of its best checkpoint"):
         results.record(str(tmp_path / "run"))

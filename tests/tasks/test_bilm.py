@@ -89,7 +89,7 @@ def test_both_directions_read_every_token_once_in_windows_of_one_height(lengths)
             pair = both[index]
             assert pair.forward.inputs.shape == pair.backward.inputs.shape
             assert pair.tokens == pair.forward.tokens + pair.backward.tokens
-            assert both.scale(index) == both.backward.scale(index)
+            assert both.lr_scale(index) == both.backward.lr_scale(index)
             seen.append(pair)
         for direction in ("forward", "backward"):
             targets = torch.cat([getattr(pair, direction).targets.flatten() for pair in seen])

@@ -150,7 +150,7 @@ def test_long_lines_and_small_vocabularies(tmp_path):
     said = Cloze().answer(model, tokenizer, long)
     assert said["tokens"] == len(long) == len(parts)
     assert len(Cloze().answer(model, tokenizer, "a<mask>b")["fillers"][0]) == 4
-    assert said["loss_sum"] == pytest.approx(sum(parts), rel=1e-9)
+    assert said["nll"] == pytest.approx(sum(parts), rel=1e-9)
 
 
 @pytest.fixture(scope="module")

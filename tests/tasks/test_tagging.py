@@ -8,14 +8,14 @@ import math
 import re
 import shutil
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
 from seqlm.config.comparison import comparable_config
-from seqlm.config.values import load_config, plain_dict
+from seqlm.config.values import load_config
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.fields import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
@@ -259,7 +259,7 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
     assert [(one["run"], one["step"], one["seed"]) for one in origins] == [
         (name, checkpoint.best_step(language_models / name / "checkpoints"), 1) for name in ("forward", "backward")
     ]
-    kept = comparable_config(plain_dict(run.config))["model"]["language_models"]
+    kept = comparable_config(asdict(run.config))["model"]["language_models"]
     assert kept == [{}, {"reverse": True}], "a record says how states are read, not where the runs lie"
     assert not any("readers.1" in name or "readers.2" in name for name, _ in run.model.named_parameters())
     assert not any("readers.1" in name for name in run.model.state_dict())

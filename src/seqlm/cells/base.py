@@ -39,6 +39,11 @@ def carry_tensors(carry: Carry) -> list[Tensor]:
     return [tensor for part in carry for tensor in carry_tensors(part)]
 
 
+def padding_mask(steps: int, lengths: Tensor) -> Tensor:
+    """True (T, B) where a sequence of `lengths` (B,) has ended."""
+    return torch.arange(steps, device=lengths.device).unsqueeze(1) >= lengths
+
+
 def state_after(lengths: Tensor, states: Tensor, start: Tensor) -> Tensor:
     """The state of each row after its last step: lengths (B,), states after every step (T, B, ...), start (B, ...)."""
     last = states[(lengths - 1).clamp(min=0), torch.arange(len(lengths), device=lengths.device)]
@@ -125,7 +130,7 @@ class Cell(nn.Module, ABC):
         """One step. z: the projected input of this step (B, G). Returns (carry, y), y (B, output_size)."""
 
     def bind(self, carry: Carry) -> Step:
-        """The step of ONE chunk; a regularising wrapper overrides it to draw its masks once."""
+        """The step of ONE chunk; overridden to draw masks, or to prepare weights, once for it."""
         return self.step
 
     def reset_parameters(self, scale: float | None = None) -> None:
@@ -150,7 +155,7 @@ class GatedCell(Cell):
 
     z_t = W_ih x_t + b_ih,  r_t = W_hh h_{t-1} + b_hh,  carry_t = gates(z_t, r_t, carry_{t-1}),  y_t = h_t
 
-    The carry is a NamedTuple whose first field is `h` (B, H). Parameters bear torch's names and shapes,
+    The carry is a NamedTuple, `carry_type`, whose first field is `h` (B, H). Parameters bear torch's names and shapes,
     `num_gates` blocks stacked: weight_ih (G*H, I), weight_hh (G*H, H), bias_ih and bias_hh (G*H) or None.
 
     The regularisers of RecurrentDropout work without any code of the author. Two methods may be overridden for more:
@@ -160,6 +165,7 @@ class GatedCell(Cell):
     """
 
     num_gates: int
+    carry_type: type[Any] = Hidden  # all of its fields are (B, H)
 
     bias_ih: nn.Parameter | None
     bias_hh: nn.Parameter | None
@@ -176,7 +182,8 @@ class GatedCell(Cell):
         self.reset_parameters()
 
     def init_carry(self, batch_size: int) -> Carry:
-        return Hidden(self.weight_hh.new_zeros(batch_size, self.hidden_size))
+        fields = self.carry_type._fields
+        return self.carry_type(*(self.weight_hh.new_zeros(batch_size, self.hidden_size) for _ in fields))
 
     def project(self, xs: Tensor) -> Tensor:
         return masked_affine(self.weight_ih, self.bias_ih, self.drops.draw_input(xs, self.num_gates))(xs)

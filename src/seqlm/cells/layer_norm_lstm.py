@@ -19,7 +19,7 @@ class LayerNormLSTMCell(GatedCell):
     at the start. J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", arXiv 1607.06450 (2016), eq. 20-22.
     """
 
-    num_gates = 4
+    num_gates, carry_type = 4, LSTMCarry
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size, bias=bias)
@@ -30,10 +30,6 @@ class LayerNormLSTMCell(GatedCell):
         super().reset_parameters(scale)
         for norm in self.children():
             norm.reset_parameters()  # type: ignore[operator]
-
-    def init_carry(self, batch_size: int) -> LSTMCarry:
-        zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
-        return LSTMCarry(zeros, zeros.clone())
 
     def gates(self, z: Tensor, r: Tensor, carry: LSTMCarry) -> LSTMCarry:
         i, f, g, o = (self.norm_ih(z) + self.norm_hh(r)).chunk(4, -1)  # each (B, H)

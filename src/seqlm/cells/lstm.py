@@ -29,7 +29,7 @@ class LSTMCell(GatedCell):
     et al., arXiv 1707.05589; coupled: K. Greff et al., arXiv 1503.04069.
     """
 
-    num_gates = 4
+    num_gates, carry_type = 4, LSTMCarry
 
     def __init__(
         self,
@@ -47,10 +47,6 @@ class LSTMCell(GatedCell):
         self.forget_bias, self.input_gate = forget_bias, input_gate
         self.num_gates = 3 if input_gate == "coupled" else 4
         super().__init__(input_size, hidden_size, bias=bias)
-
-    def init_carry(self, batch_size: int) -> LSTMCarry:
-        zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
-        return LSTMCarry(zeros, zeros.clone())
 
     def reset_parameters(self, scale: float | None = None) -> None:
         super().reset_parameters(scale)

@@ -20,7 +20,7 @@ class PeepholeLSTMCell(GatedCell):
     J. Schmidhuber, "Learning Precise Timing with LSTM Recurrent Networks", JMLR 3 (2002).
     """
 
-    num_gates = 4
+    num_gates, carry_type = 4, LSTMCarry
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size, bias=bias)
@@ -28,10 +28,6 @@ class PeepholeLSTMCell(GatedCell):
         self.weight_cf = nn.Parameter(torch.empty(hidden_size))
         self.weight_co = nn.Parameter(torch.empty(hidden_size))
         self.reset_parameters()
-
-    def init_carry(self, batch_size: int) -> LSTMCarry:
-        zeros = self.weight_hh.new_zeros(batch_size, self.hidden_size)
-        return LSTMCarry(zeros, zeros.clone())
 
     def gates(self, z: Tensor, r: Tensor, carry: LSTMCarry) -> LSTMCarry:
         i, f, g, o = (z + r).chunk(4, -1)  # each (B, H)

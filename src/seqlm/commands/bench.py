@@ -1,6 +1,6 @@
 """seqlm bench: cells and engines against torch's own kernels, and training steps against a plain loop.
 
-Contestants of one shape take turns in one process, so that the machine's moods hit all of them; medians and their
+Contestants of one shape take turns in one process, so that a changing load affects all alike; medians and their
 ratios are what counts. Nothing else should run meanwhile.
 """
 

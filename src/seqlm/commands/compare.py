@@ -13,12 +13,13 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.comparison import HARMLESS, comparable_config, with_younger_options
 from ..config.keys import dotted
-from ..config.values import as_typed, load_config, plain_dict
+from ..config.values import as_typed, load_config
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder, find_runs
@@ -118,7 +119,7 @@ def _read(run: RunFolder) -> list[ComparedRun]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
         config = load_config(run.config)
-        plain = plain_dict(config)
+        plain = asdict(config)
         settings = comparable_config(plain) | {
             "init_from": config.init_from,
             "model": plain["model"],

@@ -1,4 +1,4 @@
-"""One config node -> one object. The constructor is the schema.
+"""From a config node to an object. The constructor is the schema.
 
 A node is a mapping with `_target_`, the dotted name of a class or function, and its keyword arguments.
 A node inside a node becomes a factory: the outer part calls it with what only it knows, such as sizes.
@@ -92,7 +92,7 @@ def check(
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain YAML value fits a type hint; True for hints a YAML value cannot be judged by."""
+    """Whether a plain YAML value fits a type hint; True if the hint cannot be checked."""
     return not _mismatches(value, hint, "", ())
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import ConfigError
 from .build import defaults
 from .keys import dotted
 from .schema import DATA_PATHS, LIMITS, Config
-from .values import plain_dict
 
 # What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
 # where its data lies (the content is checked). Everything else would make it another experiment.
@@ -47,7 +46,7 @@ def resumed(saved: Config, changed: Config) -> Config:
     changed = replace(changed, run=saved.run, resume=saved.resume)
     refused = [
         f"  {key}: {old} -> {new}"
-        for key, old, new in differences(plain_dict(saved), plain_dict(changed))
+        for key, old, new in differences(asdict(saved), asdict(changed))
         if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
     ]
     if refused:

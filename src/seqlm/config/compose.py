@@ -20,38 +20,17 @@ Choices = dict[str, str]  # the option taken of each config group, {"model": "ls
 MADE_OF = {"language_model", "sequence_model"}  # what presets are made of: no presets themselves
 
 
-def compose(words: Words = ()) -> Config:
-    """The configuration that `seqlm train WORDS` trains. Raises ConfigError."""
-    return typed_config(composed(words), [find_configs()])
-
-
-def composed(words: Words = ()) -> dict[str, Any]:
-    """The same as nested plain values, not checked yet."""
-    values, _ = _explained(words)
-    resolve_layer_cells(values["model"], [find_configs()])
-    return values
+def compose_words(words: Words = ()) -> tuple[Config, Choices]:
+    """The configuration that `seqlm train WORDS` trains, and the option taken of each group. Raises ConfigError."""
+    values, choices = _compose(overrides(words))
+    return typed_config(values, [find_configs()]), choices
 
 
 def experiment(name: str, words: Words = ()) -> dict[str, Any]:
     """The values that `seqlm train experiment=NAME` composes; `default` is no experiment. Raises ConfigError."""
-    return composed([*([] if name == "default" else [f"experiment={name}"]), *overrides(words)])
-
-
-def compose_words(words: Words) -> tuple[Config, Choices]:
-    """The configuration of words, and the option taken of each config group. Raises ConfigError."""
-    values, choices = _explained(words)
-    return typed_config(values, [find_configs()]), choices
-
-
-def _explained(words: Words) -> tuple[dict[str, Any], Choices]:
-    """Composed values and choices, with the errors of hydra explained."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return _compose(overrides(words))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(words, error)) from error
+    values, _ = _compose([*([] if name == "default" else [f"experiment={name}"]), *overrides(words)])
+    resolve_layer_cells(values["model"], [find_configs()])
+    return values
 
 
 def words_of(config: Mapping[str, Any]) -> list[str]:
@@ -126,7 +105,7 @@ def explain(words: Words, error: Exception) -> str:
     folders = ",".join(f"file://{Path(folder).resolve()}" for folder in _values_of("--config-dir", words))
     try:
         known = dotted(
-            _compose([*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"], False)[0]
+            _composed([*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"], False)[0]
         )
     except HydraException:  # not a matter of keys
         return " ".join(str(error).split())
@@ -140,7 +119,20 @@ def explain(words: Words, error: Exception) -> str:
     return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
 
 
-def _compose(words: Words, resolve: bool = True) -> tuple[dict[str, Any], Choices]:
+def _compose(words: Words) -> tuple[dict[str, Any], Choices]:
+    """Composed values, not checked yet, and choices; raises ConfigError that explains the errors of hydra."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        values, choices = _composed(words)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(words, error)) from error
+    del values["paths"]  # which the data has read
+    return values, choices
+
+
+def _composed(words: Words, resolve: bool = True) -> tuple[dict[str, Any], Choices]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf, open_dict
@@ -150,10 +142,7 @@ def _compose(words: Words, resolve: bool = True) -> tuple[dict[str, Any], Choice
         node = compose("train", list(words), return_hydra_config=True)
     with open_dict(node):
         choices = _taken(node.pop("hydra").runtime.choices)
-    values = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve))
-    if resolve:
-        del values["paths"]  # which the data has read
-    return values, choices
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve)), choices
 
 
 def _taken(choices: Mapping[str, Any]) -> Choices:

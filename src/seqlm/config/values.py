@@ -78,7 +78,7 @@ def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
 
 def save_config(config: Config, path: Path) -> None:
     """Write plain YAML that `load_config` reads back to an equal object."""
-    text = OmegaConf.to_yaml(OmegaConf.create(plain_dict(config)))
+    text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
 
@@ -95,11 +95,6 @@ def load_config(path: Path) -> Config:
     config = typed(Config, nested({**younger, **values}))
     config.trust = []
     return config
-
-
-def plain_dict(config: Any) -> dict[str, Any]:
-    """A config object as nested plain dicts."""
-    return asdict(config)
 
 
 def as_typed(value: Any) -> str:

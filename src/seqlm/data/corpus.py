@@ -14,13 +14,13 @@ SPLITS = ("train", "valid", "test")
 
 
 class Corpus(ABC):
-    """Text in splits (`train`, `valid`, `test`); a source is one file in this folder and one YAML."""
+    """Text in splits (`train`, `valid`, `test`); a source is one file in sources/ and one YAML."""
 
     count_bytes: ClassVar[bool] = False  # whether the literature means bytes when it says characters (bpc)
 
-    @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits there are, in the order train, valid, test."""
+        """The names of the splits there are, in the order train, valid, test: all three, unless overridden."""
+        return SPLITS
 
     @abstractmethod
     def read(self, split: str) -> Iterator[str]:
@@ -64,6 +64,13 @@ class TextCounts:
     @property
     def words(self) -> int:
         return self._words + self._lines + (self._last != "\n")
+
+
+def check_sizes(sizes: Sequence[int]) -> dict[str, int]:
+    """The number of examples of each split; raises ConfigError if they are none."""
+    if len(sizes) != len(SPLITS) or min(sizes) < 1:
+        raise ConfigError(f"data.sizes={list(sizes)} must be three numbers of at least 1: train, valid, test")
+    return dict(zip(SPLITS, sizes, strict=True))
 
 
 def check_fractions(fractions: Sequence[float]) -> Sequence[float]:

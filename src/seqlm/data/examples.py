@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from .corpus import SPLITS
 from .fields import FIELDS, Field
 
 Example: TypeAlias = Mapping[str, Any]  # values by the `source` of a field: see fields.py
@@ -30,11 +31,11 @@ def check_rename(rename: Any) -> list[str]:
 
 
 class Examples(ABC):
-    """Examples in splits (`train`, `valid`, `test`); a source is one file in this folder and one YAML."""
+    """Examples in splits (`train`, `valid`, `test`); a source is one file in sources/ and one YAML."""
 
-    @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits there are, in the order train, valid, test."""
+        """The names of the splits there are, in the order train, valid, test: all three, unless overridden."""
+        return SPLITS
 
     @abstractmethod
     def examples(self, split: str) -> Iterator[Example]:

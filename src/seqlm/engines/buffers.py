@@ -95,11 +95,6 @@ def _part(tensor: Tensor, slot: Slot) -> Tensor:
     return tensor.unflatten(-1, (slot.rows, -1)) if slot.rows else tensor
 
 
-def block_of(node: fx.Node) -> Block:
-    value = node.meta["val"]
-    return Block(value.shape[1:], value.dtype)
-
-
 class Saved(NamedTuple):
     """Tensors that the forward pass leaves for the gradient."""
 
@@ -137,14 +132,14 @@ def saved_values(program: Program, steps: int, saved: Saved) -> Values:
 def evaluate(nodes: Sequence[fx.Node], values: Values, keep: set[fx.Node]) -> None:
     """Run a piece of a graph; a value that is neither needed again nor to be kept is freed on the way."""
     last_use = {source: node for node in nodes for source in node.all_input_nodes}
-    mine = set(nodes)
+    own = set(nodes)
     for node in nodes:
         function: Any = node.target
         arguments = fx.node.map_arg(node.args, lambda n: values[n])
         words = fx.node.map_arg(node.kwargs, lambda n: values[n])
         values[node] = function(*arguments, **words)
         for source in node.all_input_nodes:
-            if last_use[source] is node and source in mine and source not in keep:
+            if last_use[source] is node and source in own and source not in keep:
                 del values[source]
 
 

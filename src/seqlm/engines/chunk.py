@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .buffers import Buffers, Saved, block_of, put_saved
-from .code import Block
+from .buffers import Buffers, Saved, put_saved
+from .code import Block, block_of
 from .deferred import differentiable_once
 from .product import to_gates, to_state, to_weight
 from .program import Program

@@ -26,6 +26,12 @@ class Block(NamedTuple):
     dtype: torch.dtype
 
 
+def block_of(node: fx.Node) -> Block:
+    """The buffer of a node's value."""
+    value = node.meta["val"]
+    return Block(value.shape[1:], value.dtype)
+
+
 class Slot(NamedTuple):
     """An argument of a step function: a buffer, by its name, or a view of it."""
 
@@ -94,19 +100,19 @@ class Writer:
         self.lines.append(f"{node.name} = {self._call(node, node.target)}")
         self.local[node] = node.name
 
-    def compute(self, node: fx.Node, targets: list[str], wanted: set[fx.Node], done: bool = False) -> None:
+    def compute(self, node: fx.Node, targets: list[str], used: set[fx.Node], done: bool = False) -> None:
         """Compute a node into the buffers `targets`, or one of its own; `done` if it is in its buffer already.
 
-        Only the `wanted` nodes are computed.
+        Only the `used` nodes are computed.
         """
         if node.op == "call_function" and not is_view(node) and not done:
-            if self._joins_a_sum(node, targets, wanted):
+            if self._joins_a_sum(node, targets, used):
                 return
-            function, value = _into(node), node.meta["val"]
+            function = _into(node)
             if function is None:
                 self.inline(node)
             else:
-                buffer, *targets = targets or [self.buffer(Block(value.shape[1:], value.dtype))]
+                buffer, *targets = targets or [self.buffer(block_of(node))]
                 self.buffers[node] = buffer
                 self.lines.append(self._call(node, function, out=self.slot(Slot(buffer))))
         for buffer in targets:
@@ -118,9 +124,9 @@ class Writer:
         exec(source, self.names)
         return Code(self.names[name], list(self.slots), self.scratch, source)
 
-    def _joins_a_sum(self, node: fx.Node, targets: list[str], wanted: set[fx.Node]) -> bool:
+    def _joins_a_sum(self, node: fx.Node, targets: list[str], used: set[fx.Node]) -> bool:
         """Whether a product has one use, a sum: then the sum computes it, in one operation."""
-        users = [user for user in node.users if user in wanted]
+        users = [user for user in node.users if user in used]
         return (
             operation(node) == "mul"
             and not targets

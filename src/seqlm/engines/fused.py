@@ -138,7 +138,7 @@ def _trial(cell: GatedCell | LinearCell) -> str | None:
     """
     weight, kind = cell.weight_ih, type(cell).__name__
     cuda = weight.device.type == "cuda"
-    # Masks drawn here are nobody's.
+    # Masks drawn here are discarded.
     with torch.cuda.device(weight.device) if cuda else nullcontext(), torch.random.fork_rng([weight.device] * cuda):
         try:
             if any(constant.requires_grad for constant in _constants(cell)):

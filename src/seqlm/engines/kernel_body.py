@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .buffers import Buffers, Saved, Values, block_of, evaluate_late, put_saved, saved_values
+from .buffers import Buffers, Saved, Values, evaluate_late, put_saved, saved_values
 from .chunk import Backward, Forward, Gradients
+from .code import block_of
 from .kernels import forward_kernel, reverse_kernel
 from .passes import Unsupported
 from .program import Program

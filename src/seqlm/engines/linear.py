@@ -141,7 +141,7 @@ def _called(function: compiled.Compiled) -> Callable[..., None]:
 
 
 _NAMES = {torch.float32: "float", torch.float64: "double"}
-# Every thread takes a share of the units through all steps, reading whole rows of it, as memory likes it.
+# Every thread takes a share of the units through all steps, reading contiguous rows.
 _SOURCE = """
 #include <omp.h>
 #define FOR_SHARES \\

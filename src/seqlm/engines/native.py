@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell, state_after
+from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell, padding_mask, state_after
 
 
 def refusal(cell: Cell) -> str | None:
@@ -67,6 +67,6 @@ def _hold_memory(xs: Tensor, weight: Tensor, lengths: Tensor) -> tuple[Tensor, T
     It adds -10,000 to the input gate, whose sigmoid is then 0, and 10,000 to the forget gate, whose sigmoid is then 1:
     c_t = 1 * c_{t-1} + 0 * g, exactly, and so are its gradients.
     """
-    padding = torch.arange(len(xs), device=xs.device).unsqueeze(1) >= lengths  # (T, B)
+    padding = padding_mask(len(xs), lengths)
     saturate = weight.new_tensor([-1e4, 1e4, 0, 0]).repeat_interleave(len(weight) // 4)  # gates i, f, g, o
     return torch.cat([xs, padding.unsqueeze(-1).to(xs)], -1), torch.cat([weight, saturate.unsqueeze(-1)], 1)

@@ -23,11 +23,7 @@ def to_gates(weight: Tensor, mask: Tensor | None, dtype: torch.dtype, steps: int
 
         def gate_by_gate(h: Tensor, start: Tensor | None, out: Tensor) -> None:
             found = torch.bmm((h * mask).to(dtype), matrices).transpose(0, 1)  # (B, G, H)
-            view = out.view(found.shape)
-            if start is None:
-                view.copy_(found)
-            else:
-                torch.add(start.view(found.shape), found, out=view)
+            _store(found, None if start is None else start.view(found.shape), out.view(found.shape))
 
         return gate_by_gate
     times = product(weight.t(), dtype, steps, rows)
@@ -77,11 +73,7 @@ def product(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produc
         narrow = matrix.to(dtype).contiguous()
 
         def narrow_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-            product = x.to(dtype) @ narrow
-            if start is None:
-                out.copy_(product)
-            else:
-                torch.add(start, product, out=out)
+            _store(x.to(dtype) @ narrow, start, out)
 
         return narrow_times
     matrix = matrix.contiguous()  # a small x times a transposed matrix is several times slower
@@ -90,11 +82,7 @@ def product(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produc
         packed = torch.ops.mkl._mkl_reorder_linear_weight(original, rows)
 
         def packed_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-            product = torch.ops.mkl._mkl_linear(x, packed, original, None, rows)
-            if start is None:
-                out.copy_(product)
-            else:
-                torch.add(start, product, out=out)
+            _store(torch.ops.mkl._mkl_linear(x, packed, original, None, rows), start, out)
 
         return packed_times
 
@@ -105,6 +93,14 @@ def product(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produc
             torch.addmm(start, x, matrix, out=out)
 
     return times
+
+
+def _store(product: Tensor, start: Tensor | None, out: Tensor) -> None:
+    """out = start + product."""
+    if start is None:
+        out.copy_(product)
+    else:
+        torch.add(start, product, out=out)
 
 
 def packs(matrix: Tensor, steps: int, rows: int) -> bool:

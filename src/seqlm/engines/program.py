@@ -105,8 +105,8 @@ def _ancestors(nodes: Iterable[fx.Node | None], known: Iterable[fx.Node] = ()) -
     return found
 
 
-def _to_compute(order: list[fx.Node], wanted: Iterable[fx.Node | None], have: set[fx.Node]) -> list[fx.Node]:
-    missing = _ancestors([node for node in wanted if node not in have], have) - have
+def _to_compute(order: list[fx.Node], used: Iterable[fx.Node | None], have: set[fx.Node]) -> list[fx.Node]:
+    missing = _ancestors([node for node in used if node not in have], have) - have
     return [node for node in order if node in missing]
 
 
@@ -119,9 +119,9 @@ def _to_store(step: Trace, needed: set[fx.Node]) -> list[fx.Node]:
     known = {*step.carry, *step.extras, *step.parameters.values(), *step.new_carry}
     known |= {node for node, gradient in zip(step.z, step.needs, strict=True) if not gradient}
     stored = []
-    wanted = _ancestors(needed)
+    used = _ancestors(needed)
     for node in step.nodes:
-        if node not in wanted or node in known:
+        if node not in used or node in known:
             continue
         again = node.op == "call_function" and all(source in known for source in node.all_input_nodes)
         if again and not (node in needed and is_statistic(node)):
@@ -144,21 +144,21 @@ def _forward(step: Trace, stored: list[fx.Node]) -> tuple[Code, int | None]:
         targets.setdefault(node, []).append(f"new{i}")
     for i, node in enumerate(stored):
         targets.setdefault(node, []).append(f"stored{i}")
-    wanted = _ancestors(targets)
-    total, adds_z = _sum_of_z_and_r(step, wanted)
+    used = _ancestors(targets)
+    total, adds_z = _sum_of_z_and_r(step, used)
     if total is not None:
         writer.buffers[total] = "r"
     for node in step.nodes:
-        if node in wanted:
-            writer.compute(node, targets.get(node, []), wanted, done=node is total)
+        if node in used:
+            writer.compute(node, targets.get(node, []), used, done=node is total)
     return writer.code("forward"), adds_z
 
 
-def _sum_of_z_and_r(step: Trace, wanted: set[fx.Node]) -> tuple[fx.Node | None, int | None]:
+def _sum_of_z_and_r(step: Trace, used: set[fx.Node]) -> tuple[fx.Node | None, int | None]:
     """The node z[i] + r, and i, if the forward pass reads z[i] and r nowhere else: then the product adds to z."""
-    users = [node for node in step.r.users if node in wanted]
+    users = [node for node in step.r.users if node in used]
     if len(users) == 1 and operation(users[0]) == "add" and not users[0].kwargs:
         for i, z in enumerate(step.z):
-            if {z, step.r} == set(users[0].args) and not any(user in wanted for user in set(z.users) - set(users)):
+            if {z, step.r} == set(users[0].args) and not any(user in used for user in set(z.users) - set(users)):
                 return users[0], i
     return None, None

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .code import Block, Code, Slot, Writer
+from .code import Code, Slot, Writer, block_of
 from .coefficients import Coefficient, Coefficients
 from .trace import Trace, operation
 
@@ -99,7 +99,7 @@ class ReverseLoop:
         if operation(node) == "native_layer_norm_backward":  # of the three gradients, those that are read here
             arguments: Any = node.args
             read = {user.args[1] for user in node.users if user in self.inside}
-            node.update_arg(7, [wanted and i in read for i, wanted in enumerate(arguments[7])])
+            node.update_arg(7, [asked and i in read for i, asked in enumerate(arguments[7])])
         self.writer.inline(node)
         return [(None, node.name)]
 
@@ -115,8 +115,7 @@ class ReverseLoop:
             self.writer.buffers[node] = name
 
     def _materialise(self, form: list[Term], node: fx.Node) -> str:
-        value = node.meta["val"]
-        buffer = self.writer.buffer(Block(value.shape[1:], value.dtype))
+        buffer = self.writer.buffer(block_of(node))
         self._write_sum(form, Slot(buffer))
         return buffer
 

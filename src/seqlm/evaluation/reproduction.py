@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..config.comparison import HARMLESS, comparable_config, differences, with_y
 from ..config.keys import dotted, nested
 from ..config.metrics import Metric, by_name
 from ..config.migrate import METRICS, migrate_flat, migrate_score
-from ..config.values import load_config, plain_dict
+from ..config.values import load_config
 from ..config.yaml_files import find_configs, read_yaml
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
@@ -62,7 +63,7 @@ def _changes(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str
 
 def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
     """Raise SeqlmError unless the run is the experiment of its name, and finished or interrupted."""
-    if changed := changes(plain_dict(load_config(run.config)), preset):
+    if changed := changes(asdict(load_config(run.config)), preset):
         raise SeqlmError(f"{run.path} is not {experiment_of(run)} as published here: {'; '.join(changed)}")
     if (status := run.info()["status"]) not in ("finished", "interrupted"):
         raise SeqlmError(f"{run.path} is {status}, not finished")
@@ -111,7 +112,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "curve_columns": ["step", "seconds", *(key.replace("/", "_") for key in metrics)],
         "curve": [[one["step"], one["seconds"], *(one.get(key) for key in metrics)] for one in curve],
-        "config": dotted(comparable_config(plain_dict(config))),
+        "config": dotted(comparable_config(asdict(config))),
     }
     return {**written, "difference": difference(written)}
 

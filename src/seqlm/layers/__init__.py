@@ -1,4 +1,4 @@
-"""Time, depth and dropout around cells."""
+"""Layers around cells: time, depth, dropout, attention, the CRF, and output layers."""
 
 from ..engines.scan import scan
 from .adaptive import AdaptiveSoftmax
@@ -10,29 +10,8 @@ from .recurrent import Bidirectional, Layer, Recurrent, Stack, flip_sequences
 from .softmax import Features, OutputLayer, Softmax, exact, linear_cross_entropy, target_log_probabilities
 
 __all__ = [
-    "AdaptiveSoftmax",
-    "Attention",
-    "Bidirectional",
-    "DropoutKind",
-    "Features",
-    "Layer",
-    "LinearChainCRF",
-    "LockedDropout",
-    "Memory",
-    "Mixture",
-    "OutputLayer",
-    "Recurrent",
-    "Softmax",
-    "Stack",
-    "StandardDropout",
-    "WordEmbedding",
-    "exact",
-    "flip_sequences",
-    "linear_cross_entropy",
-    "make_dropout",
-    "mixture_cross_entropy",
-    "mixture_log_probabilities",
-    "scale_dropout",
-    "scan",
-    "target_log_probabilities",
-]
+    "AdaptiveSoftmax", "Attention", "Bidirectional", "DropoutKind", "Features", "Layer", "LinearChainCRF",
+    "LockedDropout", "Memory", "Mixture", "OutputLayer", "Recurrent", "Softmax", "Stack", "StandardDropout",
+    "WordEmbedding", "exact", "flip_sequences", "linear_cross_entropy", "make_dropout", "mixture_cross_entropy",
+    "mixture_log_probabilities", "scale_dropout", "scan", "target_log_probabilities",
+]  # fmt: skip

@@ -67,9 +67,9 @@ class AdaptiveSoftmax(nn.AdaptiveLogSoftmaxWithLoss):
         chosen, inside = targets, []  # in the head: the word itself, or its cluster
         for k, (down, out) in enumerate(self._clusters()):
             low, high = self.cutoffs[k : k + 2]
-            mine = (targets >= low) & (targets < high)
-            chosen = chosen.masked_fill(mine, self.shortlist_size + k)
-            rows = mine.nonzero().squeeze(1)  # if there are none the gradient is 0, not missing
+            in_cluster = (targets >= low) & (targets < high)
+            chosen = chosen.masked_fill(in_cluster, self.shortlist_size + k)
+            rows = in_cluster.nonzero().squeeze(1)  # if there are none the gradient is 0, not missing
             inside.append(linear_cross_entropy(down(xs[rows]), out.weight, None, targets[rows] - low))
         head = linear_cross_entropy(xs, self.head.weight, None, chosen, ignore_index=ignore_index)
         return head + torch.stack(inside).sum()

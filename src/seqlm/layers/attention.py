@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..cells import require_positive
+from ..cells import padding_mask, require_positive
 
 AttentionScore = Literal["dot", "general", "additive"]
 
@@ -53,8 +53,8 @@ class Attention(nn.Module):
     def remember(self, ys: Tensor, lengths: Tensor) -> Memory:
         """Keys, values and padding of sequences ys (S, B, O) of `lengths` (B,), computed once for all queries."""
         values = ys.transpose(0, 1)
-        padding = torch.arange(len(ys), device=ys.device) >= lengths.unsqueeze(1)
-        return Memory(values if self.key is None else self.key(values), values, padding.unsqueeze(1))
+        padding = padding_mask(len(ys), lengths).t().unsqueeze(1)
+        return Memory(values if self.key is None else self.key(values), values, padding)
 
     def forward(self, queries: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """queries (T, B, H) -> contexts (T, B, O), weights (T, B, S)."""

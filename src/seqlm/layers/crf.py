@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..cells import padding_mask
+
 TINY = 1e-300  # e^-690: sums below it are taken for it, so that their logarithm is finite
 
 
@@ -61,4 +63,4 @@ class LinearChainCRF(nn.Module):
 
     def _inside(self, emissions: Tensor, lengths: Tensor) -> Tensor:
         """Which steps of which row count (T, B, 1)."""
-        return (torch.arange(len(emissions), device=lengths.device).unsqueeze(1) < lengths).unsqueeze(-1)
+        return ~padding_mask(len(emissions), lengths).unsqueeze(-1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cells import Carry, Cell, Step, map_carry
+from ..cells import Carry, Cell, Step, map_carry, padding_mask
 from ..engines import Engine, Plan, pick
 from .dropout import StandardDropout
 
@@ -65,7 +65,7 @@ class Recurrent(Layer):
     def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
         if lengths is None:
             return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
-        padding = torch.arange(len(xs), device=xs.device).unsqueeze(1) >= lengths  # (T, B)
+        padding = padding_mask(len(xs), lengths)
         xs = xs.masked_fill(padding.unsqueeze(-1), 0)  # 0 * NaN would reach the gradients of the weights
         if not self.reverse:
             return self.plan.run(self.cell, xs, carry, lengths=lengths)

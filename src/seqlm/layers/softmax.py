@@ -85,8 +85,8 @@ def chunks(rows: int, row_bytes: int) -> list[slice]:
 
 
 def exact(xs: Tensor) -> Tensor:
-    """Logits in float32, or in float64 if they are that: the precision of a softmax."""
-    return xs if xs.dtype is torch.float64 else xs.float()
+    """In float32 at least: sums of what bfloat16 has rounded would lose most of what they add up."""
+    return xs.to(torch.promote_types(xs.dtype, torch.float32))
 
 
 def target_log_probabilities(

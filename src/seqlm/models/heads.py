@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
-from ..layers import LinearChainCRF
+from ..layers import LinearChainCRF, exact
 from .sequence_model import size_of
 
 
@@ -23,8 +22,7 @@ class TagHead(nn.Module):
 
     def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
         """Summed nats of the tags of a batch that have an id."""
-        logits = self.linear(ys).flatten(0, 1)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # not in bfloat16
+        logits = exact(self.linear(ys).flatten(0, 1))
         return F.cross_entropy(logits, batch["tags"].flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
     def best(self, ys: Tensor, lengths: Tensor) -> Tensor:

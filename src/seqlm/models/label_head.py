@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cells import require_probability
+from ..cells import padding_mask, require_probability
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
 from ..errors import ConfigError
@@ -42,7 +42,7 @@ class PooledHead(nn.Module):
         """One vector (B, H) for each sequence (T, B, H)."""
         if self.pooling == "last":
             return last_outputs(ys, lengths, self.backward_size)
-        beyond = (torch.arange(len(ys), device=ys.device).unsqueeze(1) >= lengths).unsqueeze(-1)  # (T, B, 1)
+        beyond = padding_mask(len(ys), lengths).unsqueeze(-1)  # (T, B, 1)
         if self.pooling == "max":
             return ys.masked_fill(beyond, -torch.inf).amax(0)
         if self.attention is None:

@@ -35,9 +35,9 @@ class BidirectionalLanguageModel(nn.Module):
         if forward.stack is backward.stack:
             raise ValueError("backward must have a stack of its own, not that of forward")
         for part in ("embedding", "decoder"):
-            mine, theirs = ([p.shape for p in getattr(one, part).parameters()] for one in (forward, backward))
-            if mine != theirs:
-                raise ValueError(f"the {part} is to be one for both, but sizes differ: {mine} and {theirs}")
+            fwd, bwd = ([p.shape for p in getattr(one, part).parameters()] for one in (forward, backward))
+            if fwd != bwd:
+                raise ValueError(f"the {part} is to be one for both, but sizes differ: {fwd} and {bwd}")
         self.fwd, self.bwd = forward, backward
         backward.embedding, backward.decoder = forward.embedding, forward.decoder
         self.vocab_size = forward.vocab_size

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.batching.bucketed import ExampleBatch
+from ..layers import exact
 from .label_head import PooledHead, Pooling
 from .sequence_model import size_of
 
@@ -19,7 +20,7 @@ class ValueHead(PooledHead):
     Which of the two follows from the data. loss = sum (prediction - target)^2 over the targets that are not NaN.
     """
 
-    numbers = 1  # that the distribution of one target has
+    numbers = 1  # outputs for each target: the parameters of its distribution
 
     def __init__(self, input_size: int, sizes: Mapping[str, int], pooling: Pooling | None = None) -> None:
         super().__init__(input_size, sizes, pooling or "last")
@@ -30,8 +31,7 @@ class ValueHead(PooledHead):
 
     def outputs(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """The outputs of the last layer, (T, B, numbers * K) or (1, B, numbers * K), not in bfloat16."""
-        outputs: Tensor = self.linear(ys if self.steps else self.pool(ys, lengths).unsqueeze(0))
-        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        return exact(self.linear(ys if self.steps else self.pool(ys, lengths).unsqueeze(0)))
 
     def values(self, ys: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
         """Predictions (T or 1, B, K), and their standard deviations where the head knows them."""

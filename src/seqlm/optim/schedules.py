@@ -99,7 +99,7 @@ class WarmupCosine(Schedule):
 
     def factor(self, at: Moment) -> float:
         warmup = min(1.0, (at.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * min(at.fraction, 1.0))) / 2)
+        return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * at.fraction)) / 2)
 
 
 class Milestones(Schedule):
@@ -129,7 +129,7 @@ class OneCycle(Schedule):
         self.rise, self.start, self.final = rise, start, final
 
     def factor(self, at: Moment) -> float:
-        done = min(at.fraction, 1.0)
+        done = at.fraction
         if done < self.rise:
             return self.start + (1 - self.start) * (1 - math.cos(math.pi * done / self.rise)) / 2
         rest = (done - self.rise) / (1 - self.rise)

@@ -144,7 +144,7 @@ class RunFolder:
         (self.samples / f"step-{step:09d}.txt").write_text(text + "\n", encoding="utf-8")
 
     def times_scored(self, split: str) -> int:
-        """How often `seqlm eval` has scored `split`, in whatever way; those that did not count yet are one for each."""
+        """How often `seqlm eval` has scored `split`, over all result files; one without a count counts once."""
         names = [path.stem.removeprefix("eval-") for path in self.path.glob(f"eval-{split}*.json")]
         counts = [self.eval_result(name).get("times_scored") for name in names]
         return max([sum(count is None for count in counts), *(count for count in counts if isinstance(count, int))])

@@ -50,7 +50,7 @@ class Task(ABC):
     """
 
     model: ClassVar[type[nn.Module]]  # the models that it trains
-    stateful: ClassVar[bool] = True  # rows of a batch go on in the next: their number changes what is known of each
+    stateful: ClassVar[bool] = True  # the carry goes on from batch to batch, so that results depend on the batch size
     cuda_graphs: ClassVar[bool] = False  # batches are Chunks of few shapes, so that engine=graph can replay a step
     targets: ClassVar[tuple[str, ...]] = ()  # fields of an example that it predicts
     metrics: ClassVar[tuple[Metric, ...]] = ()  # those that tables of runs show, in this order; the loss is known
@@ -84,11 +84,11 @@ class Task(ABC):
 
     @abstractmethod
     def objective(self, model: Any, batch: Any, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
-        """Read a batch to learn from it: (carry, summed nats, penalty to add to them or None)."""
+        """The loss of a batch: (carry, summed loss, penalty to add to it or None)."""
 
     @abstractmethod
     def score(self, model: Any, batch: Any, carry: Carry, batches: Any) -> tuple[Carry, Score]:
-        """Read a batch, one of `batches`, to be tested on it."""
+        """Score one of `batches`: (carry, sums)."""
 
     @abstractmethod
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
@@ -151,7 +151,7 @@ class Task(ABC):
 
     def predict_lines(self, model: Any, tokenizer: Any, lines: Sequence[Example]) -> list[dict[str, Any]]:
         """Predictions for what stands in lines, in order; {"error": ...} for one that cannot be read."""
-        raise NotImplementedError(f"{type(self).__name__} reads {', '.join(self.reads(model, tokenizer))} of no line")
+        raise NotImplementedError(f"{type(self).__name__} does not implement predict_lines")
 
     def write(self, model: Any, tokenizer: Any, options: SamplingConfig) -> Iterator[str]:
         """Text by the model, piece by piece, for `seqlm sample`. Raises ConfigError if it writes none."""

@@ -19,7 +19,7 @@ from .tagging import EntityCounts
 class Classification(ExampleTask):
     """A label for every sequence: loss = -ln p(label | x), accuracy, and F1 averaged over labels.
 
-    `monitor`: what weights are chosen by on valid: accuracy, macro_f1 or loss. A label that train lacks counts as
+    `monitor`: the metric on valid that chooses weights: accuracy, macro_f1 or loss. A label that train lacks counts as
     wrong.
     """
 

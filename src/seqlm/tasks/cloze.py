@@ -34,7 +34,7 @@ class Cloze(TextTask):
     A text is read in pieces of `train.bptt` tokens, each by itself. To learn from, a share `mask` of each is masked,
     drawn anew in every epoch. To be scored, a piece is read round(1 / mask) times, with a share of it masked, so that
     every token of the text is a target once; its perplexity is no probability of the text, and lower than that of a
-    language model, which sees one side only. `monitor`: what weights are chosen by on valid: loss or accuracy.
+    language model, which sees one side only. `monitor`: the metric on valid that chooses weights: loss or accuracy.
     """
 
     model = ClozeModel

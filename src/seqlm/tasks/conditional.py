@@ -81,9 +81,6 @@ class Conditional(ExampleTask):
     def reads(self, model: Any, tokenizer: ExampleTokenizer) -> tuple[str, ...]:
         return () if model.condition == "nothing" else (model.condition,)
 
-    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
-        return Counter()  # no text is the right one
-
     def display(self, model: Any, data: Data, options: SamplingConfig) -> str:
         """A text for each of the first labels, or for the first vectors of valid."""
         given: list[Example | None] = [None]

@@ -38,9 +38,9 @@ class ExampleTask(Task):
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         """The prediction for every example of a batch that the model has encoded, in their order."""
 
-    @abstractmethod
     def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         """One example counted: numbers that add up to those of a split."""
+        return Counter()
 
     def references(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Examples in the form that predictions are counted against."""

@@ -27,9 +27,9 @@ class Joint(ExampleTask):
     """A tag for every word and a label for the whole: loss = -sum_t ln p(tag_t | x) - ln p(label | x).
 
     In training the loss of labels counts `label_weight` times. Besides the metrics of tagging and classification there
-    is `frame`: the share of examples that have all tags and the label right. `monitor`: what weights are chosen by on
-    valid: frame, f1 of entities, accuracy of labels, or loss. C.-W. Goo et al., "Slot-Gated Modeling for Joint Slot
-    Filling and Intent Prediction" (2018).
+    is `frame`: the share of examples that have all tags and the label right. `monitor`: the metric on valid that
+    chooses weights: frame, f1 of entities, accuracy of labels, or loss. C.-W. Goo et al., "Slot-Gated Modeling for
+    Joint Slot Filling and Intent Prediction" (2018).
     """
 
     head = JointHead

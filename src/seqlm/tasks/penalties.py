@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from ..layers import exact
 from ..models.text_model import Reading
 
 
@@ -30,7 +30,7 @@ class ActivationPenalty:
     weight: float
 
     def __call__(self, reading: Reading) -> Tensor:
-        return self.weight * single(reading.dropped).pow(2).mean()
+        return self.weight * exact(reading.dropped).pow(2).mean()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TemporalPenalty:
     weight: float
 
     def __call__(self, reading: Reading) -> Tensor | None:
-        return self.weight * single(reading.top).diff(dim=0).pow(2).mean() if len(reading.top) > 1 else None
+        return self.weight * exact(reading.top).diff(dim=0).pow(2).mean() if len(reading.top) > 1 else None
 
 
 PENALTIES: dict[str, Callable[[float], Penalty]] = {"activation": ActivationPenalty, "temporal": TemporalPenalty}
@@ -71,8 +71,3 @@ def total(penalties: Iterable[Penalty], reading: Reading) -> Tensor | None:
     """The sum of those that apply, in nats per token; None if none does."""
     found = [one for penalty in penalties if (one := penalty(reading)) is not None]
     return sum(found[1:], found[0]) if found else None
-
-
-def single(ys: Tensor) -> Tensor:
-    """In single precision at least: squares of bfloat16 would lose most of what they add up."""
-    return ys.to(torch.promote_types(ys.dtype, torch.float32))

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import torch
 
-from ..cells import Carry
+from ..cells import Carry, padding_mask
 from ..config.metrics import Metric
 from ..data.batching.bucketed import Bucketed, ExampleBatch
 from ..data.dataset import Data
-from ..data.examples import Example
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..models.sequence_model import SequenceModel
 from ..models.value_head import ValueHead
@@ -57,7 +56,7 @@ class Regression(ExampleTask):
         known = ~target.isnan()
         there = torch.ones_like(known)
         if model.head.steps:
-            there &= (torch.arange(len(target), device=target.device).unsqueeze(1) < lengths).unsqueeze(-1)
+            there &= ~padding_mask(len(target), lengths).unsqueeze(-1)
         target = target.nan_to_num()
         error = (prediction - target).masked_fill(~known, 0)
         sums = (known, there & ~known, error.abs(), error.square(), target, target.square())
@@ -65,9 +64,6 @@ class Regression(ExampleTask):
         for name, one in zip(SUMS, sums, strict=True):
             counts.update({(name, k): number for k, number in enumerate(one.double().sum((0, 1)).tolist())})
         return carry, Score(model.head.loss_sum(ys, lengths, batch).item(), batch.tokens, counts)
-
-    def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
-        return Counter()  # sums are taken of tensors
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """loss (of the head, per number), rmse, mae, r2 over all numbers; R2 = 1 - squared errors / squares about the

@@ -59,7 +59,7 @@ class EntityCounts(NamedTuple):
 class Tagging(ExampleTask):
     """A tag for every word: loss = -sum_t ln p(tag_t | x), and F1 of whole entities.
 
-    `monitor`: what weights are chosen by on valid: f1, accuracy or loss. E. F. Tjong Kim Sang and S. Buchholz,
+    `monitor`: the metric on valid that chooses weights: f1, accuracy or loss. E. F. Tjong Kim Sang and S. Buchholz,
     "Introduction to the CoNLL-2000 Shared Task: Chunking" (2000), whose conlleval counts entities.
     """
 

@@ -107,16 +107,16 @@ class GraphedGradient:
             if len(self.captured) > self.most:
                 self.captured.popitem(last=False)
         self.captured.move_to_end(key)
-        recorded = self.captured[key]
-        recorded.batch.inputs.copy_(batch.inputs)
-        recorded.batch.targets.copy_(batch.targets)
+        captured = self.captured[key]
+        captured.batch.inputs.copy_(batch.inputs)
+        captured.batch.targets.copy_(batch.targets)
         for buffer, given in zip(carry_tensors(self.carry), carry_tensors(carry), strict=True):
             if buffer is not given:
                 buffer.copy_(given)
-        recorded.graph.replay()
-        for parameter, found in zip(self.parameters, recorded.gradients, strict=True):
+        captured.graph.replay()
+        for parameter, found in zip(self.parameters, captured.gradients, strict=True):
             parameter.grad = found
-        return self.carry, recorded.loss_sum
+        return self.carry, captured.loss_sum
 
     def _record(self, batch: Any, carry: Carry, normalizer: float) -> _Captured:
         before = map_carry(torch.clone, carry)
@@ -144,7 +144,7 @@ def cuda_capture(device: torch.device) -> Capture:
     pool = torch.cuda.graph_pool_handle()
 
     def capture(function: Callable[[], None]) -> Graph:
-        # Whatever is prepared at first use must not be part of the graph; masks drawn meanwhile are nobody's.
+        # Whatever is prepared at first use must not be part of the graph; masks drawn meanwhile are discarded.
         before = torch.cuda.get_rng_state(device)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))

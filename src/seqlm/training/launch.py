@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 from ..cells import Carry
 from ..config.comparison import resumed
 from ..config.schema import Config
-from ..config.values import load_config, plain_dict, save_config, with_words
+from ..config.values import load_config, save_config, with_words
 from ..device import describe
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem
@@ -75,7 +76,7 @@ def resume(folder: str | Path, words: Sequence[str]) -> Trained:
 
     A run that was killed before its first checkpoint starts anew, which gives the same numbers.
     """
-    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, plain_dict(saved), words))
+    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, asdict(saved), words))
 
 
 def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:

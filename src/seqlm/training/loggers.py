@@ -19,7 +19,7 @@ MAX_HPARAMS = 40
 
 
 class RunLogger:
-    """Scalars and texts of one run; opened again after `start_step`, later points of the session before vanish."""
+    """Scalars and texts of one run; reopened at `start_step`, later points of the earlier session are hidden."""
 
     def __init__(self, folder: Path, *, start_step: int = 0) -> None:
         # Event files are read in the order of their names, which begin with the second they were opened in.

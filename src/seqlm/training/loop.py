@@ -78,27 +78,22 @@ class Loop:
 
     def _step(self, carry: Carry) -> tuple[Carry, float]:
         """One optimizer step on the next batch; returns the carry after it and the norm of the gradient."""
-        session, progress, optimizer, limits = (
-            self.session,
-            self.progress,
-            self.session.optimizer,
-            self.session.config.train,
-        )
+        session, progress, options = self.session, self.progress, self.session.config.train
         at = session.moment(progress)
         session.task.begin_step(at)
-        factor = session.schedule.factor(at) * session.train.scale(progress.batch)
-        for group, lr in zip(optimizer.param_groups, session.learning_rates, strict=True):
+        factor = session.schedule.factor(at) * session.train.lr_scale(progress.batch)
+        for group, lr in zip(session.optimizer.param_groups, session.learning_rates, strict=True):
             group["lr"] = lr * factor
         if progress.batch == 0:
             carry = session.init_carry()
         batch = session.train[progress.batch].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
-        normalizer = max(1, batch.tokens) if limits.loss_unit == "mean" else batch.batch_size
+        normalizer = max(1, batch.tokens) if options.loss_unit == "mean" else batch.batch_size
         carry, loss = self.gradient(batch, carry, normalizer)
         summed = loss.item()
         # An infinite loss can have a finite gradient: it is not followed either.
         finite = math.isfinite(summed)
-        norm = descend(optimizer, session.parameters, limits.clip_norm, limits.l2) if finite else math.nan
+        norm = descend(session.optimizer, session.parameters, options.clip_norm, options.l2) if finite else math.nan
         if not math.isfinite(norm):
             raise NonFiniteError(self._non_finite(summed))
         session.averaging.update(session.parameters, at)

@@ -7,6 +7,7 @@ import platform
 import shlex
 import socket
 import subprocess
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from torch import nn
 from .. import __version__
 from ..config.keys import dotted
 from ..config.schema import Config
-from ..config.values import plain_dict
 from ..device import describe, hardware
 from ..layers import Recurrent
 from ..models.stack import cells_of
@@ -122,7 +122,7 @@ def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
     }
     values = {
         key: config_part
-        for key, config_part in plain_dict(config).items()
+        for key, config_part in asdict(config).items()
         if key in ("model", "task", "optim", "schedule", "averaging", "train")
     }
     flat = {

@@ -142,7 +142,7 @@ class Session:
         return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
 
     def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: tuple[float, float] | None) -> None:
-        """Write everything that can change the next step; what the retention rules no longer want goes.
+        """Write everything that can change the next step; then delete checkpoints that the retention rules do not keep.
 
         `rank` is how good it is, as compared from left to right; None if it has not been evaluated.
         """

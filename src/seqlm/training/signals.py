@@ -29,7 +29,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number:  # the second one: as if we had never been asked nicely
+        if self.number:  # the second one: the default handling
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.number = number

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -32,31 +33,31 @@ class Batch(Protocol):
         """`count` batches of some of the sequences each, cut as torch.chunk cuts."""
 
 
-class Batches(Protocol):
+class Batches(ABC):
     """The batches of a split, in an order that follows from the epoch's number."""
 
-    @property
-    def batch_size(self) -> int:
-        """Sequences of a batch."""
+    batch_size: int  # sequences of a batch
+    targets: Any  # target tokens of an epoch
 
-    @property
-    def targets(self) -> int:
-        """Target tokens of an epoch."""
-
+    @abstractmethod
     def start_epoch(self, epoch: int) -> None:
         """Arrange the batches of this epoch."""
 
-    def count(self, epoch: int) -> int:
-        """The number of batches in an epoch."""
-
+    @abstractmethod
     def __len__(self) -> int:
         """The number of batches in this epoch."""
 
-    def __getitem__(self, index: int) -> Batch:
+    @abstractmethod
+    def __getitem__(self, index: int) -> Any:
         """A batch of this epoch."""
 
-    def scale(self, index: int) -> float:
-        """The factor on the learning rate for this batch."""
+    def count(self, epoch: int) -> int:
+        """The number of batches in an epoch: the same in all, unless overridden."""
+        return len(self)
+
+    def lr_scale(self, index: int) -> float:
+        """The factor on the learning rate for this batch: 1, unless overridden."""
+        return 1.0
 
 
 def require_positive(where: str, **sizes: int) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from .batches import Batches
 from .streams import Chunk, Streams, Tokens
 
 
@@ -35,7 +36,7 @@ class Pair(NamedTuple):
         return [Pair(*pair) for pair in zip(self.forward.parts(count), self.backward.parts(count), strict=True)]
 
 
-class Both:
+class Both(Batches):
     """Streams of a text and of the same text backwards, cut alike; every token is a target twice, once in each.
 
     `streams` cuts a text.
@@ -54,9 +55,9 @@ class Both:
         """The number of pairs in an epoch."""
         return self.forward.count(epoch)
 
-    def scale(self, index: int) -> float:
+    def lr_scale(self, index: int) -> float:
         """As for the stream of either."""
-        return self.forward.scale(index)
+        return self.forward.lr_scale(index)
 
     def start_epoch(self, epoch: int) -> None:
         """Cut the text for this epoch."""

@@ -15,7 +15,7 @@ from ...errors import ConfigError
 from ..examples import Example
 from ..fields import FIELDS
 from ..tokenizers.examples import ExampleTokenizer
-from .batches import require_positive
+from .batches import Batches, require_positive
 
 POOL = 50  # batches whose sequences are sorted by length together
 
@@ -109,7 +109,7 @@ class ExampleBatch:
         return replace(self, fields=fields, lengths={name: change(one, 0) for name, one in self.lengths.items()})
 
 
-class Bucketed:
+class Bucketed(Batches):
     """Batches of `batch_size` examples of like length; every example in one of them.
 
     With a `seed` the order is drawn anew in every epoch, from the seed and the epoch's number alone: examples are
@@ -140,14 +140,6 @@ class Bucketed:
     def targets(self) -> int:
         """Targets of an epoch."""
         return sum(self[index].tokens for index in range(len(self)))
-
-    def count(self, epoch: int) -> int:
-        """The number of batches in an epoch: the same in all."""
-        return -(-len(self.split) // self.batch_size)
-
-    def scale(self, index: int) -> float:
-        """Every batch is a step of the same size."""
-        return 1.0
 
     def start_epoch(self, epoch: int) -> None:
         """Arrange the examples of this epoch."""

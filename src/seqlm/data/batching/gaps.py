@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from .batches import IGNORE_INDEX, require_positive
+from .batches import IGNORE_INDEX, Batches, require_positive
 from .streams import Chunk, Tokens
 
 
-class Gaps:
+class Gaps(Batches):
     """Pieces of `bptt` tokens, `batch_size` of them in a batch, with a share of their tokens masked as `mask`.
 
     A text of N tokens has ceil(N / bptt) pieces; the last one begins early enough to be as long as the others, and
@@ -58,14 +58,6 @@ class Gaps:
         """Targets of an epoch."""
         return len(self.tokens) if self.seed is None else sum(self._drawn(piece) for piece in range(self.pieces))
 
-    def count(self, epoch: int) -> int:
-        """The number of batches in an epoch: the same in all."""
-        return -(-self.pieces * self.readings // self.batch_size)
-
-    def scale(self, index: int) -> float:
-        """Every batch is a step of the same size."""
-        return 1.0
-
     def start_epoch(self, epoch: int) -> None:
         """Arrange the pieces of this epoch."""
         self.epoch, self.order = epoch, np.arange(self.pieces * self.readings)
@@ -73,7 +65,7 @@ class Gaps:
             self.order = np.random.default_rng([self.seed, epoch]).permutation(self.pieces)
 
     def __len__(self) -> int:
-        return self.count(self.epoch)
+        return -(-self.pieces * self.readings // self.batch_size)
 
     def __getitem__(self, index: int) -> Chunk:
         if not 0 <= index < len(self):

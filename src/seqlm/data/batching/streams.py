@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import ConfigError
-from .batches import IGNORE_INDEX, require_positive
+from .batches import IGNORE_INDEX, Batches, require_positive
 
 Tokens: TypeAlias = NDArray[np.unsignedinteger]
 LEAST = 5  # steps of a chunk whose length is drawn
@@ -88,7 +88,7 @@ class Lengths(NamedTuple):
         return lengths[: int(np.searchsorted(np.cumsum(lengths), steps)) + 1]
 
 
-class Streams:
+class Streams(Batches):
     """The chunks of a text of N tokens in `batch_size` streams of ceil(N / batch_size) steps.
 
     `bptt` is the length of all of them, or Lengths. `first` is the token that stands before the text.
@@ -134,7 +134,7 @@ class Streams:
         """The number of chunks in an epoch."""
         return len(self.lengths.of_epoch(epoch, self.steps))
 
-    def scale(self, index: int) -> float:
+    def lr_scale(self, index: int) -> float:
         """A chunk that was drawn longer is a larger step."""
         return self.heights[index] / self.lengths.bptt if self.lengths.drawn else 1.0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...errors import ConfigError
-from ..corpus import SPLITS
+from ..corpus import SPLITS, check_sizes
 from ..examples import Example, Examples
 
 
@@ -22,12 +22,7 @@ class Adding(Examples):
     def __init__(self, *, length: int, sizes: Sequence[int], seed: int) -> None:
         if length < 2:
             raise ConfigError(f"data.length={length} must be at least 2: two numbers are added")
-        if len(sizes) != len(SPLITS) or min(sizes) < 1:
-            raise ConfigError(f"data.sizes={list(sizes)} must be three numbers of at least 1: train, valid, test")
-        self.length, self.sizes, self.seed = length, dict(zip(SPLITS, sizes, strict=True)), seed
-
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
+        self.length, self.sizes, self.seed = length, check_sizes(sizes), seed
 
     def examples(self, split: str) -> Iterator[Example]:
         rng = np.random.default_rng([self.seed, SPLITS.index(split)])

@@ -43,9 +43,6 @@ class SymbolSource(Corpus):
             raise ConfigError(f"data.tokens={tokens} must be at least 100")
         self.symbols, self.tokens, self.seed = symbols, tokens, seed
 
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
-
     def read(self, split: str) -> Iterator[str]:
         length = self.tokens if split == "train" else self.tokens // 10
         rng = np.random.default_rng([self.seed, 1 + SPLITS.index(split)])

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ..corpus import BLOCK, SPLITS, Corpus
+from ..corpus import BLOCK, Corpus
 from .download import Remote
 from .published import cut_bytes, find_files
 
@@ -31,9 +31,6 @@ class Enwik8(Corpus):
     def __init__(self, *, path: str | None = None) -> None:
         (file,) = find_files(path, [("enwik8",)], [self.REMOTE])
         self._segments = cut_bytes(file, self.BYTES)
-
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
 
     def read(self, split: str) -> Iterator[str]:
         path, start, end = self._segments[split]

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ...errors import ConfigError
-from ..corpus import SPLITS
+from ..corpus import SPLITS, check_sizes
 from ..examples import Example, Examples
 from .entropy import ALPHABET
 
@@ -32,17 +32,12 @@ class Generated(Examples):
     """
 
     def __init__(self, *, sizes: Sequence[int], seed: int) -> None:
-        if len(sizes) != len(SPLITS) or min(sizes) < 1:
-            raise ConfigError(f"data.sizes={list(sizes)} must be three numbers of at least 1: train, valid, test")
-        self.sizes, self.seed = dict(zip(SPLITS, sizes, strict=True)), seed
+        self.sizes, self.seed = check_sizes(sizes), seed
         self._pairs: dict[str, list[Pair]] = {}
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, split: str) -> Pair:
         """Draw any pair; the caller drops those of other splits."""
-
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
 
     def examples(self, split: str) -> Iterator[Example]:
         if split not in self._pairs:

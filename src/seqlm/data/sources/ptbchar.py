@@ -37,9 +37,6 @@ class PennTreebankChar(Corpus):
         self._spelled = {split: "_" in next(read_utf8(segment)) for split, segment in self._segments.items()}
         check_counts(self, self.CHARACTERS, "characters", files)
 
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
-
     def read(self, split: str) -> Iterator[str]:
         blocks = read_utf8(self._segments[split])
         if self._spelled[split]:

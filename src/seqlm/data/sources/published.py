@@ -28,9 +28,6 @@ class PublishedWords(Corpus):
         self._segments = {split: whole_file(file, "data.path") for split, file in files.items()}
         check_counts(self, self.TOKENS, "tokens", files)
 
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
-
     def read(self, split: str) -> Iterator[str]:
         return read_utf8(self._segments[split])
 

@@ -14,20 +14,9 @@ from ..corpus import SPLITS, Corpus
 
 # Not documentation, not part of Python, or not installed everywhere.
 SKIPPED_FOLDERS = frozenset(
-    [
-        "test",
-        "tests",
-        "idlelib",
-        "lib2to3",
-        "site-packages",
-        "dist-packages",
-        "turtledemo",
-        "_bundled",
-        "pydoc_data",
-        "encodings",
-        "__pycache__",
-    ]
-)
+    ["test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo", "_bundled", "pydoc_data",
+     "encodings", "__pycache__"]
+)  # fmt: skip
 FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
 
 
@@ -54,9 +43,6 @@ class PydocCorpus(Corpus):
             raise ConfigError(
                 f"data=pydoc finds no Python sources in {self._root}; use data=text data.path=... with a text of yours"
             )
-
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
 
     def read(self, split: str) -> Iterator[str]:
         yield from self._documents[split]

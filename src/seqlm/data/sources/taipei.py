@@ -30,9 +30,6 @@ class Taipei(Examples):
             raise ConfigError(f"data.sentences={sentences} must be at least 10")
         self.sentences, self.seed = sentences, seed
 
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
-
     def examples(self, split: str) -> Iterator[Example]:
         rng = np.random.default_rng([self.seed, SPLITS.index(split)])
         for _ in range(self.sentences if split == "train" else self.sentences // 10):

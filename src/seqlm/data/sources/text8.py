@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ..corpus import SPLITS, Corpus
+from ..corpus import Corpus
 from .download import Remote
 from .published import cut_bytes, find_files
 from .text import read_utf8
@@ -28,9 +28,6 @@ class Text8(Corpus):
     def __init__(self, *, path: str | None = None) -> None:
         (file,) = find_files(path, [("text8",)], [self.REMOTE])
         self._segments = cut_bytes(file, self.CHARACTERS)
-
-    def splits(self) -> tuple[str, ...]:
-        return SPLITS
 
     def read(self, split: str) -> Iterator[str]:
         return read_utf8(self._segments[split])

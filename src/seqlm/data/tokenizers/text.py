@@ -8,12 +8,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 UNK, EOS = "<unk>", "<eos>"
 Ids = NDArray[np.int64]
@@ -99,6 +102,13 @@ class _Vocabulary:
     def _chosen(self, counts: Counter[str], *specials: str) -> list[str]:
         return most_frequent(counts, specials, self.min_count, self.max_size)
 
+    def with_vocabulary(self, vocabulary: list[str]) -> Self:
+        """A tokenizer of these settings that is fitted."""
+        fitted = type(self)(min_count=self.min_count, max_size=self.max_size)
+        fitted.vocabulary = vocabulary
+        fitted._ids = {item: index for index, item in enumerate(vocabulary)}
+        return fitted
+
 
 class CharTokenizer(_Vocabulary, Tokenizer):
     """One token a character (Unicode code point). The end of a line stands for `<eos>`."""
@@ -113,12 +123,10 @@ class CharTokenizer(_Vocabulary, Tokenizer):
         for block in blocks:
             counts += np.bincount(_code_points(block), minlength=len(counts))
         seen = Counter({chr(code): int(counts[code]) for code in np.flatnonzero(counts)})
-        return self._with(self._chosen(seen, UNK, "\n"))
+        return self.with_vocabulary(self._chosen(seen, UNK, "\n"))
 
-    def _with(self, vocabulary: list[str]) -> CharTokenizer:
-        fitted = CharTokenizer(min_count=self.min_count, max_size=self.max_size)
-        fitted.vocabulary = vocabulary
-        fitted._ids = {item: index for index, item in enumerate(vocabulary)}
+    def with_vocabulary(self, vocabulary: list[str]) -> Self:
+        fitted = super().with_vocabulary(vocabulary)
         fitted._table = np.zeros(0x110000, dtype=np.int64)
         for index, character in enumerate(vocabulary[1:], start=1):
             fitted._table[ord(character)] = index
@@ -148,13 +156,7 @@ class WordTokenizer(_Vocabulary, Tokenizer):
         counts: Counter[str] = Counter()
         for words in _words(blocks):
             counts.update(words)
-        return self._with(self._chosen(counts, UNK, EOS))
-
-    def _with(self, vocabulary: list[str]) -> WordTokenizer:
-        fitted = WordTokenizer(min_count=self.min_count, max_size=self.max_size)
-        fitted.vocabulary = vocabulary
-        fitted._ids = {item: index for index, item in enumerate(vocabulary)}
-        return fitted
+        return self.with_vocabulary(self._chosen(counts, UNK, EOS))
 
     def encode_blocks(self, blocks: Iterable[str]) -> Iterator[Ids]:
         find = self._ids.get
@@ -223,7 +225,7 @@ def load_tokenizer(path: Path) -> Any:
         tokenizer = KINDS[data["kind"]](**data["settings"])
         if isinstance(tokenizer, ByteTokenizer):
             return tokenizer
-        return tokenizer._with(list(data["vocabulary"]))
+        return tokenizer.with_vocabulary(list(data["vocabulary"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not a tokenizer of seqlm ({type(error).__name__}: {error})") from error
 
