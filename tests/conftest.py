@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from . import inprocess
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton; see test_triton.py
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # omegaconf takes this one: composing is a third faster
 
 # Words that hydra passes on as they are.
 PLACE = re.compile(r"run\.(root|name)=(?!(?i:null|true|false|nan|inf)$)([A-Za-z/][\w./-]*)")
@@ -37,6 +39,12 @@ def cache(tmp_path_factory):
     folder.mkdir(exist_ok=True)
     os.environ["SEQLM_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_the_disk(monkeypatch):
+    """A test that ends its process, or fills the disk, is in a process of its own, or says what fails."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)

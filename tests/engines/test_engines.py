@@ -357,6 +357,52 @@ def test_windows_of_any_shape_share_a_program(monkeypatch):
         assert len(traced) <= 2, make
 
 
+def test_equal_cells_share_a_trace(monkeypatch):
+    """Of one class, with equal sizes, settings and code; not with another constant, nor with unknown objects."""
+    traced, trace = [], fused.trace
+    monkeypatch.setattr(fused, "trace", lambda *given: traced.append(given) or trace(*given))
+    monkeypatch.setattr(fused, "_shared", {})
+    factor = 0.5
+
+    class Local(ElmanCell):
+        def gates(self, z, r, carry):
+            return type(carry)(torch.tanh(z + factor * r))
+
+    def ran(cell):
+        """How often a cell was traced, and whether it is right."""
+        traced.clear()
+        cell, xs = cell.double(), torch.randn(4, 3, 5, dtype=torch.float64)
+        torch.testing.assert_close(fused.run(cell, xs, cell.init_carry(3))[1], scan(cell, xs, cell.init_carry(3))[1])
+        return len(traced)
+
+    assert [ran(Local(5, 6)), ran(Local(5, 6)), ran(Local(5, 7))] == [2, 0, 2]
+    factor = 2.0
+    assert [ran(Local(5, 6)), ran(Local(5, 6))] == [2, 0]
+    assert [ran(LSTMCell(5, 6)), ran(LSTMCell(5, 6)), ran(LSTMCell(5, 6, input_gate="capped"))] == [2, 0, 2]
+    odd = [Local(5, 6) for _ in range(2)]
+    for cell in odd:
+        cell.notes = object()
+    assert [ran(cell) for cell in odd] == [2, 2]
+    monkeypatch.setattr(compiled, "compiler", lambda: None)
+    assert ran(LSTMCell(5, 6)) == 2
+
+
+def test_a_trace_that_does_not_fit_after_all_is_made_anew(monkeypatch):
+    """Plain values outside of a cell are compared; what a list there holds is not seen, but the trial finds it."""
+    monkeypatch.setattr(fused, "_shared", {})
+    factors = [0.5]
+
+    class Local(ElmanCell):
+        def gates(self, z, r, carry):
+            return type(carry)(torch.tanh(z + factors[0] * r))
+
+    for factor in (0.5, 2.0):
+        factors[0] = factor
+        cell, xs = made(Local, 5, 6), torch.randn(4, 3, 5, dtype=torch.float64)
+        assert fused.refusal(cell) is None
+        torch.testing.assert_close(fused.run(cell, xs, cell.init_carry(3))[1], scan(cell, xs, cell.init_carry(3))[1])
+
+
 class CountsRows(ElmanCell):
     """Gates that compute with the number of rows, as nobody should."""
 

@@ -176,7 +176,7 @@ def test_gaps_are_filled_on_the_command_line(words_run, tmp_path):
         read = torch.tensor(ids).unsqueeze(1)
         read[place] = len(run.tokenizer)
         nats -= run.model(read, ())[1][place, 0].log_softmax(-1)[ids[place]].item()
-    assert said[2]["tokens"] == 2 and said[2]["loss_sum"] == pytest.approx(nats, rel=1e-5)
+    assert said[2]["tokens"] == 2 and said[2]["nll"] == pytest.approx(nats, rel=1e-5)
     answers = seqlm("predict", words_run, "-", cwd=tmp_path, input=" \nwe\n").stdout.splitlines()
     assert json.loads(answers[0])["error"] == "empty" and json.loads(answers[1])["tokens"] == 1
     samples = "".join(path.read_text() for path in (words_run / "samples").iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seqlm.errors import ConfigError
+from seqlm.tasks.penalties import PENALTIES
 from seqlm.training.launch import train
 
 from ..conftest import tiny
@@ -42,7 +43,7 @@ def test_a_penalty_of_ones_own(tmp_path, monkeypatch):
     ("task.penalties.activation=-1", "^task.penalties.activation=-1 must be at least 0$"),
     ("task.penalties.temporal=inf", "^task.penalties.temporal=inf must be at least 0$"),
     ("task.penalties.activation=much", "^task.penalties.activation=much should be a number"),
-    ("+task.penalties.activity=1", "^task.penalties.activity is unknown; there are: activation, temporal$"),
+    ("+task.penalties.activity=1", f"^task.penalties.activity is unknown; there are: {', '.join(PENALTIES)}$"),
     ("+task.penalties.mean={_target_: mylab.Mean, weight: 1}", "mylab.Mean is outside the trusted code"),
 ])  # fmt: skip
 def test_what_cannot_be(tmp_path, task, word, message):

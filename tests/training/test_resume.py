@@ -109,12 +109,12 @@ def processes():
 
 
 def train_to_be_killed(words, folder):
-    """`seqlm train WORDS` that waits for its end after 60 steps, should the killer be late."""
+    """`seqlm train WORDS` that waits for its end after 40 steps, should the killer be late."""
     step, steps = seqlm.training.loop.Console.step, itertools.count(1)
 
     def wait_at_last(console):
         step(console)
-        if next(steps) == 60:
+        if next(steps) == 40:
             signal.pause()
 
     seqlm.training.loop.Console.step = wait_at_last
@@ -125,20 +125,20 @@ def train_to_be_killed(words, folder):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("cell", ["elman", "jordan", "lstm", "gru"])
 def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer, processes):
-    words = [*TINY, f"model={cell}", *OPTIMIZERS[optimizer], *DROPOUT, "schedule=plateau", "train.steps=90",
-             "train.eval_every=25", "checkpoint.every=10", "data.tokens=1500", f"run.root={tmp_path}"]  # fmt: skip
+    words = [*TINY, f"model={cell}", *OPTIMIZERS[optimizer], *DROPOUT, "schedule=plateau", "train.steps=60",
+             "train.eval_every=16", "checkpoint.every=7", "data.tokens=1000", f"run.root={tmp_path}"]  # fmt: skip
     command("train", *words, "run.name=whole", cwd=tmp_path)
     killed = processes.Process(target=train_to_be_killed, args=([*words, "run.name=killed"], tmp_path))
     killed.start()
     metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
-    while time.monotonic() < deadline and not (metrics.is_file() and '"step": 33' in metrics.read_text()):
+    while time.monotonic() < deadline and not (metrics.is_file() and '"step": 24' in metrics.read_text()):
         time.sleep(0.002)
     killed.kill()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert RunFolder(tmp_path / "killed").status() == "crashed"
     reached = RunFolder(tmp_path / "killed").records()[-1]["step"]
-    assert 33 <= reached < 90, "killed too late to show anything"
+    assert 24 <= reached < 60, "killed too late to show anything"
     command("resume", tmp_path / "killed", cwd=tmp_path)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")

@@ -193,6 +193,9 @@ def _target(node: Mapping[str, Any], where: str, trust: Sequence[str]) -> Callab
         target = getattr(module, name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{where}._target_={path} does not exist: {error}; is its folder on PYTHONPATH?") from error
+    if inspect.isabstract(target):
+        lacking = ", ".join(sorted(target.__abstractmethods__))
+        raise ConfigError(f"{where}._target_={path} is not finished: it has no {lacking}")
     if ours and not _is_part(target, module_name, name):
         raise ConfigError(f"{where}._target_={path} is not a public part of {module_name}")
     if not callable(target):
@@ -204,8 +207,8 @@ def _is_part(target: Any, module_name: str, name: str) -> bool:
     """Whether a module of the trusted packages defines `target` for configs to name."""
     if module_name == "torch.optim":  # which collects its optimizers from submodules
         return inspect.isclass(target) and not name.startswith("_") and target.__module__.startswith("torch.optim.")
-    concrete = inspect.isclass(target) and not inspect.isabstract(target) and not name.startswith("_")
-    return (concrete or name.startswith("build_")) and target.__module__ == module_name
+    public = inspect.isclass(target) and not name.startswith("_")
+    return (public or name.startswith("build_")) and target.__module__ == module_name
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -47,8 +47,11 @@ def typed(schema: type[T], values: Mapping[str, Any]) -> T:
     return _constructed(schema, nested(flat))
 
 
-def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str]) -> T:
-    """`values` changed by `key=value` words of a command line; for runs, whose model is chosen already."""
+def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str], verb: str = "train") -> T:
+    """`values` changed by `key=value` words of a command line; for runs, whose model is chosen already.
+
+    `verb` is the one whose help is pointed to.
+    """
     flat, known = _flatten(values, schema), _keys(schema)
     problems = []
     for word in words:
@@ -57,7 +60,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
         if not equals or not key:
             problems.append(f"{word} is not key=value")
         elif (part is None and key not in known) or renamed(key):
-            problems.append(unknown_key(key, known))
+            problems.append(unknown_key(key, known, verb))
         elif part is None:
             flat[key] = text if known[key][0] is str else _yaml_value(text)
         else:
@@ -73,7 +76,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str])
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
     """The keys of a verb but train: configs/<verb>.yaml, with the files it names in `defaults`, changed by `words`."""
     values = {key: value for file in verb_files(verb) for key, value in read_yaml(file).items() if key != "defaults"}
-    return with_words(schema, values, words)
+    return with_words(schema, values, words, verb)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -102,7 +105,7 @@ def as_typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
+def unknown_key(key: str, known: Iterable[str], verb: str = "train") -> str:
     """The message for a key that does not exist, with its new name or the nearest one that does."""
     known = list(known)
     today = renamed(key) or VERB_KEYS.get(key)
@@ -120,7 +123,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     hint = f"did you mean {near[0]}?" if near else ""
     if not hint and siblings and section:
         hint = f"in {section} there are: {', '.join(siblings)}"
-    return f"{key} is not a key of this configuration; {hint or 'see seqlm train --help'}"
+    return f"{key} is not a key of this configuration; {hint or f'see seqlm {verb} --help'}"
 
 
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ compiled.py on the CPU, triton_kernels.py on CUDA). chunk.py runs either around 
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cells import Carry, Cell, GatedCell, LinearCell, RecurrentDropout, carry_tensors, map_carry
 from . import compiled, linear, triton_kernels
@@ -35,10 +36,14 @@ from .torch_body import TorchBody
 from .trace import Layout, trace
 
 T = TypeVar("T")
+PLAIN = (bool, int, float, str, RecurrentDropout)  # attributes that can be compared
+INTERNAL = set(vars(nn.Module()))
 MOST_PROGRAMS = 128  # of a cell: shapes of chunks, where a program is of one shape
+MOST_SHARED = 256  # bodies kept for cells to come
 _refusals: weakref.WeakKeyDictionary[Cell, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 _bodies: weakref.WeakKeyDictionary[Cell, dict[Any, Body]] = weakref.WeakKeyDictionary()
-_cache_lock = threading.Lock()  # held while one of the two is read or changed, never while a cell is traced
+_shared: dict[Any, Body] = {}  # by what a body is made from: equal layers, and equal models, are traced once
+_cache_lock = threading.Lock()  # held while one of them is read or changed, never while a cell is traced
 _alone = threading.Lock()
 _thread = threading.local()
 
@@ -157,6 +162,8 @@ def _trial(cell: GatedCell | LinearCell) -> str | None:
     tolerance = 1e-9 if weight.dtype is torch.float64 else 1e-3
     for expected, found in zip(*results, strict=True):
         if not (expected - found).norm() <= tolerance * (1 + expected.norm()):
+            if _unshare(cell):  # it may have been traced from another cell after all
+                return _trial(cell)
             return f"all steps at once, the {_written(cell)} of {kind} do not give what they give step by step"
     return None
 
@@ -198,7 +205,7 @@ def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, n
 
 def _body(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) -> Body:
     """The cell's loop body for chunks of this shape, compiled at first use."""
-    settings = (layout, biased, cell.weight_hh.device.type, kernels_allowed(), *map(_settings, cell.modules()))
+    settings = (layout, biased, _backend(cell), kernels_allowed(), *map(_settings, cell.modules()))
     of_any_shape, of_this_shape = settings, (steps, rows, *settings)
 
     def find() -> Body | None:
@@ -212,12 +219,16 @@ def _body(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) 
     def make() -> Body:
         if (body := find()) is not None:  # another thread was first
             return body
-        body = _compile(cell, layout, steps, rows, biased)
+        origin = _origin(cell)
         with _cache_lock:
-            bodies = _bodies.setdefault(cell, {})
-            while len(bodies) >= MOST_PROGRAMS:
-                del bodies[next(iter(bodies))]
-            bodies[of_any_shape if body.any_shape and steps > 1 else of_this_shape] = body
+            known = (_shared.get((origin, key)) for key in (of_any_shape, of_this_shape))
+            body = next((one for one in known if origin and one), None)
+        body = body or _compile(cell, layout, steps, rows, biased)
+        key = of_any_shape if body.any_shape and steps > 1 else of_this_shape
+        with _cache_lock:
+            _keep(_bodies.setdefault(cell, {}), key, body, MOST_PROGRAMS)
+            if origin:
+                _keep(_shared, (origin, key), body, MOST_SHARED)
         return body
 
     return find() or _isolated(make)
@@ -226,17 +237,65 @@ def _body(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) 
 def _compile(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) -> Body:
     step = trace(cell, layout, rows)
     program = compile(step, trace(cell, layout, steps * rows))
-    backend = triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
     try:
         require_kernels()
-        return kernel_body(backend, step, program, cell.hidden_size, layout.state, biased)
+        return kernel_body(_backend(cell), step, program, cell.hidden_size, layout.state, biased)
     except Unsupported as reason:
         return TorchBody(program, f"torch's operations, for {reason}")
 
 
-def _settings(module: torch.nn.Module) -> tuple[Any, ...]:
+def _backend(cell: GatedCell) -> Any:
+    """The language of the kernels."""
+    return triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
+
+
+def _keep(bodies: dict[Any, Body], key: Any, body: Body, most: int) -> None:
+    """Add a body; the oldest is forgotten if there are too many."""
+    while len(bodies) >= most:
+        del bodies[next(iter(bodies))]
+    bodies[key] = body
+
+
+def _unshare(cell: Cell) -> bool:
+    """Forget the shared bodies of cells like this one; returns whether there were any."""
+    origin = _origin(cell) if isinstance(cell, GatedCell) else None
+    with _cache_lock:
+        stale = [key for key in _shared if key[0] == origin]
+        for key in stale:
+            del _shared[key]
+    return bool(stale)
+
+
+def _origin(cell: GatedCell) -> tuple[Any, ...] | None:
+    """What a trace depends on besides its settings: code, and shapes of what it reads; None if that is not known."""
+    for module in cell.modules():
+        for name, value in vars(module).items():
+            plain = value is None or isinstance(value, (*PLAIN, tuple, list, dict, Tensor)) or callable(value)
+            if name not in INTERNAL and not plain:
+                return None  # an object of the author's, whose state may matter
+    tensors = (*cell.named_parameters(), *cell.named_buffers())
+    shapes = tuple((name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors)
+    return (
+        *map(type, cell.modules()),
+        shapes,
+        compiled.compiler(),
+        *_code(type(cell).gates),
+        *_code(type(cell).transition),
+    )
+
+
+def _code(function: Any) -> tuple[Any, ...]:
+    """A function and the plain values that it reads from outside of it."""
+    try:
+        outside = inspect.getclosurevars(function)
+    except TypeError:  # not a function of Python
+        return (function,)
+    names = {**outside.globals, **outside.nonlocals}
+    return (function, *((name, value) for name, value in sorted(names.items()) if isinstance(value, PLAIN)))
+
+
+def _settings(module: nn.Module) -> tuple[Any, ...]:
     """The attributes of a module that are no tensors and may change its gates: numbers, switches, functions."""
-    kinds = (bool, int, float, str, RecurrentDropout)
-    plain = (value for value in vars(module).values() if isinstance(value, kinds) or callable(value))
+    plain = (value for value in vars(module).values() if isinstance(value, PLAIN) or callable(value))
     public = (value for name, value in vars(module).items() if not name.startswith("_"))
     return (*plain, *(repr(value) for value in public if type(value) in (tuple, list, dict)))

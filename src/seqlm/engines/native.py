@@ -13,9 +13,8 @@ from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarr
 
 def refusal(cell: Cell) -> str | None:
     """Why this engine cannot serve `cell` exactly, or None when it can."""
-    drop = cell.dropout
-    if drop.state or drop.input or drop.zones:
-        return "torch's cells drop neither state nor updates, nor inputs gate by gate"
+    if dropped := [name for name, value in cell.dropout._asdict().items() if value and name != "weight"]:
+        return f"torch's cells have no dropout of {' and '.join(dropped)}"
     # The exact class: a subclass or a wrapper may change the equations.
     if type(cell) is LSTMCell:
         return None if cell.input_gate == "free" else f"torch's LSTM has no {cell.input_gate} input gate"

@@ -18,6 +18,7 @@ from ..runs.folder import RunFolder
 from ..tasks.text import perplexity
 from .console import Console
 from .loggers import RunLogger
+from .report import trust_word
 from .session import Progress, Session
 from .signals import StopSignal
 
@@ -64,7 +65,7 @@ class Loop:
             if self.stop.number:
                 raise Stopped(
                     f"stopped at step {progress.step:,}, everything is saved; "
-                    f"resume it with: seqlm resume {shlex.quote(str(self.run.path))}",
+                    f"resume it with: seqlm resume {shlex.quote(str(self.run.path))}{trust_word(session.config)}",
                     self.stop.number,
                 )
             if ended:

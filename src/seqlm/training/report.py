@@ -9,6 +9,7 @@ import socket
 import subprocess
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
 
 def closing(run: RunFolder, session: Session, progress: Progress) -> str:
     """The table below the progress bar, with the next commands."""
-    folder = shlex.quote(str(run.path))
+    folder, trust = shlex.quote(str(run.path)), trust_word(session.config)
+    test = " split=test" * ("test" in session.data.corpus.splits())
     return table(
         [
             ("best valid", f"{session.task.describe(progress.valid)} at step {progress.best_step:,}"),
@@ -102,12 +104,22 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
                 "time",
                 f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s overall",
             ),
-            ("next", f"seqlm eval {folder}" + " split=test" * ("test" in session.data.corpus.splits())),
-            ("", f"seqlm sample {folder} tokens=400" if session.task.writes else f"seqlm predict {folder} FILE"),
+            ("next", f"seqlm eval {folder}{test}{trust}"),
+            (
+                "",
+                f"seqlm sample {folder} tokens=400{trust}"
+                if session.task.writes
+                else f"seqlm predict {folder} FILE{trust}",
+            ),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
         ],
         2,
     )
+
+
+def trust_word(config: Config) -> str:
+    """The word that trusts the same packages in the next command: a run itself grants no trust."""
+    return " " + shlex.quote(f"trust=[{','.join(config.trust)}]") if config.trust else ""
 
 
 def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
@@ -133,6 +145,7 @@ def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
     return {**chosen, "seed": config.seed, **flat}
 
 
+@cache
 def _git_commit() -> str | None:
     """Commit of the code that runs, `+` if it was changed since; None outside a checkout."""
     where = Path(__file__).resolve().parents[3]
