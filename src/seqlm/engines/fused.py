@@ -275,13 +275,8 @@ def _origin(cell: GatedCell) -> tuple[Any, ...] | None:
                 return None  # an object of the author's, whose state may matter
     tensors = (*cell.named_parameters(), *cell.named_buffers())
     shapes = tuple((name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors)
-    return (
-        *map(type, cell.modules()),
-        shapes,
-        compiled.compiler(),
-        *_code(type(cell).gates),
-        *_code(type(cell).transition),
-    )
+    compiler = getattr(_backend(cell), "compiler", str)()
+    return (*map(type, cell.modules()), shapes, compiler, *_code(type(cell).gates), *_code(type(cell).transition))
 
 
 def _code(function: Any) -> tuple[Any, ...]:
