@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from seqlm.config.comparison import HARMLESS, differences
+from seqlm.config.comparison import IGNORED_KEYS, differences
 from seqlm.config.compose import experiment
 from seqlm.config.migrate import migrate_flat
 from seqlm.config.schema import ENGINES
@@ -137,7 +137,7 @@ def _seeds(name: str) -> list[dict[str, Any]]:
         changed = [
             f"{key}: {old} -> {new}"
             for key, old, new in differences(records[0]["config"], other["config"])
-            if key in records[0]["config"] and key in other["config"] and not key.startswith(HARMLESS)
+            if key in records[0]["config"] and key in other["config"] and not key.startswith(IGNORED_KEYS)
         ]
         if changed:
             raise SeqlmError(f"{path.name} is not the setting of {paths[0].name}: {'; '.join(changed)}")

@@ -7,7 +7,7 @@ import sys
 
 from . import __version__
 from .config.yaml_files import verb_files
-from .errors import ConfigError, SeqlmError, print_error, reader_gone
+from .errors import ConfigError, SeqlmError, broken_pipe, print_error
 
 VERBS = {
     "train": "compose a configuration from words and train it: seqlm train [group=option] [key=value] [-m]",
@@ -44,7 +44,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.exit(reader_gone())
+        sys.exit(broken_pipe())
     except (SeqlmError, OSError) as error:
         sys.exit(print_error(error))
 

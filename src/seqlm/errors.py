@@ -42,7 +42,7 @@ def print_error(error: SeqlmError | OSError) -> int:
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
 
 
-def reader_gone() -> int:
+def broken_pipe() -> int:
     """Exit code for when nobody reads our output any more, as in `seqlm runs | head`; silences the rest of it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141

@@ -21,7 +21,7 @@ from seqlm.evaluation.cache import Cache
 from seqlm.evaluation.dynamic import DynamicWeights, gradient_statistics
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.evaluation.scorer import Scorer
-from seqlm.evaluation.search import Setting, best_share, climb, search
+from seqlm.evaluation.tuning import Setting, best_share, climb, search
 from seqlm.tasks.base import Score
 from seqlm.tasks.lm import LanguageModeling
 from seqlm.training.launch import train

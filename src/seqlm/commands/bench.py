@@ -23,13 +23,13 @@ from ..device import describe, hardware, prepare
 from ..engines import ENGINES
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
-from .words import option
+from .words import pop_file
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm bench [key=value ...] [--json FILE] [--png FILE]`: measure, print tables, keep them."""
-    words, json_file = option(words, "--json")
-    words, png_file = option(words, "--png")
+    words, json_file = pop_file(words, "--json")
+    words, png_file = pop_file(words, "--png")
     options = verb_config("bench", BenchConfig, words)
     device = prepare(options.device, options.precision, options.threads)
     nodes = cell_nodes()

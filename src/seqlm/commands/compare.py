@@ -17,14 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.comparison import HARMLESS, comparable_config, with_younger_options
+from ..config.comparison import IGNORED_KEYS, comparable_config, with_missing_options
 from ..config.keys import dotted
 from ..config.values import as_typed, load_config
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder, find_runs
 from ..runs.table import RunSummary, summarize, table
-from .words import option
+from .words import pop_file
 
 DATA = "data fingerprint"  # of train and of valid
 FACTS = ("seed", "device", "hardware", "seqlm", "torch")
@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> None:
     The file holds the keys that all share, and of each setting those that differ, with the numbers of its runs. Raises
     ConfigError unless there are two runs or more.
     """
-    places, file = option(words, "--json")
+    places, file = pop_file(words, "--json")
     if flags := [word for word in places if word.startswith("-")]:
         raise ConfigError(f"seqlm compare knows no {flags[0]}: seqlm compare RUN|DIR ... [--json FILE]")
     settings = compare([run for place in places for run in _runs(place)])
@@ -88,8 +88,8 @@ def compare(runs: Sequence[RunFolder]) -> list[Setting]:
     for one in found:
         config = one.config
         for other in found:
-            config = with_younger_options(config, other.config)
-        keys = {key: value for key, value in dotted(config).items() if not key.startswith(HARMLESS)}
+            config = with_missing_options(config, other.config)
+        keys = {key: value for key, value in dotted(config).items() if not key.startswith(IGNORED_KEYS)}
         keys[DATA] = str(one.info.get("data_fingerprint", ""))
         same = json.dumps({key: _canonical(keys, key) for key in sorted(keys) if _canonical(keys, key)})
         settings.setdefault(same, Setting(keys, [])).runs.append(one)

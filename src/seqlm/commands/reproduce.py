@@ -13,12 +13,12 @@ from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder
 from .eval import evaluate_run
 from .train import main as train
-from .words import taken
+from .words import pop_value
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm reproduce RUN | experiment=NAME [key=value ...] [out=FOLDER]`."""
-    out, words = taken("out", words, "reproduced")
+    out, words = pop_value("out", words, "reproduced")
     if words and "=" not in words[0] and not words[0].startswith("-"):
         folder, rest = Path(words[0]), words[1:]
         if rest:
@@ -32,7 +32,7 @@ def main(words: Sequence[str]) -> None:
 
 def _planned(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
     """The folder of the run that words with `experiment=NAME` train, and the words without its name."""
-    name, own_words = taken("experiment", words, "")
+    name, own_words = pop_value("experiment", words, "")
     if not name:
         raise ConfigError("seqlm reproduce needs a run's folder, or experiment=NAME to train it first")
     if changed := changes(experiment(name, own_words), experiment(name)):  # before it is trained
@@ -40,10 +40,10 @@ def _planned(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
             f"seqlm reproduce measures experiment={name} as it is, but the words change {'; '.join(changed)}; leave "
             "them out, or use seqlm train"
         )
-    engine, seed = (taken(key, words, "")[0] for key in ("engine", "seed"))
+    engine, seed = (pop_value(key, words, "")[0] for key in ("engine", "seed"))
     own = f"reproduce-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
-    run_name, words = taken("run.name", words, own)
-    root, words = taken("run.root", words, "outputs")
+    run_name, words = pop_value("run.name", words, own)
+    root, words = pop_value("run.root", words, "outputs")
     return Path(root) / run_name, words
 
 

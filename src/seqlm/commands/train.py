@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ..config.compose import Choices, run_jobs
 from ..config.schema import Config
-from ..errors import SeqlmError, Stopped, print_error, reader_gone
+from ..errors import SeqlmError, Stopped, broken_pipe, print_error
 
 
 def main(words: Sequence[str]) -> None:
@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> None:
 
             return train(config, choices).best
         except BrokenPipeError:
-            raise SystemExit(reader_gone()) from None
+            raise SystemExit(broken_pipe()) from None
         except (SeqlmError, OSError) as error:
             exit_codes.append(print_error(error))
             if isinstance(error, Stopped):

@@ -17,13 +17,13 @@ def run_and_words(verb: str, words: Words) -> tuple[str, Words]:
     return words[0], words[1:]
 
 
-def taken(key: str, words: Words, default: str) -> tuple[str, Words]:
+def pop_value(key: str, words: Words, default: str) -> tuple[str, Words]:
     """The value of `key=value` in the words, and the other words."""
     found = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
     return (found or [default])[-1], [word for word in words if not word.startswith(f"{key}=")]
 
 
-def option(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
+def pop_file(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
     """The words of a command line without `flag FILE` or `flag=FILE`, and FILE, which is to be written.
 
     Raises ConfigError if it cannot be: a folder, or in none.

@@ -35,7 +35,7 @@ RESUMABLE = [
 ]
 
 # Keys whose values make no other experiment.
-HARMLESS = ("seed", "sample.", "checkpoint.", "train.log_every")
+IGNORED_KEYS = ("seed", "sample.", "checkpoint.", "train.log_every")
 
 
 def resumed(saved: Config, changed: Config) -> Config:
@@ -79,7 +79,7 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
 
 
-def with_younger_options(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def with_missing_options(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """`config` with the options of `like` that are younger than it, at their defaults.
 
     That is the default of the same part; in a plain mapping, such as model.dropout, a number or a switch is off.
@@ -92,7 +92,7 @@ def with_younger_options(config: Mapping[str, Any], like: Mapping[str, Any], whe
         with suppress(ConfigError):  # a part of the user's own, which only a command line makes trusted
             known = defaults(config, where or "config")
             found = {
-                key: with_younger_options({}, like[key])
+                key: with_missing_options({}, like[key])
                 if not known[key] and isinstance(like[key], Mapping)
                 else known[key]
                 for key in absent
@@ -100,5 +100,5 @@ def with_younger_options(config: Mapping[str, Any], like: Mapping[str, Any], whe
             }
     for key, value in config.items():
         both = isinstance(value, Mapping) and isinstance(like.get(key), Mapping)
-        found[key] = with_younger_options(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
+        found[key] = with_missing_options(value, like[key], f"{where}.{key}".lstrip(".")) if both else value
     return found

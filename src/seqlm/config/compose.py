@@ -17,7 +17,7 @@ from .yaml_files import find_configs, resolve_layer_cells
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
-MADE_OF = {"language_model", "sequence_model"}  # what presets are made of: no presets themselves
+BASE_PRESETS = {"language_model", "sequence_model"}  # presets are made of these, which are none themselves
 
 
 def compose_words(words: Words = ()) -> tuple[Config, Choices]:
@@ -100,7 +100,7 @@ def explain(words: Words, error: Exception) -> str:
                 )
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - MADE_OF))}"
+        return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - BASE_PRESETS))}"
     groups = [item for item in parsed if (find_configs() / item.key_or_group.partition("@")[0]).is_dir()]
     folders = ",".join(f"file://{Path(folder).resolve()}" for folder in _values_of("--config-dir", words))
     try:

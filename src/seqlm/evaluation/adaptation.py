@@ -16,7 +16,7 @@ from .adaptive import Observe, adaptive_evaluate
 from .cache import Cache
 from .dynamic import DynamicWeights, Statistics, gradient_statistics
 from .scorer import Scorer
-from .search import Setting, search
+from .tuning import Setting, search
 
 
 def evaluate_adapted(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.build import build
-from ..config.comparison import HARMLESS, comparable_config, differences, with_younger_options
+from ..config.comparison import IGNORED_KEYS, comparable_config, differences, with_missing_options
 from ..config.keys import dotted, nested
 from ..config.metrics import Metric, by_name
 from ..config.migrate import METRICS, migrate_flat, migrate_score
@@ -56,8 +56,8 @@ def record_changes(written: Mapping[str, Any], preset: Mapping[str, Any]) -> lis
 def _changes(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {old} -> {new}"
-        for key, old, new in differences(expected, with_younger_options(config, expected))
-        if not key.startswith(HARMLESS) and key != "engine"
+        for key, old, new in differences(expected, with_missing_options(config, expected))
+        if not key.startswith(IGNORED_KEYS) and key != "engine"
     ]
 
 

@@ -15,7 +15,7 @@ from ..data.batching.bucketed import ExampleBatch
 from ..data.fields import END
 from ..engines import Engine
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
-from .search import beam_search, greedy
+from .beam_search import beam_search, greedy
 from .sequence_model import checked_dropouts, last_outputs, size_of
 from .stack import Dropouts, build_stack, drops_gatewise
 

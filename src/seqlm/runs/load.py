@@ -91,8 +91,8 @@ def load_run(
         config.task = {**(config.task if isinstance(config.task, dict) else {}), **task}
     check_parts(config)
     loaded = LoadedRun(run, config, checkpoint, weights, average_last)
-    for key in [key for key in task or () if key not in loaded.task.at_test]:
-        options = ", ".join(f"task.{known}" for known in loaded.task.at_test) or "no key of the task"
+    for key in [key for key in task or () if key not in loaded.task.inference_options]:
+        options = ", ".join(f"task.{known}" for known in loaded.task.inference_options) or "no key of the task"
         raise ConfigError(f"task.{key} does nothing when a run is tested; it may change {options}")
     return loaded
 

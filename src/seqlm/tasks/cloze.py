@@ -40,7 +40,7 @@ class Cloze(TextTask):
     model = ClozeModel
     stateful = False
     metrics = (PERPLEXITY, ACCURACY)
-    at_test = ("mask",)
+    inference_options = ("mask",)
 
     def __init__(self, *, mask: float = 0.15, monitor: Literal["loss", "accuracy"] = "loss") -> None:
         if not 0 < mask <= 0.5:

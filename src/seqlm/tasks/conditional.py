@@ -44,7 +44,7 @@ class Conditional(ExampleTask):
     metrics = (PERPLEXITY,)
     reported = ("ppl",)
     sample_options = ("condition",)
-    at_test = ("max_length",)
+    inference_options = ("max_length",)
 
     def __init__(self, *, max_length: int = 100) -> None:
         if max_length < 1:

@@ -46,7 +46,7 @@ class Seq2Seq(ExampleTask):
         Metric("chrf", 2, title="chrF"),
     )
     reported = ("exact", "bleu", "chrf")
-    at_test = ("beam", "length_penalty", "max_length", "bleu")
+    inference_options = ("beam", "length_penalty", "max_length", "bleu")
 
     def __init__(
         self,

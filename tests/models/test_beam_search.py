@@ -10,8 +10,8 @@ import torch
 from seqlm.cells import map_carry
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.fields import END, UNKNOWN
+from seqlm.models.beam_search import Hypothesis, beam_search, greedy, length_penalty
 from seqlm.models.decoder import shifted
-from seqlm.models.search import Hypothesis, beam_search, greedy, length_penalty
 
 from .test_decoder import batch_of, model_of
 
