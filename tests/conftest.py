@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import pickle
 import re
@@ -39,6 +40,14 @@ def cache(tmp_path_factory):
     folder.mkdir(exist_ok=True)
     os.environ["SEQLM_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Where processes come from that need not start an interpreter and torch: they are forked from one that has."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seqlm.training.loop", "seqlm.config.compose"])
+    return context
 
 
 @pytest.fixture(autouse=True)

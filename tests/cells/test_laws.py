@@ -155,9 +155,9 @@ class MyCell(GatedCell):
     [
         ("start", "shapes_and_structure"),
         ("gradients", "gradients_are_exact"),
-        ("carry", "two_windows_equal_one|gradients_are_exact"),
+        ("carry", "two_chunks_equal_one|gradients_are_exact"),
         ("rows", "rows_are_independent"),
-        ("causality", "two_windows_equal_one"),
+        ("causality", "two_chunks_equal_one"),
         ("memory", "memory_reaches_the_last_step"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -242,7 +243,7 @@ def test_users_add_their_own_configs_and_cells(tmp_path):
     (tmp_path / "mine" / "model" / "cell" / "square.yaml").write_text("_target_: mylab.SquareCell\n")
     words = ["train", *TINY, "--config-dir", "mine", "model/cell=square", "run.name=mine"]
     path = f"{tmp_path}:{REPOSITORY / 'src'}"
-    environment = {"PYTHONPATH": path, "SEQLM_CACHE": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": path, "SEQLM_CACHE": os.environ["SEQLM_CACHE"], "PATH": "/usr/bin:/bin"}
     failed = seqlm(*words, cwd=tmp_path, check=False, env=environment)
     assert failed.returncode == 2 and "trust=[yourpackage.]" in failed.stderr
     own = {"cwd": tmp_path, "env": environment, "process": True}  # nothing of it is imported here

@@ -388,6 +388,7 @@ def test_limits_count_anew(tmp_path):
     words = fit_tokenizer(corpus, WordTokenizer())
     whole = encode_split(corpus, "train", words)
     assert [whole.limited(limit, words).counts.words for limit in range(1, len(whole))] == [*range(1, len(whole))]
+    assert len({whole.fingerprint, *(whole.limited(limit, words).fingerprint for limit in (3, 4))}) == 3
 
 
 def test_processes_that_encode_at_once_never_see_half_a_file(tmp_path, monkeypatch):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import pickle
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -300,15 +300,21 @@ def test_kernels_say_why_they_are_not_used(monkeypatch):
     assert fused.describe(LSTMCell(4, 5)) == "torch's operations, for SEQLM_KERNELS=0"
 
 
-def test_a_damaged_kernel_is_compiled_again(monkeypatch, tmp_path):
+def describe_with(cache):
+    """The exit code says whether an LSTM has kernels, with this folder as the cache."""
+    os.environ["SEQLM_CACHE"] = str(cache)
+    sys.exit(fused.describe(LSTMCell(4, 5)) != "one kernel a step")
+
+
+def test_a_damaged_kernel_is_compiled_again(tmp_path, processes):
     """In another process: this one would find what it has loaded."""
     if not compiled.compiler():
         pytest.skip("no C compiler was found")
-    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path))
-    program = "from seqlm import LSTMCell; from seqlm.engines import fused; print(fused.describe(LSTMCell(4, 5)))"
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert done.stdout == "one kernel a step\n"
+        process = processes.Process(target=describe_with, args=(tmp_path,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
         kernels = list((tmp_path / "kernels").glob("*.so"))
         assert len(kernels) == 2 and all(kernel.stat().st_size for kernel in kernels)
         for kernel in kernels:  # a part of a library is no error when it is loaded, but the end of the process

@@ -246,7 +246,7 @@ def test_what_cannot_be_averaged(runs):
         (["search_tokens=500"], "search_tokens=500 does nothing without dynamic.search="),
         (["monte_carlo.samples=0"], "monte_carlo.samples=0 must be at least 1"),
         (["monte_carlo.multiplier=2"], "monte_carlo.multiplier=2 must be at most 1"),
-        (["cache.size=9", "protocol=awd"], "protocol=awd counts columns, cache.size=9 reads one stream"),
+        (["cache.size=9", "protocol=awd"], "protocol=awd reads batches, cache.size=9 one stream"),
         *(
             (["dynamic.lr=0.1", "dynamic.rule=sgd", word], f"{word} does nothing with dynamic.rule=sgd")
             for word in ("dynamic.norm=sums", "dynamic.epsilon=0.5", "dynamic.train_batch_size=7")

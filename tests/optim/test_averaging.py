@@ -126,10 +126,12 @@ AVERAGED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", [(2, 5), (11, 1, 9), (17,)])
+@pytest.mark.parametrize("steps", [(2, 25), (25, 1, 9), (31,)])
 def test_runs_that_average_resume_to_the_bit(tmp_path, steps, monkeypatch):
-    """NT-ASGD before, at and after its switch, drawn chunks, masks inside the recurrence, columns in parts."""
+    """NT-ASGD before, at and after its switch, drawn chunks, masks inside the recurrence, rows in parts."""
     stops_change_nothing(tmp_path, lambda name: tiny(tmp_path, *AVERAGED, name=name), steps, monkeypatch)
+    began = 5 * next(k for k in range(1, 99) if is_nonmonotone(judged(tmp_path / "whole")[:k], 0))
+    assert began < sum(steps), "no stop came after the switch"
     averages = [load_run(tmp_path / name, checkpoint="last", weights="average") for name in ("whole", "parts")]
     for one, other in zip(*(run.model.parameters() for run in averages), strict=True):
         assert torch.equal(one, other)

@@ -140,7 +140,7 @@ def test_references_are_in_the_form_that_is_looked_up():
 
     pairs = [{"words": "A 1", "target": "The  Cat"}]
     tokenizer = ExampleTokenizer(lowercase=True).fit(pairs)
-    assert Seq2Seq().wanted(pairs, tokenizer) == [{"read": ["a", "1"], "target": ["the", "cat"]}]
+    assert Seq2Seq().references(pairs, tokenizer) == [{"read": ["a", "1"], "target": ["the", "cat"]}]
 
 
 def test_bleu_without_sacrebleu_says_what_to_install(tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_bleu_and_chrf_are_those_of_sacrebleu():
 def test_examples_and_maps_are_shown(tmp_path):
     train(copying(tmp_path, "train.steps=4", "train.eval_every=2"), {})
     shown = (tmp_path / "run" / "samples" / "step-000000002.txt").read_text().splitlines()
-    assert len(shown) == 4 and all(" -> " in line for line in shown) and "should be" in shown[0]
+    assert len(shown) == 4 and all(" -> " in line for line in shown) and "target: " in shown[0]
     images = opened(tmp_path / "run").Images("attention")
     assert [image.step for image in images] == [2, 4]
     run = load_run(tmp_path / "run")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -98,14 +97,6 @@ def stops_change_nothing(folder, config, steps, monkeypatch):
     resume(folder / "parts", [])
     assert losses(folder / "parts") == losses(folder / "whole")
     assert weights(folder / "parts") == weights(folder / "whole")
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Where processes come from that need not start an interpreter and torch: they are forked from one that has."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seqlm.training.loop", "seqlm.config.compose"])
-    return context
 
 
 def train_to_be_killed(words, folder):

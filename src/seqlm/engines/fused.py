@@ -267,7 +267,7 @@ def _unshare(cell: Cell) -> bool:
 
 
 def _origin(cell: GatedCell) -> tuple[Any, ...] | None:
-    """What a trace depends on besides its settings: code, and shapes of what it reads; None if that is not known."""
+    """All that a trace depends on besides its settings: code, and shapes of tensors; None if that is not known."""
     for module in cell.modules():
         for name, value in vars(module).items():
             plain = value is None or isinstance(value, (*PLAIN, tuple, list, dict, Tensor)) or callable(value)

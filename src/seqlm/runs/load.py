@@ -160,20 +160,10 @@ def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) ->
     return "average"
 
 
-def with_absolute_paths(config: Config, saved: Config | None = None) -> Config:
-    """The same config with paths of data and of other runs that hold in any working directory.
-
-    An entry of model.language_models also names the checkpoint and its digest, because later the same must be read:
-    those in `saved`, the config of a run that is resumed, else the best one now.
-    """
+def with_absolute_paths(config: Config) -> Config:
+    """The same config with paths of data and of another run that hold in any working directory."""
     if config.init_from:
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
-    read = config.model.get("language_models") if isinstance(config.model, dict) else None
-    if isinstance(read, list) and all(isinstance(spec, dict) and spec.get("run") for spec in read):
-        pins = (saved.model.get("language_models") or []) if saved else []
-        pairs = enumerate(zip_longest(read, pins[: len(read)]))
-        pinned = [_pinned(spec, pin, f"model.language_models.{index}") for index, (spec, pin) in pairs]
-        config = replace(config, model={**config.model, "language_models": pinned})
     if not isinstance(config.data, dict):
         return config
     absolute = {
@@ -182,13 +172,27 @@ def with_absolute_paths(config: Config, saved: Config | None = None) -> Config:
     return replace(config, data={**config.data, **absolute})
 
 
+def with_pinned_models(config: Config, saved: Config | None = None) -> Config:
+    """The same config with the checkpoint and its digest in each entry of model.language_models.
+
+    The same must be read later: the checkpoints in `saved`, the config of a run that is resumed, else the best ones.
+    """
+    read = config.model.get("language_models") if isinstance(config.model, dict) else None
+    if not isinstance(read, list) or not all(isinstance(spec, dict) and spec.get("run") for spec in read):
+        return config
+    pins = (saved.model.get("language_models") or []) if saved else []
+    pairs = enumerate(zip_longest(read, pins[: len(read)]))
+    pinned = [_pinned(spec, pin, f"model.language_models.{index}") for index, (spec, pin) in pairs]
+    return replace(config, model={**config.model, "language_models": pinned})
+
+
 def _pinned(spec: Mapping[str, Any], pin: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     """An entry of model.language_models that names one checkpoint for good: that of `pin`, if it is of the same run."""
     path = str(Path(spec["run"]).resolve())
     if pin and pin.get("run") == path:
         spec = {**{key: pin[key] for key in ("checkpoint", "sha256") if key in pin}, **spec}
     try:
-        checkpoints = RunFolder.open(path).checkpoints
+        checkpoints = RunFolder.open(spec["run"]).checkpoints
         step = checkpoint.find(checkpoints, str(spec.get("checkpoint", "best")), _warn).step
     except ConfigError as error:
         raise ConfigError(f"{where}.run: {error}") from None

@@ -56,9 +56,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]] = ()  # those that tables of runs show, in this order; the loss is known
     reported: ClassVar[tuple[str, ...]] = ()  # metrics that published results are compared by, beside the monitor
     monitor: str = "loss"  # the metric that weights are chosen by on valid
-    inference_options: ClassVar[
-        tuple[str, ...]
-    ] = ()  # its own options that a trained model may be used with
+    inference_options: ClassVar[tuple[str, ...]] = ()  # its own options that a trained model may be used with
     eval_options: ClassVar[tuple[str, ...]] = ()  # keys of `seqlm eval` that do something for it, beyond those of all
     sample_options: ClassVar[tuple[str, ...]] = ()  # the same of `seqlm sample`
     writes: ClassVar[bool] = False  # whether `seqlm sample` is for it

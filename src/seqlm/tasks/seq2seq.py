@@ -84,7 +84,7 @@ class Seq2Seq(ExampleTask):
 
     def begin_step(self, at: Moment) -> None:
         if self.sampling_schedule == "linear":
-            self.sampled = self.scheduled_sampling * at.fraction
+            self.sampled = self.scheduled_sampling * min(at.fraction, 1.0)
 
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, None]:
         return carry, model.head.loss_sum(*model.encode(batch), batch, self.sampled), None

@@ -21,7 +21,7 @@ from ..files import file_stem
 from ..runs import checkpoint
 from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
-from ..runs.load import load_weights_from, origin, with_absolute_paths
+from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
@@ -50,12 +50,12 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
         if (root / name / "run.json").is_file():
             return _resume(RunFolder.open(root / name), lambda _: config)
     check_parts(config)
-    config = with_absolute_paths(config)
+    config = with_pinned_models(config)
     session = assemble_session(config)
     facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
 
     def fill(run: RunFolder) -> None:
-        save_config(config, run.config)
+        save_config(with_absolute_paths(config), run.config)
         session.data.tokenizer.save(run.tokenizer)
         run.update(status="running", started=now(), **facts)
 
@@ -84,7 +84,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
     with run.locked():
         checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
-        config = resumed(saved, with_absolute_paths(change(saved), saved))
+        config = resumed(saved, with_absolute_paths(with_pinned_models(change(saved), saved)))
         start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
         session = assemble_session(config, run)
         known = run.info().get("data_fingerprint")
