@@ -18,7 +18,7 @@ from .base import (
     require_positive,
     state_after,
 )
-from .dropout import RecurrentDropout, dropout_mask, require_probability
+from .dropout import RecurrentDropout, RecurrentOptions, dropout_mask, require_probability
 from .elman import ElmanCell
 from .feed_forward import FeedForwardCell
 from .gru import GRUCell
@@ -37,7 +37,7 @@ from .rhn import RHNCell
 __all__ = [
     "Carry", "Cell", "ElmanCell", "FeedForwardCell", "GRUCell", "GatedCell", "Hidden", "JordanCarry", "JordanCell",
     "LSTMCarry", "LSTMCell", "LayerNormGRUCell", "LayerNormLSTMCell", "LinearCell", "MinGRUCell", "MinLSTMCell",
-    "MogrifierLSTMCell", "PeepholeLSTMCell", "QRNNCell", "RHNCell", "Recurrence", "RecurrentDropout", "Step",
-    "carry_tensors", "detach", "drop_state", "dropout_mask", "map_carry", "padding_mask", "require_positive",
-    "require_probability", "state_after",
+    "MogrifierLSTMCell", "PeepholeLSTMCell", "QRNNCell", "RHNCell", "Recurrence", "RecurrentDropout",
+    "RecurrentOptions", "Step", "carry_tensors", "detach", "drop_state", "dropout_mask", "map_carry", "padding_mask",
+    "require_positive", "require_probability", "state_after",
 ]  # fmt: skip

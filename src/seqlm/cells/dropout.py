@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -42,6 +42,16 @@ def dropout_mask(shape: Sequence[int], p: float, like: Tensor) -> Tensor:
 def _dropped(p: float) -> int:
     """How many of 65,536 equal draws are dropped."""
     return min(round(p * 65536), 65535)
+
+
+class RecurrentOptions(TypedDict, total=False):
+    """Keys `model.dropout.*` that act inside the recurrence: see RecurrentDropout."""
+
+    weight: float
+    state: float
+    per_gate: bool
+    zoneout: float
+    zoneout_memory: float
 
 
 class RecurrentDropout(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, TypedDict, TypeVar, get_type_hints
 
 from torch import nn
 
-from ..cells import Cell, RecurrentDropout, require_positive, require_probability
+from ..cells import Cell, RecurrentDropout, RecurrentOptions, require_positive, require_probability
 from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Bidirectional, DropoutKind, Layer, Recurrent, Stack, make_dropout
@@ -16,12 +16,11 @@ from ..layers import Bidirectional, DropoutKind, Layer, Recurrent, Stack, make_d
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Dropouts(TypedDict, total=False):
+class Dropouts(RecurrentOptions, total=False):
     """Dropout probabilities by place, and their kind; what is left out is 0, and locked.
 
-    `embedding_tied`: words dropped from the embedding are dropped from tied softmax weights as well. `weight` to
-    `zoneout_memory` act inside the recurrence: see RecurrentDropout. With `per_gate` locked masks of `input` and
-    `hidden` differ from gate to gate as well.
+    `embedding_tied`: words dropped from the embedding are dropped from tied softmax weights as well. With `per_gate`
+    locked masks of `input` and `hidden` differ from gate to gate as well. What acts inside the recurrence is inherited.
     """
 
     kind: DropoutKind
@@ -30,11 +29,6 @@ class Dropouts(TypedDict, total=False):
     input: float
     hidden: float
     output: float
-    weight: float
-    state: float
-    per_gate: bool
-    zoneout: float
-    zoneout_memory: float
 
 
 class LayerSpec(TypedDict, total=False):
@@ -97,7 +91,7 @@ def build_stack(
     require_positive(num_layers=num_layers)
     require_probability("dropout.hidden", dropout.get("hidden", 0.0))
     kind, between, gatewise = dropout.get("kind", "locked"), dropout.get("hidden", 0.0), drops_gatewise(dropout)
-    inside = {key: value for key, value in dropout.items() if key in RecurrentDropout._fields and key != "input"}
+    inside = {key: value for key, value in dropout.items() if key in RecurrentOptions.__annotations__}
     specs: Sequence[LayerSpec] = [{} for _ in range(num_layers)] if layers is None else layers
     for key, value in {"dropout.hidden": between, "residual": residual, "skip_sum": skip_sum}.items():
         if value and len(specs) == 1:
