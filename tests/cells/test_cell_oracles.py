@@ -276,7 +276,7 @@ def test_minimal_cells(kind, equations, candidate):
     compare(cell, oracle)
 
 
-def masks_of_the_window(weights, drop):
+def masks_of_the_chunk(weights, drop):
     """Weights and kept units as `compare` will have them drawn: the weights, then the zones."""
     torch.manual_seed(2)
     found = {
@@ -296,7 +296,7 @@ def test_minimal_cells_with_masks(kind, equations, train):
     cell.regularise(drop)
     w, kept, p = arrays(cell), None, drop.zoneout
     if train:
-        masked, kept = masks_of_the_window({"weight_ih": w["weight_ih"]}, drop)
+        masked, kept = masks_of_the_chunk({"weight_ih": w["weight_ih"]}, drop)
         w, p = w | masked, 0.0
 
     def oracle(xs, start, row):
@@ -346,7 +346,7 @@ def test_qrnn_with_masks(window, train):
     cell.regularise(drop)
     w, kept, p = arrays(cell), None, drop.zoneout
     if train:
-        masked, kept = masks_of_the_window({name: w[name] for name in w if name.startswith("weight")}, drop)
+        masked, kept = masks_of_the_chunk({name: w[name] for name in w if name.startswith("weight")}, drop)
         w, p = w | masked, 0.0
     compare(cell, qrnn_oracle(w, window, kept, p))
 

@@ -179,7 +179,7 @@ def test_it_changes_training_and_not_evaluation(cell, drop):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_steps_of_one_window_share_its_masks(name):
+def test_steps_of_one_chunk_share_its_masks(name):
     """A decoder that is fed what it wrote reads a chunk step by step; weights are dropped once for all of them."""
     layer = Recurrent(regularised(MAKERS[name](E, H).double(), DROPS["weight"]))
     xs, carry = given(layer.cell)

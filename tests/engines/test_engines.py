@@ -194,7 +194,7 @@ def test_threads_may_share_a_cell(monkeypatch):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_window_of_another_length_or_width_is_another_program():
+def test_a_chunk_of_another_length_or_width_is_another_program():
     cell = made(GRUCell, 5, 7)
     for steps, rows in ((3, 2), (5, 2), (5, 4), (3, 2), (1, 1)):
         xs = torch.randn(steps, rows, 5, dtype=torch.float64)
@@ -215,7 +215,7 @@ def test_reduced_precision_keeps_the_state_in_float32(loop_body):
     assert cell.weight_hh.grad.dtype == torch.float32
 
 
-def test_large_windows_pack_their_weight(loop_body):
+def test_large_chunks_pack_their_weight(loop_body):
     torch.manual_seed(0)
     cell = LSTMCell(8, 800)
     xs = torch.randn(12, 3, 8)
@@ -346,7 +346,7 @@ def test_a_library_is_compiled_again_if_any_part_of_it_is_missing(monkeypatch, t
     assert one()[0] == file
 
 
-def test_windows_of_any_shape_share_a_program(monkeypatch):
+def test_chunks_of_any_shape_share_a_program(monkeypatch):
     """Tracing takes as long as many chunks: batches of whole sequences have another shape each."""
     if not compiled.compiler():
         pytest.skip("no C compiler was found")

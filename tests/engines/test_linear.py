@@ -186,7 +186,7 @@ def test_reduced_precision_is_that_of_products_alone(kind, loop_body):
     assert cell.weight_ih.grad.dtype == torch.float32
 
 
-def test_the_carry_does_not_hold_on_to_the_window():
+def test_the_carry_does_not_hold_on_to_the_chunk():
     cell = QRNNCell(6, 5)
     last, _ = fused.run(cell, torch.randn(50, 2, 6), cell.init_carry(2))
     assert [tensor.untyped_storage().nbytes() for tensor in last] == [2 * 5 * 4, 2 * 6 * 4]
@@ -201,7 +201,7 @@ def test_parameters_begin_as_those_of_a_linear_map():
         assert all(parameter.abs().max() <= 0.01 for parameter in cell.parameters())
 
 
-def test_a_window_of_one_is_a_step():
+def test_a_chunk_of_one_is_a_step():
     """Sampling reads a token at a time."""
     cell = made(QRNNCell, 5, 7)
     xs, carry = torch.randn(4, 3, 5, dtype=torch.float64), cell.init_carry(3)

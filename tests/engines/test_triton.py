@@ -44,7 +44,7 @@ def test_generated_kernels_equal_scan(kind, dtype, steps, on_triton):
     engine_equals_scan(cell, "fused", dtype, steps)
 
 
-def test_a_window_larger_than_a_block(on_triton, monkeypatch):
+def test_a_chunk_larger_than_a_block(on_triton, monkeypatch):
     monkeypatch.setattr(triton_kernels, "BLOCK", 16)
     cell = made(LSTMCell, 5, 37)
     engine_equals_scan(cell, "fused", torch.float64, 3)

@@ -337,7 +337,7 @@ def test_words_are_drawn_from_the_distribution_of_the_decoder():
 # ---- dropout, step by step
 
 
-def test_bound_dropout_is_that_of_a_window():
+def test_bound_dropout_is_that_of_a_chunk():
     torch.manual_seed(0)
     x = torch.ones(6, 40)
     locked, standard = LockedDropout(0.5).bind(), make_dropout("standard", 0.5).bind()

@@ -256,7 +256,7 @@ def test_drawn_lengths():
     assert Lengths(7).of_epoch(5, 15) == [7, 7, 7]
 
 
-def test_drawn_windows_score_every_token_once():
+def test_drawn_chunks_score_every_token_once():
     tokens = np.arange(211, dtype=np.uint16)
     streams = Streams(tokens, 4, Lengths(9, 3.0, 0.3, seed=1), first=0)
     for epoch in range(3):
@@ -265,7 +265,7 @@ def test_drawn_windows_score_every_token_once():
         assert sorted(targets[targets >= 0].tolist()) == tokens.tolist()
 
 
-def test_the_learning_rate_follows_the_window(tmp_path):
+def test_the_learning_rate_follows_the_chunk(tmp_path):
     words = ["train.bptt_std=2", "schedule=constant", "optim=sgd", "optim.lr=0.5", "train.log_every=1"]
     train(tiny(tmp_path, *words), {})
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

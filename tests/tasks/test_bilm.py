@@ -78,7 +78,7 @@ def test_a_number_of_parameters_is_that_of_both():
 
 
 @pytest.mark.parametrize("lengths", [7, Lengths(7, 2.0, 0.3, seed=4)])
-def test_both_directions_read_every_token_once_in_windows_of_one_height(lengths):
+def test_both_directions_read_every_token_once_in_chunks_of_one_height(lengths):
     tokens = torch.randperm(101).numpy()
     both = Both(lambda read: Streams(read, 4, lengths, first=0), tokens)
     for epoch in (0, 1):

@@ -173,7 +173,7 @@ def test_limits_end_a_run(tmp_path):
     assert RunFolder(tmp_path / "default").info()["steps"] == 7
 
 
-def test_tokens_are_counted_where_windows_are_drawn(tmp_path):
+def test_tokens_are_counted_where_chunks_are_drawn(tmp_path):
     """An epoch of drawn chunks has more steps than another; how many are planned is an estimate."""
     words = ["train.bptt_std=5", "train.bptt_half_prob=0.05", "train.bptt=70", "train.steps=null"]
     words += ["data.tokens=20000", "train.batch_size=20", "train.tokens=150000", "train.eval_every=null", "seed=2"]
@@ -248,7 +248,7 @@ def test_not_finite_before_any_checkpoint(tmp_path):
         train(tiny(tmp_path, *words), {})
 
 
-def test_training_windows_of_ptb_size_are_all_used():
+def test_training_chunks_of_ptb_size_are_all_used():
     streams = Streams(np.zeros(929_589, dtype=np.uint16), 20, 20, first=1)
     assert len(streams) == 2324 and sum(streams[i].tokens for i in (0, 2323)) == 400 + 389
 
