@@ -1,4 +1,4 @@
-"""What every test shares: small runs in a folder of their own, and few threads so that tests run side by side."""
+"""Shared by all tests: small runs in a folder of their own, and few threads so that tests run side by side."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def run(
 
 
 def _exit_code(main) -> int:
-    """What the interpreter would exit with."""
+    """The exit code of the interpreter."""
     try:
         main()
     except SystemExit as leaving:

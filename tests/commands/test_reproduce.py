@@ -234,7 +234,7 @@ def other(folder, words, *more, experiment, steps=6):
 
 
 def test_a_record_of_another_task(tmp_path, monkeypatch, capsys):
-    """What tagging is told by, in percent beside what was published; no table that `seqlm eval` shows."""
+    """The metrics of tagging, in percent beside what was published; no table that `seqlm eval` shows."""
     run, preset = other(
         tmp_path, SLOTS, "seed=2", "optim.lr=0.01", "schedule=constant", experiment="atis_elman", steps=60
     )

@@ -132,7 +132,7 @@ def test_flip_sequences_by_hand():
 
 @pytest.mark.parametrize("engine", ["scan", "native", "fused"])
 def test_padding_changes_nothing(engine):
-    """What stands behind the end of a sequence reaches no output and no gradient, in either direction."""
+    """Padding behind the end of a sequence reaches no output and no gradient, in either direction."""
     torch.manual_seed(0)
     layers = [
         Bidirectional(Recurrent(cell(size, 4), engine=engine), Recurrent(cell(size, 4), True, engine=engine))

@@ -359,7 +359,7 @@ def predicted(folder, source, *words, fails=False):
 
 
 def test_files_of_arrays_are_predicted(tmp_path):
-    """What a run is trained on, and what is wrong with it."""
+    """The arrays that a run was trained on, and files with something wrong."""
     as_archive(tmp_path / "all.npz", *impulses(np.random.default_rng(0), 40))
     train(config_on(tmp_path, tmp_path / "all.npz", "task=classification", "model=classifier", "train.epochs=1"), {})
     arrays = np.load(tmp_path / "all.npz")

@@ -1,4 +1,4 @@
-"""What the engines promise beyond equality with scan on plain cells (test_laws.py)."""
+"""Promises of the engines beyond equality with scan on plain cells (test_laws.py)."""
 
 from __future__ import annotations
 

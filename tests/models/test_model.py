@@ -102,7 +102,7 @@ def test_layers_of_different_cells_from_the_command_line():
 
 
 def test_a_layer_may_have_options_of_its_own():
-    """What a layer does not say is that of the model's cell."""
+    """Options that a layer leaves out are those of the model's cell."""
     model = model_of("model/cell=qrnn", "model.cell.bias=false", "model.layers=[{}, {cell: {window: 1}}, {cell: lstm}]")
     first, second, third = (layer.cell for layer in model.stack.layers)
     assert (first.window, second.window) == (2, 1) and first.bias_ih is second.bias_ih is None

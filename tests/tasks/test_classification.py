@@ -74,7 +74,7 @@ def test_layers_know_what_they_read_backwards():
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_the_last_state_is_where_each_direction_ends(bidirectional):
-    """What `last` pools is the final state of each direction, of the sequence read alone."""
+    """`last` pools the final state of each direction, of the sequence read alone."""
     split = texts("a b c d", "b", "c a d")
     model = model_of(split, bidirectional=bidirectional, pooling="last")
     ys, lengths = model.encode(split.batch([0, 1, 2]))

@@ -150,7 +150,7 @@ def test_bleu_without_sacrebleu_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_bleu_gets_whole_texts(monkeypatch):
-    """What sacrebleu is given, with a stand-in for it."""
+    """The arguments of sacrebleu, with a stand-in for it."""
     given = []
 
     class Metric:

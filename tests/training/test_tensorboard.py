@@ -1,4 +1,4 @@
-"""What TensorBoard reads back: N runs as N runs, with status and hyper-parameters, and no zig-zag after a resume."""
+"""TensorBoard reads back N runs as N runs, with status and hyper-parameters, and no zig-zag after a resume."""
 
 from __future__ import annotations
 
