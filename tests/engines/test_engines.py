@@ -385,6 +385,9 @@ def test_equal_cells_share_a_trace(monkeypatch):
     factor = 2.0
     assert [ran(Local(5, 6)), ran(Local(5, 6))] == [2, 0]
     assert [ran(LSTMCell(5, 6)), ran(LSTMCell(5, 6)), ran(LSTMCell(5, 6, input_gate="capped"))] == [2, 0, 2]
+    frozen = PeepholeLSTMCell(5, 6)
+    frozen.weight_ci.requires_grad_(False)
+    assert [ran(PeepholeLSTMCell(5, 6)), ran(PeepholeLSTMCell(5, 6)), ran(frozen)] == [2, 0, 2]
     odd = [Local(5, 6) for _ in range(2)]
     for cell in odd:
         cell.notes = object()
