@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -405,6 +406,29 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_whole_one(tmp_path):
     resume(tmp_path / "run", [])
     assert checkpoint.find(folder, "last", print).step == 20 and not checkpoint.verify(folder / "step-000000016")
     assert whole == {path.name: path.read_bytes() for path in (folder / "step-000000008").iterdir()}
+
+
+def test_checkpoints_may_be_read_as_the_umask_says(tmp_path, monkeypatch):
+    """By others too, and where they may not be read that is said: nothing is damaged."""
+    before = os.umask(0o022)
+    try:
+        train(tiny(tmp_path), {})
+    finally:
+        os.umask(before)
+    folder = tmp_path / "run" / "checkpoints"
+    for file in (folder / "step-000000040").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o644, file.name
+    hidden = folder / "step-000000040" / "model.safetensors"
+
+    def refused(path):
+        if path == hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(checkpoint, "sha256_of", refused)
+    for which in ("last", "best"):
+        with pytest.raises(ConfigError, match="safetensors may not be read by this user; its owner can type chmod"):
+            checkpoint.find(folder, which, pytest.fail)
 
 
 def test_every_single_bit_counts(tmp_path):

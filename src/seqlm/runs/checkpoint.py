@@ -89,6 +89,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         )
         torch.save(state, aside / "state.pt")
         (aside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        shutil.copymode(aside / "meta.json", aside / "model.safetensors")  # save_file lets nobody else read it
         lines = [f"{sha256_of(aside / name)}  {name}\n" for name in FILES]
         (aside / "MANIFEST.sha256").write_text("".join(lines), encoding="utf-8")
         for file in aside.iterdir():
@@ -177,7 +178,7 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 
 
 def verify(path: Path) -> str:
-    """The damage in the files of a checkpoint, or an empty text."""
+    """The damage in the files of a checkpoint, or an empty text; raises ConfigError if they may not be read."""
     try:
         lines = (path / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -186,6 +187,9 @@ def verify(path: Path) -> str:
         for name, digest in listed.items():
             if sha256_of(path / name) != digest:
                 return f"{name} does not match its SHA-256"
+    except PermissionError as error:
+        way_out = f"its owner can type chmod -R a+rX {path.parent.parent}"
+        raise ConfigError(f"{error.filename} may not be read by this user; {way_out}") from None
     except (OSError, ValueError) as error:
         return str(error)
     return ""
