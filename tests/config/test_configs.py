@@ -11,8 +11,9 @@ import torch
 
 from seqlm.commands.eval import check
 from seqlm.config.build import build, defaults
-from seqlm.config.schema import EvalConfig, SampleConfig
-from seqlm.config.values import load_config, save_config, verb_config
+from seqlm.config.compose import words_of
+from seqlm.config.schema import Config, EvalConfig, SampleConfig
+from seqlm.config.values import load_config, save_config, verb_config, with_words
 from seqlm.config.yaml_files import find_configs, read_yaml, verb_files
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
@@ -293,3 +294,49 @@ def test_keys_of_loading_a_run_are_shared():
         assert [file.name for file in verb_files(verb)] == [f"{verb}.yaml", "loading.yaml", "device.yaml"]
     assert [file.name for file in verb_files("bench")] == ["bench.yaml", "device.yaml"]
     assert verb_files("runs") == []
+
+
+NAMES = [
+    "1984",
+    "nan",
+    "1e3",
+    "true",
+    "é",
+    "a&b",
+    "c#",
+    "book (1)",
+    "a,b",
+    "it's",
+    "a\\b",
+    "a\\'b",
+    "[x",
+    "x=y",
+    " two  ",
+    "日本",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_a_name_on_the_command_line(name):
+    """Whatever hydra and YAML think of it."""
+    if not name.startswith("["):  # which begins a list
+        assert compose("data=text", f"data.path={name}").data["path"] == name
+        assert compose(f"run.root={name}").run.root == name
+    assert compose("data=text", *words_of({"data.path": name})).data["path"] == name
+    given = with_words(Config, asdict(compose("data=text", "data.path=x")), [f"data.path={name}"])
+    assert given.data["path"] == name
+
+
+def test_a_tilde_is_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert compose("data=text", "data.path=~/a b.txt").data["path"] == "/home/me/a b.txt"
+    assert compose("data=ptb", "paths.ptb=~/ptb").data["path"] == "/home/me/ptb"
+    assert compose("run.root=~/runs").run.root == "/home/me/runs"
+    given = with_words(Config, asdict(compose("data=text", "data.path=x")), ["data.path=~/a b.txt"])
+    assert given.data["path"] == "/home/me/a b.txt"
+
+
+def test_paths_in_the_grammar_of_hydra_are_left_to_it():
+    assert compose("data=text", "data.path='a b'").data["path"] == "a b"
+    assert compose("data=text", "data.path=${run.root}").data["path"] == "outputs"
+    assert compose("data=text", "data.path=null").data["path"] is None

@@ -32,7 +32,7 @@ def pop_file(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
         if word == flag or word.startswith(f"{flag}="):
             apart = word == flag
             file = words[index + 1] if apart and index + 1 < len(words) else word.removeprefix(flag).removeprefix("=")
-            path = Path(file)
+            path = Path(file).expanduser()
             if not file or file.startswith("-"):
                 raise ConfigError(f"{flag} needs a file: {flag} FILE")
             if path.is_dir():

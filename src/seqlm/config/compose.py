@@ -11,12 +11,16 @@ from typing import Any, cast
 
 from ..errors import ConfigError
 from .keys import dotted
-from .schema import Config
+from .schema import DATA_PATHS, Config
 from .values import typed, unknown_key
 from .yaml_files import find_configs, resolve_layer_cells
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
+PATH_KEYS = {"run.root", "init_from", *(f"data.{key}" for key in DATA_PATHS)}
+# Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
+GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
+WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
 BASE_PRESETS = {"language_model", "sequence_model"}  # presets are made of these, which are none themselves
 
 
@@ -71,7 +75,7 @@ def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be printed in a few lines
     # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
     keys = overrides(words)
-    sys.argv = ["seqlm train", *(word for word in words if word not in keys), *keys]
+    sys.argv = ["seqlm train", *(word for word in words if word not in keys), *quoted_paths(words)]
     try:
         hydra.main(config_path=str(find_configs()), config_name="train", version_base="1.3")(run)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -83,14 +87,28 @@ def overrides(words: Words) -> list[str]:
     return [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
 
 
+def quoted_paths(words: Words) -> list[str]:
+    """The overrides, paths in quotes and ~ expanded: to hydra a plain é, & or ( is an error, and 1984 a number."""
+    several = "-m" in words or "--multirun" in words  # then commas separate jobs
+    found = []
+    for word in overrides(words):
+        key, _, value = word.partition("=")
+        is_path = key.lstrip("+") in PATH_KEYS or key.lstrip("+").startswith("paths.")
+        if is_path and value and not GRAMMAR.match(value):
+            paths = value.split(",") if several else [value]
+            word = f"{key}=" + ",".join(_quoted(os.path.expanduser(path)) for path in paths)
+        found.append(word)
+    return found
+
+
 def explain(words: Words, error: Exception) -> str:
     """The message for a composition error: every key and choice that does not exist, else the message of hydra."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException, MissingConfigException
 
     parsed = []
-    for word in words:
-        if "=" in word and not word.startswith("-"):
+    for word in quoted_paths(words):
+        if "=" in word:
             try:
                 parsed += OverridesParser.create().parse_overrides([word])
             except HydraException:
@@ -125,7 +143,7 @@ def _compose(words: Words) -> tuple[dict[str, Any], Choices]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        values, choices = _composed(words)
+        values, choices = _composed(quoted_paths(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(words, error)) from error
     del values["paths"]  # which the data has read
@@ -157,9 +175,15 @@ def _as_word(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(_as_word, value)) + "]"
     if isinstance(value, (str, Path)):
-        escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-        return str(value) if re.fullmatch(r"[A-Za-z_][\w/.-]*", str(value)) else f"'{escaped}'"
+        plain = re.fullmatch(r"[A-Za-z_][\w/.-]*", str(value), re.ASCII) and not WORDS_OF_YAML.fullmatch(str(value))
+        return str(value) if plain else _quoted(str(value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    """A text in hydra's grammar of overrides, where backslashes count only in front of a quote."""
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
+    return f"'{escaped}'"
 
 
 def _values_of(flag: str, words: Words) -> list[str]:

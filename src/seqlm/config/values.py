@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
@@ -66,8 +67,9 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
         else:
             below = key.removeprefix(f"{part}.")
             is_path = part == "data" and below in DATA_PATHS and text != "null"  # data.path=2024 is a folder
+            value = os.path.expanduser(text) if is_path else _yaml_value(text)
             inner = flat[part] if isinstance(flat[part], dict) else {}
-            flat[part] = _with_leaf(inner, below.split("."), text if is_path else _yaml_value(text))
+            flat[part] = _with_leaf(inner, below.split("."), value)
     if problems:
         raise ConfigError("\n".join(problems))
     return typed(schema, nested(flat))
