@@ -33,8 +33,9 @@ def files(folder, text=COLUMNS, names=("train.txt", "valid.txt"), **others):
     "\ufeff" + COLUMNS,
     COLUMNS.replace(" ", "\t  "),
     "-DOCSTART- -X- -X- O\n\n" + COLUMNS.replace("\n\n", "\n \n\n-DOCSTART- -X- -X- O\n\n") + "\n\n",
+    COLUMNS.replace("\n\n", "\n-DOCSTART- -X- -X- O\n"),
     COLUMNS.rstrip(),
-], ids=["plain", "crlf", "bom", "tabs", "documents and blank lines", "no last line feed"])  # fmt: skip
+], ids=["plain", "crlf", "bom", "tabs", "documents and blank lines", "documents alone", "no last line feed"])  # fmt: skip
 def test_column_files(tmp_path, text):
     assert read(Conll(path=files(tmp_path, text))) == SENTENCES
 
@@ -45,7 +46,7 @@ def test_columns_by_number_and_name(tmp_path):
     pos = [(["EU", "rejects"], ["NNP", "VBZ"]), (["Peter"], ["NNP"])]
     assert read(Conll(path=folder, tag=1)) == read(Conll(path=folder, tag=-3)) == pos
     assert read(Conll(path=folder, columns=names, word="form", tag="pos")) == pos
-    headed = files(tmp_path, " ".join(names) + "\n" + COLUMNS)
+    headed = files(tmp_path, "-DOCSTART-\n" + " ".join(names) + "\n" + COLUMNS)
     assert read(Conll(path=headed, columns="header", tag="pos")) == pos
     assert read(Conll(path=headed, columns="header")) == SENTENCES
 

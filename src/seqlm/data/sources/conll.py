@@ -14,7 +14,7 @@ from .lines import read_lines
 
 # What a file of a folder is called, as one of the parts of its name: train.txt, eng.testa, en_ewt-ud-dev.conllu.
 NAMES = {"train": {"train"}, "valid": {"valid", "dev", "val", "testa"}, "test": {"test", "testb"}}
-DOCUMENT = "-DOCSTART-"  # a line between documents, which is no word
+DOCUMENT = "-DOCSTART-"  # the first word of a line between documents
 
 
 class Conll(Examples):
@@ -22,8 +22,8 @@ class Conll(Examples):
 
     `word` and `tag` are columns, by number (-1 is the last) or by name; names are given as `columns`, or are in the
     first line of each file (`columns="header"`). Columns stand apart by spaces and tabs, or each by a single `tab`.
-    Lines that begin with `comment` are left out, so is -DOCSTART-, and in .conllu files contractions (1-2) and empty
-    nodes (1.1), whose words have lines of their own or none. Raises ConfigError, naming file and line.
+    Lines that begin with `comment` are left out, and in .conllu files contractions (1-2) and empty nodes (1.1), whose
+    words have lines of their own or none. A line -DOCSTART- ends a sentence. Raises ConfigError, naming file and line.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Conll(Examples):
         tags: list[str] = []
         width, first, found = 0, 0, False
         for number, line in enumerate([*read_lines(path), ""], start=1):
-            if not line.strip():
+            if not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT:
                 if words:
                     yield {"words": words, "tags": tags}
                     words, tags, found = [], [], True
@@ -81,7 +81,7 @@ class Conll(Examples):
                 names = parts
                 continue
             word, tag = self._index("word", self.word, names), self._index("tag", self.tag, names)
-            if parts[0] == DOCUMENT or (path.suffix == ".conllu" and re.fullmatch(r"\d+[-.]\d+", parts[0])):
+            if path.suffix == ".conllu" and re.fullmatch(r"\d+[-.]\d+", parts[0]):
                 continue
             width, first = width or len(parts), first or number
             if len(parts) != width:
