@@ -35,7 +35,7 @@ def files(folder, text=COLUMNS, names=("train.txt", "valid.txt"), **others):
     "-DOCSTART- -X- -X- O\n\n" + COLUMNS.replace("\n\n", "\n \n\n-DOCSTART- -X- -X- O\n\n") + "\n\n",
     COLUMNS.replace("\n\n", "\n-DOCSTART- -X- -X- O\n"),
     COLUMNS.rstrip(),
-], ids=["plain", "crlf", "bom", "tabs", "documents and blank lines", "documents alone", "no last line feed"])  # fmt: skip
+], ids=["plain", "crlf", "bom", "tabs", "documents", "documents alone", "no last line feed"])  # fmt: skip
 def test_column_files(tmp_path, text):
     assert read(Conll(path=files(tmp_path, text))) == SENTENCES
 
