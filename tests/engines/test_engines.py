@@ -412,6 +412,22 @@ def test_a_trace_that_does_not_fit_after_all_is_made_anew(monkeypatch):
         torch.testing.assert_close(fused.run(cell, xs, cell.init_carry(3))[1], scan(cell, xs, cell.init_carry(3))[1])
 
 
+def test_gates_that_are_never_the_same_are_refused(monkeypatch):
+    """At once: a trace of its own is tried a second time, not for ever."""
+    monkeypatch.setattr(fused, "_shared", {})
+    traced, trace, calls = [], fused.trace, []
+    monkeypatch.setattr(fused, "trace", lambda *given: traced.append(given) or trace(*given))
+
+    class Counts(ElmanCell):
+        def gates(self, z, r, carry):
+            calls.append(1)
+            assert len(calls) < 1000
+            return type(carry)(torch.tanh(z + len(calls) * r))
+
+    assert "do not give what they give step by step" in fused.refusal(Counts(3, 4).double())
+    assert len(traced) == 4 and not fused._shared
+
+
 class CountsRows(ElmanCell):
     """Gates that compute with the number of rows, as nobody should."""
 

@@ -136,10 +136,11 @@ def _isolated(function: Callable[[], T]) -> T:
         return thread.submit(function).result()
 
 
-def _trial(cell: GatedCell | LinearCell) -> str | None:
+def _trial(cell: GatedCell | LinearCell, retraced: bool = False) -> str | None:
     """Why this cell cannot be served, or None if it gives what `scan` gives, on a small chunk, with gradients.
 
-    Tracing cannot see everything an author may write; a wrong result is refused here, not met in training.
+    Tracing cannot see everything an author may write; a wrong result is refused here, not met in training. The trace
+    may have been that of another cell: the cell is tried once more, with one of its own.
     """
     weight, kind = cell.weight_ih, type(cell).__name__
     cuda = weight.device.type == "cuda"
@@ -162,8 +163,8 @@ def _trial(cell: GatedCell | LinearCell) -> str | None:
     tolerance = 1e-9 if weight.dtype is torch.float64 else 1e-3
     for expected, found in zip(*results, strict=True):
         if not (expected - found).norm() <= tolerance * (1 + expected.norm()):
-            if _unshare(cell):  # it may have been traced from another cell after all
-                return _trial(cell)
+            if _unshare(cell) and not retraced:
+                return _trial(cell, retraced=True)
             return f"all steps at once, the {_written(cell)} of {kind} do not give what they give step by step"
     return None
 
