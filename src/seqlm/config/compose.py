@@ -11,13 +11,12 @@ from typing import Any, cast
 
 from ..errors import ConfigError
 from .keys import dotted
-from .schema import DATA_PATHS, Config
+from .schema import PATH_KEYS, Config
 from .values import typed, unknown_key
 from .yaml_files import find_configs, resolve_layer_cells
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
-PATH_KEYS = {"run.root", "init_from", *(f"data.{key}" for key in DATA_PATHS)}
 # Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
 GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
 WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")

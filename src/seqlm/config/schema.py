@@ -25,6 +25,7 @@ def _key(
 
 
 DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
+PATH_KEYS = ("run.root", "init_from", *(f"data.{key}" for key in DATA_PATHS))  # keys that name files
 LIMITS = ("steps", "epochs", "tokens", "minutes")  # keys of train that end a run
 PRECISIONS = ("float32", "tf32", "bf16")
 Engine = Literal["auto", "scan", "native", "fused", "deferred"]  # of a layer

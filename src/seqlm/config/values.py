@@ -19,7 +19,7 @@ from ..files import write_atomically
 from .build import describe_type, fits
 from .keys import dotted, nested
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
-from .schema import DATA_PATHS, Config
+from .schema import PATH_KEYS, Config
 from .yaml_files import find_configs, read_yaml, verb_files
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
             flat[key] = text if known[key][0] is str else _yaml_value(text)
         else:
             below = key.removeprefix(f"{part}.")
-            is_path = part == "data" and below in DATA_PATHS and text != "null"  # data.path=2024 is a folder
+            is_path = key in PATH_KEYS and text != "null"  # data.path=2024 is a folder
             value = os.path.expanduser(text) if is_path else _yaml_value(text)
             inner = flat[part] if isinstance(flat[part], dict) else {}
             flat[part] = _with_leaf(inner, below.split("."), value)

@@ -62,9 +62,7 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
     stem = "-".join(file_stem(choices.get(group, group)) for group in ("data", "model"))
     try:
         with RunFolder.create(root, name, stem, fill) as run:
-            # One that begins with another is evaluated before its first step: that may stay the best.
-            progress = Progress(evaluated_at=-1 if config.init_from else 0)
-            return _run(run, session, progress, session.init_carry(), None)
+            return _run(run, session, *_beginning(session), None)
     except RunExists:
         if config.resume == "auto" and name and (root / name / "run.json").is_file():  # another process was faster
             return train(config, choices)
@@ -94,9 +92,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
                 "put the old text back, or start a new run"
             )
         origins = _origins(session) if start is None else {}
-        progress, carry = Progress(evaluated_at=-1 if config.init_from else 0), session.init_carry()
-        if start is not None:
-            progress, carry = session.restore(start, run)
+        progress, carry = _beginning(session) if start is None else session.restore(start, run)
         save_config(config, run.config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
@@ -124,6 +120,11 @@ def _origins(session: Session) -> dict[str, Any]:
     for spec in config.model.get("language_models") or []:
         kept.setdefault("language_models", []).append(origin(RunFolder.open(spec["run"]), spec["checkpoint"]))
     return kept
+
+
+def _beginning(session: Session) -> tuple[Progress, Carry]:
+    """Where a run begins. One that begins with another is evaluated before its first step: that may stay the best."""
+    return Progress(evaluated_at=-1 if session.config.init_from else 0), session.init_carry()
 
 
 def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, saved_at: int | None) -> Trained:
