@@ -178,9 +178,8 @@ def with_pinned_models(config: Config, saved: Config | None = None) -> Config:
     The same must be read later: the checkpoints in `saved`, the config of a run that is resumed, else the best ones.
     """
     read = config.model.get("language_models") if isinstance(config.model, dict) else None
-    read = read if isinstance(read, list) else []
-    if not read or not all(isinstance(spec, dict) and isinstance(spec.get("run"), str) for spec in read):
-        return config  # `check_parts` has a message for any other
+    if not isinstance(read, list) or not all(isinstance(spec, dict) and spec.get("run") for spec in read):
+        return config
     pins = (saved.model.get("language_models") or []) if saved else []
     pairs = enumerate(zip_longest(read, pins[: len(read)]))
     pinned = [_pinned(spec, pin, f"model.language_models.{index}") for index, (spec, pin) in pairs]
