@@ -19,7 +19,6 @@ from ..device import describe
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem
 from ..runs import checkpoint
-from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
 from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
 from .console import Console
@@ -49,7 +48,6 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (root / name / "run.json").is_file():
             return _resume(RunFolder.open(root / name), lambda _: config)
-    check_parts(config)
     config = with_pinned_models(config)
     session = assemble_session(config)
     facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
