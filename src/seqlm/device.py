@@ -28,8 +28,8 @@ def prepare(
         raise ConfigError(
             f"device={device} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu"
         )
-    if resolved.type == "cpu" and precision != "float32":
-        raise ConfigError(f"precision={precision} needs device=cuda; on the CPU use precision=float32")
+    if resolved.type == "cpu" and precision == "tf32":
+        raise ConfigError(f"precision={precision} needs device=cuda; on the CPU use precision=float32 or bf16")
     if threads is not None:
         torch.set_num_threads(threads)
     # cuDNN's recurrent kernels use TF32 unless told otherwise, matmuls the other way round: one key for both.
@@ -63,6 +63,17 @@ def hardware(device: torch.device) -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {os.cpu_count()} cores"
+
+
+def processor() -> str:
+    """The kind of processor, with its features: what compiled code and the speed of anything depend on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return platform.machine() + next(
+        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
+    )
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

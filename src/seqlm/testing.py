@@ -32,6 +32,7 @@ def check_cell(cell_class: Callable[..., Cell], *, input_size: int = 5, hidden_s
         for law in LAWS:
             _check(law, cell)
         for engine in (name for name, module in ENGINES.items() if module.refusal(cell) is None):
+            _check(bf16_is_bounded, cell, engine)
             for reverse in (False, True):
                 _check(padding_changes_nothing, cell, engine, reverse)
                 for dtype in (torch.float64, torch.float32) if engine != "scan" else ():
@@ -184,6 +185,36 @@ def engine_equals_scan(
         else:
             error = (once - reference).norm()
             require(error <= 3e-6 * reference.norm() + 1e-6, f"they differ by {error} of {reference.norm()}")
+
+
+def bf16_is_bounded(cell: Cell, engine: Any) -> None:
+    """Under autocast an engine is as exact as bfloat16 products are, and state and gradients are float32.
+
+    A product rounds both factors and its result, each by 2^-9 at most. What T steps of as many products as the cell
+    has matrices give is off by T * products * 3 * 2^-9 at most, unless the recurrence expands; a gradient by twice
+    that, or by a fifth, for it jumps where a kink lies between the exact value and the rounded one.
+    """
+    exact, rough = copy.deepcopy(cell).double(), copy.deepcopy(cell).float()
+    exact.load_state_dict({name: tensor.double() for name, tensor in rough.state_dict().items()})
+    carry, xs = random_carry(exact), torch.randn(T, B, cell.input_size)
+    weights = torch.randn(T, B, cell.output_size)
+
+    def results(one: Cell, name: Any, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        start = map_carry(lambda t: t.to(dtype).requires_grad_(), carry)
+        inputs = xs.to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=one is rough):
+            last, ys = Recurrent(one, False, name)(inputs, start)
+        ends = carry_tensors(last)
+        require(all(tensor.dtype is dtype for tensor in ends), "the state is not in the type of the parameters")
+        sources = [inputs, *carry_tensors(start), *one.parameters()]
+        return [ys, *ends], list(torch.autograd.grad((ys * weights).sum(), sources))
+
+    bound = T * sum(parameter.dim() == 2 for parameter in cell.parameters()) * 3 * 2**-9
+    both = zip(results(exact, "scan", torch.float64), results(rough, engine, torch.float32), strict=True)
+    for most, (expected, found) in zip((bound, max(2 * bound, 0.2)), both, strict=True):
+        for one, other in zip(expected, found, strict=True):
+            error = float((one - other).detach().norm() / one.detach().norm().clamp(min=1e-3))
+            require(error <= most, f"they differ by {error:.3f}, more than {most:.3f}")
 
 
 def padding_changes_nothing(cell: Cell, engine: Any, reverse: bool = False) -> None:

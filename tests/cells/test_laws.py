@@ -86,6 +86,13 @@ def test_engines_equal_scan(cell, engine, dtype, steps, reverse):
     testing.engine_equals_scan(converted(cell, dtype), engine, dtype, steps, reverse)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bf16(cell, engine):
+    if ENGINES[engine].refusal(converted(cell, torch.float32)):
+        pytest.skip(f"{engine} does not serve this cell")
+    testing.bf16_is_bounded(cell, engine)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_padding_changes_nothing(cell, engine, reverse):

@@ -215,7 +215,7 @@ def test_devices_that_are_not_there_are_refused():
     from seqlm.device import prepare
 
     for device, precision, message in [
-        ("cpu", "bf16", "precision=bf16 needs device=cuda"),
+        ("cpu", "tf32", "precision=tf32 needs device=cuda; on the CPU use precision=float32 or bf16"),
         ("tpu", "float32", "device=tpu is unknown"),
         ("mps", "float32", "device=mps is not supported"),
         ("cuda:99", "float32", "device=cuda:99 is not there"),

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, partial
 
 import pytest
 import torch
@@ -112,6 +113,41 @@ def train_to_be_killed(words, folder):
     seqlm.training.loop.Console.step = wait_at_last
     torch.set_num_threads(1)
     inprocess.run(["train", *words], folder)
+
+
+@pytest.mark.parametrize("engine", ["scan", "native", "fused"])
+def test_bf16_resumes_to_the_bit(tmp_path, monkeypatch, engine):
+    config = partial(tiny, tmp_path, "precision=bf16", f"engine={engine}", "train.steps=12", *DROPOUT)
+    stops_change_nothing(tmp_path, lambda name: config(name=name), [5], monkeypatch)
+    assert RunFolder(tmp_path / "whole").info()["device"] == "cpu, 1 threads, bf16"
+    scored = load_run(tmp_path / "whole", checkpoint="last")
+    assert scored.model.training is False and next(scored.model.parameters()).dtype is torch.float32
+
+
+def test_a_run_keeps_its_engines_where_others_are_faster(tmp_path, monkeypatch):
+    """Engines differ in the last digits: what was measured first holds, also on a machine that measures otherwise."""
+
+    @contextmanager
+    def machine(fastest):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("SEQLM_TUNE")
+            patch.setenv("SEQLM_CACHE", str(tmp_path / "cache" / fastest))
+            patch.setattr("seqlm.engines.choice.measure", lambda ways: {way: 2.0 - (way == fastest) for way in ways})
+            yield
+
+    config = partial(tiny, tmp_path, "train.steps=12", "model=lstm")
+    with machine("fused"):
+        train(config(name="whole"), {})
+        stop_at(monkeypatch, 5)
+        with pytest.raises(Stopped):
+            train(config(name="parts"), {})
+    kept = RunFolder(tmp_path / "parts").info()["measured"]
+    assert "fused" in kept.values() and "native" not in kept.values()
+    with machine("native"):
+        resume(tmp_path / "parts", [])
+        train(config(name="other"), {})
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole") != weights(tmp_path / "other")
+    assert kept.items() <= RunFolder(tmp_path / "parts").info()["measured"].items()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

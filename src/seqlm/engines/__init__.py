@@ -34,6 +34,7 @@ compiled.py: the same as kernels, for a unit of a row. Forwards, and backwards:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -44,31 +45,15 @@ from ..cells import Carry, Cell, LSTMCell
 from ..config.schema import ENGINES as NAMES
 from ..config.schema import Engine as Engine
 from . import fused
+from .choice import length_class, measured, shape_class, timed
 
 ENGINES: dict[str, Any] = {name: import_module(f".{name}", __name__) for name in NAMES if name != "auto"}
 
 
-class Rule(NamedTuple):
-    """Where an order of engines holds: for cells of this class, at this hidden size or above, on this device."""
-
-    device: str
-    dtype: torch.dtype | None  # None: any
-    cell: Any  # a class of cells
-    hidden_size: int
-    order: tuple[str, ...]
-    because: str
-
-
-# `engine=auto`: the first rule that fits, then the first engine of its order that can serve the cell.
-RULES = (
-    Rule("cpu", torch.float32, LSTMCell, 600, ("fused", "native"), "as fast as torch's LSTM, or faster, on a CPU"),
-    Rule("cpu", torch.float32, LSTMCell, 0, ("native", "fused"), "torch's LSTM is the fastest at small sizes on a CPU"),
-    Rule("cpu", None, Cell, 0, ("fused", "deferred"), "the fastest exact one on a CPU"),
-    # Not measured: cuDNN where it has the cell.
-    Rule(
-        "cuda", None, Cell, 0, ("native", "fused", "deferred"), "the first of native, fused and deferred that is exact"
-    ),
-)
+# `engine=auto` takes the first that can serve the cell, or the fastest of those that are measured.
+ORDERS: dict[str, tuple[str, ...]] = {"cpu": ("fused", "native", "deferred"), "cuda": ("native", "fused", "deferred")}
+MEASURED = {"fused", "native"}  # on the CPU, in float32
+MOST_STEPS = 32  # of a chunk in a trial
 
 
 class Plan(NamedTuple):
@@ -79,10 +64,11 @@ class Plan(NamedTuple):
     run: Callable[..., tuple[Carry, Tensor]]
 
 
-def pick(cell: Cell, engine: Engine = "auto") -> Plan:
-    """Choose the engine for `cell`, on the device and in the type of its parameters.
+def pick(cell: Cell, engine: Engine = "auto", steps: int | None = None, rows: int | None = None) -> Plan:
+    """Choose the engine for `cell`, on the device and in the type of its parameters, for chunks of this shape.
 
-    Raises ValueError when a forced one cannot serve it.
+    What is fastest on a CPU is measured, with a gradient or without, in autocast's type, as it is asked for; without
+    a shape it is what is usual. Raises ValueError when a forced engine cannot serve the cell.
     """
     if engine not in NAMES:
         raise ValueError(f"engine={engine!r} is unknown; allowed: {', '.join(NAMES)}")
@@ -92,17 +78,52 @@ def pick(cell: Cell, engine: Engine = "auto") -> Plan:
             raise ValueError(f"engine={engine} cannot serve this layer: {why_not}; use engine=auto or engine=scan")
         return _plan(engine, "asked for", cell)
     parameter = next(cell.parameters(), torch.empty(0))
-    size = getattr(cell, "hidden_size", 0)
-    for device, dtype, kind, least, order, because in RULES:
-        here = device == parameter.device.type and dtype in (None, parameter.dtype)
-        if here and isinstance(cell, kind) and size >= least:
-            passed: list[str] = []
-            for name in order:
-                why_not = ENGINES[name].refusal(cell)
-                if why_not is None:
-                    return _plan(name, "; ".join(passed) or because, cell)
-                passed.append(f"{name}: {why_not}")
-    return _plan("scan", f"no rule for {parameter.device.type}", cell)
+    order = ORDERS.get(parameter.device.type, ())
+    refusals = {name: ENGINES[name].refusal(cell) for name in order}
+    able = [name for name in order if refusals[name] is None]
+    if not able:
+        return _plan("scan", f"no other for {parameter.device.type}", cell)
+    on_cpu, exact = parameter.device.type == "cpu", parameter.dtype is torch.float32
+    if on_cpu and exact and isinstance(cell, LSTMCell) and "native" in able:
+        able.remove("native")
+        able.insert(0, "native")  # torch's LSTM is oneDNN's: usually the fastest, as its other cells are not
+    rivals = [name for name in able if name in MEASURED] if on_cpu and exact else []
+    if steps and rows and len(rivals) > 1:
+        return _measured(cell, rivals, steps, rows)
+    passed = [f"{name}: {why_not}" for name, why_not in list(refusals.items())[: order.index(able[0])] if why_not]
+    return _plan(able[0], "; ".join(passed) or "the usual one, not measured", cell)
+
+
+def _measured(cell: Cell, rivals: list[str], steps: int, rows: int) -> Plan:
+    """The fastest of several engines for chunks of this shape."""
+    grad, narrow = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    kind = type(cell).__name__
+    steps = length_class(steps, MOST_STEPS)
+    sizes = shape_class(steps, rows, cell.input_size, cell.output_size)
+    question = (
+        f"{'training' if grad else 'reading'} by {kind} of {sizes}, {'bfloat16' if narrow else 'float32'}, "
+        f"{torch.get_num_threads()} threads"
+    )
+    ways = {name: partial(_trial, cell, name, steps, rows) for name in rivals}
+    name = measured.choose(question, ways)
+    ratios = {other: measured.times_as_fast(question, name, other) for other in rivals if other != name}
+    known = [f"{ratio:.2f} times as fast as {other}" for other, ratio in ratios.items() if ratio]
+    return _plan(name, " and ".join(known) or "the usual one, not measured", cell)
+
+
+def _trial(cell: Cell, name: str, steps: int, rows: int) -> float:
+    """Seconds of a chunk, with its gradient if one is wanted; draws no random number that anyone else would miss."""
+    run, parameters = ENGINES[name].run, [p for p in cell.parameters() if p.requires_grad]
+    with torch.random.fork_rng(devices=[]):
+        xs = torch.randn(steps, rows, cell.input_size, requires_grad=torch.is_grad_enabled())
+        carry = cell.init_carry(rows)
+
+        def chunk() -> None:
+            _, ys = run(cell, xs, carry)
+            if torch.is_grad_enabled():
+                torch.autograd.grad(ys, [xs, *parameters], torch.ones_like(ys))
+
+        return timed(chunk)()
 
 
 def _plan(name: str, reason: str, cell: Cell) -> Plan:

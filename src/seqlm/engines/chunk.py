@@ -14,8 +14,8 @@ from torch import Tensor
 from .buffers import Buffers, Saved, put_saved
 from .code import Block, block_of
 from .deferred import differentiable_once
-from .product import to_gates, to_state, to_weight
 from .program import Program
+from .recurrent_product import to_gates, to_state, to_weight
 from .trace import cut
 
 Gradients = list[Tensor | None]
@@ -42,6 +42,10 @@ class Body(Protocol):
     program: Program
     description: str
     any_shape: bool  # whether it serves chunks of any shape
+
+    @property
+    def reads_bf16(self) -> bool:
+        """Whether z, r, dr and dz may be in bfloat16, and what is put as NAME_bf16 is NAME rounded to it."""
 
     @property
     def keeps_dcarry(self) -> bool:
@@ -91,14 +95,20 @@ class Chunk(torch.autograd.Function):
         stored = [buffers.empty(steps if grad else 1, block_of(node)) for node in program.stored]
         constant = [part for part, needed in zip(z, program.bulk.needs, strict=True) if not needed]
         saved = Saved(constant, carries, extras, parameters, stored)
-        r = state[0].new_empty(rows, len(weight))
+        narrow = body.reads_bf16 and dtype is torch.bfloat16
+        r = state[0].new_empty(rows, len(weight), dtype=dtype if narrow else None)
         put_saved(buffers, saved)
+        rounded = None
+        if narrow and mask is None:  # the kernel rounds the state for the product as it stores it
+            rounded = torch.empty_like(carries[0], dtype=dtype)
+            rounded[0] = state[0]
+            buffers.put("new0_bf16", rounded, 1)
         buffers.put_all("z", z)
         buffers.put("r", r.unsqueeze(0))
         with torch.autocast(r.device.type, enabled=False):
             times = to_gates(weight, mask, dtype, steps, rows)
-            starts, step = body.forward(buffers, None if bias is None else bias.to(r.dtype))
-            for t, h in enumerate(buffers.rows_of("carry0")):
+            starts, step = body.forward(buffers, None if bias is None else bias.to(state[0].dtype))
+            for t, h in enumerate(buffers.rows_of("carry0") if rounded is None else rounded[:-1].unbind(0)):
                 times(h, starts[t], r)
                 step(t)
         if lengths is None:
@@ -108,16 +118,16 @@ class Chunk(torch.autograd.Function):
         if grad:
             ctx.set_materialize_grads(False)  # nothing is added for a carry that nobody uses
             ctx.lengths = lengths
-            ctx.body, ctx.dtype, ctx.biased = body, dtype, bias is not None
-            ctx.counts = tuple(map(len, saved))
-            ctx.save_for_backward(weight, mask, *(tensor for group in saved for tensor in group))
+            ctx.body, ctx.dtype, ctx.biased, ctx.narrow = body, dtype, bias is not None, narrow
+            ctx.counts, ctx.types = tuple(map(len, saved)), [part.dtype for part in z]
+            ctx.save_for_backward(weight, mask, rounded, *(tensor for group in saved for tensor in group))
         return carries[0][1:], *last
 
     @staticmethod
     def backward(ctx: Any, dys: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         differentiable_once("fused")
         body: Body = ctx.body
-        weight, mask, *tensors = ctx.saved_tensors
+        weight, mask, rounded, *tensors = ctx.saved_tensors
         saved = Saved(*cut(tensors, ctx.counts))
         dys = torch.zeros_like(saved.carries[0][1:]) if dys is None else dys
         steps, rows = dys.shape[:2]
@@ -129,7 +139,7 @@ class Chunk(torch.autograd.Function):
             buffers.put(f"next{i}", buffer)
             buffer[steps % len(buffer)] = 0 if i else dys[-1]
             dcarries.append(buffer)
-        dr = buffers.empty(steps, Block(weight.shape[:1], dys.dtype))
+        dr = buffers.empty(steps, Block(weight.shape[:1], ctx.dtype if ctx.narrow else dys.dtype))
         buffers.put("dr", dr)
         starts, step, gradients = body.backward(buffers, saved, dys)
         drs, dh = dr.unbind(0), buffers.rows_of("next0")
@@ -142,17 +152,22 @@ class Chunk(torch.autograd.Function):
                 times(drs[t], starts[t], dh[t])
             _add_ends(ends.get(0), 0, dcarries, dlast)
         dz, dparameters = gradients()
-        given = iter(dz)
+        given, needs = iter(dz), zip(body.program.bulk.needs, ctx.types, strict=True)
+        hs = saved.carries[0] if rounded is None else rounded
         return (
             None, None, None, None, None,
-            to_weight(dr, saved.carries[0][:-1], mask),
-            dr.sum((0, 1)) if ctx.biased else None,
+            to_weight(dr, hs[:-1], mask, ctx.dtype).to(weight.dtype),
+            dr.sum((0, 1), dtype=dys.dtype) if ctx.biased else None,
             None,
-            *(next(given) if needed else None for needed in body.program.bulk.needs),
+            *(_typed(next(given), kind) if needed else None for needed, kind in needs),
             *(buffers.rows_of(f"next{i}")[0] for i in range(len(saved.carries))),
             *(None for _ in saved.extras),
             *dparameters,
         )  # fmt: skip
+
+
+def _typed(gradient: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if gradient is None else gradient.to(dtype)
 
 
 def _ends(lengths: Tensor | None, steps: int) -> dict[int, Any]:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..device import processor
 from ..files import cache_folder, flush
 from .buffers import Buffers
 from .passes import Array, Kernel, Language, Pass, Unsupported, operations
@@ -57,6 +58,15 @@ _HEADER = """
 {declarations}
 typedef {real} real;
 """
+_NARROW = """
+typedef unsigned short bf16;  /* the upper half of a float */
+typedef union { float value; unsigned bits; } both;
+static inline real WIDE(bf16 x) { return ((both){.bits = (unsigned)x << 16}).value; }
+static inline bf16 NARROW(real x) {  /* to the nearest, ties to even */
+    const unsigned bits = ((both){.value = x}).bits;
+    return x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+"""
 _FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
 
 
@@ -81,16 +91,39 @@ class Call:
         self.function(self.base, self.stride, self.offset, self.length, t, *self.arguments)
 
 
-class Function(NamedTuple):
-    """A compiled step and the names of the buffers it is called with."""
+class Variant(NamedTuple):
+    """A compiled step for buffers of certain types, and the names of the buffers it is called with."""
 
-    function: Compiled
+    step: Compiled
     names: list[str]
     source: str
 
+
+class Function:
+    """A kernel, compiled for the types of the buffers it is bound to: those in bfloat16 are widened as they are read.
+
+    What is stored in NAME is rounded to NAME_bf16 too, if there is such a buffer.
+    """
+
+    reads_bf16 = True
+
+    def __init__(self, kernel: Kernel, dtype: torch.dtype) -> None:
+        self.kernel, self.dtype = kernel, dtype
+        self.variants: dict[frozenset[str], Variant] = {}
+        self.variant(frozenset())
+
     def bind(self, buffers: Buffers) -> Call:
-        buffers.require_contiguous(self.names)
-        return Call(self.function, self.names, buffers)
+        narrow = frozenset(name for name, buffer in buffers.items() if buffer.tensor.dtype is torch.bfloat16)
+        variant = self.variant(narrow)
+        buffers.require_contiguous(variant.names)
+        return Call(variant.step, variant.names, buffers)
+
+    def variant(self, narrow: frozenset[str]) -> Variant:
+        """The step where the buffers named are in bfloat16. Raises Unsupported if that cannot be compiled here."""
+        if narrow not in self.variants:
+            names, source = _source(self.kernel, self.dtype, narrow)
+            self.variants[narrow] = Variant(library(source).step, names, source)
+        return self.variants[narrow]
 
 
 def compiler() -> str | None:
@@ -104,8 +137,7 @@ def function(kernel: Kernel, dtype: torch.dtype) -> Function:
     """Compile a kernel. Raises Unsupported if that cannot be done here."""
     if dtype not in (torch.float32, torch.float64):
         raise Unsupported(f"no kernels for {dtype}")
-    names, source = _source(kernel, dtype)
-    return Function(library(source).step, names, source)
+    return Function(kernel, dtype)
 
 
 def library(source: str) -> ctypes.CDLL:
@@ -116,22 +148,24 @@ def library(source: str) -> ctypes.CDLL:
     return _load(source, program)
 
 
-def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
-    """The names of the buffers of a step, in the order of its arguments, and its C."""
+def _source(kernel: Kernel, dtype: torch.dtype, narrow: frozenset[str]) -> tuple[list[str], str]:
+    """The names of the buffers of a step, in the order of its arguments, and its C; `narrow` ones are in bfloat16."""
     real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
     declarations = "\n".join(
         f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
         for macro, name in _FUNCTIONS.items()
     )
     outputs = [array.name for array, _ in kernel.stores]
+    outputs += [twin for name in outputs if (twin := f"{name}_bf16") in narrow]
     names = list(dict.fromkeys([array.name for one in kernel.passes for array in one.loads] + outputs))
-    lines = [_HEADER.format(declarations=declarations, real=real)]
+    narrow &= set(names)
+    lines = [_HEADER.format(declarations=declarations, real=real), *([_NARROW] if narrow else [])]
     lines.append(
         "void step(char **base, const long *stride, const long *offset, const long *length,\n"
         "          long t, long rows, long size, long threads) {"
     )
     for i, name in enumerate(names):
-        kind = "real" if name in outputs else "const real"
+        kind = ("" if name in outputs else "const ") + ("bf16" if name in narrow else "real")
         lines.append(f"    {kind} *{name} = ({kind} *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);")
     lines.append("    #pragma omp parallel num_threads(threads) if(threads > 1)\n    {")
     lines.append("    const long worker = omp_get_thread_num();")
@@ -139,19 +173,20 @@ def _source(kernel: Kernel, dtype: torch.dtype) -> tuple[list[str], str]:
         lines.append(f"    real *kept = malloc({kernel.kept} * size * sizeof(real));")
     lines.append("    #pragma omp for schedule(static)\n    for (long row = 0; row < rows; row++) {")
     for one in kernel.passes:
-        lines += [f"        {line}" for line in _pass(one, kernel.stores if one is kernel.passes[-1] else [])]
+        lines += [f"        {line}" for line in _pass(one, kernel.stores if one is kernel.passes[-1] else [], narrow)]
     lines.append("    }")
     lines += ["    free(kept);"] if kernel.kept else []
     lines.append("    }\n}\n")
     return names, "\n".join(lines)
 
 
-def _pass(one: Pass, stores: list[tuple[Array, list[str]]]) -> list[str]:
+def _pass(one: Pass, stores: list[tuple[Array, list[str]]], narrow: frozenset[str]) -> list[str]:
     """The loop of a pass over the units of a row, and what stands around it."""
     body = []
     for array in one.loads:
         for j, name in enumerate(array.scalars):
             text = f"{array.name}[{_index(array, j)}]"
+            text = f"WIDE({text})" if array.name in narrow else text
             if array.name == "dy":  # of the step before: there is none before the first
                 text = f"(t > 0 ? {text} : (real)0)"
             body.append(LANGUAGE.assign(name, text))
@@ -160,7 +195,10 @@ def _pass(one: Pass, stores: list[tuple[Array, list[str]]]) -> list[str]:
     after: list[str] = []  # what is stored once a row
     for array, scalars in stores:
         to = after if array.kind == "row" else body
-        to += [f"{array.name}[{_index(array, j)}] = {scalar};" for j, scalar in enumerate(scalars)]
+        for j, scalar in enumerate(scalars):
+            place, rounded = _index(array, j), f"NARROW({scalar})"
+            to.append(f"{array.name}[{place}] = {rounded if array.name in narrow else scalar};")
+            to += [f"{array.name}_bf16[{place}] = {rounded};"] * (f"{array.name}_bf16" in narrow)
     reduction = f" reduction(+:{','.join(one.sums)})" if one.sums else ""
     return [
         *one.before,
@@ -185,7 +223,7 @@ def _index(array: Array, j: int) -> str:
 @functools.cache
 def _load(source: str, program: str) -> ctypes.CDLL:
     """Compile a source, or find it compiled."""
-    system = [*platform.libc_ver(), _processor()]
+    system = [*platform.libc_ver(), processor()]
     key = hashlib.sha256("\0".join([source, program, *FLAGS, *system]).encode()).hexdigest()[:24]
     target = kernel_folder() / f"{key}.so"
     try:
@@ -228,14 +266,3 @@ def kernel_folder() -> Path:
         return cache_folder() / "kernels"
     except RuntimeError as error:
         raise Unsupported(f"there is no cache folder ({error}); set SEQLM_CACHE") from None
-
-
-def _processor() -> str:
-    """The features of the processor, on which -march=native depends."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return platform.machine() + next(
-        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
-    )

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..cells import Carry, Cell, GatedCell, LinearCell, RecurrentDropout, carry_tensors, map_carry
 from . import compiled, linear, triton_kernels
+from .affine import FastAffine
 from .chunk import Body, Chunk
 from .kernel_body import kernel_body
 from .passes import Unsupported, kernels_allowed, require_kernels
@@ -89,15 +90,16 @@ def run(
     steps, rows = xs.shape[:2]
     state = carry_tensors(carry)
     weight, bias, mask, extras = cell.recurrence(rows)
-    projected = cell.inputs(xs.flip(0) if reverse else xs, carry)
+    with FastAffine():
+        projected = cell.inputs(xs.flip(0) if reverse else xs, carry)
     z = list(projected) if isinstance(projected, tuple) else [projected]
     dtype = state[0].dtype
     _require_rows(rows, steps, state, z, extras)
-    # State and gates in the carry's type, products in autocast's: what is added up stays exact.
-    z = [part.to(dtype) if part.is_floating_point() else part for part in z]
     grad = torch.is_grad_enabled()
     layout = _layout(z, extras, dtype, [grad and part.requires_grad for part in z])
     body = _body(cell, layout, steps, rows, bias is not None)
+    if not body.reads_bf16:
+        z = [part.to(dtype) if part.is_floating_point() else part for part in z]
     tensors = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
     read = [tensors[name] for name in body.program.bulk.parameters]
     counts = (len(z), len(state), len(extras), len(read))
@@ -197,8 +199,10 @@ def _try(engine: Any, cell: Cell, xs: Tensor, carry: Carry) -> list[Tensor]:
 
 
 def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, needs: Sequence[bool]) -> Layout:
+    """State and gates are in the carry's type, only products in autocast's: what is added up stays exact."""
+    types = [state if part.is_floating_point() else part.dtype for part in z]
     return Layout(
-        tuple((part.shape[2:], part.dtype, need) for part, need in zip(z, needs, strict=True)),
+        tuple((part.shape[2:], kind, need) for part, kind, need in zip(z, types, needs, strict=True)),
         tuple((extra.shape[1:], extra.dtype) for extra in extras),
         state,
     )

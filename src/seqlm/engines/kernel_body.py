@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .buffers import Buffers, Saved, Values, evaluate_late, put_saved, saved_values
 from .chunk import Backward, Forward, Gradients
-from .code import block_of
+from .code import Block, block_of
 from .kernels import forward_kernel, reverse_kernel
 from .passes import Unsupported
 from .program import Program
@@ -23,6 +23,8 @@ from .trace import Trace
 
 class Function(Protocol):
     """A kernel: `bind` to the buffers of a chunk gives a function of t."""
+
+    reads_bf16: bool  # whether buffers may be in bfloat16, and have rounded twins
 
     def bind(self, buffers: Buffers) -> Callable[[int], None]: ...
 
@@ -38,6 +40,10 @@ class KernelBody:
     sums: bool  # whether `reverse_kernel` adds up the gradients of parameters
     any_shape: bool  # whether the kernels do everything, the same for chunks of any shape
     description: str = "one kernel a step"
+
+    @property
+    def reads_bf16(self) -> bool:
+        return self.forward_kernel.reads_bf16
 
     @property
     def keeps_dcarry(self) -> bool:
@@ -59,7 +65,8 @@ class KernelBody:
         dz: Gradients = []
         for i, (node, separate) in enumerate(zip(bulk.dz, self.separate_dz, strict=True)):
             if node is not None and separate:
-                buffers.put(f"dz{i}", buffers.empty(buffers.steps, block_of(node)))
+                block = Block(block_of(node).shape, buffers["dr"].tensor.dtype)
+                buffers.put(f"dz{i}", buffers.empty(buffers.steps, block))
             dz.append(None if node is None else buffers[f"dz{i}" if separate else "dr"].tensor)
         if self.sums:
             for i, (node, parameter) in enumerate(zip(bulk.dparameters.values(), saved.parameters, strict=True)):

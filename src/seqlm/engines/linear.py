@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..cells import Carry, LinearCell, map_carry
 from . import compiled
+from .affine import FastAffine
 from .deferred import differentiable_once
 from .passes import Unsupported, kernels_allowed, require_kernels
 
@@ -44,7 +45,8 @@ def run(
     Coefficients and outputs are computed for all T at once, under autograd. Differentiable once.
     """
     dtype = carry[0].dtype  # of state and gates, also under autocast: what is added up stays exact
-    inputs = cell.inputs(xs.flip(0) if reverse else xs, carry)
+    with FastAffine():
+        inputs = cell.inputs(xs.flip(0) if reverse else xs, carry)
     exact = map_carry(lambda part: part.to(dtype) if part.is_floating_point() else part, inputs)
     last, ys = cell.unroll(exact, carry, linear_recurrence, lengths)
     # Copies: a carry lives on, and would hold on to the chunk.

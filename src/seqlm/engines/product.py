@@ -1,93 +1,136 @@
-"""The product of every step: a few rows times a large matrix, many times over.
+"""Products of matrices on the CPU, each by the library that is the fastest at its shape on this machine.
 
-    gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> chunk [product]
+    engines, softmax -> [product] -> choice
 
-r = W (mask * h), and backwards dh = mask * W^T dr, dW = sum_t dr_t^T (mask * h_{t-1}). A mask (B, H) is shared by all
-rows of W; one of (G, B, H) has a part for each gate.
+torch hands a product to MKL (float32) or oneDNN (bfloat16), which bring the matrix into an order of their own every
+time. Both can be given a matrix in that order, "packed": then it is done once for all steps of a chunk, and oneDNN can
+be had for float32, where it is up to 2.7 times as fast as MKL on a processor that MKL does not know (20 x 1150 x 4600,
+AMD EPYC). Factors are rounded to `dtype`, sums are added up in float32 at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from .choice import length_class, measured, shape_class, timed
+from .transpose import transposed
 
 Product = Callable[[Tensor, "Tensor | None", Tensor], None]
+LEAST_WORK = 2**20  # multiplications: of fewer, all ways are alike
+LEAST_USES = 8  # rows, or products, that use a matrix: for fewer it is not worth packing
 
 
-def to_gates(weight: Tensor, mask: Tensor | None, dtype: torch.dtype, steps: int, rows: int) -> Product:
-    """out = start + (mask * h) W^T for every step of a chunk: h (B, H), out (B, G*H)."""
-    if mask is not None and mask.dim() == 3:
-        matrices = weight.unflatten(0, (len(mask), -1)).transpose(1, 2).to(dtype).contiguous()
-
-        def gate_by_gate(h: Tensor, start: Tensor | None, out: Tensor) -> None:
-            found = torch.bmm((h * mask).to(dtype), matrices).transpose(0, 1)  # (B, G, H)
-            _store(found, None if start is None else start.view(found.shape), out.view(found.shape))
-
-        return gate_by_gate
-    times = product(weight.t(), dtype, steps, rows)
-    return times if mask is None else lambda h, start, out: times(h * mask, start, out)
-
-
-def to_state(weight: Tensor, mask: Tensor | None, dtype: torch.dtype, steps: int, rows: int) -> Product:
-    """out = start + mask * (dr W) for every step of a chunk: dr (B, G*H), out (B, H)."""
-    if mask is None:
-        return product(weight, dtype, steps, rows)
-    if mask.dim() == 3:
-        matrices = weight.unflatten(0, (len(mask), -1)).to(dtype).contiguous()
-
-        def gate_by_gate(dr: Tensor, start: Tensor | None, out: Tensor) -> None:
-            parts = dr.view(len(dr), len(mask), -1).transpose(0, 1).to(dtype)
-            returned = (torch.bmm(parts, matrices) * mask).sum(0)
-            out.copy_(returned if start is None else returned + start)
-
-        return gate_by_gate
-    times = product(weight, dtype, steps, rows)
-
-    def masked(dr: Tensor, start: Tensor | None, out: Tensor) -> None:
-        returned = torch.empty_like(out)
-        times(dr, None, returned)
-        if start is None:
-            torch.mul(returned, mask, out=out)
-        else:
-            torch.addcmul(start, returned, mask, out=out)
-
-    return masked
-
-
-def to_weight(dr: Tensor, hs: Tensor, mask: Tensor | None) -> Tensor:
-    """sum_t dr_t^T (mask * h_{t-1}): dr (T, B, G*H), hs (T, B, H) -> (G*H, H)."""
-    if mask is not None and mask.dim() == 3:
-        parts = zip(dr.chunk(len(mask), -1), mask, strict=True)
-        return torch.cat([to_weight(part, hs, one) for part, one in parts])
-    return dr.flatten(0, 1).t() @ (hs if mask is None else hs * mask).flatten(0, 1)
-
-
-def product(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Product:
+def repeated(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Product:
     """out = start + x @ matrix, for the `steps` many x (rows, K) of a chunk; start may be None, or out itself.
 
-    Factors are rounded to `dtype` first; start and out stay as they are.
+    x is rounded to `dtype`; start and out keep their types.
     """
-    if dtype != matrix.dtype:
-        narrow = matrix.to(dtype).contiguous()
+    matrix = matrix.to(dtype)
+    ways: dict[str, Callable[[Tensor, int], Product]] = {"torch": _unpacked}
+    if steps >= LEAST_USES and _differ(matrix, rows):
+        if dtype is torch.float32 and torch.backends.mkl.is_available():
+            ways["mkl"] = _packed_by_mkl
+        if _has_onednn():
+            ways["onednn"] = _packed_by_onednn
 
-        def narrow_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-            _store(x.to(dtype) @ narrow, start, out)
+    def trial(way: Callable[[Tensor, int], Product]) -> Callable[[], float]:
+        x, out = torch.ones(rows, len(matrix), dtype=dtype), torch.empty(rows, matrix.shape[1])
+        made: list[Product] = []
+        pack = timed(lambda: made.append(way(matrix, rows)))
+        twice = timed(lambda: [made[-1](x, None, out) for _ in range(2)])
+        return lambda: pack() + twice() * steps / 2
 
-        return narrow_times
-    matrix = matrix.contiguous()  # a small x times a transposed matrix is several times slower
-    if packs(matrix, steps, rows):
-        original = matrix.t().contiguous()
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(original, rows)
+    question = f"{length_class(steps, 128)} x @ W of {shape_class(rows, *matrix.shape)}"
+    name = _fastest(question, dtype, ways, trial)
+    return ways[name](matrix, rows)
 
-        def packed_times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-            _store(torch.ops.mkl._mkl_linear(x, packed, original, None, rows), start, out)
 
-        return packed_times
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b: x (N, K), weight (G, K), bias (G), all of one type -> (N, G)."""
+    ways: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {"torch": F.linear}
+    if _packs_once(weight, len(x)):
+        ways["onednn"] = _affine_by_onednn
+    question = f"x W^T of {shape_class(len(x), *weight.shape)}"
+    name = _fastest(question, x.dtype, ways, lambda way: timed(lambda: way(x, weight, bias)))
+    return ways[name](x, weight, bias)
+
+
+def multiply(x: Tensor, matrix: Tensor) -> Tensor:
+    """x @ matrix: x (N, G), matrix (G, K), of one type -> (N, K)."""
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch": torch.mm}
+    if _packs_once(matrix, len(x)):
+        ways["onednn"] = lambda x, matrix: _affine_by_onednn(x, transposed(matrix), None)
+    question = f"x W of {shape_class(len(x), *matrix.shape)}"
+    name = _fastest(question, x.dtype, ways, lambda way: timed(lambda: way(x, matrix)))
+    return ways[name](x, matrix)
+
+
+def outer(d: Tensor, x: Tensor) -> Tensor:
+    """d^T x, as of the gradient of a weight: d (N, G) and x (N, K), of one type -> (G, K)."""
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch": lambda d, x: d.t() @ x}
+    if _packs_once(x, d.shape[1]):
+        ways["onednn"] = lambda d, x: _affine_by_onednn(transposed(d), transposed(x), None)
+    question = f"d^T x of {shape_class(*d.shape, x.shape[1])}"
+    name = _fastest(question, d.dtype, ways, lambda way: timed(lambda: way(d, x)))
+    return ways[name](d, x)
+
+
+def bf16_speed() -> float | None:
+    """How many times as fast a product of bfloat16 is as one of float32; None where nothing is measured."""
+
+    def trial(dtype: torch.dtype) -> Callable[[], float]:
+        x, weight = torch.ones(256, 512, dtype=dtype), torch.ones(1024, 512, dtype=dtype)
+        return timed(lambda: affine(x, weight, None))
+
+    question = f"precision of products, {torch.get_num_threads()} threads"
+    measured.choose(question, {"float32": trial(torch.float32), "bf16": trial(torch.bfloat16)})
+    return measured.times_as_fast(question, "bf16", "float32")
+
+
+def _fastest(
+    question: str, dtype: torch.dtype, ways: Mapping[str, Any], trial: Callable[[Any], Callable[[], float]]
+) -> str:
+    if len(ways) == 1:
+        return next(iter(ways))
+    where = f"{str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
+    with torch.no_grad():
+        return measured.choose(f"{question}, {where}", {name: trial(way) for name, way in ways.items()})
+
+
+def _differ(matrix: Tensor, rows: int) -> bool:
+    """Whether there is more than one way, and enough work to tell them apart."""
+    narrow = matrix.dtype in (torch.float32, torch.bfloat16)
+    return matrix.device.type == "cpu" and narrow and matrix.numel() * rows >= LEAST_WORK
+
+
+def _packs_once(matrix: Tensor, rows: int) -> bool:
+    """Whether a matrix may be packed for one product."""
+    return min(rows, *matrix.shape) >= LEAST_USES and _has_onednn() and _differ(matrix, rows)
+
+
+def _has_onednn() -> bool:
+    """Whether this build of torch has oneDNN's products with a packed matrix; they are no public part of torch."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _affine_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return product
+
+
+def _unpacked(matrix: Tensor, rows: int) -> Product:
+    matrix = transposed(matrix.t())  # contiguous: a small x times a transposed matrix is several times slower
 
     def times(x: Tensor, start: Tensor | None, out: Tensor) -> None:
-        if start is None:
+        if x.dtype is not matrix.dtype or out.dtype is not matrix.dtype:
+            store(x.to(matrix.dtype) @ matrix, start, out)
+        elif start is None:
             torch.mm(x, matrix, out=out)
         else:
             torch.addmm(start, x, matrix, out=out)
@@ -95,18 +138,21 @@ def product(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produc
     return times
 
 
-def _store(product: Tensor, start: Tensor | None, out: Tensor) -> None:
+def _packed_by_mkl(matrix: Tensor, rows: int) -> Product:
+    original = transposed(matrix)
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(original, rows)
+    return lambda x, start, out: store(torch.ops.mkl._mkl_linear(x, packed, original, None, rows), start, out)
+
+
+def _packed_by_onednn(matrix: Tensor, rows: int) -> Product:
+    packed = torch.ops.mkldnn._reorder_linear_weight(transposed(matrix), rows)
+    dtype, multiply = matrix.dtype, torch.ops.mkldnn._linear_pointwise.default
+    return lambda x, start, out: store(multiply(x.to(dtype), packed, None, "none", [], ""), start, out)
+
+
+def store(product: Tensor, start: Tensor | None, out: Tensor) -> None:
     """out = start + product."""
     if start is None:
         out.copy_(product)
     else:
         torch.add(start, product, out=out)
-
-
-def packs(matrix: Tensor, steps: int, rows: int) -> bool:
-    """Whether a matrix is worth bringing into MKL's own order once: if it is large and used often, by few rows.
-
-    MKL otherwise does that for every product. Measured on two cores at 20 rows: 1.7 times the speed at 4600 x 1150.
-    """
-    on_mkl = matrix.device.type == "cpu" and matrix.dtype is torch.float32 and torch.backends.mkl.is_available()
-    return on_mkl and matrix.numel() >= 2_000_000 and steps >= 10 and rows <= 128

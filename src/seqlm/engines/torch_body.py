@@ -23,6 +23,7 @@ class TorchBody:
     program: Program
     description: str  # and why there are no kernels
     any_shape: bool = False
+    reads_bf16: bool = False
 
     @property
     def keeps_dcarry(self) -> bool:

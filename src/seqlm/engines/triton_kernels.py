@@ -49,6 +49,7 @@ class Function(NamedTuple):
     kernel: Any
     names: list[str]
     source: str
+    reads_bf16: bool = False
 
     def bind(self, buffers: Buffers) -> Callable[[int], None]:
         """The launch of step t on the buffers of a chunk."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..cells import Carry, Cell, Step, map_carry, padding_mask
+from ..cells import Carry, Cell, Step, carry_tensors, map_carry, padding_mask
 from ..engines import Engine, Plan, pick
 from .dropout import StandardDropout
 
@@ -46,30 +46,48 @@ class Recurrent(Layer):
         super().__init__()
         self.cell, self.reverse, self.engine = cell, reverse, engine
         self._plans: dict[Any, Plan] = {}
-        _ = self.plan  # a forced engine that cannot serve the cell is refused here
+        self._last: tuple[Any, ...] = ()
+        self.plan_for(None, None)  # a forced engine that cannot serve the cell is refused here
         self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
         self.backward_size = cell.output_size if reverse else 0
 
     @property
     def plan(self) -> Plan:
-        """The engine for the device and type that the cell's parameters have now."""
-        parameter = next(self.cell.parameters(), torch.empty(0))
-        key = (parameter.device, parameter.dtype, self.cell.dropout)
+        """The engine of the last chunk; before the first, the usual one."""
+        last = self._last if self._last[: len(self._where)] == self._where else None
+        return self._plans[last] if last else self.plan_for(None, None)
+
+    def plan_for(self, steps: int | None, rows: int | None) -> Plan:
+        """The engine for chunks of this shape, on the device and in the type that the cell's parameters have now."""
+        where = self._where
+        key = (*where, steps, rows, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"))
         if key not in self._plans:
-            self._plans[key] = pick(self.cell, self.engine)
+            self._plans[key] = pick(self.cell, self.engine, steps, rows)
+        self._last = key
         return self._plans[key]
+
+    @property
+    def _where(self) -> tuple[torch.device, torch.dtype, Any]:
+        parameter = next(self.cell.parameters(), torch.empty(0))
+        return parameter.device, parameter.dtype, self.cell.dropout
 
     def init_carry(self, batch_size: int) -> Carry:
         return self.cell.init_carry(batch_size)
 
     def forward(self, xs: Tensor, carry: Carry, lengths: Tensor | None = None) -> tuple[Carry, Tensor]:
+        last, ys = self._run(xs, carry, lengths)
+        starts = iter(carry_tensors(carry))  # under autocast some engines return a narrow state: it is kept exact
+        return map_carry(lambda end: end.to(next(starts).dtype), last), ys
+
+    def _run(self, xs: Tensor, carry: Carry, lengths: Tensor | None) -> tuple[Carry, Tensor]:
+        run = self.plan_for(*xs.shape[:2]).run
         if lengths is None:
-            return self.plan.run(self.cell, xs, carry, reverse=self.reverse)
+            return run(self.cell, xs, carry, reverse=self.reverse)
         padding = padding_mask(len(xs), lengths)
         xs = xs.masked_fill(padding.unsqueeze(-1), 0)  # 0 * NaN would reach the gradients of the weights
         if not self.reverse:
-            return self.plan.run(self.cell, xs, carry, lengths=lengths)
-        carry, ys = self.plan.run(self.cell, flip_sequences(xs, lengths), carry, lengths=lengths)
+            return run(self.cell, xs, carry, lengths=lengths)
+        carry, ys = run(self.cell, flip_sequences(xs, lengths), carry, lengths=lengths)
         return carry, flip_sequences(ys, lengths)
 
     def bind(self, carry: Carry) -> Step:

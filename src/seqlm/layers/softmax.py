@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engines.product import affine, multiply, outer
+
 CHUNK_BYTES = 2**26  # of logits at once: 64 MiB; large enough for whole matrix products, small against a vocabulary
 
 
@@ -145,7 +147,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
             def slope_of(chunk: slice) -> Tensor:
                 """The gradient of the logits of a chunk, softmax - one-hot, after adding its nats."""
-                logs = F.linear(inputs[chunk], matrix, offset).to(kind)
+                logs = affine(inputs[chunk], matrix, offset).to(kind)
                 torch.log_softmax(logs, -1, out=logs)
                 at, valid = picked[chunk], kept[chunk].unsqueeze(1)
                 nll.sub_(torch.where(valid, logs.gather(1, at), 0.0).sum())
@@ -166,11 +168,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 dxs, dweight, dbias = torch.empty_like(inputs), torch.zeros_like(weight), weight.new_zeros(len(weight))
                 for chunk in pieces:
                     slope = slope_of(chunk)
-                    torch.mm(slope, matrix, out=dxs[chunk])
-                    if dtype == weight.dtype:
-                        dweight.addmm_(slope.t(), inputs[chunk])
-                    else:
-                        dweight += slope.t() @ inputs[chunk]
+                    dxs[chunk] = multiply(slope, matrix)
+                    dweight += outer(slope, inputs[chunk])
                     dbias += slope.sum(0, dtype=dbias.dtype)
                 ctx.save_for_backward(dxs, dweight, dbias)
         ctx.biased, ctx.types = bias is not None, (xs.dtype, weight.dtype)
@@ -186,14 +185,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             )  # not in place: it may come again
         else:
             slope, inputs, matrix = ctx.saved_tensors
-            dxs, dweight = _scaled_product(scale, slope, matrix), _scaled_product(scale, slope.t(), inputs)
+            dxs, dweight = multiply(slope, matrix).mul_(scale), outer(slope, (inputs * scale).to(inputs.dtype))
             dbias = slope.sum(0, dtype=ctx.types[1]) * scale if ctx.biased else None
         gradients = (dxs.to(ctx.types[0]), dweight.to(ctx.types[1]), dbias if ctx.biased else None)
         return (*gradients, None, None, None, None)
-
-
-def _scaled_product(scale: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """scale * a @ b. On the CPU the product scales as it goes; elsewhere that would wait for the number."""
-    if scale.device.type == "cpu":
-        return torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale.item())
-    return (a @ b).mul_(scale)

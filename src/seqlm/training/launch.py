@@ -16,6 +16,7 @@ from ..config.comparison import resumed
 from ..config.schema import Config
 from ..config.values import load_config, save_config, with_words
 from ..device import describe
+from ..engines.choice import measured
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem
 from ..runs import checkpoint
@@ -48,7 +49,12 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (root / name / "run.json").is_file():
             return _resume(RunFolder.open(root / name), lambda _: config)
-    config = with_pinned_models(config)
+    with measured.of_run({}):
+        return _train(with_pinned_models(config), choices)
+
+
+def _train(config: Config, choices: Mapping[str, str]) -> Trained:
+    name, root = config.run.name, Path(config.run.root)
     session = assemble_session(config)
     facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
 
@@ -77,7 +83,7 @@ def resume(folder: str | Path, words: Sequence[str]) -> Trained:
 
 def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
     """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
-    with run.locked():
+    with run.locked(), measured.of_run(run.info().get("measured", {})):
         checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
         config = resumed(saved, with_absolute_paths(with_pinned_models(change(saved), saved)))
@@ -131,6 +137,7 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
     `saved_at` is the step of the checkpoint that it was restored from, if any.
     """
     run.forget_after(progress.step, progress.evaluated_at)
+    measured.keep(lambda made: run.update(measured=made))
     console, status, logger = Console(partial(session.task.headline, data=session.data)), "failed", None
     try:
         logger = RunLogger(run.path, start_step=0 if saved_at is None else progress.step)

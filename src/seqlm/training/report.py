@@ -20,6 +20,7 @@ from .. import __version__
 from ..config.keys import dotted
 from ..config.schema import Config
 from ..device import describe, hardware
+from ..engines.product import bf16_speed
 from ..layers import Recurrent
 from ..models.stack import cells_of
 from ..runs.folder import RunFolder
@@ -75,7 +76,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
     config, data, counts = session.config, session.data, count_parameters(session.model)
     rows = [
         ("run", str(run.path) + (f", resumed at step {progress.step:,}" if progress.step else "")),
-        ("device", describe(session.device, config.precision)),
+        ("device", describe(session.device, config.precision) + _speed_of_products(session)),
         ("data", data.describe()),
         ("", data.corpus.note()),
         ("parameters", f"{counts['total']:,} (embedding {counts['embedding']:,}, recurrent {counts['recurrent']:,})"),
@@ -90,6 +91,14 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
     ]
     return table([row for row in rows if row[1]], 2)
+
+
+def _speed_of_products(session: Session) -> str:
+    """What bfloat16 is good for on this CPU, which may have no units for it."""
+    if session.config.precision != "bf16" or session.device.type != "cpu" or (ratio := bf16_speed()) is None:
+        return ""
+    advice = "" if ratio > 1 else "; precision=float32 is better"
+    return f": products are {ratio:.1f} times as fast as in float32 here{advice}"
 
 
 def closing(run: RunFolder, session: Session, progress: Progress) -> str:

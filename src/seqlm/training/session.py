@@ -23,6 +23,7 @@ from ..data.dataset import Data
 from ..data.tokenizers.text import load_tokenizer
 from ..device import autocast, prepare, random_state, set_random_state
 from ..errors import ConfigError
+from ..layers import Recurrent
 from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Schedule
 from ..runs import checkpoint
@@ -196,6 +197,9 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
     task: Task = build(config.task, "task", trust=config.trust)
     model = build_model(config, data.tokenizer, trained_model).to(device)
     task.check(config, model, data)
+    with autocast(device, config.precision):
+        for layer in (module for module in model.modules() if isinstance(module, Recurrent)):
+            layer.plan_for(limits.bptt, -(-limits.batch_size // limits.accumulate))
     optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
     if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError(

@@ -1,0 +1,203 @@
+"""Which of several ways to compute the same thing is the fastest here: measured once, then remembered.
+
+    pick, product -> [choice] -> a way
+
+Machines differ so much that no rule holds for all of them. But two ways give different last digits, so a choice must
+not change under a run: it is kept in the cache folder for this machine, and in the folder of the run, which goes on
+with it wherever it is resumed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..device import hardware, processor
+from ..files import cache_folder, write_atomically
+
+Ways = Mapping[str, Callable[[], float]]  # a trial each, which returns its seconds
+Answer = dict[str, Any]  # {"way": the chosen one, "seconds": {way: seconds}}
+CLEARLY = 1.1  # so much faster must another way be than the one that was chosen once, or noise would decide
+BARELY = 1.02  # or than the usual one, at first
+SECONDS = 0.05  # of measuring, for each way, unless LEAST_ROUNDS take longer
+LEAST_ROUNDS, MOST_ROUNDS = 2, 30
+
+
+class Choices:
+    """The ways that were chosen, by the question that was asked."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, str] = {}
+        self.answers: dict[str, Answer] = {}  # what this machine has measured, as far as it was asked for
+        self.again = False  # whether to measure anew what this machine knows
+        self._keep: Callable[[dict[str, str]], None] = lambda made: None
+        self._lock = threading.RLock()
+        self._stored: dict[str, Answer] | None = None  # the file, while it is locked
+
+    def choose(self, question: str, ways: Ways) -> str:
+        """The name of the fastest way; of about equal ones, the first.
+
+        `question` is all that the answer may depend on, besides processor, torch and seqlm. Nothing is measured where
+        there is one way, nor if SEQLM_TUNE=0, for instance beside other processes: then it is the first.
+        """
+        known = self.made.get(question)
+        if known is not None and known in ways:
+            return known
+        if len(ways) == 1:
+            return next(iter(ways))
+        with self._lock:
+            if self.made.get(question) not in ways:
+                self.made[question] = self._answer(question, ways)
+                self._keep(self.made)
+            return self.made[question]
+
+    @contextmanager
+    def of_run(self, known: Mapping[str, str]) -> Iterator[None]:
+        """Begin with the choices that a run has made, and put back at the end what was there before."""
+        before = self.made, self._keep
+        self.made, self._keep = dict(known), lambda made: None
+        try:
+            yield
+        finally:
+            self.made, self._keep = before
+
+    def keep(self, keep: Callable[[dict[str, str]], None]) -> None:
+        """Call a function with all choices, now, and before one more is used; until the end of `of_run`."""
+        self._keep = keep
+        keep(self.made)
+
+    def times_as_fast(self, question: str, way: str, other: str) -> float | None:
+        """How many times as fast `way` is as `other`, if that was measured on this machine."""
+        if question not in self.answers:
+            with _locked_file() as path:
+                self.answers[question] = _read(path).get(question, {"seconds": {}})
+        seconds = self.answers[question]["seconds"]
+        return seconds[other] / seconds[way] if seconds.get(way) and seconds.get(other) else None
+
+    def _answer(self, question: str, ways: Ways) -> str:
+        """The choice of this machine, measured if there is none yet."""
+        if os.environ.get("SEQLM_TUNE") == "0":
+            return next(iter(ways))
+        with self._store() as stored:
+            known = stored.get(question)
+            if known is None or known["way"] not in ways or self.again:
+                seconds = measure(ways)
+                usual = known["way"] if known and known["way"] in ways else next(iter(ways))
+                way = fastest(seconds, usual, CLEARLY if known else BARELY)
+                known = stored[question] = {"way": way, "seconds": seconds}
+        self.answers[question] = known
+        return str(known["way"])
+
+    @contextmanager
+    def _store(self) -> Iterator[dict[str, Answer]]:
+        """The answers of this machine, by question; what is added is written. Other processes wait meanwhile."""
+        if self._stored is not None:  # a way that is being measured asks a question of its own
+            yield self._stored
+            return
+        with _locked_file() as path:
+            stored = self._stored = _read(path)
+            before = dict(stored)
+            try:
+                yield stored
+            finally:
+                self._stored = None
+            if path is not None and stored != before:
+                with suppress(OSError):
+                    write_atomically(path, json.dumps(stored, indent=1, sort_keys=True) + "\n")
+
+
+def fastest(seconds: Mapping[str, float], usual: str, margin: float) -> str:
+    """The way with the least seconds, if it beats the usual one by the margin."""
+    best = min(seconds, key=seconds.__getitem__)
+    return best if seconds[best] * margin < seconds[usual] else usual
+
+
+def timed(function: Callable[[], object]) -> Callable[[], float]:
+    """A trial of all that a function does."""
+
+    def trial() -> float:
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return trial
+
+
+def measure(ways: Ways) -> dict[str, float]:
+    """The least seconds of each way, tried in turns; infinity for one that this build of torch does not have."""
+    seconds = dict.fromkeys(ways, math.inf)
+    able = []
+    for name, trial in ways.items():
+        with suppress(RuntimeError, NotImplementedError, AttributeError):
+            trial()
+            able.append(name)
+    end = time.perf_counter() + SECONDS * len(able)
+    for done in range(MOST_ROUNDS):
+        if done >= LEAST_ROUNDS and time.perf_counter() > end:
+            break
+        for name in able:
+            seconds[name] = min(seconds[name], ways[name]())
+    return seconds
+
+
+def shape_class(*sizes: int) -> str:
+    """Sizes as they stand in a question, each rounded up to two or three binary digits: what is alike is asked once."""
+    return "x".join(str(_round_up(size)) for size in sizes)
+
+
+def length_class(steps: int, most: int) -> int:
+    """A number of steps as it stands in a question: the next power of two, or `most`."""
+    return min(most, 1 << (steps - 1).bit_length())
+
+
+def _round_up(size: int) -> int:
+    step = 1 << max(0, size.bit_length() - 3)
+    return -(-size // step) * step
+
+
+@contextmanager
+def _locked_file() -> Iterator[Path | None]:
+    """The file of what this machine has measured, held; None where there is none: every run measures then."""
+    try:
+        folder = cache_folder() / "choices"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a")
+    except (OSError, RuntimeError):  # no home, or nothing may be written there
+        yield None
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / f"{_machine()}.json"
+
+
+def _read(path: Path | None) -> dict[str, Answer]:
+    """The file, or nothing if it is damaged: it can be measured anew."""
+    try:
+        stored: Any = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        whole = all(isinstance(answer["seconds"][answer["way"]], float) for answer in stored.values())
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return {}
+    return stored if whole else {}
+
+
+@functools.cache
+def _machine() -> str:
+    """All that an answer depends on besides the question."""
+    facts = (hardware(torch.device("cpu")), processor(), str(torch.__version__), __version__)
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
+
+
+measured = Choices()  # of this process
