@@ -56,7 +56,7 @@ def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: in
     """
     run = run if isinstance(run, LoadedRun) else load_run(run)
     rows = batch_size or run.task.eval_batch_size(run.config)
-    batches = run.task.batches(run.data, split, rows, run.config.train.bptt)
+    batches = run.task.batches(run.data, split, rows, run.task.eval_bptt(run.config, rows))
     score = evaluate_batches(run.model, run.task, batches, next(run.model.parameters()).device)
     metrics: dict[str, float] = run.task.compute_metrics(score, run.data, split)
     return metrics

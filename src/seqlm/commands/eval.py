@@ -136,14 +136,15 @@ def _scored(
     run, task, split = runs[0], runs[0].task, options.split
     is_text = "bptt" in task.eval_options
     bptt = run.config.train.bptt if options.bptt is None else options.bptt
-    batch_size = options.batch_size or task.eval_batch_size(run.config)
+    read, batch_size = bptt, options.batch_size or task.eval_batch_size(run.config)
     settings = _averaged(runs, options)
     started = time.perf_counter()
     if options.adapting or options.averaging or options.temperature != 1.0:
         score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, bptt, _log)
         settings |= adapted
     else:
-        score = evaluate(run.model, task, task.batches(run.data, split, batch_size, bptt), device, options.precision)
+        read = options.bptt or task.eval_bptt(run.config, batch_size)
+        score = evaluate(run.model, task, task.batches(run.data, split, batch_size, read), device, options.precision)
         scorer = None
     seconds = time.perf_counter() - started
     measured = {
@@ -167,7 +168,7 @@ def _scored(
         "split": split,
         "checkpoint": run.checkpoint.step,
         "weights": run.weights,
-        **({"batch_size": batch_size, "bptt": bptt} if is_text else {"examples": len(run.data[split])}),
+        **({"batch_size": batch_size, "bptt": read} if is_text else {"examples": len(run.data[split])}),
         **measured,
         **settings,
         **({"task": options.task} if options.task else {}),

@@ -52,7 +52,6 @@ class TrainConfig:
     bptt_half_prob: float = _key(least=0, below=1)
     accumulate: int = _key(least=1)
     eval_batch_size: int = _key(least=1)
-    eval_precision: str = _key(allowed=("float32", "bf16"))
     loss_unit: str = _key(allowed=("mean", "sum"))
     clip_norm: float | None = _key(above=0)
     l2: float = _key(least=0)

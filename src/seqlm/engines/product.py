@@ -31,12 +31,7 @@ def repeated(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produ
     x is rounded to `dtype`; start and out keep their types.
     """
     matrix = matrix.to(dtype)
-    ways: dict[str, Callable[[Tensor, int], Product]] = {"torch": _unpacked}
-    if steps >= LEAST_USES and _differ(matrix, rows):
-        if dtype is torch.float32 and torch.backends.mkl.is_available():
-            ways["mkl"] = _packed_by_mkl
-        if _has_onednn():
-            ways["onednn"] = _packed_by_onednn
+    ways = ways_to_repeat(matrix, rows) if steps >= LEAST_USES else {"torch": _unpacked}
 
     def trial(way: Callable[[Tensor, int], Product]) -> Callable[[], float]:
         x, out = torch.ones(rows, len(matrix), dtype=dtype), torch.empty(rows, matrix.shape[1])
@@ -50,14 +45,28 @@ def repeated(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produ
     return ways[name](matrix, rows)
 
 
+def ways_to_repeat(matrix: Tensor, rows: int) -> dict[str, Callable[[Tensor, int], Product]]:
+    """The ways to multiply by a matrix again and again: each takes the matrix and the rows of x."""
+    ways: dict[str, Callable[[Tensor, int], Product]] = {"torch": _unpacked}
+    if _differ(matrix, rows):
+        if matrix.dtype is torch.float32 and torch.backends.mkl.is_available():
+            ways["mkl"] = _packed_by_mkl
+        if _has_onednn():
+            ways["onednn"] = _packed_by_onednn
+    return ways
+
+
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b: x (N, K), weight (G, K), bias (G), all of one type -> (N, G)."""
-    ways: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {"torch": F.linear}
-    if _packs_once(weight, len(x)):
-        ways["onednn"] = _affine_by_onednn
+    ways = ways_to_map(weight, len(x))
     question = f"x W^T of {shape_class(len(x), *weight.shape)}"
     name = _fastest(question, x.dtype, ways, lambda way: timed(lambda: way(x, weight, bias)))
     return ways[name](x, weight, bias)
+
+
+def ways_to_map(weight: Tensor, rows: int) -> dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]]:
+    """The ways to compute an affine map once: each takes x, weight and bias."""
+    return {"torch": F.linear} | ({"onednn": _affine_by_onednn} if _packs_once(weight, rows) else {})
 
 
 def multiply(x: Tensor, matrix: Tensor) -> Tensor:
@@ -99,7 +108,8 @@ def _fastest(
         return next(iter(ways))
     where = f"{str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
     with torch.no_grad():
-        return measured.choose(f"{question}, {where}", {name: trial(way) for name, way in ways.items()})
+        trials = {name: (lambda way=way: trial(way)()) for name, way in ways.items()}
+        return measured.choose(f"{question}, {where}", trials)
 
 
 def _differ(matrix: Tensor, rows: int) -> bool:

@@ -178,9 +178,8 @@ def with_pinned_models(config: Config, saved: Config | None = None) -> Config:
     The same must be read later: the checkpoints in `saved`, the config of a run that is resumed, else the best ones.
     """
     read = config.model.get("language_models") if isinstance(config.model, dict) else None
-    if not read:
+    if not isinstance(read, list) or not all(isinstance(spec, dict) and spec.get("run") for spec in read):
         return config
-    check_parts(config)  # a wrong key is named before a run that it mentions is looked for
     pins = (saved.model.get("language_models") or []) if saved else []
     pairs = enumerate(zip_longest(read, pins[: len(read)]))
     pinned = [_pinned(spec, pin, f"model.language_models.{index}") for index, (spec, pin) in pairs]

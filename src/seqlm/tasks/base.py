@@ -22,6 +22,8 @@ from ..errors import ConfigError
 from ..optim.schedules import Moment
 from .figures import Heatmap
 
+EVALUATED_AT_ONCE = 1024  # tokens: products of so many rows are as fast as they become
+
 
 @dataclass
 class Score:
@@ -127,6 +129,11 @@ class Task(ABC):
     def eval_batch_size(self, config: Config) -> int:
         """Rows of a batch when a run is scored: one stream of a text, as published numbers are counted."""
         return 1 if self.stateful else config.train.eval_batch_size
+
+    def eval_bptt(self, config: Config, batch_size: int) -> int:
+        """Steps of a chunk when a run is scored: of a text that is read on and on as many as are fast."""
+        bptt = config.train.bptt
+        return max(bptt, EVALUATED_AT_ONCE // batch_size) if self.stateful else bptt
 
     def facts(self, score: Score, data: Data, split: str) -> dict[str, float]:
         """Numbers beyond the metrics in the result of `seqlm eval`."""

@@ -20,6 +20,7 @@ from ..engines.choice import measured
 from ..errors import ConfigError, RunExists, Stopped
 from ..files import file_stem
 from ..runs import checkpoint
+from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
 from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
 from .console import Console
@@ -49,6 +50,7 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (root / name / "run.json").is_file():
             return _resume(RunFolder.open(root / name), lambda _: config)
+    check_parts(config)  # a wrong key is named before a run that it mentions is looked for
     with measured.of_run({}):
         return _train(with_pinned_models(config), choices)
 

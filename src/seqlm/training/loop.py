@@ -135,9 +135,7 @@ class Loop:
         started = time.perf_counter()
         with session.evaluated_weights():
             stopped = lambda: bool(self.stop.number)  # noqa: E731
-            score = evaluate(
-                session.model, session.task, session.valid, session.device, config.train.eval_precision, stopped
-            )
+            score = evaluate(session.model, session.task, session.valid, session.device, stopped=stopped)
             if self.stop.number:
                 return None
             text = session.task.display(session.model, session.data, config.sample)

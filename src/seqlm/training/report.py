@@ -94,7 +94,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
 
 
 def _speed_of_products(session: Session) -> str:
-    """What bfloat16 is good for on this CPU, which may have no units for it."""
+    """How fast bfloat16 is on this CPU, which may have no units for it."""
     if session.config.precision != "bf16" or session.device.type != "cpu" or (ratio := bf16_speed()) is None:
         return ""
     advice = "" if ratio > 1 else "; precision=float32 is better"

@@ -219,6 +219,6 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         schedule=build(config.schedule, "schedule", trust=config.trust),
         averaging=build(config.averaging, "averaging", trust=config.trust),
         train=train,
-        valid=task.batches(data, "valid", batch_size, limits.bptt, "train.eval_"),
+        valid=task.batches(data, "valid", batch_size, task.eval_bptt(config, batch_size), "train.eval_"),
         learning_rates=[group["lr"] for group in optimizer.param_groups],
     )

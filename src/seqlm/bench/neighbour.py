@@ -1,0 +1,87 @@
+"""How fast training and evaluation are while other processes keep the processors busy.
+
+OpenMP's threads wait for each other by spinning. Beside a busy process one of them is off its processor often, and the
+other burns time that the system then takes from both. How long they spin before they sleep is GOMP_SPINCOUNT.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..config.schema import BenchConfig
+from .steps import Recipe, seqlm_model, seqlm_step
+
+DEFAULT_RUN = Recipe(320, [320], bptt=64, batch=32, vocabulary=113)  # about what `seqlm train` trains
+BUSY = "while True: pass"
+
+
+def measure_neighbour(options: BenchConfig) -> list[dict[str, Any]]:
+    """Measure beside no, one and two busy processes, with spinning as it is set and as OpenMP has it by itself."""
+    rows = []
+    print("\nbeside busy processes: tokens/s of training and of evaluation, and the share of an idle machine's")
+    print(f"  {'GOMP_SPINCOUNT':<16}{'busy':>5}{'training':>12}{'evaluation':>12}")
+    for spin in (os.environ.get("GOMP_SPINCOUNT"), None):
+        idle: dict[str, float] = {}
+        for busy in (0, 1, 2):
+            with _busy(busy):
+                speeds = _child(spin, options.seconds / 6)
+            idle = idle or speeds
+            shares = {what: round(speed / idle[what], 3) for what, speed in speeds.items()}
+            rows.append({"spin": spin, "busy": busy, "tokens_per_s": speeds, "of_idle": shares})
+            shown = "".join(f"{speeds[what]:>8,.0f} {100 * shares[what]:>3.0f}%" for what in ("training", "evaluation"))
+            print(f"  {spin or 'not set':<16}{busy:>5}{shown}", flush=True)
+    return rows
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """Some processes that do nothing but compute."""
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _child(spin: str | None, seconds: float) -> dict[str, float]:
+    """Tokens a second of training and evaluation in a process of its own, where OpenMP reads its environment."""
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {} if spin is None else {"GOMP_SPINCOUNT": spin}
+    code = f"from seqlm.bench.neighbour import speeds; print(*speeds({seconds!r}))"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    training, evaluation = map(float, done.stdout.split())
+    return {"training": round(training, 1), "evaluation": round(evaluation, 1)}
+
+
+def speeds(seconds: float) -> tuple[float, float]:
+    """Tokens a second of training steps, and of reading with one stream."""
+    recipe = DEFAULT_RUN
+    model: Any = seqlm_model(recipe, "auto")
+    step = seqlm_step(recipe, model, torch.device("cpu"), "float32")
+    tokens = torch.randint(recipe.vocabulary, (recipe.bptt + 1, recipe.batch))
+    training = _rate(lambda: step(tokens), recipe.bptt * recipe.batch, seconds)
+    stream = torch.randint(recipe.vocabulary, (1025, 1))
+    carry = model.init_carry(1)
+    with torch.no_grad():
+        evaluation = _rate(lambda: model.nll(stream[:-1], stream[1:], carry), 1024, seconds)
+    return training, evaluation
+
+
+def _rate(function: Any, tokens: int, seconds: float) -> float:
+    for _ in range(3):
+        function()
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        function()
+        done += tokens
+    return done / (time.perf_counter() - start)
