@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
 
-from seqlm.bench.steps import STEPS, plain_model, plain_step, seqlm_model, seqlm_step
+import seqlm.bench.neighbour as seqlm_bench_neighbour
+import seqlm.bench.reading as seqlm_bench_reading
+from seqlm.bench.growth import slope
+from seqlm.bench.steps import STEPS, Recipe, plain_model, plain_step, seqlm_model, seqlm_step
 from seqlm.bench.timing import peak_bytes, take_turns
 
 from ..conftest import seqlm
+
+SMALL = Recipe(4, [4], bptt=3, batch=2, vocabulary=9)
 
 
 def test_every_cell_and_engine_is_measured(tmp_path, monkeypatch):
@@ -29,10 +35,72 @@ def test_every_cell_and_engine_is_measured(tmp_path, monkeypatch):
         least, most = ((theirs["both_ms"] + way * half) / (row["both_ms"] - way * half) for way in (-1, 1))
         assert least - half <= row["times_torch"] <= most + half
         assert 0 < row["forward_ms"] < row["both_ms"] and row["peak_mb"] >= 0
-    assert {row["engine"] for row in record["steps"]} == {"plain", "fused"}
+    assert {row["engine"] for row in record["steps"]} == {"plain", "plain bf16", "fused", "fused bf16"}
     assert all(row["tokens_per_s"] > 0 for row in record["steps"])
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert "x torch" in shown and "whole step of char_512" in shown
+
+
+def test_other_levels(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqlm.bench.products.REPEATED", [(20, 200, 300)])
+    monkeypatch.setattr("seqlm.bench.products.AT_ONCE", [(200, 90, 130)])
+    monkeypatch.setattr("seqlm.bench.reading.TOKENS", 40)
+    monkeypatch.setattr("seqlm.bench.reading.SAMPLED", 3)
+    monkeypatch.setitem(seqlm_bench_reading.MODELS, "zaremba_medium", SMALL)
+    sizes = {"hidden size": (4, 8), "batch size": (2, 4), "vocabulary": (9, 20)}
+    monkeypatch.setattr("seqlm.bench.growth.SIZES", sizes)
+    monkeypatch.setattr("seqlm.bench.growth.BASE", SMALL)
+    shown = seqlm(
+        "bench", "product", "reading", "encoding", "growth", "seconds=0.01", "threads=1",
+        "--json", "b.json", "--png", "b.png", cwd=tmp_path,
+    ).stdout  # fmt: skip
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert {row["type"] for row in record["products"]} == {"float32", "bfloat16"}
+    assert all(row["gflops"]["torch"] > 0 for row in record["products"])
+    contestants = {(row["what"], row["contestant"]) for row in record["reading"]}
+    assert contestants == {
+        ("evaluation", "plain"),
+        ("evaluation", "float32"),
+        ("evaluation", "bf16"),
+        ("sampling", "float32"),
+    }
+    assert [(row["tokenizer"], row["mb"]) for row in record["encoding"]] == [("word", 1), ("char", 1)]
+    assert [row["size"] for row in record["growth"]] == list(sizes)
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG") and "exponent" in shown
+    assert os.environ["SEQLM_CACHE"]
+
+
+def test_the_slope_of_a_line():
+    assert slope([0, 1, 2], [1, 3, 5]) == 2 and slope([0, 1, 2], [1, 0, 1]) == 0
+
+
+def test_tune_prints_what_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setitem(STEPS, "char_512", SMALL)
+    monkeypatch.delenv("SEQLM_TUNE")
+    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path))
+    shown = seqlm("bench", "tune", "steps=[char_512]", "threads=1", cwd=tmp_path).stdout
+    assert "training by LSTMCell of 4x2x4x4, float32, 1 threads" in shown and "bfloat16" in shown
+    (file,) = (tmp_path / "choices").glob("*.json")
+    questions = json.loads(file.read_text())
+    assert all(question in shown for question in questions)
+
+
+def test_beside_busy_processes(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(seqlm_bench_neighbour, "_child", lambda spin, seconds: asked.append(spin) or (100.0, 50.0))
+    monkeypatch.setattr(seqlm_bench_neighbour, "BUSY", "pass")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    shown = seqlm("bench", "neighbour", "--json", "b.json", cwd=tmp_path).stdout
+    assert asked == ["7"] * 3 + [None] * 3 + ["7"] * 3 + [None] * 3 + ["7"] * 3 + [None] * 3
+    rows = json.loads((tmp_path / "b.json").read_text())["neighbour"]
+    assert [row["busy"] for row in rows] == [0, 1, 2] * 2 and rows[5]["of_idle"] == {"training": 1.0, "evaluation": 1.0}
+    assert "not set" in shown
+    assert seqlm_bench_neighbour.speeds(0.01)[0] > 0
+
+
+def test_a_word_that_is_no_level(tmp_path):
+    done = seqlm("bench", "fast", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "levels=fast is unknown; allowed: layer, step, product" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -41,7 +109,7 @@ def test_every_cell_and_engine_is_measured(tmp_path, monkeypatch):
         (["shapes=[3x4]"], "shapes=3x4 should be steps x batch x input x hidden"),
         (["cells=[lstmm]"], "cells=lstmm is unknown; allowed: elman"),
         (["engines=[cudnn]"], "engines=cudnn is unknown; allowed: auto, scan"),
-        (["levels=[model]"], "levels=model is unknown; allowed: layer, step"),
+        (["levels=[model]"], "levels=model is unknown; allowed: layer, step, product"),
         (["shape=[3x4x5x6]"], "shape"),
         (["--json"], "--json needs a file: --json FILE"),
         (["seconds=0"], "seconds=0"),

@@ -14,7 +14,7 @@ from ..config.schema import BenchConfig
 from ..device import autocast
 from ..engines import ENGINES
 from ..layers import Recurrent
-from .timing import Run, now, peak_bytes, take_turns
+from .timing import Run, now, peak_bytes, take_turns, with_bf16
 
 
 def _operations(layer: nn.Module, rows: int) -> float:
@@ -39,11 +39,12 @@ def measure_layers(
         if (reference.__name__, "torch") not in contestants:
             reference_layer = reference(inputs, hidden).to(device)
             work[reference.__name__] = (_operations(reference_layer, steps * batch), reference.__name__)
-            contestants[reference.__name__, "torch"] = _timed(reference_layer, None, xs, dys, options.precision)
-        for engine in [engine for engine in options.engines or ENGINES if engine != "auto"]:  # auto is one of them
-            if ENGINES[engine].refusal(cell) is None:
+            for label, (_, precision) in with_bf16(["torch"], options).items():
+                contestants[reference.__name__, label] = _timed(reference_layer, None, xs, dys, precision)
+        for label, (engine, precision) in with_bf16(options.engines or ["auto", *ENGINES], options).items():
+            if engine == "auto" or ENGINES[engine].refusal(cell) is None:
                 layer = Recurrent(cell, engine=engine)  # type: ignore[arg-type]
-                contestants[name, engine] = _timed(layer, layer.init_carry(batch), xs, dys, options.precision)
+                contestants[name, label] = _timed(layer, layer.init_carry(batch), xs, dys, precision)
     for key, run in contestants.items():
         run()
         kept[key] = peak_bytes(run, device) / 2**20
@@ -56,7 +57,7 @@ def measure_layers(
     rows = []
     print(f"\nT,B,I,H = {','.join(map(str, shape))}: milliseconds; times as fast as torch and as scan; peak of both")
     titles = f"{'forward':>9}{'both':>9}{'x torch':>9}{'x scan':>8}{'GFLOP/s':>9}{'peak %':>8}{'MB':>8}"
-    print(f"  {'cell':<16}{'engine':<10}{titles}")
+    print(f"  {'cell':<16}{'engine':<14}{titles}")
     for (name, engine), (forward, both) in found.items():
         flops, against = work[name]
         scan = found.get((name, "scan"))
@@ -75,7 +76,7 @@ def measure_layers(
         }
         rows.append(row)
         print(
-            f"  {name:<16}{engine:<10}{row['forward_ms']:>9.1f}{row['both_ms']:>9.1f}{row['times_torch']:>9.2f}"
+            f"  {name:<16}{engine:<14}{row['forward_ms']:>9.1f}{row['both_ms']:>9.1f}{row['times_torch']:>9.2f}"
             f"{'' if scan is None else format(row['times_scan'], '.2f'):>8}{row['gflops']:>9.0f}"
             f"{100 * row['share_of_peak']:>8.0f}{row['peak_mb']:>8.1f}",
             flush=True,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,23 +22,29 @@ from .steps import Recipe, seqlm_model, seqlm_step
 
 DEFAULT_RUN = Recipe(320, [320], bptt=64, batch=32, vocabulary=113)  # about what `seqlm train` trains
 BUSY = "while True: pass"
+ROUNDS = 3
 
 
 def measure_neighbour(options: BenchConfig) -> list[dict[str, Any]]:
     """Measure beside no, one and two busy processes, with spinning as it is set and as OpenMP has it by itself."""
-    rows = []
     print("\nbeside busy processes: tokens/s of training and of evaluation, and the share of an idle machine's")
-    print(f"  {'GOMP_SPINCOUNT':<16}{'busy':>5}{'training':>12}{'evaluation':>12}")
-    for spin in (os.environ.get("GOMP_SPINCOUNT"), None):
-        idle: dict[str, float] = {}
-        for busy in (0, 1, 2):
+    print(f"  {'GOMP_SPINCOUNT':<16}{'busy':>5}{'training':>15}{'evaluation':>15}")
+    spins = (os.environ.get("GOMP_SPINCOUNT"), None)
+    found: dict[Any, list[tuple[float, float]]] = {(spin, busy): [] for spin in spins for busy in (0, 1, 2)}
+    for _ in range(ROUNDS):  # in turns: the machine may change meanwhile
+        for (spin, busy), speeds in found.items():
             with _busy(busy):
-                speeds = _child(spin, options.seconds / 6)
-            idle = idle or speeds
-            shares = {what: round(speed / idle[what], 3) for what, speed in speeds.items()}
-            rows.append({"spin": spin, "busy": busy, "tokens_per_s": speeds, "of_idle": shares})
-            shown = "".join(f"{speeds[what]:>8,.0f} {100 * shares[what]:>3.0f}%" for what in ("training", "evaluation"))
-            print(f"  {spin or 'not set':<16}{busy:>5}{shown}", flush=True)
+                speeds.append(_child(spin, options.seconds / 6))
+    rows = []
+    medians_of = {
+        key: dict(zip(("training", "evaluation"), map(median, zip(*speeds, strict=True)), strict=True))
+        for key, speeds in found.items()
+    }
+    for (spin, busy), medians in medians_of.items():
+        shares = {what: round(speed / medians_of[spin, 0][what], 3) for what, speed in medians.items()}
+        rows.append({"spin": spin, "busy": busy, "tokens_per_s": medians, "of_idle": shares})
+        shown = "".join(f"{medians[what]:>10,.0f} {100 * share:>3.0f}%" for what, share in shares.items())
+        print(f"  {spin or 'not set':<16}{busy:>5}{shown}", flush=True)
     return rows
 
 
@@ -53,14 +60,14 @@ def _busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def _child(spin: str | None, seconds: float) -> dict[str, float]:
+def _child(spin: str | None, seconds: float) -> tuple[float, float]:
     """Tokens a second of training and evaluation in a process of its own, where OpenMP reads its environment."""
     environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
     environment |= {} if spin is None else {"GOMP_SPINCOUNT": spin}
     code = f"from seqlm.bench.neighbour import speeds; print(*speeds({seconds!r}))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    training, evaluation = map(float, done.stdout.split())
-    return {"training": round(training, 1), "evaluation": round(evaluation, 1)}
+    training, evaluation = (round(float(speed), 1) for speed in done.stdout.split())
+    return training, evaluation
 
 
 def speeds(seconds: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The measurements of layers as a picture."""
+"""Measurements as pictures."""
 
 from __future__ import annotations
 
@@ -39,6 +39,29 @@ def plot(record: Mapping[str, Any], path: Path) -> None:
         axis.set_xlabel("ms, forward and backward", fontsize=8)
         axis.tick_params(labelsize=7)
     figure.suptitle(f"seqlm engines: {record['device']}, torch {record['torch']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def plot_growth(record: Mapping[str, Any], path: Path) -> None:
+    """One panel a size: milliseconds of a step, and the share of the peak that its products reach."""
+    pyplot = plotting()
+    figure, axes = pyplot.subplots(1, len(record["growth"]), figsize=(3.4 * len(record["growth"]), 3.2), squeeze=False)
+    for axis, row in zip(axes[0], record["growth"], strict=True):
+        axis.loglog(row["values"], row["ms"], "o-", color=COLOURS["fused"])
+        axis.set_title(f"{row['size']}: exponent {row['exponent']:.2f}", fontsize=9)
+        axis.set_ylabel("ms a step", fontsize=8)
+        share = axis.twinx()
+        share.plot(
+            row["values"], [100 * one / record["gemm_peak_gflops"] for one in row["gflops"]], "s:", color="#7a9cc6"
+        )
+        share.set_ylim(0, 130)
+        share.set_ylabel("% of peak", fontsize=8, color="#7a9cc6")
+        axis.tick_params(labelsize=7)
+        share.tick_params(labelsize=7)
+    peak = f"matrix product at most {record['gemm_peak_gflops']} GFLOP/s"
+    figure.suptitle(f"a training step: {record['device']}, {record['hardware']}, {peak}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -19,7 +19,7 @@ from ..tasks.lm import LanguageModeling
 from ..training.gradient import gradient
 from ..training.loop import descend
 from .plain import Plain, PlainAwd
-from .timing import Run, now, take_turns
+from .timing import Run, now, take_turns, with_bf16
 
 
 class Recipe(NamedTuple):
@@ -122,12 +122,14 @@ def seqlm_step(recipe: Recipe, model: Any, device: torch.device, precision: str)
 def measure_steps(name: str, options: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure whole training steps on random tokens; prints a line for each engine."""
     recipe = STEPS[name]
-    steps = {"plain": plain_step(recipe, plain_model(recipe).to(device), device, options.precision)}
-    engines = options.engines or ["auto", "fused", "native", "scan"]
-    steps |= {
-        engine: seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, options.precision)
-        for engine in engines
+    steps = {
+        label: plain_step(recipe, plain_model(recipe).to(device), device, precision)
+        for label, (_, precision) in with_bf16(["plain"], options).items()
     }
+    for label, (engine, precision) in with_bf16(
+        options.engines or ["auto", "fused", "native", "scan"], options
+    ).items():
+        steps[label] = seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, precision)
 
     def tokens() -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(0)

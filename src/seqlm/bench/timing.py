@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..config.schema import BenchConfig
 
 LEAST_ROUNDS = 5
 Run = Callable[[], tuple[float, float]]  # seconds of the forward pass, and of all
@@ -20,6 +22,14 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def with_bf16(names: Iterable[str], options: BenchConfig) -> dict[str, tuple[str, str]]:
+    """Name and precision of contestants by label: beside each in float32 one in bfloat16, but for the reference."""
+    found = {name: (name, options.precision) for name in names}
+    if options.precision == "float32":
+        found |= {f"{name} bf16": (name, "bf16") for name in found if name != "scan"}
+    return found
 
 
 def take_turns(contestants: Mapping[Any, Run], seconds: float) -> dict[Any, tuple[float, float]]:

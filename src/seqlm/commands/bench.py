@@ -1,4 +1,4 @@
-"""seqlm bench: cells and engines against torch's own kernels, and training steps against a plain loop.
+"""seqlm bench: cells, engines, products and whole steps against torch's own kernels and loops by hand.
 
 Contestants of one shape take turns in one process, so that a changing load affects all alike; medians and their
 ratios are what counts. Nothing else should run meanwhile.
@@ -6,16 +6,22 @@ ratios are what counts. Nothing else should run meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from .. import __version__
+from ..bench.growth import measure_growth
 from ..bench.layers import measure_layers
-from ..bench.plot import plot, plotting
+from ..bench.neighbour import measure_neighbour
+from ..bench.plot import plot, plot_growth, plotting
+from ..bench.products import measure_products
+from ..bench.reading import measure_reading
 from ..bench.steps import STEPS, measure_steps
+from ..bench.text import measure_encoding
 from ..bench.timing import gemm_peak
+from ..bench.tune import tune
 from ..config.schema import BenchConfig
 from ..config.values import verb_config
 from ..config.yaml_files import cell_nodes
@@ -25,21 +31,40 @@ from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from .words import pop_file
 
+TABLES = {"layer": "layers", "step": "steps", "product": "products"}  # keys of the record
+
+
+Measurement = Callable[[BenchConfig, torch.device, dict[str, Any]], list[dict[str, Any]]]
+LEVELS: dict[str, Measurement] = {
+    "layer": lambda options, device, record: _layers(options, device, record),
+    "step": lambda options, device, _: [
+        row for name in options.steps or STEPS for row in measure_steps(name, options, device)
+    ],
+    "product": lambda options, *_: measure_products(options),
+    "reading": lambda options, device, _: measure_reading(options, device),
+    "encoding": lambda options, *_: measure_encoding(options),
+    "growth": lambda options, device, _: measure_growth(options, device),
+    "neighbour": lambda options, *_: measure_neighbour(options),
+    "tune": lambda options, *_: tune(options),
+}
+
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm bench [key=value ...] [--json FILE] [--png FILE]`: measure, print tables, keep them."""
+    """`seqlm bench [LEVEL ...] [key=value ...] [--json FILE] [--png FILE]`: measure, print tables, keep them."""
     words, json_file = pop_file(words, "--json")
     words, png_file = pop_file(words, "--png")
+    named = [word for word in words if "=" not in word and not word.startswith("-")]
+    words = [word for word in words if word not in named] + [f"levels=[{','.join(named)}]"] * bool(named)
     options = verb_config("bench", BenchConfig, words)
     device = prepare(options.device, options.precision, options.threads)
-    nodes = cell_nodes()
-    allowed = {"levels": ("layer", "step"), "cells": nodes, "engines": ("auto", *ENGINES), "steps": STEPS}
+    allowed = {"levels": LEVELS, "cells": cell_nodes(), "engines": ("auto", *ENGINES), "steps": STEPS}
     for key, known in allowed.items():
         for name in getattr(options, key) or ():
             if name not in known:
                 raise ConfigError(f"{key}={name} is unknown; allowed: {', '.join(known)}")
-    shapes = [_shape(text) for text in options.shapes]
-    if png_file and "layer" in options.levels:
+    for text in options.shapes:
+        _shape(text)
+    if png_file:
         plotting()
     record: dict[str, Any] = {
         "seqlm": __version__,
@@ -47,25 +72,23 @@ def main(words: Sequence[str]) -> None:
         "device": describe(device, options.precision),
         "hardware": hardware(device),
         "gemm_peak_gflops": round(gemm_peak(device) / 1e9, 1),
-        "layers": [],
-        "steps": [],
     }
     print(f"{record['device']}, {record['hardware']}; matrix product at most {record['gemm_peak_gflops']} GFLOP/s")
     try:
-        if "layer" in options.levels:
-            chosen = options.cells or list(nodes)
-            for shape in shapes:
-                record["layers"] += measure_layers(
-                    shape, {name: nodes[name] for name in chosen}, options, device, record
-                )
-        if "step" in options.levels:
-            for name in options.steps or STEPS:
-                record["steps"] += measure_steps(name, options, device)
+        for level in options.levels:
+            record[TABLES.get(level, level)] = LEVELS[level](options, device, record)
     finally:  # what was measured before an interruption is kept
         if json_file:
             write_atomically(json_file, to_json(record, indent=1) + "\n")
-    if png_file and record["layers"]:
-        plot(record, png_file)
+    if png_file and (record.get("layers") or record.get("growth")):
+        (plot if record.get("layers") else plot_growth)(record, png_file)
+
+
+def _layers(options: BenchConfig, device: torch.device, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    nodes = cell_nodes()
+    chosen = {name: nodes[name] for name in options.cells or nodes}
+    shapes = map(_shape, options.shapes)
+    return [row for shape in shapes for row in measure_layers(shape, chosen, options, device, record)]
 
 
 def _shape(text: str) -> tuple[int, int, int, int]:

@@ -70,7 +70,8 @@ class Softmax(nn.Linear):
         return (ys,)
 
     def logits(self, features: Features, words: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        return F.linear(features[0], self._masked(words), self.bias) / temperature
+        logits = F.linear(features[0], self._masked(words), self.bias)
+        return logits if temperature == 1 else logits / temperature
 
     def nll(self, features: Features, targets: Tensor, words: Tensor | None = None, ignore_index: int = -100) -> Tensor:
         ys, weight = features[0].flatten(0, 1), self._masked(words)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..cells import Carry, require_probability
+from ..cells import Carry, Step, require_probability
 from ..layers import (
     Features,
     Layer,
@@ -156,6 +156,17 @@ class TextModel(nn.Module):
         """Read a chunk: tokens (T, B), carry -> (carry, logits (T, B, V))."""
         reading = self.read(tokens, carry)
         return reading.carry, self.logits(reading)
+
+    def bind(self, carry: Carry) -> Step:
+        """To write word by word: step(carry, token (B,)) -> (carry, logits (B, V)), as `forward` without dropout."""
+        step = self.stack.bind(carry)
+
+        def one(carry: Carry, token: Tensor) -> tuple[Carry, Tensor]:
+            carry, y = step(carry, self.embed(token, None))
+            y = y if self.projection is None else self.projection(y)
+            return carry, self.decoder.logits(self.decoder.features(y.unsqueeze(0)))[0]
+
+        return one
 
     def nll(self, tokens: Tensor, targets: Tensor, carry: Carry, ignore_index: int = -100) -> tuple[Carry, Tensor]:
         """Read a chunk and score it: (carry, summed nats); as cross_entropy(forward(tokens))."""

@@ -14,7 +14,7 @@ from ..models.language_model import LanguageModel
 from .base import evaluating
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(model: LanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
     """Yield the text after `options.prompt` piece by piece, `options.tokens` tokens of it.
 
@@ -30,15 +30,18 @@ def generate(model: LanguageModel, tokenizer: Tokenizer, options: SamplingConfig
     prompt = tokenizer.encode(options.prompt)
     for token in prompt:  # words need to know what stands before them
         decode(token)
-    tokens = [tokenizer.eos_id, *prompt]
     with evaluating(model):
-        for _ in range(options.tokens):
-            carry, logits = model(torch.tensor(tokens, device=device).unsqueeze(1), carry)  # (T, 1, V)
-            last = logits[-1, 0].float().cpu()
+        read = torch.tensor([tokenizer.eos_id, *prompt], device=device).unsqueeze(1)
+        carry, logits = model(read, carry)  # (T, 1, V)
+        last, step = logits[-1], model.bind(carry)
+        for index in range(options.tokens):
+            if index:
+                carry, last = step(carry, torch.tensor([token], device=device))
+            chances = last[0].float().cpu()
             if tokenizer.unk_id is not None and not options.allow_unk:
-                last[tokenizer.unk_id] = -torch.inf
-            tokens = [draw(last, options, generator)]
-            yield decode(tokens[0])
+                chances[tokenizer.unk_id] = -torch.inf
+            token = draw(chances, options, generator)
+            yield decode(token)
 
 
 def check_prompt(tokenizer: Tokenizer, prompt: str, key: str = "prompt") -> None:
@@ -61,4 +64,5 @@ def draw(logits: Tensor, options: SamplingConfig, generator: torch.Generator) ->
         ranked, order = probabilities.sort(descending=True)
         outside = ranked.cumsum(0) - ranked >= options.top_p  # the first token is always inside
         probabilities[order[outside]] = 0
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+    # As torch.multinomial draws one, without its checks, each of which would take as long.
+    return int((probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax())
