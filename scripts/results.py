@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,40 +181,139 @@ def headlines(texts: str, others: str) -> str:
     return "\n".join(lines)
 
 
-def speed() -> str:
-    """What `seqlm bench` measured, as Markdown tables; empty until it has been run."""
+def measured_speed() -> dict[str, Any]:
+    """The record of `seqlm bench`; empty until it has been made."""
     path = RESULTS / "bench-cpu.json"
-    if not path.is_file():
-        return ""
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return data
+
+
+def ratios(data: Mapping[str, Any]) -> str:
+    """A short table of whole steps: times as fast as a loop by hand around nn.LSTM in float32."""
+    engines = ("plain bf16", "auto", "auto bf16")
+    titles = ("the loop by hand, autocast", "seqlm", "seqlm, `precision=bf16`")
+    lines = [f"| training step ({data['hardware']}) | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    for step, found in _by_step(data).items():
+        lines.append(f"| {step} | {' | '.join(_times(found[engine]['times_plain']) for engine in engines)} |")
+    return "\n".join(lines)
+
+
+def speed(data: Mapping[str, Any]) -> str:
+    """All that `seqlm bench` measured, as Markdown tables."""
+    tables = [
+        f"## Speed\n\n{data['hardware']}, {data['device']}; torch {data['torch']}; a large matrix product reaches "
+        f"{data['gemm_peak_gflops']} GFLOP/s. Contestants took turns in one run of `seqlm bench`.",
+        _steps(data),
+        _lstm_layers(data),
+        _layers(data),
+        _products(data),
+        _reading(data),
+        _neighbours(data),
+        _growth(data),
+    ]
+    return "\n" + "\n\n".join(tables) + "\n"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _by_step(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of whole steps by step and engine."""
+    steps: dict[str, dict[str, Any]] = {}
+    for row in data["steps"]:
+        steps.setdefault(row["step"], {})[row["engine"]] = row
+    return steps
+
+
+def _steps(data: Mapping[str, Any]) -> str:
+    steps = _by_step(data)
+    engines = list(next(iter(steps.values())))
+    rows = (
+        [step, *(f"{found[e]['tokens_per_s']:,.0f} ({_times(found[e]['times_plain'])})" for e in engines)]
+        for step, found in steps.items()
+    )
+    return _table(["whole training step, tokens/s (times a plain loop)", *engines], rows)
+
+
+def _lstm_layers(data: Mapping[str, Any]) -> str:
+    engines = ("auto", "native", "fused", "torch bf16", "auto bf16", "native bf16", "fused bf16")
+    found = {(tuple(row["shape"]), row["engine"]): row for row in data["layers"] if row["torch"] == "LSTM"
+             and row["cell"] in ("lstm", "LSTM")}  # fmt: skip
+    rows = (
+        [", ".join(map(str, shape)), *(_times(found[shape, engine]["times_torch"]) for engine in engines)]
+        for shape in dict.fromkeys(shape for shape, _ in found)
+    )
+    return _table(["LSTM layer T, B, I, H: times nn.LSTM in float32", *engines], rows)
+
+
+def _layers(data: Mapping[str, Any]) -> str:
     rows = [row for row in data["layers"] if row["engine"] == "fused"]
     cells = list(dict.fromkeys(row["cell"] for row in rows))
     against = {row["cell"]: row["torch"] for row in rows}
-    lines = [
-        f"`engine=fused`, forward and backward, {data['device']}: times as fast as torch's own kernel "
-        "(as `engine=scan`, the same cell as a plain loop)",
-        "",
-        "| T, B, I, H | " + " | ".join(f"{cell} / nn.{against[cell]}" for cell in cells) + " |",
-        "|---|" + "---|" * len(cells),
+    found = {(tuple(row["shape"]), row["cell"]): row for row in rows}
+
+    def text(row: Mapping[str, Any]) -> str:
+        return f"{row['times_torch']:.2f}" + ("" if row["times_scan"] is None else f" ({row['times_scan']:.1f})")
+
+    return (
+        "`engine=fused`, forward and backward, float32: times as fast as torch's own kernel "
+        "(as `engine=scan`, the same cell as a plain loop)\n\n"
+    ) + _table(
+        ["T, B, I, H", *(f"{cell} / nn.{against[cell]}" for cell in cells)],
+        (
+            [
+                ", ".join(map(str, shape)),
+                *(text(found[shape, cell]) if (shape, cell) in found else "" for cell in cells),
+            ]
+            for shape in dict.fromkeys(shape for shape, _ in found)
+        ),
+    )
+
+
+def _products(data: Mapping[str, Any]) -> str:
+    ways = ("torch", "mkl", "onednn")
+    rows = (
+        [", ".join(map(str, row["shape"])), row["type"], *(str(row["gflops"].get(way, "")) for way in ways)]
+        for row in data["products"]
+    )
+    return _table(["product (rows, inputs, outputs), GFLOP/s", "type", *ways], rows)
+
+
+def _reading(data: Mapping[str, Any]) -> str:
+    rows = [
+        [row["what"], row["model"], row["contestant"], f"{row['tokens_per_s']:,.0f}",
+         "" if row["times_plain"] is None else _times(row["times_plain"])]
+        for row in data["reading"]
+    ]  # fmt: skip
+    rows += [
+        [f"encoding {row['mb']} MB of text", row["tokenizer"], "", f"{row['seconds']:.1f} s", ""]
+        for row in data["encoding"]
     ]
-    for shape in dict.fromkeys(tuple(row["shape"]) for row in rows):
-        texts = []
-        for cell in cells:
-            row = next((one for one in rows if one["cell"] == cell and tuple(one["shape"]) == shape), None)
-            scan = "" if row is None or row["times_scan"] is None else f" ({row['times_scan']:.1f})"
-            texts.append("" if row is None else f"{row['times_torch']:.2f}{scan}")
-        lines.append(f"| {', '.join(map(str, shape))} | {' | '.join(texts)} |")
-    engines = list(dict.fromkeys(row["engine"] for row in data["steps"]))
-    lines += [
-        "",
-        "| whole training step, tokens/s (times a plain loop) | " + " | ".join(engines) + " |",
-        "|---|" + "---|" * len(engines),
-    ]
-    for step in dict.fromkeys(row["step"] for row in data["steps"]):
-        found = {row["engine"]: row for row in data["steps"] if row["step"] == step}
-        texts = [f"{found[e]['tokens_per_s']:,.0f} ({found[e]['times_plain']:.2f})" for e in engines]
-        lines.append(f"| {step} | {' | '.join(texts)} |")
-    return "\n" + "\n".join(lines) + "\n"
+    return _table(["one stream", "model", "contestant", "tokens/s", "times a plain loop"], rows)
+
+
+def _neighbours(data: Mapping[str, Any]) -> str:
+    rows = (
+        [row["spin"] or "not set", str(row["busy"]),
+         *(f"{row['tokens_per_s'][what]:,.0f} ({row['of_idle'][what]:.0%})" for what in ("training", "evaluation"))]
+        for row in data["neighbour"]
+    )  # fmt: skip
+    return _table(["GOMP_SPINCOUNT", "busy processes beside", "training, tokens/s (of idle)", "evaluation"], rows)
+
+
+def _growth(data: Mapping[str, Any]) -> str:
+    rows = (
+        [row["size"], ", ".join(f"{value:,}: {ms:.1f}" for value, ms in zip(row["values"], row["ms"], strict=True)),
+         f"{row['exponent']:.2f}"]
+        for row in data["growth"]
+    )  # fmt: skip
+    return _table(["a step's time grows with", "milliseconds", "exponent"], rows)
 
 
 def main() -> int:
@@ -227,7 +327,9 @@ def main() -> int:
             print(record(options.run))
             return 0
         texts, others = table(), other_tasks()
-        shown = {README: headlines(texts, others) + "\n", PAGE: f"{texts}\n\n{others}\n{speed()}"}
+        data = measured_speed()
+        short = [headlines(texts, others), *([ratios(data)] if data else [])]
+        shown = {README: "\n\n".join(short) + "\n", PAGE: f"{texts}\n\n{others}\n{speed(data) if data else ''}"}
         stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)

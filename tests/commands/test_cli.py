@@ -279,3 +279,16 @@ def test_non_finite_loss_exits_with_3(tmp_path):
     failed = seqlm("train", *words, cwd=tmp_path, check=False)
     assert failed.returncode == 3 and "is not finite at step" in failed.stderr and "Traceback" not in failed.stderr
     assert RunFolder(tmp_path / "outputs" / "2024").info()["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_wait_without_spinning_long_unless_told(given, expected, tmp_path):
+    """Read by OpenMP when torch is imported: it must be set before, and what the user has set holds."""
+    code = "import os, sys; sys.argv = ['seqlm', '--version']; from seqlm.cli import main; main()"
+    code += "; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{expected} False", done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 
 import pytest
@@ -70,6 +71,15 @@ def test_without_a_folder_it_is_measured_all_the_same(machine, monkeypatch, tmp_
     (tmp_path / "file").touch()
     monkeypatch.setenv("SEQLM_CACHE", str(tmp_path / "file"))
     assert Choices().choose("a", ways(usual=1.0, other=0.5)[0]) == "other"
+
+
+def test_nobody_waits_for_a_process_that_was_stopped(machine, monkeypatch):
+    monkeypatch.setattr("seqlm.engines.choice.PATIENCE", 0.1)
+    machine.mkdir()
+    with (machine / ".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert Choices().choose("a", ways(usual=1.0, other=0.5)[0]) == "other"
+    assert not list(machine.glob("*.json"))
 
 
 def test_beside_other_processes_nothing_is_measured(machine, monkeypatch):

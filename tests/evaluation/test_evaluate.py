@@ -105,3 +105,15 @@ def test_evaluation_changes_nothing_in_training(tmp_path):
 
 def test_runaway_losses_are_infinite_not_errors():
     assert perplexity(1e6, 10) == math.inf and perplexity(10 * math.log(7), 10) == pytest.approx(7)
+
+
+def test_a_text_is_read_many_tokens_at_once(run, capsys):
+    """As many as make products fast; the carry goes on, so chunks of any length give the same."""
+    loaded = load_run(run / "char")
+    task, config = loaded.task, loaded.config
+    assert [task.eval_bptt(config, rows) for rows in (1, 4, 1000)] == [1024, 256, config.train.bptt]
+    exact = evaluate(loaded.model, task, task.batches(loaded.data, "valid", 1, 3), torch.device("cpu"))
+    found = evaluate(loaded.model, task, task.batches(loaded.data, "valid", 1, 1024), torch.device("cpu"))
+    assert found.tokens == exact.tokens and math.isclose(found.loss_sum, exact.loss_sum, rel_tol=1e-5)
+    main(str(run / "char"), [], True)
+    assert json.loads(capsys.readouterr().out)["bptt"] == 1024

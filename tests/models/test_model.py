@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from seqlm import Bidirectional, ElmanCell, LanguageModel, LSTMCell, Recurrent, Stack
+from seqlm.cells import carry_tensors
 from seqlm.config.build import build
 from seqlm.errors import ConfigError
 
@@ -128,3 +129,21 @@ def test_dropout_places_change_training_only():
         model.eval()
         first, second = (model(xs, model.init_carry(3))[1] for _ in range(2))
         assert torch.equal(first, second), place
+
+
+@pytest.mark.parametrize("options", [
+    ["model=lstm"], ["model=jordan"], ["model.projection=true", "model.embedding_size=5"], ["model/output=mixture"],
+    ["model/output=adaptive", "model.output.cutoffs=[10,30]"], ["model.dropout.embedding=0.3", "model.dropout.input=0.3"],
+])  # fmt: skip
+def test_word_by_word_it_is_the_same_model(options):
+    torch.manual_seed(0)
+    model = model_of("model.hidden_size=8", "model.num_layers=2", *options).eval()
+    tokens = torch.randint(50, (6, 3))
+    with torch.no_grad():
+        last, expected = model(tokens, model.init_carry(3))
+        carry, step = model.init_carry(3), model.bind(model.init_carry(3))
+        for token, logits in zip(tokens, expected, strict=True):
+            carry, found = step(carry, token)
+            torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
+    for one, other in zip(carry_tensors(carry), carry_tensors(last), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -53,7 +53,8 @@ ENGINES: dict[str, Any] = {name: import_module(f".{name}", __name__) for name in
 # `engine=auto` takes the first that can serve the cell, or the fastest of those that are measured.
 ORDERS: dict[str, tuple[str, ...]] = {"cpu": ("fused", "native", "deferred"), "cuda": ("native", "fused", "deferred")}
 MEASURED = {"fused", "native"}  # on the CPU, in float32
-MOST_STEPS = 32  # of a chunk in a trial
+MOST_STEPS = 128  # of a chunk in a trial: long ones have caches of their own
+MOST_WORK = 5e10  # operations of a trial, or it would take too long
 
 
 class Plan(NamedTuple):
@@ -98,8 +99,9 @@ def _measured(cell: Cell, rivals: list[str], steps: int, rows: int) -> Plan:
     """The fastest of several engines for chunks of this shape."""
     grad, narrow = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
     kind = type(cell).__name__
-    steps = length_class(steps, MOST_STEPS)
-    sizes = shape_class(steps, rows, cell.input_size, cell.output_size)
+    sizes = f"{length_class(steps, MOST_STEPS)}x{shape_class(rows, cell.input_size, cell.output_size)}"
+    work = 6.0 * rows * sum(parameter.numel() for parameter in cell.parameters())  # of a step and its gradient
+    steps = max(1, min(steps, MOST_STEPS, round(MOST_WORK / work)))
     question = (
         f"{'training' if grad else 'reading'} by {kind} of {sizes}, {'bfloat16' if narrow else 'float32'}, "
         f"{torch.get_num_threads()} threads"

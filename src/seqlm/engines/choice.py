@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -34,6 +34,7 @@ CLEARLY = 1.1  # so much faster must another way be than the one that was chosen
 BARELY = 1.02  # or than the usual one, at first
 SECONDS = 0.05  # of measuring, for each way, unless LEAST_ROUNDS take longer
 LEAST_ROUNDS, MOST_ROUNDS = 2, 30
+PATIENCE = 60.0  # seconds to wait for another process that measures
 
 
 class Choices:
@@ -170,7 +171,10 @@ def _round_up(size: int) -> int:
 
 @contextmanager
 def _locked_file() -> Iterator[Path | None]:
-    """The file of what this machine has measured, held; None where there is none: every run measures then."""
+    """The file of what this machine has measured, held; None where there is none: every run measures then.
+
+    Who holds it measures for seconds; if it is held for longer, its holder was stopped, and nobody waits for that.
+    """
     try:
         folder = cache_folder() / "choices"
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,8 +183,22 @@ def _locked_file() -> Iterator[Path | None]:
         yield None
         return
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder / f"{_machine()}.json"
+        yield folder / f"{_machine()}.json" if _held(lock) else None
+
+
+def _held(lock: IO[str]) -> bool:
+    """Whether the lock could be had, within a time."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return False
 
 
 def _read(path: Path | None) -> dict[str, Answer]:
