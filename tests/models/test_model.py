@@ -133,7 +133,8 @@ def test_dropout_places_change_training_only():
 
 @pytest.mark.parametrize("options", [
     ["model=lstm"], ["model=jordan"], ["model.projection=true", "model.embedding_size=5"], ["model/output=mixture"],
-    ["model/output=adaptive", "model.output.cutoffs=[10,30]"], ["model.dropout.embedding=0.3", "model.dropout.input=0.3"],
+    ["model/output=adaptive", "model.output.cutoffs=[10,30]", "model.output.div_value=2"],
+    ["model.dropout.embedding=0.3", "model.dropout.input=0.3"],
 ])  # fmt: skip
 def test_word_by_word_it_is_the_same_model(options):
     torch.manual_seed(0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +23,9 @@ from ..training.gradient import gradient
 from ..training.loop import descend
 from .plain import Plain, PlainAwd
 from .timing import Run, now, take_turns, with_bf16
+
+WARM_UP = 3  # steps before the first turn: kernels are compiled, ways chosen
+TURN, MOST_STEPS = 0.3, 5  # seconds of a turn, and steps of it, about; a step that is longer is a turn
 
 
 class Recipe(NamedTuple):
@@ -120,37 +126,19 @@ def seqlm_step(recipe: Recipe, model: Any, device: torch.device, precision: str)
 
 
 def measure_steps(name: str, options: BenchConfig, device: torch.device) -> list[dict[str, Any]]:
-    """Measure whole training steps on random tokens; prints a line for each engine."""
+    """Measure whole training steps on random tokens; prints a line for each engine.
+
+    Every contestant has a process of its own, as every training has: what one leaves in memory would help the next.
+    """
     recipe = STEPS[name]
-    steps = {
-        label: plain_step(recipe, plain_model(recipe).to(device), device, precision)
-        for label, (_, precision) in with_bf16(["plain"], options).items()
-    }
-    for label, (engine, precision) in with_bf16(
-        options.engines or ["auto", "fused", "native", "scan"], options
-    ).items():
-        steps[label] = seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, precision)
-
-    def tokens() -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        while True:
-            shape = (recipe.bptt + 1, recipe.batch)
-            yield torch.randint(recipe.vocabulary, shape, generator=generator).to(device)
-
-    def timed(step: Callable[[Tensor], float], source: Iterator[Tensor]) -> Run:
-        def run() -> tuple[float, float]:
-            chunk = next(source)
-            start = now(device)
-            step(chunk)
-            return 0.0, now(device) - start
-
-        return run
-
-    contestants = {key: timed(step, tokens()) for key, step in steps.items()}
-    for run in contestants.values():
-        run()
-        run()
-    found = take_turns(contestants, options.seconds)
+    engines = options.engines or ["auto", "fused", "native", "scan"]
+    contestants = with_bf16(["plain"], options) | with_bf16(engines, options)
+    with ExitStack() as held:
+        runs = {
+            label: held.enter_context(_in_a_process(recipe, engine, precision, device))
+            for label, (engine, precision) in contestants.items()
+        }
+        found = take_turns(runs, options.seconds)
     rows = []
     size = recipe.bptt * recipe.batch
     shown = {key: value for key, value in recipe._asdict().items() if value and key != "plain"}
@@ -167,3 +155,50 @@ def measure_steps(name: str, options: BenchConfig, device: torch.device) -> list
         rows.append(row)
         print(f"  {key:<14}{row['ms']:>9.1f}{row['tokens_per_s']:>10,.0f}{row['times_plain']:>9.2f}", flush=True)
     return rows
+
+
+@contextmanager
+def _in_a_process(recipe: Recipe, engine: str, precision: str, device: torch.device) -> Iterator[Run]:
+    """A contestant that is ready: a call of it has the process do a turn."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    given = (theirs, recipe, engine, precision, device, torch.get_num_threads())
+    process = context.Process(target=_serve, args=given, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+
+        def run() -> tuple[float, float]:
+            ours.send(True)
+            return 0.0, float(ours.recv())
+
+        yield run
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(
+    connection: Connection, recipe: Recipe, engine: str, precision: str, device: torch.device, threads: int
+) -> None:
+    """Do a turn whenever asked: some steps, of which the first warms the caches; answers the mean of the others."""
+    torch.set_num_threads(threads)
+    if engine == "plain":
+        step = plain_step(recipe, plain_model(recipe).to(device), device, precision)
+    else:
+        step = seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, precision)
+    generator = torch.Generator().manual_seed(0)
+
+    def seconds() -> float:
+        tokens = torch.randint(recipe.vocabulary, (recipe.bptt + 1, recipe.batch), generator=generator).to(device)
+        start = now(device)
+        step(tokens)
+        return now(device) - start
+
+    count = min(MOST_STEPS, round(TURN / [seconds() for _ in range(WARM_UP)][-1]))
+    with suppress(KeyboardInterrupt, EOFError):
+        connection.send(count)
+        while connection.recv():
+            found = [seconds() for _ in range(1 + count)]
+            connection.send(sum(found[1:]) / count if count else found[0])
