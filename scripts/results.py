@@ -192,7 +192,8 @@ def ratios(data: Mapping[str, Any]) -> str:
     """A short table of whole steps: times as fast as a loop by hand around nn.LSTM in float32."""
     engines = ("plain bf16", "auto", "auto bf16")
     titles = ("the loop by hand, autocast", "seqlm", "seqlm, `precision=bf16`")
-    lines = [f"| training step ({data['hardware']}) | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
+    title = f"a step, times as fast as a loop by hand in float32 ({data['hardware']})"
+    lines = [f"| {title} | {' | '.join(titles)} |", "|---|" + "---|" * len(titles)]
     for step, found in _by_step(data).items():
         lines.append(f"| {step} | {' | '.join(_times(found[engine]['times_plain']) for engine in engines)} |")
     return "\n".join(lines)
@@ -202,7 +203,7 @@ def speed(data: Mapping[str, Any]) -> str:
     """All that `seqlm bench` measured, as Markdown tables."""
     tables = [
         f"## Speed\n\n{data['hardware']}, {data['device']}; torch {data['torch']}; a large matrix product reaches "
-        f"{data['gemm_peak_gflops']} GFLOP/s. Contestants took turns in one run of `seqlm bench`.",
+        f"{data['gemm_peak_gflops']} GFLOP/s. Contestants of a table took turns in one run of `seqlm bench`.",
         _steps(data),
         _lstm_layers(data),
         _layers(data),
@@ -210,6 +211,8 @@ def speed(data: Mapping[str, Any]) -> str:
         _reading(data),
         _neighbours(data),
         _growth(data),
+        "![A step's time by the sizes of model and batches](bench-cpu-growth.png)",
+        "![Milliseconds of every cell and engine](bench-cpu.png)",
     ]
     return "\n" + "\n\n".join(tables) + "\n"
 

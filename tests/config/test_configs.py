@@ -227,6 +227,26 @@ def test_devices_that_are_not_there_are_refused():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_freed_memory_is_kept_unless_the_user_says_what_to_do(monkeypatch):
+    from seqlm import device
+
+    called = []
+
+    class Library:
+        def __init__(self, _):
+            self.mallopt = lambda *numbers: called.append(numbers)
+
+    monkeypatch.setattr(device.ctypes, "CDLL", Library)
+    device.prepare("cpu")
+    assert called == [(-4, 0), (-1, 2**31 - 1)]
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    device.prepare("cpu")
+    assert len(called) == 2
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_")
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: object())  # another C library
+    device.prepare("cpu")
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_training_on_cuda(tmp_path, precision):
     loss = train(

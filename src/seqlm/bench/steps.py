@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..cells import LSTMCell, detach
 from ..config.schema import BenchConfig
 from ..data.batching.streams import Chunk
-from ..device import autocast
+from ..device import autocast, keep_freed_memory
 from ..models.presets import build_language_model
 from ..models.stack import Dropouts
 from ..tasks.lm import LanguageModeling
@@ -187,6 +187,7 @@ def _serve(
     if engine == "plain":
         step = plain_step(recipe, plain_model(recipe).to(device), device, precision)
     else:
+        keep_freed_memory()  # as `seqlm train` does
         step = seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, precision)
     generator = torch.Generator().manual_seed(0)
 

@@ -80,8 +80,10 @@ def main(words: Sequence[str]) -> None:
     finally:  # what was measured before an interruption is kept
         if json_file:
             write_atomically(json_file, to_json(record, indent=1) + "\n")
-    if png_file and (record.get("layers") or record.get("growth")):
-        (plot if record.get("layers") else plot_growth)(record, png_file)
+    if png_file and record.get("layers"):
+        plot(record, png_file)
+    if png_file and record.get("growth"):
+        plot_growth(record, png_file.with_stem(f"{png_file.stem}-growth") if record.get("layers") else png_file)
 
 
 def _layers(options: BenchConfig, device: torch.device, record: Mapping[str, Any]) -> list[dict[str, Any]]:
