@@ -26,14 +26,15 @@ def plot(record: Mapping[str, Any], path: Path) -> None:
     """One panel a shape: milliseconds of forward and backward pass for every cell and engine."""
     pyplot = plotting()
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in record["layers"]))
-    bars = max(sum(tuple(row["shape"]) == shape for row in record["layers"]) for shape in shapes)
+    bars = max(sum(tuple(row["shape"]) == shape for row in _shown(record)) for shape in shapes)
     size = (3.6 * len(shapes) + 1, 1.5 + 0.15 * bars)  # inches, so that labels of bars do not touch
     figure, axes = pyplot.subplots(1, len(shapes), figsize=size, squeeze=False)
     for axis, shape in zip(axes[0], shapes, strict=True):
-        rows = [row for row in record["layers"] if tuple(row["shape"]) == shape]
+        rows = [row for row in _shown(record) if tuple(row["shape"]) == shape]
         labels = [row["cell"] if row["engine"] == "torch" else f"{row['cell']} {row['engine']}" for row in rows]
-        colours = [COLOURS.get(row["engine"], "#999999") for row in rows]
-        axis.barh(labels, [row["both_ms"] for row in rows], color=colours)
+        colours = [COLOURS.get(row["engine"].removesuffix(" bf16"), "#999999") for row in rows]
+        edges = ["#000000" if row["engine"].endswith("bf16") else "none" for row in rows]
+        axis.barh(labels, [row["both_ms"] for row in rows], color=colours, edgecolor=edges, linewidth=0.6)
         axis.invert_yaxis()
         axis.set_title("T={} B={} I={} H={}".format(*shape), fontsize=9)
         axis.set_xlabel("ms, forward and backward", fontsize=8)
@@ -44,6 +45,11 @@ def plot(record: Mapping[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
+def _shown(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows but for those of `auto`, which is one of the others."""
+    return [row for row in record["layers"] if not row["engine"].startswith("auto")]
+
+
 def plot_growth(record: Mapping[str, Any], path: Path) -> None:
     """One panel a size: milliseconds of a step, and the share of the peak that its products reach."""
     pyplot = plotting()
@@ -52,6 +58,9 @@ def plot_growth(record: Mapping[str, Any], path: Path) -> None:
         axis.loglog(row["values"], row["ms"], "o-", color=COLOURS["fused"])
         axis.set_title(f"{row['size']}: exponent {row['exponent']:.2f}", fontsize=9)
         axis.set_ylabel("ms a step", fontsize=8)
+        axis.minorticks_off()
+        axis.set_xticks(row["values"], [f"{value:,}" for value in row["values"]])
+        axis.set_yticks(row["ms"], [f"{ms:.0f}" for ms in row["ms"]])
         share = axis.twinx()
         share.plot(
             row["values"], [100 * one / record["gemm_peak_gflops"] for one in row["gflops"]], "s:", color="#7a9cc6"
