@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -183,6 +184,7 @@ def _serve(
     connection: Connection, recipe: Recipe, engine: str, precision: str, device: torch.device, threads: int
 ) -> None:
     """Do a turn whenever asked: some steps, of which the first warms the caches; answers the mean of the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
     torch.set_num_threads(threads)
     if engine == "plain":
         step = plain_step(recipe, plain_model(recipe).to(device), device, precision)
@@ -198,7 +200,7 @@ def _serve(
         return now(device) - start
 
     count = min(MOST_STEPS, round(TURN / [seconds() for _ in range(WARM_UP)][-1]))
-    with suppress(KeyboardInterrupt, EOFError):
+    with suppress(EOFError):
         connection.send(count)
         while connection.recv():
             found = [seconds() for _ in range(1 + count)]
