@@ -225,7 +225,6 @@ def test_devices_that_are_not_there_are_refused():
     assert prepare("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.cuda
 def test_freed_memory_is_kept_unless_the_user_says_what_to_do(monkeypatch):
     from seqlm import device
 
@@ -246,6 +245,7 @@ def test_freed_memory_is_kept_unless_the_user_says_what_to_do(monkeypatch):
     device.prepare("cpu")
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 def test_training_on_cuda(tmp_path, precision):
