@@ -77,22 +77,22 @@ def hardware(device: torch.device) -> str:
     """Name of the GPU, or model of the CPU as far as the system tells, and its number of cores."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    model = platform.processor() or platform.machine()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    model = _cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
     return f"{model}, {os.cpu_count()} cores"
 
 
 def processor() -> str:
     """The kind of processor, with its features: what compiled code and the speed of anything depend on."""
+    return platform.machine() + (_cpuinfo("flags", "Features") or platform.processor())
+
+
+def _cpuinfo(*names: str) -> str:
+    """The first line of /proc/cpuinfo with one of these names; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        lines = []
-    return platform.machine() + next(
-        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
-    )
+        return ""
+    return next((line for line in lines if line.startswith(names)), "")
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -79,6 +79,8 @@ def test_nobody_waits_for_a_process_that_was_stopped(machine, monkeypatch):
     with (machine / ".lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert Choices().choose("a", ways(usual=1.0, other=0.5)[0]) == "other"
+        monkeypatch.setattr("seqlm.engines.choice.PATIENCE", 1e9)
+        assert Choices().times_as_fast("a", "other", "usual") is None  # only reads: waits for nobody
     assert not list(machine.glob("*.json"))
 
 

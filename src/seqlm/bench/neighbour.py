@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..config.schema import BenchConfig
+from ..tasks.base import EVALUATED_AT_ONCE
 from .steps import Recipe, seqlm_model, seqlm_step
 
 DEFAULT_RUN = Recipe(320, [320], bptt=64, batch=32, vocabulary=113)  # about what `seqlm train` trains
@@ -77,10 +78,10 @@ def speeds(seconds: float) -> tuple[float, float]:
     step = seqlm_step(recipe, model, torch.device("cpu"), "float32")
     tokens = torch.randint(recipe.vocabulary, (recipe.bptt + 1, recipe.batch))
     training = _rate(lambda: step(tokens), recipe.bptt * recipe.batch, seconds)
-    stream = torch.randint(recipe.vocabulary, (1025, 1))
+    stream = torch.randint(recipe.vocabulary, (EVALUATED_AT_ONCE + 1, 1))
     carry = model.init_carry(1)
     with torch.no_grad():
-        evaluation = _rate(lambda: model.nll(stream[:-1], stream[1:], carry), 1024, seconds)
+        evaluation = _rate(lambda: model.nll(stream[:-1], stream[1:], carry), EVALUATED_AT_ONCE, seconds)
     return training, evaluation
 
 

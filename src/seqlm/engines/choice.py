@@ -83,8 +83,7 @@ class Choices:
     def times_as_fast(self, question: str, way: str, other: str) -> float | None:
         """How many times as fast `way` is as `other`, if that was measured on this machine."""
         if question not in self.answers:
-            with _locked_file() as path:
-                self.answers[question] = _read(path).get(question, {"seconds": {}})
+            self.answers[question] = _read(_file()).get(question, {"seconds": {}})  # it is replaced as a whole: no lock
         seconds = self.answers[question]["seconds"]
         return seconds[other] / seconds[way] if seconds.get(way) and seconds.get(other) else None
 
@@ -169,21 +168,32 @@ def _round_up(size: int) -> int:
     return -(-size // step) * step
 
 
+def _file() -> Path | None:
+    """The file of what this machine has measured; None for a user without a home."""
+    try:
+        return cache_folder() / "choices" / f"{_machine()}.json"
+    except RuntimeError:
+        return None
+
+
 @contextmanager
 def _locked_file() -> Iterator[Path | None]:
-    """The file of what this machine has measured, held; None where there is none: every run measures then.
+    """That file, held; None where it cannot be: every run measures then.
 
     Who holds it measures for seconds; if it is held for longer, its holder was stopped, and nobody waits for that.
     """
+    path = _file()
     try:
-        folder = cache_folder() / "choices"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a")
-    except (OSError, RuntimeError):  # no home, or nothing may be written there
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock = None if path is None else (path.parent / ".lock").open("a")
+    except OSError:  # nothing may be written there
+        lock = None
+    if lock is None:
         yield None
         return
     with lock:
-        yield folder / f"{_machine()}.json" if _held(lock) else None
+        yield path if _held(lock) else None
 
 
 def _held(lock: IO[str]) -> bool:
