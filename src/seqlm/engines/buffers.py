@@ -50,6 +50,10 @@ class Buffers(dict[str, Buffer]):
         """Put tensors that are the same at every step as name0, name1, ..."""
         self.put_all(name, (tensor.contiguous().unsqueeze(0) for tensor in tensors))
 
+    def narrow(self) -> frozenset[str]:
+        """The buffers in bfloat16."""
+        return frozenset(name for name, buffer in self.items() if buffer.tensor.dtype is torch.bfloat16)
+
     def rows_of(self, name: str) -> list[Tensor]:
         """The buffer at every step."""
         return self._by_step(self[name].tensor.unbind(0), self[name].offset)

@@ -6,6 +6,7 @@ gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> [c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,25 +20,48 @@ from .recurrent_product import to_gates, to_state, to_weight
 from .trace import cut
 
 Gradients = list[Tensor | None]
+Step = Callable[[int], None]
+Reverse = Callable[[int, int], None]  # the steps last - 1, ..., first
 
 
-class Forward(NamedTuple):
-    """A loop body on the buffers of a chunk: r = starts[t] + W h_{t-1}, then step(t)."""
+class Recurrence(NamedTuple):
+    """r = (mask * h) W^T, and how its products are computed."""
 
-    starts: Sequence[Tensor | None]
-    step: Callable[[int], None]
+    weight: Tensor
+    mask: Tensor | None
+    dtype: torch.dtype  # of the factors
+
+    def forward(self, buffers: Buffers, starts: Sequence[Tensor | None], step: Step) -> None:
+        """r = starts[t] + (mask * h_{t-1}) W^T, then step(t), for all steps."""
+        times, r = to_gates(*self, buffers.steps, buffers.rows), buffers["r"].tensor[0]
+        for t, h in enumerate(buffers.rows_of("carry0_bf16" if "carry0_bf16" in buffers else "carry0")):
+            times(h, starts[t], r)
+            step(t)
+
+    def backward(self, buffers: Buffers, starts: Sequence[Tensor], step: Step) -> Reverse:
+        """step(t), then dh_{t-1} = starts[t] + mask * (dr_t W)."""
+        times = to_state(*self, buffers.steps, buffers.rows)
+        drs, dh = buffers.rows_of("dr"), buffers.rows_of("next0")
+
+        def reverse(first: int, last: int) -> None:
+            for t in reversed(range(first, last)):
+                step(t)
+                times(drs[t], starts[t], dh[t])
+
+        return reverse
 
 
 class Backward(NamedTuple):
-    """A loop body of the backward pass: step(t), then dh_{t-1} = starts[t] + W^T dr_t."""
+    """The backward pass of a chunk."""
 
-    starts: Sequence[Tensor]
-    step: Callable[[int], None]
-    gradients: Callable[[], tuple[Gradients, Gradients]]  # after the last step: of each z that needs one, of parameters
+    run: Reverse
+    gradients: Callable[
+        [], tuple[Gradients, Gradients]
+    ]  # after the first step: of each z that needs one, of parameters
 
 
 class Body(Protocol):
-    """The body of both loops: one kernel a step (kernel_body.py), or torch's operations (torch_body.py)."""
+    """Both loops: around one kernel a step (kernel_body.py) or torch's operations (torch_body.py)."""
 
     program: Program
     description: str
@@ -51,9 +75,10 @@ class Body(Protocol):
     def keeps_dcarry(self) -> bool:
         """Whether the gradients of the carry at all steps are needed after the reverse loop."""
 
-    def forward(self, buffers: Buffers, bias: Tensor | None) -> Forward: ...
+    def forward(self, buffers: Buffers, recurrence: Recurrence, bias: Tensor | None) -> None:
+        """Run the loop over all steps of a chunk."""
 
-    def backward(self, buffers: Buffers, saved: Saved, dys: Tensor) -> Backward: ...
+    def backward(self, buffers: Buffers, recurrence: Recurrence, saved: Saved, dys: Tensor) -> Backward: ...
 
 
 class Chunk(torch.autograd.Function):
@@ -102,15 +127,12 @@ class Chunk(torch.autograd.Function):
         if narrow and mask is None:  # the kernel rounds the state for the product as it stores it
             rounded = torch.empty_like(carries[0], dtype=dtype)
             rounded[0] = state[0]
+            buffers.put("carry0_bf16", rounded)
             buffers.put("new0_bf16", rounded, 1)
         buffers.put_all("z", z)
         buffers.put("r", r.unsqueeze(0))
         with torch.autocast(r.device.type, enabled=False):
-            times = to_gates(weight, mask, dtype, steps, rows)
-            starts, step = body.forward(buffers, None if bias is None else bias.to(state[0].dtype))
-            for t, h in enumerate(buffers.rows_of("carry0") if rounded is None else rounded[:-1].unbind(0)):
-                times(h, starts[t], r)
-                step(t)
+            body.forward(buffers, Recurrence(weight, mask, dtype), None if bias is None else bias.to(state[0].dtype))
         if lengths is None:
             last = [buffers.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
         else:
@@ -141,15 +163,12 @@ class Chunk(torch.autograd.Function):
             dcarries.append(buffer)
         dr = buffers.empty(steps, Block(weight.shape[:1], ctx.dtype if ctx.narrow else dys.dtype))
         buffers.put("dr", dr)
-        starts, step, gradients = body.backward(buffers, saved, dys)
-        drs, dh = dr.unbind(0), buffers.rows_of("next0")
+        ends = _ends(ctx.lengths, steps)
         with torch.autocast(dys.device.type, enabled=False):
-            times = to_state(weight, mask, ctx.dtype, steps, rows)
-            ends = _ends(ctx.lengths, steps)
-            for t in reversed(range(steps)):
-                _add_ends(ends.get(t + 1), t + 1, dcarries, dlast)
-                step(t)
-                times(drs[t], starts[t], dh[t])
+            reverse, gradients = body.backward(buffers, Recurrence(weight, mask, ctx.dtype), saved, dys)
+            for first, last in reversed(list(pairwise(sorted({0, *ends, steps})))):
+                _add_ends(ends.get(last), last, dcarries, dlast)
+                reverse(first, last)
             _add_ends(ends.get(0), 0, dcarries, dlast)
         dz, dparameters = gradients()
         given, needs = iter(dz), zip(body.program.bulk.needs, ctx.types, strict=True)

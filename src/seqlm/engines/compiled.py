@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,11 +70,11 @@ static inline bf16 NARROW(real x) {  /* to the nearest, ties to even */
 _FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
 
 
-class Call:
-    """A compiled step, bound to the buffers of a chunk: call it with t."""
+class Bound:
+    """Buffers of a chunk as a compiled function takes them."""
 
-    def __init__(self, function: Compiled, names: list[str], buffers: Buffers) -> None:
-        self.function = function
+    def __init__(self, names: list[str], buffers: Buffers) -> None:
+        buffers.require_contiguous(names)
         chosen = [buffers[name] for name in names]
         self.keep = [buffer.tensor for buffer in chosen]
         count = len(chosen)
@@ -83,12 +83,20 @@ class Call:
         self.stride = longs(*(tensor.stride(0) * tensor.element_size() for tensor in self.keep))
         self.offset = longs(*(buffer.offset for buffer in chosen))
         self.length = longs(*(len(tensor) for tensor in self.keep))
+        self.arguments = self.base, self.stride, self.offset, self.length
+
+
+class Call:
+    """A compiled step, bound to the buffers of a chunk: call it with t."""
+
+    def __init__(self, function: Compiled, names: list[str], buffers: Buffers) -> None:
+        self.function, self.bound = function, Bound(names, buffers)
         rows, size = buffers.rows, buffers.size
         threads = torch.get_num_threads() if rows * size >= 2048 else 1
-        self.arguments = (ctypes.c_long(rows), ctypes.c_long(size), ctypes.c_long(min(threads, rows)))
+        self.numbers = (ctypes.c_long(rows), ctypes.c_long(size), ctypes.c_long(min(threads, rows)))
 
     def __call__(self, t: int) -> None:
-        self.function(self.base, self.stride, self.offset, self.length, t, *self.arguments)
+        self.function(*self.bound.arguments, t, *self.numbers)
 
 
 class Variant(NamedTuple):
@@ -113,9 +121,7 @@ class Function:
         self.variant(frozenset())
 
     def bind(self, buffers: Buffers) -> Call:
-        narrow = frozenset(name for name, buffer in buffers.items() if buffer.tensor.dtype is torch.bfloat16)
-        variant = self.variant(narrow)
-        buffers.require_contiguous(variant.names)
+        variant = self.variant(buffers.narrow())
         return Call(variant.step, variant.names, buffers)
 
     def variant(self, narrow: frozenset[str]) -> Variant:
@@ -150,37 +156,59 @@ def library(source: str) -> ctypes.CDLL:
 
 def _source(kernel: Kernel, dtype: torch.dtype, narrow: frozenset[str]) -> tuple[list[str], str]:
     """The names of the buffers of a step, in the order of its arguments, and its C; `narrow` ones are in bfloat16."""
-    real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
-    declarations = "\n".join(
-        f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
-        for macro, name in _FUNCTIONS.items()
-    )
-    outputs = [array.name for array, _ in kernel.stores]
-    outputs += [twin for name in outputs if (twin := f"{name}_bf16") in narrow]
-    names = list(dict.fromkeys([array.name for one in kernel.passes for array in one.loads] + outputs))
-    narrow &= set(names)
-    lines = [_HEADER.format(declarations=declarations, real=real), *([_NARROW] if narrow else [])]
-    lines.append(
+    names, outputs = buffer_names(kernel, narrow)
+    lines = [
+        header(dtype, narrow),
         "void step(char **base, const long *stride, const long *offset, const long *length,\n"
-        "          long t, long rows, long size, long threads) {"
-    )
-    for i, name in enumerate(names):
-        kind = ("" if name in outputs else "const ") + ("bf16" if name in narrow else "real")
-        lines.append(f"    {kind} *{name} = ({kind} *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);")
-    lines.append("    #pragma omp parallel num_threads(threads) if(threads > 1)\n    {")
-    lines.append("    const long worker = omp_get_thread_num();")
+        "          long t, long rows, long size, long threads) {",
+        *pointers(names, outputs, narrow),
+        "    #pragma omp parallel num_threads(threads) if(threads > 1)\n    {",
+        "    const long worker = omp_get_thread_num(), first = 0, last = size;",
+    ]
     if kernel.kept:
         lines.append(f"    real *kept = malloc({kernel.kept} * size * sizeof(real));")
     lines.append("    #pragma omp for schedule(static)\n    for (long row = 0; row < rows; row++) {")
-    for one in kernel.passes:
-        lines += [f"        {line}" for line in _pass(one, kernel.stores if one is kernel.passes[-1] else [], narrow)]
+    lines += [f"        {line}" for line in row_loops(kernel, narrow)]
     lines.append("    }")
     lines += ["    free(kept);"] if kernel.kept else []
     lines.append("    }\n}\n")
     return names, "\n".join(lines)
 
 
-def _pass(one: Pass, stores: list[tuple[Array, list[str]]], narrow: frozenset[str]) -> list[str]:
+def header(dtype: torch.dtype, narrow: Iterable[str]) -> str:
+    """What stands before the functions of a source: its type of number, and how to read bfloat16."""
+    real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
+    declarations = "\n".join(
+        f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
+        for macro, name in _FUNCTIONS.items()
+    )
+    return _HEADER.format(declarations=declarations, real=real) + (_NARROW if narrow else "")
+
+
+def buffer_names(kernel: Kernel, narrow: frozenset[str]) -> tuple[list[str], list[str]]:
+    """The buffers that a kernel reads or writes, and those among them that it writes, rounded twins too."""
+    outputs = [array.name for array, _ in kernel.stores]
+    outputs += [twin for name in outputs if (twin := f"{name}_bf16") in narrow]
+    read = [array.name for one in kernel.passes for array in one.loads]
+    return list(dict.fromkeys(read + outputs)), outputs
+
+
+def pointers(names: Sequence[str], outputs: Collection[str], narrow: Collection[str]) -> list[str]:
+    """Lines that find each buffer's row of step t."""
+    lines = []
+    for i, name in enumerate(names):
+        kind = ("" if name in outputs else "const ") + ("bf16" if name in narrow else "real")
+        lines.append(f"    {kind} *{name} = ({kind} *)(base[{i}] + (t + offset[{i}]) % length[{i}] * stride[{i}]);")
+    return lines
+
+
+def row_loops(kernel: Kernel, narrow: Collection[str]) -> list[str]:
+    """The loops of a kernel over the units from `first` to `last` of a row."""
+    last = kernel.passes[-1]
+    return [line for one in kernel.passes for line in _pass(one, kernel.stores if one is last else [], narrow)]
+
+
+def _pass(one: Pass, stores: list[tuple[Array, list[str]]], narrow: Collection[str]) -> list[str]:
     """The loop of a pass over the units of a row, and what stands around it."""
     body = []
     for array in one.loads:
@@ -204,7 +232,7 @@ def _pass(one: Pass, stores: list[tuple[Array, list[str]]], narrow: frozenset[st
         *one.before,
         *(f"real {name} = 0;" for name in one.sums),
         f"#pragma omp simd{reduction}",
-        "for (long unit = 0; unit < size; unit++) {",
+        "for (long unit = first; unit < last; unit++) {",
         *(f"    {line}" for line in body),
         "}",
         *after,

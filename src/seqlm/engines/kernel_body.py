@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .buffers import Buffers, Saved, Values, evaluate_late, put_saved, saved_values
-from .chunk import Backward, Forward, Gradients
+from .chunk import Backward, Gradients, Recurrence, Reverse
 from .code import Block, block_of
 from .kernels import forward_kernel, reverse_kernel
 from .passes import Unsupported
@@ -29,7 +29,7 @@ class Function(Protocol):
     def bind(self, buffers: Buffers) -> Callable[[int], None]: ...
 
 
-@dataclass
+@dataclass(eq=False)
 class KernelBody:
     """A loop body of two kernels, for the forward and the backward pass."""
 
@@ -49,12 +49,20 @@ class KernelBody:
     def keeps_dcarry(self) -> bool:
         return not self.sums and bool(self.program.after_kernels)
 
-    def forward(self, buffers: Buffers, bias: Tensor | None) -> Forward:
+    def forward(self, buffers: Buffers, recurrence: Recurrence, bias: Tensor | None) -> None:
         if bias is not None:
             buffers.put("bias", bias.unsqueeze(0))
-        return Forward([None] * buffers.steps, self.forward_kernel.bind(buffers))
+        self.run_forward(buffers, recurrence)
 
-    def backward(self, buffers: Buffers, saved: Saved, dys: Tensor) -> Backward:
+    def run_forward(self, buffers: Buffers, recurrence: Recurrence) -> None:
+        """The loop over time, once all buffers are there."""
+        recurrence.forward(buffers, [None] * buffers.steps, self.forward_kernel.bind(buffers))
+
+    def run_backward(self, buffers: Buffers, recurrence: Recurrence) -> Reverse:
+        """The loop of the gradient, likewise."""
+        return recurrence.backward(buffers, buffers.rows_of("next0"), self.reverse_kernel.bind(buffers))
+
+    def backward(self, buffers: Buffers, recurrence: Recurrence, saved: Saved, dys: Tensor) -> Backward:
         bulk = self.program.bulk
         buffers.put("dy", dys.contiguous(), -1)
         put_saved(buffers, saved)
@@ -76,7 +84,7 @@ class KernelBody:
         def gradients() -> tuple[Gradients, Gradients]:
             return dz, self._parameter_gradients(buffers, saved)
 
-        return Backward(buffers.rows_of("next0"), self.reverse_kernel.bind(buffers), gradients)
+        return Backward(self.run_backward(buffers, recurrence), gradients)
 
     def _parameter_gradients(self, buffers: Buffers, saved: Saved) -> Gradients:
         late = self.program.late[len(self.separate_dz) :]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .buffers import Buffers, Saved, Values, evaluate, evaluate_late, saved_values
-from .chunk import Backward, Forward, Gradients
+from .chunk import Backward, Gradients, Recurrence
 from .program import Program
 
 
@@ -30,16 +30,16 @@ class TorchBody:
         program = self.program
         return bool(program.after) or any(node in program.bulk.cotangents for node in program.late)
 
-    def forward(self, buffers: Buffers, bias: Tensor | None) -> Forward:
+    def forward(self, buffers: Buffers, recurrence: Recurrence, bias: Tensor | None) -> None:
         program = self.program
         starts: Sequence[Tensor | None] = [bias] * buffers.steps
         if program.adds_z is not None:
             z = buffers[f"z{program.adds_z}"].tensor
             starts = (z if bias is None else z + bias).unbind(0)
         arguments = buffers.arguments(program.forward)
-        return Forward(starts, lambda t: program.forward.run(*arguments[t]))
+        recurrence.forward(buffers, starts, lambda t: program.forward.run(*arguments[t]))
 
-    def backward(self, buffers: Buffers, saved: Saved, dys: Tensor) -> Backward:
+    def backward(self, buffers: Buffers, recurrence: Recurrence, saved: Saved, dys: Tensor) -> Backward:
         program = self.program
         values = saved_values(program, buffers.steps, saved)
         used_again = {source for node in program.after for source in node.all_input_nodes}
@@ -51,11 +51,9 @@ class TorchBody:
             )
         buffers.put("dy", torch.cat([torch.zeros_like(dys[:1]), dys[:-1]]))
         arguments = buffers.arguments(program.reverse)
-        return Backward(
-            buffers.rows_of("next0" if program.starts_dh else "dy"),
-            lambda t: program.reverse.run(*arguments[t]),
-            lambda: self._gradients(buffers, values),
-        )
+        starts = buffers.rows_of("next0" if program.starts_dh else "dy")
+        reverse = recurrence.backward(buffers, starts, lambda t: program.reverse.run(*arguments[t]))
+        return Backward(reverse, lambda: self._gradients(buffers, values))
 
     def _gradients(self, buffers: Buffers, values: Values) -> tuple[Gradients, Gradients]:
         program, bulk = self.program, self.program.bulk
