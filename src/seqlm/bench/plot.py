@@ -8,7 +8,10 @@ from typing import Any
 
 from ..errors import ConfigError
 
-COLOURS = {"torch": "#444444", "scan": "#bbbbbb", "native": "#7a9cc6", "deferred": "#8fbf8f", "fused": "#d1603d"}
+COLOURS = {
+    "torch": "#444444", "scan": "#bbbbbb", "native": "#7a9cc6", "deferred": "#8fbf8f", "fused": "#d1603d",
+    "persistent": "#8e3b6d",
+}  # fmt: skip
 
 
 def plotting() -> Any:

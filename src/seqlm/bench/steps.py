@@ -132,7 +132,7 @@ def measure_steps(name: str, options: BenchConfig, device: torch.device) -> list
     Every contestant has a process of its own, as every training has: what one leaves in memory would help the next.
     """
     recipe = STEPS[name]
-    engines = options.engines or ["auto", "fused", "native", "scan"]
+    engines = options.engines or ["auto", "fused", "persistent", "native", "scan"]
     contestants = with_bf16(["plain"], options) | with_bf16(engines, options)
     with ExitStack() as held:
         runs = {

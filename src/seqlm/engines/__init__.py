@@ -1,6 +1,6 @@
 """Engines run a cell over a chunk; the mathematics stays the cell's own.
 
-    layer -> [pick] -> scan | native | deferred | fused
+    layer -> [pick] -> scan | native | deferred | fused | persistent
 
 An engine is a module with `refusal(cell) -> str | None` and `run(cell, xs, carry, *, reverse, lengths) -> (carry, ys)`.
 Tests hold every one of them to `scan`. `fused` has the longest road. An Elman cell on it, gates(z, r, h) = tanh(z + r):
@@ -51,10 +51,13 @@ ENGINES: dict[str, Any] = {name: import_module(f".{name}", __name__) for name in
 
 
 # `engine=auto` takes the first that can serve the cell, or the fastest of those that are measured.
-ORDERS: dict[str, tuple[str, ...]] = {"cpu": ("fused", "native", "deferred"), "cuda": ("native", "fused", "deferred")}
-MEASURED = {"fused", "native"}  # on the CPU, in float32
-MOST_STEPS = 128  # of a chunk in a trial: long ones have caches of their own
-MOST_WORK = 5e10  # operations of a trial, or it would take too long
+ORDERS: dict[str, tuple[str, ...]] = {
+    "cpu": ("fused", "native", "persistent", "deferred"),
+    "cuda": ("native", "fused", "deferred"),
+}
+MEASURED = {"fused", "native", "persistent"}  # on the CPU, in float32
+MOST_STEPS = 128  # of a chunk in a trial: longer ones are like it
+LEAST_STEPS, MOST_WORK = 16, 1e10  # operations of a trial, or it would take too long; but so many steps
 
 
 class Plan(NamedTuple):
@@ -101,7 +104,7 @@ def _measured(cell: Cell, rivals: list[str], steps: int, rows: int) -> Plan:
     kind = type(cell).__name__
     sizes = f"{length_class(steps, MOST_STEPS)}x{shape_class(rows, cell.input_size, cell.output_size)}"
     work = 6.0 * rows * sum(parameter.numel() for parameter in cell.parameters())  # of a step and its gradient
-    steps = max(1, min(steps, MOST_STEPS, round(MOST_WORK / work)))
+    steps = min(steps, MOST_STEPS, max(LEAST_STEPS, round(MOST_WORK / work)))
     question = (
         f"{'training' if grad else 'reading'} by {kind} of {sizes}, {'bfloat16' if narrow else 'float32'}, "
         f"{torch.get_num_threads()} threads"

@@ -32,8 +32,9 @@ Ways = Mapping[str, Callable[[], float]]  # a trial each, which returns its seco
 Answer = dict[str, Any]  # {"way": the chosen one, "seconds": {way: seconds}}
 CLEARLY = 1.1  # so much faster must another way be than the one that was chosen once, or noise would decide
 BARELY = 1.02  # or than the usual one, at first
-SECONDS = 0.05  # of measuring, for each way, unless LEAST_ROUNDS take longer
+SECONDS = 0.04  # of measuring, for each way, unless LEAST_ROUNDS take longer
 LEAST_ROUNDS, MOST_ROUNDS = 2, 30
+HOPELESS = 1.4  # times the seconds of the fastest: a way so slow after a round is not tried again
 PATIENCE = 60.0  # seconds to wait for another process that measures
 
 
@@ -150,6 +151,9 @@ def measure(ways: Ways) -> dict[str, float]:
             break
         for name in able:
             seconds[name] = min(seconds[name], ways[name]())
+        able = [name for name in able if seconds[name] <= HOPELESS * min(seconds.values())]
+        if len(able) == 1:
+            break
     return seconds
 
 

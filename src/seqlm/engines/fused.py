@@ -67,11 +67,22 @@ def describe(cell: Cell) -> str:
     """The loop in words: one kernel a step or a chunk, or torch's operations and why."""
     if isinstance(cell, LinearCell):
         return linear.describe(cell)
-    return next(reversed(_bodies[cell].values())).description if refusal(cell) is None else ""
+    return body_of(cell).description if refusal(cell) is None else ""
+
+
+def body_of(cell: Cell) -> Body:
+    """The body of the last chunk, of a cell that is not refused."""
+    return next(reversed(_bodies[cell].values()))
 
 
 def run(
-    cell: Cell, xs: Tensor, carry: Carry, *, reverse: bool = False, lengths: Tensor | None = None
+    cell: Cell,
+    xs: Tensor,
+    carry: Carry,
+    *,
+    reverse: bool = False,
+    lengths: Tensor | None = None,
+    change: Callable[[Body], Body] | None = None,
 ) -> tuple[Carry, Tensor]:
     """`scan` without autograd in the loop: xs (T, B, I), carry -> (carry, ys), ys (T, B, H) in the order of xs.
 
@@ -81,7 +92,7 @@ def run(
 
     Between the two it keeps the carries (T + 1, B, H) each, and the values of `gates` that its gradient needs and that
     come from z and r: 4H + 2H numbers a step and row for an LSTM, H for an Elman cell, 4H + H for a GRU. z is not
-    kept and all else is computed again. Differentiable once.
+    kept and all else is computed again. Differentiable once. `change` gives another body for the loop (persistent.py).
     """
     if isinstance(cell, LinearCell):
         return linear.run(cell, xs, carry, reverse=reverse, lengths=lengths)
@@ -98,6 +109,7 @@ def run(
     grad = torch.is_grad_enabled()
     layout = _layout(z, extras, dtype, [grad and part.requires_grad for part in z])
     body = _body(cell, layout, steps, rows, bias is not None)
+    body = body if change is None else change(body)
     if not body.reads_bf16:
         z = [part.to(dtype) if part.is_floating_point() else part for part in z]
     tensors = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}

@@ -11,6 +11,7 @@ AMD EPYC). Factors are rounded to `dtype`, sums are added up in float32 at least
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b: x (N, K), weight (G, K), bias (G), all of one type -> (N, G)."""
     ways = ways_to_map(weight, len(x))
     question = f"x W^T of {shape_class(len(x), *weight.shape)}"
-    name = _fastest(question, x.dtype, ways, lambda way: timed(lambda: way(x, weight, bias)))
+    name = _fastest(question, x.dtype, ways, lambda way: timed(partial(way, x, weight, bias)))
     return ways[name](x, weight, bias)
 
 
@@ -75,7 +76,7 @@ def multiply(x: Tensor, matrix: Tensor) -> Tensor:
     if _packs_once(matrix, len(x)):
         ways["onednn"] = lambda x, matrix: _affine_by_onednn(x, transposed(matrix), None)
     question = f"x W of {shape_class(len(x), *matrix.shape)}"
-    name = _fastest(question, x.dtype, ways, lambda way: timed(lambda: way(x, matrix)))
+    name = _fastest(question, x.dtype, ways, lambda way: timed(partial(way, x, matrix)))
     return ways[name](x, matrix)
 
 
@@ -85,7 +86,7 @@ def outer(d: Tensor, x: Tensor) -> Tensor:
     if _packs_once(x, d.shape[1]):
         ways["onednn"] = lambda d, x: _affine_by_onednn(transposed(d), transposed(x), None)
     question = f"d^T x of {shape_class(*d.shape, x.shape[1])}"
-    name = _fastest(question, d.dtype, ways, lambda way: timed(lambda: way(d, x)))
+    name = _fastest(question, d.dtype, ways, lambda way: timed(partial(way, d, x)))
     return ways[name](d, x)
 
 
