@@ -1,6 +1,7 @@
 """The engine that runs the loop over time in C: threads, odd sizes, types of numbers, and other processors."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -41,12 +42,14 @@ def test_rows_and_units_that_fill_no_tile(cell_class, size, rows, monkeypatch):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [2, 30])
 @pytest.mark.parametrize("narrow", [False, True])
-def test_with_rows_enough_the_number_of_threads_changes_no_bit(narrow):
-    cell, rows, results = LSTMCell(4, 33), 30, []
+def test_the_number_of_threads_of_the_loop_changes_no_bit(rows, narrow, monkeypatch):
+    monkeypatch.setattr(compiled_loop, "LEAST_WORK", 1)
+    cell, results = LSTMCell(4, 45), []
     for count in (1, 2, 3):
-        torch.set_num_threads(count)
-        results.append(chunk(cell, rows, narrow=narrow)[: 1 + len(cell.init_carry(1))])
+        monkeypatch.setattr(compiled_loop.Pace, "threads", lambda pace, steps, count=count: nullcontext(count))
+        results.append(chunk(cell, rows, narrow=narrow))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
@@ -93,3 +96,24 @@ def test_without_a_gradient():
         (last, ys), (end, outputs) = scan(cell, xs, cell.init_carry(2)), persistent.run(cell, xs, cell.init_carry(2))
     for expected, found in zip((ys, *last), (outputs, *end), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_one_thread_is_taken_where_it_is_faster(monkeypatch):
+    pace, clock, seconds = compiled_loop.Pace(3), 0.0, {3: 2.0, 1: 1.0}  # others use the machine
+    monkeypatch.setattr(compiled_loop.time, "perf_counter", lambda: clock)
+
+    def chunks(count):
+        nonlocal clock
+        taken = []
+        for _ in range(count):
+            with pace.threads(100) as threads:
+                taken.append(threads)
+                clock += seconds[threads]
+        return taken
+
+    first = chunks(2 * compiled_loop.RETRY - 1)
+    assert first[0] == 3 and first[-1] == 1
+    seconds[3] = 0.6  # they have gone
+    assert chunks(compiled_loop.RETRY)[-1] == 3
+    with pace.threads(3) as threads:
+        assert threads == 3  # too short to be timed

@@ -176,7 +176,7 @@ def _source(kernel: Kernel, dtype: torch.dtype, narrow: frozenset[str]) -> tuple
 
 
 def header(dtype: torch.dtype, narrow: Iterable[str]) -> str:
-    """What stands before the functions of a source: its type of number, and how to read bfloat16."""
+    """The beginning of a source: its type of number, and how to read bfloat16."""
     real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
     declarations = "\n".join(
         f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"

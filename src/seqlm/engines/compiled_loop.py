@@ -10,7 +10,9 @@ some units, keeps their part of the packed weight in its cache, and waits for th
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -21,11 +23,13 @@ from .compiled import Bound, buffer_names, header, library, pointers, row_loops
 from .passes import Array, Kernel, Unsupported
 
 LEAST_WORK = 2**16  # multiplications of a step: below, threads cost more than they save
+LEAST_TIMED = 64  # steps of a chunk that are worth timing
+RETRY = 48  # chunks after which the other number of threads is tried again
 LEAST_ROWS = 4  # of a thread: for fewer, reading the weight takes longer than to multiply by it
 
 
 class Direction(NamedTuple):
-    """What a step multiplies by the recurrent weight, where the sums go, and in which order."""
+    """The buffer that a step multiplies by the recurrent weight, the one for the sums, and the order of both."""
 
     x: str  # rows of this buffer
     out: str
@@ -51,6 +55,33 @@ class Direction(NamedTuple):
 FORWARD, BACKWARD = Direction("carry0", "r", False), Direction("dr", "next0", True)
 
 
+class Pace:
+    """How many threads meet at every step: all, or one while others use the machine, whichever was faster of late.
+
+    Beside a busy process, threads that wait for each other every few microseconds are slower than one of them. The
+    results are the same to the bit.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.calls = most, 0
+        self.seconds: dict[int, float] = {}  # a step, by threads
+
+    @contextmanager
+    def threads(self, steps: int) -> Iterator[int]:
+        """The number of threads for so many steps, which are timed."""
+        if self.most == 1 or steps < LEAST_TIMED:
+            yield self.most
+            return
+        self.calls += 1
+        best = min(self.seconds, key=self.seconds.__getitem__, default=self.most)
+        count = (1 if best > 1 else self.most) if self.calls % RETRY == 0 else best
+        started = time.perf_counter()
+        yield count
+        spent = (time.perf_counter() - started) / steps
+        known = self.seconds.get(count, spent) if count == best else spent
+        self.seconds[count] = 0.7 * known + 0.3 * spent
+
+
 class Loop:
     """A kernel and its product, compiled for the types of the buffers that it is bound to."""
 
@@ -60,6 +91,7 @@ class Loop:
             raise Unsupported("its gates add up over the units of a row")
         self.kernel, self.dtype, self.direction = kernel, dtype, direction
         self.variants: dict[frozenset[str], tuple[list[str], ctypes.CDLL]] = {}
+        self.paces: dict[tuple[int, int, int], Pace] = {}
         self.variant(frozenset())
 
     def variant(self, narrow: frozenset[str]) -> tuple[list[str], ctypes.CDLL]:
@@ -76,16 +108,19 @@ class Loop:
         narrow = buffers.narrow()
         names, compiled = self.variant(narrow)
         size, rows = buffers.size, buffers.rows
-        threads = torch.get_num_threads() if rows * weight.numel() >= LEAST_WORK else 1
+        most = torch.get_num_threads() if rows * weight.numel() >= LEAST_WORK else 1
+        by_rows = rows >= LEAST_ROWS * most
+        pace = self.paces.setdefault((rows, size, most), Pace(1 if by_rows else most))
         weight = weight.to(torch.bfloat16 if self.direction.factors(narrow) in narrow else self.dtype).contiguous()
         packed = torch.empty(compiled.packed_bytes(ctypes.c_long(size)), dtype=torch.uint8)
-        compiled.pack(_address(weight), _address(packed), ctypes.c_long(size), ctypes.c_long(threads))
+        compiled.pack(_address(weight), _address(packed), ctypes.c_long(size), ctypes.c_long(most))
         bound = Bound(names, buffers)
-        numbers = [ctypes.c_long(number) for number in (rows, size, threads, rows >= LEAST_ROWS * threads)]
 
         def run(first: int, last: int) -> None:
             steps = (last - 1, first - 1) if self.direction.backwards else (first, last)
-            compiled.loop(*bound.arguments, *map(ctypes.c_long, steps), *numbers, _address(packed))
+            with pace.threads(last - first) as threads:
+                numbers = *steps, rows, size, most if by_rows else threads, by_rows
+                compiled.loop(*bound.arguments, *map(ctypes.c_long, numbers), _address(packed))
 
         return run
 
@@ -102,7 +137,7 @@ def _source(kernel: Kernel, dtype: torch.dtype, direction: Direction, narrow: fr
     gates = next(array.blocks for array in _arrays(kernel) if array.name == ("dr" if direction.backwards else "r"))
     settings = {"NARROW_FACTORS": int(x in narrow)} | direction.settings(gates)
     product = f"        multiply({x}, packed, {out}, first_row, last_row, size, first_block, last_block);"
-    step = ["        for (long row = first_row; row < last_row; row++) {", *row_loops(kernel, narrow), "        }"]
+    step = [_STEP, *row_loops(kernel, narrow), "        }"]
     barrier = "        if (!by_rows) {\n        #pragma omp barrier\n        }"
     lines = [
         header(dtype, {"bf16"}),
@@ -130,8 +165,15 @@ void loop(char **base, const long *stride, const long *offset, const long *lengt
         const long first_row = by_rows ? rows * thread / all : 0, last_row = by_rows ? rows * (thread + 1) / all : rows;
         const long first_block = by_rows ? 0 : blocks * thread / all;
         const long last_block = by_rows ? blocks : blocks * (thread + 1) / all;
-        const long first = first_block * UNITS, last = last_block * UNITS < size ? last_block * UNITS : size;
+        const long end_unit = last_block * UNITS < size ? last_block * UNITS : size;
         const long worker = by_rows ? thread : 0;  /* whose sums these are: those of other units are others' anyway */
+"""
+
+# Block by block, or vectors would begin elsewhere with other threads, and functions of them round otherwise.
+_STEP = """
+        for (long row = first_row; row < last_row; row++)
+        for (long first = first_block * UNITS, last; first < end_unit; first = last) {
+            last = by_rows || first + UNITS > end_unit ? end_unit : first + UNITS;
 """
 
 # A tile of sums, some rows by the gates of a block of units, stays in registers while the factors run past.
