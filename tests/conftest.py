@@ -18,6 +18,7 @@ import yaml
 from . import inprocess
 
 os.environ["SEQLM_TUNE"] = "0"  # side by side, tests would measure each other
+os.environ.pop("COLUMNS", None)  # of the terminal that pytest runs on, for its workers
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton; see test_triton.py
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # omegaconf takes this one: composing is a third faster
 

@@ -37,7 +37,8 @@ def train(config: Mapping[str, Any] | str | Path | None = None) -> LoadedRun:
             return load_run(launch.train(load_config(path), {}).run.path)
     if not isinstance(config, Mapping | None):
         raise ConfigError(f"config={config!r} should be a mapping of keys of seqlm train, or the path of a YAML file")
-    return load_run(launch.train(*compose_words(words_of(config or {}))).run.path)
+    words = words_of(config or {})
+    return load_run(launch.train(*compose_words(words), words).run.path)
 
 
 def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: int | None = None) -> dict[str, float]:

@@ -16,8 +16,10 @@ VERBS = {
     "eval": "score a split of a run's data: seqlm eval RUN [split=test batch_size=1] [--json]",
     "sample": "write text with a run: seqlm sample RUN [prompt=... tokens=200 temperature=0.8 top_k= top_p= seed=]",
     "predict": "run inference on each line of a file: seqlm predict RUN FILE|- [key=value]",
-    "runs": "list runs, best first: seqlm runs [DIR]",
-    "compare": "settings that differ between runs, beside their metrics: seqlm compare RUN|DIR ... [--json FILE]",
+    "runs": "list runs, best first: seqlm runs [DIR] [--sort COLUMN] [--filter 'model=gru valid<90'] [--json|--csv]",
+    "compare": "settings that differ between runs, beside their metrics: seqlm compare RUN|DIR ... [--sort COLUMN] "
+    "[--markdown] [--json FILE]",
+    "rm": "delete runs, after asking: seqlm rm RUN ... | --status crashed [DIR] [--yes]",
     "bench": "time cells, engines and training steps: seqlm bench [key=value] [--json FILE] [--png FILE]",
     "reproduce": "measure a published setting: seqlm reproduce RUN | experiment=NAME [key=value] [out=reproduced]",
 }

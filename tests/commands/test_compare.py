@@ -14,7 +14,7 @@ from seqlm.commands.runs import main as list_runs
 from seqlm.errors import ConfigError
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
-from seqlm.training.launch import train
+from seqlm.training.launch import resume, train
 
 from ..conftest import seqlm as command
 from ..conftest import tiny
@@ -61,6 +61,7 @@ def test_settings_stand_beside_each_other_with_means_over_seeds(runs, capsys):
     assert dict(zip(order, lines["optim.lr"], strict=True)) == {"fast-*": "0.02", "gru": "0.01", "slow-*": "1e-05"}
     assert dict(zip(order, lines["model.cell"], strict=True))["gru"] == "GRUCell"
     assert {"status", "seed", "sample.tokens", "test ppl"}.isdisjoint(lines)  # all finished; no setting; not scored
+    assert " ".join(lines["seeds"]).count("1, 2") == 2 and lines["seeds"].count("1") == 1
     both = [best(runs, name) for name in ("slow-1", "slow-2")]
     assert lines["valid ppl"][-3:] == [f"{statistics.fmean(both):.2f}", "±", f"{statistics.stdev(both):.2f}"]
     told = json.loads((runs / "told.json").read_text())
@@ -86,8 +87,13 @@ def test_many_settings_stand_below_each_other(runs, capsys):
     shutil.rmtree(runs / "gru")
     main([str(runs)])
     head, *rows = capsys.readouterr().out.splitlines()[2:]
-    assert head.split()[:3] == ["name", "runs", "optim.lr"] and len(rows) == 11
-    assert rows[-1].split()[:3] == ["slow-*", "2", "1e-05"]
+    assert head.split()[:4] == ["name", "runs", "seeds", "optim.lr"] and len(rows) == 11
+    assert rows[-1].split()[:5] == ["slow-*", "2", "1,", "2", "1e-05"]
+    main([str(runs), "--sort", "optim.lr", "--markdown"])
+    head, rule, *rows = capsys.readouterr().out.splitlines()[2:]
+    assert head.startswith("| name | runs | seeds | optim.lr |") and rule.startswith("| --- | ---: |")
+    rates = [float(row.split("|")[4]) for row in rows]
+    assert rates == sorted(rates) and len(rates) == 11
 
 
 def test_what_was_scored_on_test_and_by_how_many(runs, capsys):
@@ -97,11 +103,47 @@ def test_what_was_scored_on_test_and_by_how_many(runs, capsys):
     assert shown(capsys, runs / "fast-1", runs / "fast-2")[0]["test ppl"] == ["3.25", "(1", "of", "2)"]
 
 
-def test_runs_alike_and_runs_that_go_on(runs, capsys):
+def test_runs_alike_and_one_that_did_not_finish(runs, capsys):
+    assert shown(capsys, runs / "fast-1", runs / "fast-2")[1].out.startswith("2 runs alike\n")
     RunFolder(runs / "fast-2").update(status="interrupted")
     lines, said = shown(capsys, runs / "fast-1", runs / "fast-2")
-    assert said.out.startswith("2 runs alike\n")
-    assert lines["name"] == ["fast-*"] and lines["status"] == ["finished,", "interrupted"]
+    assert said.out.startswith("2 runs of 2 settings") and "±" not in said.out
+    assert dict(zip(lines["name"], lines["status"], strict=True)) == {"fast-1": "finished", "fast-2": "interrupted"}
+
+
+def test_a_run_of_the_same_seed_is_no_second_one(runs, capsys):
+    shutil.copytree(runs / "fast-1", runs / "again")
+    lines, said = shown(capsys, runs / "fast-1", runs / "fast-2", runs / "again", "--json", runs / "told.json")
+    assert lines["runs"] == ["2"] and " ".join(lines["seeds"]) == "1, 2"
+    assert f"{runs / 'again'} repeats {runs / 'fast-1'}, with the same seed: counted once" in said.out
+    (setting,) = json.loads((runs / "told.json").read_text())["settings"]
+    assert setting["duplicates"] == [str(runs / "again")] and len(setting["runs"]) == 2
+    assert "±" not in shown(capsys, runs / "fast-1", runs / "again")[1].out
+
+
+def test_runs_of_another_history_are_another_setting(runs, tmp_path, capsys):
+    """9 steps at once, and 6 that were extended to 9, which the schedule did not plan for."""
+    train(tiny(tmp_path, *SHORT, "schedule=constant", name="whole"), {})
+    train(tiny(tmp_path, *SHORT, "schedule=constant", "train.steps=6", "seed=2", name="extended"), {})
+    resume(tmp_path / "extended", ["train.steps=9", "train.log_every=1"])
+    capsys.readouterr()
+    lines, said = shown(capsys, tmp_path / "whole", tmp_path / "extended")
+    assert said.out.startswith("2 runs of 2 settings") and "±" not in said.out
+    assert "train.steps=9 at step 6" in " ".join(lines["resumed with"])
+    assert RunFolder(tmp_path / "extended").info()["history"] == [{"step": 6, "changed": {"train.steps": [6, 9]}}]
+    resume(tmp_path / "whole", [])  # finished: nothing is done, and nothing is another history
+    assert not RunFolder(tmp_path / "whole").info().get("history")
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_table_that_is_too_wide_becomes_blocks(runs, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    main([str(runs)])
+    out = capsys.readouterr().out
+    body = out.partition("\n\n")[2]
+    assert max(map(len, body.splitlines())) <= width and body.count("valid ppl") == (
+        1 if width == 200 else 3 if width == 40 else 2
+    )
 
 
 def test_numbers_that_do_not_compare_are_not_ranked(runs, capsys):
@@ -125,9 +167,9 @@ def test_a_setting_is_ranked_by_the_runs_that_were_evaluated(runs, capsys):
     RunFolder(runs / "fast-1").update(status="running", metrics={}, steps=None, seconds=None)
     (runs / "fast-1" / "metrics.jsonl").write_text("")
     lines, _ = shown(capsys, runs / "fast-1", runs / "fast-2", runs / "slow-1")
-    assert lines["name"] == ["fast-*", "slow-1"]
-    assert lines["valid ppl"][:4] == [f"{best(runs, 'fast-2'):.2f}", "(1", "of", "2)"]
-    assert lines["steps"] == ["9", "9"] and lines["status"][-2:] == ["finished", "finished"]
+    assert lines["name"] == ["fast-2", "slow-1", "fast-1"]  # which has no evaluation yet
+    assert lines["valid ppl"][0] == f"{best(runs, 'fast-2'):.2f}"
+    assert lines["steps"] == ["9", "9"] and lines["status"] == ["finished", "finished", "crashed"]
 
 
 def test_parts_of_one_name_are_not_one_part(runs, capsys):
@@ -196,6 +238,7 @@ def test_names_tell_settings_apart(runs, capsys, monkeypatch):
     assert sorted(lines["name"]) == ["fast-*", "fast-3"]
     config = runs / "slow-1" / "config.yaml"
     config.write_text((runs / "fast-3" / "config.yaml").read_text())
+    RunFolder(runs / "slow-1").update(seed=2)
     (runs / "slow-1").rename(runs / "fast-4")
     lines, _ = shown(capsys, *(runs / f"fast-{index}" for index in (1, 2, 3, 4)))
     assert sorted([" ".join(lines["name"][:2]), " ".join(lines["name"][2:])]) == ["fast-1, fast-2", "fast-3, fast-4"]
@@ -255,7 +298,7 @@ def test_a_run_says_in_which_direction_its_metric_is_better(runs, capsys, higher
         shutil.rmtree(runs / name)
     list_runs([str(runs)])
     title, *rows = capsys.readouterr().out.splitlines()
-    assert rows[0].startswith(first) and "valid taste" in title
+    assert rows[0].split()[0].endswith(first) and "valid taste" in title
 
 
 def test_an_older_run_is_read_by_the_metrics_of_its_version(runs, capsys):

@@ -1,7 +1,8 @@
 """seqlm compare: settings that differ between runs, beside their metrics.
 
-Runs that differ in nothing but the seed are one setting, whose metrics are means. Imports torch only where runs do not
-know the same keys.
+Finished runs of equal configuration and history, each with a seed of its own, are one setting, whose metrics are means.
+A run of a seed that is there already is a duplicate, one that did not finish a setting of its own. Imports torch only
+where runs do not know the same keys.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from ..config.values import as_typed, load_config
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder, find_runs
-from ..runs.table import RunSummary, summarize, table
-from .words import pop_file
+from ..runs.listing import as_value
+from ..runs.table import RunSummary, markdown, output_width, summarize, table, table_width
+from .words import pop_file, pop_flag, pop_option
 
 DATA = "data fingerprint"  # of train and of valid
+HISTORY = "resumed with"
 FACTS = ("seed", "device", "hardware", "seqlm", "torch")
 
 
@@ -45,6 +48,11 @@ class Setting(NamedTuple):
 
     config: dict[str, Any]
     runs: list[ComparedRun]
+    duplicates: list[tuple[ComparedRun, ComparedRun]]  # and the one of `runs` that each repeats
+
+    @property
+    def seeds(self) -> list[str]:
+        return [str(one.info.get("seed")) for one in self.runs]
 
     @property
     def names(self) -> list[str]:
@@ -58,23 +66,29 @@ class Setting(NamedTuple):
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm compare RUN|DIR ... [--json FILE]`: where the runs in these folders differ, best first on valid.
+    """`seqlm compare RUN|DIR ... [--sort COLUMN] [--markdown] [--json FILE]`: where runs differ, best first on valid.
 
     The file holds the keys that all share, and of each setting those that differ, with the numbers of its runs. Raises
     ConfigError unless there are two runs or more.
     """
     places, file = pop_file(words, "--json")
+    places, sort = pop_option(places, "--sort", "a column: --sort 'valid ppl'")
+    places, as_markdown = pop_flag(places, "--markdown")
     if flags := [word for word in places if word.startswith("-")]:
-        raise ConfigError(f"seqlm compare knows no {flags[0]}: seqlm compare RUN|DIR ... [--json FILE]")
+        raise ConfigError(f"seqlm compare knows no {flags[0]}; it takes runs, --sort, --markdown and --json FILE")
     settings = compare([run for place in places for run in _runs(place)])
     why = incomparable(settings)
     settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
-    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].summary.monitor} on valid"
-    count = sum(len(one.runs) for one in settings)
-    print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
     differing = [key for key in _keys(settings) if len({_canonical(one.config, key) for one in settings}) > 1]
     columns = _columns(settings, differing)
-    print(table(columns if len(settings) < len(columns) else list(zip(*columns, strict=True)), 1))
+    order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].summary.monitor} on valid"
+    if sort:
+        columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
+    count = sum(len(one.runs) for one in settings)
+    print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
+    print(_written(columns, as_markdown))
+    for double, one in (pair for setting in settings for pair in setting.duplicates):
+        print(f"{double.run.path} repeats {one.run.path}, with the same seed: counted once")
     if file:
         write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
 
@@ -84,16 +98,32 @@ def compare(runs: Sequence[RunFolder]) -> list[Setting]:
     found = [one for run in {run.path.resolve(): run for run in runs}.values() for one in _read(run)]
     if len(found) < 2:
         raise ConfigError(f"seqlm compare needs two runs or more, not {len(found)}: seqlm compare RUN RUN, or a folder")
+    shapes = {frozenset(dotted(one.config)): one.config for one in found}  # of configurations with other options
     settings: dict[str, Setting] = {}
     for one in found:
         config = one.config
-        for other in found:
-            config = with_missing_options(config, other.config)
+        for other in shapes.values():
+            config = with_missing_options(config, other)
         keys = {key: value for key, value in dotted(config).items() if not key.startswith(IGNORED_KEYS)}
         keys[DATA] = str(one.info.get("data_fingerprint", ""))
+        keys[HISTORY] = _history(one.info)
         same = json.dumps({key: _canonical(keys, key) for key in sorted(keys) if _canonical(keys, key)})
-        settings.setdefault(same, Setting(keys, [])).runs.append(one)
+        alone = "" if one.status == "finished" else str(one.run.path)
+        setting = settings.setdefault(same + alone, Setting(keys, [], []))
+        double = next((known for known in setting.runs if known.info.get("seed") == one.info.get("seed")), None)
+        if double is None:
+            setting.runs.append(one)
+        else:
+            setting.duplicates.append((one, double))
     return list(settings.values())
+
+
+def _history(info: Mapping[str, Any]) -> str | None:
+    """Where a run was resumed otherwise than it was before, as `train.steps=400 at step 200`."""
+    return "; ".join(
+        f"{' '.join(f'{key}={as_typed(now)}' for key, (_, now) in part['changed'].items())} at step {part['step']}"
+        for part in info.get("history") or []
+    ) or None  # fmt: skip
 
 
 def incomparable(settings: Sequence[Setting]) -> str:
@@ -124,7 +154,8 @@ def _read(run: RunFolder) -> list[ComparedRun]:
             "init_from": config.init_from,
             "model": plain["model"],
         }  # from which runs, too
-        return [ComparedRun(run, run.info(), run.status(), settings, summarize(run))]
+        info = run.info()
+        return [ComparedRun(run, info, run.status(info), settings, summarize(run, info))]
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []
@@ -154,6 +185,7 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
     """Columns of the table, each with its title: names, what differs, sizes, metrics."""
     columns = {"name": _names(settings)}
     columns["runs"] = [str(len(one.runs)) if len(one.runs) > 1 else "" for one in settings]
+    columns["seeds"] = [", ".join(one.seeds) for one in settings]
     statuses = [", ".join(sorted({one.status for one in setting.runs})) for setting in settings]
     columns["status"] = ["" for _ in settings] if set(statuses) == {"finished"} else statuses
     for key in differing:
@@ -172,6 +204,39 @@ def _columns(settings: Sequence[Setting], differing: Sequence[str]) -> list[list
             values = [[getattr(one.summary, split).get(name) for one in setting.runs] for setting in settings]
             columns[f"{split} {name}"] = [_mean(each, metric.digits) for each in values]
     return [[title, *cells] for title, cells in columns.items() if any(cells)]
+
+
+def _sorted(columns: list[list[str]], key: str) -> list[list[str]]:
+    """Columns with their rows in the order of one of them; from the largest with a - before it. Raises ConfigError."""
+    down, title = key.startswith("-"), key.removeprefix("-")
+    cells = next((column[1:] for column in columns if column[0] == title), None)
+    if cells is None:
+        raise ConfigError(f"--sort: {title} is no column; allowed: {', '.join(column[0] for column in columns)}")
+
+    def value(row: int) -> tuple[bool, float, str]:
+        number = as_value(cells[row].partition(" ")[0].replace(",", ""))
+        return isinstance(number, str), 0.0 if isinstance(number, str) else number, cells[row]
+
+    order = sorted(range(len(cells)), key=value, reverse=down)
+    return [[column[0], *(column[1:][row] for row in order)] for column in columns]
+
+
+def _written(columns: list[list[str]], as_markdown: bool) -> str:
+    """A line for each setting, or, if these are too wide or too few, blocks with a column for each."""
+    rows, width = list(zip(*columns, strict=True)), output_width()
+    if as_markdown:
+        return markdown(rows, 1)
+    if len(rows) - 1 >= len(columns) and (width is None or table_width(rows) <= width):
+        return table(rows, 1)
+    blocks: list[str] = []
+    settings, titles = rows[1:], rows[0]
+    while settings:
+        count = len(settings)
+        while count > 1 and width and table_width(list(zip(titles, *settings[:count], strict=True))) > width:
+            count -= 1
+        blocks.append(table(list(zip(titles, *settings[:count], strict=True)), 1))
+        settings = settings[count:]
+    return "\n\n".join(blocks)
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:
@@ -223,6 +288,7 @@ def _record(settings: Sequence[Setting], differing: Sequence[str], why: str) -> 
     rows = [
         {
             "config": {key: setting.config[key] for key in differing if key in setting.config},
+            "duplicates": [str(double.run.path) for double, _ in setting.duplicates],
             "runs": [
                 {"path": str(one.run.path), "status": one.status, **{key: one.info.get(key) for key in FACTS}}
                 | {key: value for key, value in one.summary._asdict().items() if key != "metrics"}

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-import math
+import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..runs.folder import RunFolder, find_runs
-from ..runs.table import summarize, table
+from ..files import to_json
+from ..runs.folder import OUTPUTS, find_runs
+from ..runs.listing import TEXTS, Row, chosen, columns_of, ordered, row_of
+from ..runs.table import output_width, table, table_width
+from .words import pop_flag, pop_option
 
-SPLITS = ("valid ", "test ")
-TEXT = ("name", "status", "model")  # columns to the left; numbers are to the right
+# What is left out first where the terminal is too narrow; name, status and the first metric on valid stay.
+EXPENDABLE = ("note", "tokens/s", "parameters", "date", "overrides", "tags", "experiment", "steps", "seed", "model")
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm runs [DIR]`: every run below DIR, ranked by the monitored metric on valid."""
+    """`seqlm runs [DIR] [--sort COLUMN] [--filter CONDITIONS] [--json] [--csv]`: every run below DIR.
+
+    The best on valid come first. Names are those that other verbs take.
+    """
+    words, sort = pop_option(words, "--sort", "a column: --sort=valid, --sort=-date")
+    words, conditions = pop_option(words, "--filter", "conditions: --filter 'model=gru valid<90'")
+    words, as_json = pop_flag(words, "--json")
+    words, as_csv = pop_flag(words, "--csv")
+    if flags := [word for word in words if word.startswith("-")]:
+        raise ConfigError(f"seqlm runs knows no {flags[0]}; it takes a folder, --sort, --filter, --json and --csv")
     if len(words) > 1:
         raise ConfigError(f"seqlm runs takes one folder, not {len(words)}")
-    folder = words[0] if words else "outputs"
-    rows = sorted((_row(run) for run in find_runs(Path(folder))), key=lambda row: row[0])
-    if not rows:
+    folder = Path(words[0]) if words else OUTPUTS
+    found = find_runs(folder) if words or folder.is_dir() else []
+    rows = [row_of(run, str(run.path.relative_to(folder) if folder == OUTPUTS else run.path)) for run in found]
+    rows = chosen(rows, conditions or "")
+    rows = ordered(rows, sort) if sort else sorted(rows, key=lambda row: row.rank)
+    columns = columns_of(rows)
+    if as_json:
+        print(to_json([{column: row.facts.get(column) for column in columns} for row in rows], indent=1))
+    elif as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerows([columns, *([row.facts.get(column) for column in columns] for row in rows)])
+    elif rows:
+        print(_fitting(rows, columns, output_width()))
+    elif found:
+        print(f"none of the {len(found)} runs in {folder} meets {conditions}")
+    else:
         print(f"no runs in {folder} yet; start one with: seqlm train")
-        return
-    titles = dict.fromkeys(title for _, cells in rows for title in cells if title.startswith(SPLITS))
-    measured = [title for title in titles if any(cells.get(title) for _, cells in rows)]
-    columns = [*TEXT, "parameters", "steps", *measured, "tokens/s"]
-    print(table([columns, *([cells.get(column, "") for column in columns] for _, cells in rows)], len(TEXT)))
 
 
-def _row(run: RunFolder) -> tuple[float, dict[str, str]]:
-    """Rank of a run, lower is better, and its cells by column. A damaged run is a line too."""
-    try:
-        found, status, model = summarize(run), run.status(), str(run.info().get("choices", {}).get("model", ""))
-    except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
-        return math.inf, {"name": run.name, "status": "damaged"}
-    cells = {"name": run.name, "status": status, "model": model, "parameters": f"{found.parameters:,}"}
-    cells["steps"] = "" if found.steps is None else f"{found.steps:,}"
-    cells["tokens/s"] = f"{found.tokens / found.seconds:,.0f}" if found.tokens and found.seconds else ""
-    for name, metric in found.metrics.items():
-        cells |= {
-            f"valid {name}": metric.text(found.valid.get(name)),
-            f"test {name}": metric.text(found.test.get(name)),
-        }
-    return math.inf if found.rank is None else found.rank, cells
+def _fitting(rows: Sequence[Row], columns: Sequence[str], width: int | None) -> str:
+    """The table without the columns that the terminal is too narrow for."""
+    metrics = [column for column in columns if " " in column]
+    for dropped in ("", *EXPENDABLE, *reversed(metrics[1:])):
+        columns = [column for column in columns if column != dropped]
+        lines = [columns, *([row.cell(column) for column in columns] for row in rows)]
+        if width is None or table_width(lines) <= width:
+            break
+    return table(lines, sum(column in TEXTS for column in columns))

@@ -14,12 +14,12 @@ def main(words: Sequence[str]) -> None:
     """`seqlm train [group=option] [key=value] [-m]`."""
     exit_codes: list[int] = []
 
-    def job(make: Callable[[], Config], choices: Choices) -> float | None:
+    def job(make: Callable[[], Config], choices: Choices, typed: list[str]) -> float | None:
         try:
             config = make()
             from ..training.launch import train  # torch, once the words are known to be right
 
-            return train(config, choices).best
+            return train(config, choices, typed).best
         except BrokenPipeError:
             raise SystemExit(broken_pipe()) from None
         except (SeqlmError, OSError) as error:

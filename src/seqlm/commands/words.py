@@ -1,4 +1,4 @@
-"""Words of a command line: the run they begin with, a key's value, and the file after a flag."""
+"""Words of a command line: the run they begin with, a key's value, flags, and what stands after them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,36 @@ def pop_value(key: str, words: Words, default: str) -> tuple[str, Words]:
     return (found or [default])[-1], [word for word in words if not word.startswith(f"{key}=")]
 
 
+def pop_flag(words: Words, flag: str) -> tuple[list[str], bool]:
+    """The words without a flag, and whether it was there."""
+    return [word for word in words if word != flag], flag in words
+
+
+def pop_option(words: Words, flag: str, what: str) -> tuple[list[str], str | None]:
+    """The words without `flag VALUE` or `flag=VALUE`, and VALUE. Raises ConfigError if there is none after the flag."""
+    for index, word in enumerate(words):
+        if word == flag or word.startswith(f"{flag}="):
+            apart = word == flag
+            value = words[index + 1] if apart and index + 1 < len(words) else word.removeprefix(flag).removeprefix("=")
+            if not value:
+                raise ConfigError(f"{flag} needs {what}")
+            return [*words[:index], *words[index + 1 + apart :]], value
+    return list(words), None
+
+
 def pop_file(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
     """The words of a command line without `flag FILE` or `flag=FILE`, and FILE, which is to be written.
 
     Raises ConfigError if it cannot be: a folder, or in none.
     """
-    for index, word in enumerate(words):
-        if word == flag or word.startswith(f"{flag}="):
-            apart = word == flag
-            file = words[index + 1] if apart and index + 1 < len(words) else word.removeprefix(flag).removeprefix("=")
-            path = Path(file).expanduser()
-            if not file or file.startswith("-"):
-                raise ConfigError(f"{flag} needs a file: {flag} FILE")
-            if path.is_dir():
-                raise ConfigError(f"{flag}={file} is a folder, not a file")
-            if not path.parent.is_dir():
-                raise ConfigError(f"{flag}={file} cannot be written: there is no folder {path.parent}")
-            return [*words[:index], *words[index + 1 + apart :]], path
-    return list(words), None
+    words, file = pop_option(words, flag, f"a file: {flag} FILE")
+    if file is None:
+        return words, None
+    path = Path(file).expanduser()
+    if file.startswith("-"):
+        raise ConfigError(f"{flag} needs a file: {flag} FILE")
+    if path.is_dir():
+        raise ConfigError(f"{flag}={file} is a folder, not a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{flag}={file} cannot be written: there is no folder {path.parent}")
+    return words, path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -28,6 +30,8 @@ RESUMABLE = [
     "device",
     "engine",
     "threads",
+    "tags",
+    "note",
     "trust",
     "published",
     "published.",
@@ -65,9 +69,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
     return [(key, a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
 
 
+def changes(saved: Config, config: Config) -> dict[str, list[Any]]:
+    """The keys that a resumed run changes, {key: [before, now]}; none of those that change no result."""
+    parts = [_that_matters(comparable_config(asdict(one))) for one in (saved, config)]
+    return {key: [old, new] for key, old, new in differences(*parts)}
+
+
+def _that_matters(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dotted(config).items() if not key.startswith(IGNORED_KEYS)}
+
+
 def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the keys that change no result: paths, names, devices."""
-    where = ("run", "trust", "resume", "threads", "device", "published")
+    where = ("run", "tags", "note", "trust", "resume", "threads", "device", "published")
     kept = {key: value for key, value in config.items() if key not in where}
     loop = kept.get("train", {})
     if any(loop.get(unit) is not None for unit in LIMITS):
@@ -77,6 +91,12 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
         read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]
         kept["model"] = {**kept["model"], "language_models": read}
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """A digest, in hexadecimal, that two configurations share if a run of one repeats a run of the other."""
+    text = json.dumps(comparable_config(config) | {"init_from": config.get("init_from")}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def with_missing_options(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:

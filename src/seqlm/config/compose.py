@@ -17,6 +17,7 @@ from .yaml_files import find_configs, resolve_layer_cells
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
+Job = Callable[[Callable[[], Config], Choices, list[str]], float | None]
 # Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
 GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
 WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
@@ -53,10 +54,10 @@ def typed_config(values: dict[str, Any], folders: Sequence[Path]) -> Config:
     return typed(Config, values)
 
 
-def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float | None]) -> None:
-    """Call `job(make, choices)` for the configuration of `words`, or for each of a multirun (-m); `make` checks it.
+def run_jobs(words: Words, job: Job) -> None:
+    """Call `job(make, choices, typed)` for the configuration of `words`, or for each of a multirun (-m).
 
-    Raises ConfigError if the words cannot be composed.
+    `make` checks it, and `typed` are the words of this job. Raises ConfigError if they cannot be composed.
     """
     import hydra
     from hydra.core.hydra_config import HydraConfig
@@ -65,11 +66,11 @@ def run_jobs(words: Words, job: Callable[[Callable[[], Config], Choices], float 
     from omegaconf.errors import OmegaConfBaseException
 
     def run(node: DictConfig) -> float | None:
-        runtime = HydraConfig.get().runtime
+        runtime, typed_words = HydraConfig.get().runtime, HydraConfig.get().overrides.task
         values: Any = OmegaConf.to_container(node, resolve=True)
         del values["paths"]  # which the data has read
         folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-        return job(lambda: typed_config(values, folders), _taken(runtime.choices))
+        return job(lambda: typed_config(values, folders), _taken(runtime.choices), list(typed_words))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be printed in a few lines
     # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+HUGE = 1e7  # numbers from here on are written with an exponent
+
 
 class Metric(NamedTuple):
     """A measure of a model on a split.
@@ -25,7 +27,9 @@ class Metric(NamedTuple):
 
     def text(self, value: float | None) -> str:
         """`value` with its digits; nothing for None, which stands for a number that is not finite."""
-        return "" if value is None else f"{value:.{self.digits}f}"
+        if value is None:
+            return ""
+        return f"{value:.{self.digits}f}" if abs(value) < HUGE else f"{value:.3e}"
 
     def rank(self, value: float) -> float:
         """`value` as a number that is better when lower."""

@@ -112,6 +112,8 @@ class Config:
     """Everything a training run is made from."""
 
     run: RunConfig
+    tags: list[str] = _key()
+    note: str | None = _key()
     seed: int = _key(least=0, most=LARGEST_SEED)
     device: str = _key()
     precision: str = _key(allowed=PRECISIONS)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import fcntl
+import itertools
 import json
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
 from ..files import to_json, write_atomically
+
+OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 
 
 class RunFolder:
@@ -33,7 +35,7 @@ class RunFolder:
     @classmethod
     @contextmanager
     def create(cls, root: Path, name: str | None, stem: str, fill: Callable[[RunFolder], None]) -> Iterator[RunFolder]:
-        """Make <root>/<name> with what `fill` writes, and hold it; without a name <stem>-<time>-<4 hex>.
+        """Make <root>/<name> with what `fill` writes, and hold it; without a name <stem>, or <stem>.2 and so on.
 
         Filled and locked under a hidden name, then renamed: nobody sees half a run, and of two that start
         under one name one gets it. Raises RunExists if it exists, ConfigError if it cannot be made.
@@ -43,8 +45,7 @@ class RunFolder:
         with ExitStack() as held:
             run = None
             while run is None:
-                now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-                path = root / (name or f"{stem}-{now}-{secrets.token_hex(2)}")
+                path = root / (name or _free_name(root, stem))
                 aside = cls(path.with_name(f".{path.name}-{secrets.token_hex(4)}"))
                 try:
                     aside.path.mkdir(parents=True)
@@ -69,8 +70,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """The run in an existing folder; raises ConfigError if there is none."""
+        """The run in an existing folder, or of this name in outputs; raises ConfigError if there is none."""
         run = cls(Path(path) if Path(path).name else Path(path).resolve())  # `.` has a name too
+        if not run.path.exists() and (OUTPUTS / path / "run.json").is_file():
+            run = cls(OUTPUTS / path)
         if not run.path.is_dir():
             raise ConfigError(f"{path} does not exist; `seqlm runs` lists the runs in outputs")
         missing = [file.name for file in (run.config, run.path / "run.json") if not file.is_file()]
@@ -99,9 +102,9 @@ class RunFolder:
         known = self.info() if (self.path / "run.json").is_file() else {}
         write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
 
-    def status(self) -> str:
-        """The status in run.json; `crashed` if it is running but its process is gone."""
-        info = self.info()
+    def status(self, info: Mapping[str, Any] | None = None) -> str:
+        """The status in run.json, which may be at hand; `crashed` if it is running but its process is gone."""
+        info = self.info() if info is None else info
         if info.get("status") == "running" and info.get("host") == socket.gethostname():
             try:
                 with self.locked():
@@ -165,6 +168,12 @@ class RunFolder:
 
         kept = [to_json(record) + "\n" for record in self.records() if known(record)]
         write_atomically(self.metrics, "".join(kept))
+
+
+def _free_name(root: Path, stem: str) -> str:
+    """The stem, or the stem with the first number that no run has."""
+    names = itertools.chain([stem], (f"{stem}.{number}" for number in itertools.count(2)))
+    return next(name for name in names if not (root / name).exists())
 
 
 def find_runs(root: Path) -> list[RunFolder]:

@@ -1,9 +1,12 @@
-"""Runs as rows: how far each has come, and its metrics. Imports no torch."""
+"""Runs as rows: how far each has come, and its metrics; and how tables are written. Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..config.metrics import Metric, by_name
@@ -24,9 +27,12 @@ class RunSummary(NamedTuple):
     metrics: dict[str, Metric]  # those that the task of the run declares, by name, without the loss
 
 
-def summarize(run: RunFolder) -> RunSummary:
-    """Progress and metrics of a run; raises ConfigError, AttributeError, TypeError or ValueError for damaged files."""
-    info = run.info()
+def summarize(run: RunFolder, info: Mapping[str, Any] | None = None) -> RunSummary:
+    """Progress and metrics of a run, whose run.json may be at hand.
+
+    Raises ConfigError, AttributeError, TypeError or ValueError for damaged files.
+    """
+    info = run.info() if info is None else info
     metrics: dict[str, Any] = dict(info.get("metrics") or {})
     progress, monitor, declared = info, str(info["monitor"]), by_name(info["declared_metrics"])
     monitored = declared.get(monitor, Metric(monitor))
@@ -54,6 +60,25 @@ def summarize(run: RunFolder) -> RunSummary:
         test={name: _checked(test[name]) for name in declared if scored and name in test},
         metrics=declared,
     )
+
+
+def output_width() -> int | None:
+    """Columns of the terminal, or $COLUMNS; None for a file or a pipe, which are as wide as need be."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return int(os.environ["COLUMNS"])
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def markdown(lines: Sequence[Sequence[str]], left: int) -> str:
+    """The same as a table of Markdown."""
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    rule = ["---" if place < left else "---:" for place in range(len(lines[0]))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (escaped[0], rule, *escaped[1:]))
+
+
+def table_width(lines: Sequence[Sequence[str]]) -> int:
+    """Characters of the longest line of `table`."""
+    return sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2
 
 
 def table(lines: Sequence[Sequence[str]], left: int) -> str:

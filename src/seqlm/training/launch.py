@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cells import Carry
-from ..config.comparison import resumed
+from ..config.comparison import changes, resumed
 from ..config.schema import Config
 from ..config.values import load_config, save_config, with_words
 from ..device import describe
 from ..engines.choice import measured
 from ..errors import ConfigError, RunExists, Stopped
-from ..files import file_stem
 from ..runs import checkpoint
 from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
 from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
+from ..runs.naming import describe_model, run_name
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
@@ -38,10 +38,11 @@ class Trained(NamedTuple):
     best: float
 
 
-def train(config: Config, choices: Mapping[str, str]) -> Trained:
+def train(config: Config, choices: Mapping[str, str], words: Sequence[str] = ()) -> Trained:
     """Start a run from `config` and train it to its end.
 
-    `choices` are the options taken of each config group (`{"model": "lstm"}`): they name the run.
+    `choices` are the options taken of each config group (`{"model": "lstm"}`), `words` those that were typed: they
+    name the run.
     Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError.
     """
     name, root = config.run.name, Path(config.run.root)
@@ -52,26 +53,26 @@ def train(config: Config, choices: Mapping[str, str]) -> Trained:
             return _resume(RunFolder.open(root / name), lambda _: config)
     check_parts(config)  # a wrong key is named before a run that it mentions is looked for
     with measured.of_run({}):
-        return _train(with_pinned_models(config), choices)
+        return _train(with_pinned_models(config), choices, words)
 
 
-def _train(config: Config, choices: Mapping[str, str]) -> Trained:
+def _train(config: Config, choices: Mapping[str, str], words: Sequence[str]) -> Trained:
     name, root = config.run.name, Path(config.run.root)
     session = assemble_session(config)
-    facts = {"choices": dict(choices), **describe_run(session), **_origins(session)}
+    typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
+    facts = {**typed, **describe_run(session), **_origins(session)}
 
     def fill(run: RunFolder) -> None:
         save_config(with_absolute_paths(config), run.config)
         session.data.tokenizer.save(run.tokenizer)
         run.update(status="running", started=now(), **facts)
 
-    stem = "-".join(file_stem(choices.get(group, group)) for group in ("data", "model"))
     try:
-        with RunFolder.create(root, name, stem, fill) as run:
+        with RunFolder.create(root, name, run_name(config, choices, words), fill) as run:
             return _run(run, session, *_beginning(session), None)
     except RunExists:
         if config.resume == "auto" and name and (root / name / "run.json").is_file():  # another process was faster
-            return train(config, choices)
+            return train(config, choices, words)
         raise
 
 
@@ -99,12 +100,14 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
             )
         origins = _origins(session) if start is None else {}
         progress, carry = _beginning(session) if start is None else session.restore(start, run)
+        changed = changes(saved, config)
         save_config(config, run.config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
         run.update(
             status="running",
             resumed=int(info.get("resumed", 0)) + 1,
+            history=[*info.get("history", []), *([{"step": progress.step, "changed": changed}] if changed else [])],
             pid=os.getpid(),
             host=socket.gethostname(),
             device="; then ".join(devices if device == devices[-1] else [*devices, device]),

@@ -59,6 +59,8 @@ def describe_run(session: Session) -> dict[str, Any]:
         "device": describe(session.device, session.config.precision),
         "hardware": hardware(session.device),
         "seed": session.config.seed,
+        "tags": session.config.tags,
+        "note": session.config.note,
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
         "entropy_note": session.data.corpus.note() or None,
