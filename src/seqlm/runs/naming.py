@@ -1,4 +1,4 @@
-"""What a run is called: what it is and what was typed for it, as ptb-gru-h650-lr0.003-s2-5f2a9c. Imports no torch."""
+"""The name of a run: what it is and what was typed for it, as ptb-gru-h650-lr0.003-s2-5f2a9c. Imports no torch."""
 
 from __future__ import annotations
 
