@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
@@ -20,7 +21,7 @@ from .build import describe_type, fits
 from .keys import dotted, nested
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
 from .schema import PATH_KEYS, Config
-from .yaml_files import find_configs, read_yaml, verb_files
+from .yaml_files import find_configs, read_saved, read_yaml, verb_files
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ def typed(schema: type[T], values: Mapping[str, Any]) -> T:
     for key, value in flat.items():  # run.name=2024 is a name
         if isinstance(value, (int, float)) and not isinstance(value, bool) and key in known and fits("", known[key][0]):
             flat[key] = str(value)
-    sections = [key for key in flat if any(name.startswith(f"{key}.") for name in known)]  # train=3
+    names_of_sections = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
+    sections = [key for key in flat if key in names_of_sections]  # train=3
     problems = [
         problem
         for key, value in flat.items()
@@ -94,12 +96,17 @@ def load_config(path: Path) -> Config:
     Keys of older versions become today's, and those that are younger than the run have the values of
     configs/train.yaml.
     """
-    values = _flatten(migrate(read_yaml(path)), Config)
-    defaults = _flatten(read_yaml(find_configs() / "train.yaml"), Config)
+    values, defaults = _flatten(migrate(read_saved(path)), Config), _defaults()
     younger = {key: defaults[key] for key in _keys(Config) if key in defaults and key not in values}
     config = typed(Config, nested({**younger, **values}))
     config.trust = []
     return config
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """The values of configs/train.yaml."""
+    return _flatten(read_yaml(find_configs() / "train.yaml"), Config)
 
 
 def as_typed(value: Any) -> str:
@@ -128,10 +135,16 @@ def unknown_key(key: str, known: Iterable[str], verb: str = "train") -> str:
     return f"{key} is not a key of this configuration; {hint or f'see seqlm {verb} --help'}"
 
 
+@cache
+def _hints(schema: Any) -> dict[str, Any]:
+    """The types of a schema's keys."""
+    return get_type_hints(schema)
+
+
 def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:
     """Every key of the trunk with its type and limits: {"train.steps": (hint, field)}."""
     keys: dict[str, Any] = {}
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     for item in fields(schema):
         if is_dataclass(hints[item.name]):
             keys |= _keys(hints[item.name], f"{prefix}{item.name}.")
@@ -143,7 +156,7 @@ def _keys(schema: Any, prefix: str = "") -> dict[str, Any]:
 def _flatten(values: Mapping[str, Any], schema: Any, prefix: str = "") -> dict[str, Any]:
     """Values by dotted key, as deep as the trunk goes: a part stays whole."""
     flat: dict[str, Any] = {}
-    hints = get_type_hints(schema)
+    hints = _hints(schema)
     for key, value in values.items():
         if is_dataclass(hints.get(key)) and isinstance(value, Mapping):
             flat |= _flatten(value, hints[key], f"{prefix}{key}.")
@@ -161,7 +174,7 @@ def _with_leaf(values: Mapping[str, Any], path: Sequence[str], value: Any) -> di
 
 def _constructed(schema: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from checked values, sections and all; whole numbers become floats where floats are meant."""
-    hints, arguments = get_type_hints(schema), {}
+    hints, arguments = _hints(cast("Any", schema)), {}
     for name, hint in hints.items():
         value = values[name]
         if is_dataclass(hint):
