@@ -28,7 +28,7 @@ def run(command: str) -> str:
     process, terminal = pty.fork()
     if process == 0:
         words = shlex.split(command)
-        os.execvp(words[0], words)
+        os.execvpe(words[0], words, {**os.environ, "NO_COLOR": "1"})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTH, 0, 0))
     written = b""
     while True:
@@ -44,12 +44,13 @@ def run(command: str) -> str:
 
 
 def screen(written: str) -> list[str]:
-    """The lines that stay: a carriage return writes over what is there, as a progress bar does."""
+    """The lines that stay: a carriage return writes over what is there, as a bar does, and ESC [K erases it first."""
     lines = []
     for line in written.replace("\r\n", "\n").split("\n"):
         shown = ""
         for part in line.split("\r"):
-            shown = part + shown[len(part) :]
+            text = part.removeprefix("\x1b[K")
+            shown = text if text != part else part + shown[len(part) :]
         lines.append(shown.rstrip())
     return lines
 

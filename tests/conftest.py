@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import multiprocessing
 import os
 import pickle
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,30 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+class Screen(io.StringIO):
+    """A terminal, as wide as COLUMNS says."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Both standard streams as a terminal of 80 columns, to those who draw on it."""
+    from seqlm import terminal
+    from seqlm.training import console
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    made = Screen()
+    for module in (terminal, console):  # sys itself is pytest's, which puts its own streams back
+        monkeypatch.setattr(module, "sys", types.SimpleNamespace(stdout=made, stderr=made))
+    return made
 
 
 @pytest.fixture(params=["kernels", "operations"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .terminal import paint
+
 
 class SeqlmError(Exception):
     """A failure the user should read as a few lines, never as a traceback."""
@@ -38,7 +40,7 @@ class Stopped(SeqlmError):
 
 def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
-    print(f"seqlm: {error}", file=sys.stderr, flush=True)
+    print(f"{paint('seqlm:', 'red', sys.stderr)} {error}", file=sys.stderr, flush=True)
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
 
 

@@ -164,6 +164,50 @@ def test_bad_input_is_a_few_lines_and_exit_2(home, words, message):
     assert sorted(path for path in home.rglob("*")) == before, "something was written"
 
 
+CHEAP = [
+    "predict outputs/done nofile.txt", "predict outputs/done . batchsize=3", "predict nowhere -",
+    "eval outputs/done checkpoint=77", "eval outputs/done splot=test", "eval outputs/done ensemble=[nowhere]",
+    "eval outputs/done bptt=0", "eval nowhere", "sample outputs/done tokns=3", "sample outputs/done checkpoint=worst",
+    "resume outputs/done optim.lrr=3", "resume outputs/done optim.lr=3", "resume nowhere", "train run.name=done",
+    "train train.stepz=3", "reproduce nowhere",
+]  # fmt: skip
+
+
+def test_what_can_be_checked_without_torch_is(home):
+    """In one process that meets them all: none of them has loaded what takes seconds."""
+    code = f"""
+import sys
+from seqlm.cli import main
+for words in {CHEAP}:
+    sys.argv = ["seqlm", *words.split()]
+    try:
+        main()
+    except SystemExit as leaving:
+        assert leaving.code == 2, words
+    else:
+        raise AssertionError(words)
+heavy = {{"torch", "tensorboard", "safetensors"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("seqlm: ") == len(CHEAP), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("eval outputs/done split=dev", "split=dev does not exist"),
+        ("eval outputs/done task.beam=3", "task.beam is not an argument"),
+        ("sample outputs/done condition=red", "condition=red is for runs of task=conditional"),
+    ],
+)
+def test_no_weights_are_loaded_for_what_cannot_be_done(home, monkeypatch, words, message):
+    monkeypatch.setattr("seqlm.runs.load.LoadedRun.load", lambda *_: 1 / 0)
+    failed = seqlm(*words.split(), cwd=home, check=False)
+    assert failed.returncode == 2 and message in failed.stderr
+
+
 def test_a_damaged_run_does_not_hide_the_others(tmp_path):
     for name, info in (
         ("good", '{"status": "finished"}'),

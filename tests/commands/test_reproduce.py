@@ -22,7 +22,6 @@ from seqlm.evaluation.reproduction import (
     check,
     file_name,
     finished,
-    headlines,
     published_of,
     record,
     summary,
@@ -326,7 +325,7 @@ def test_a_task_says_what_it_is_told_by(words, reported):
         "seq2seq": {"loss", "exact", "accuracy"} | ({"bleu", "chrf"} if "task.bleu=true" in words else set()),
         "lm": {"loss", "ppl", "bpc"},
     }[words[0].removeprefix("task=")]
-    assert headlines(task, metrics) == reported
+    assert task.headlines(metrics) == reported
 
 
 def test_a_metric_is_published_in_its_unit():

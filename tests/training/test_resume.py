@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 
 import pytest
+import safetensors.torch
 import torch
 
 import seqlm.training.launch
@@ -534,7 +535,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
                     else RuntimeError("[enforce fail] pos 640 vs 534")
                 )
                 target = {
-                    "save_file": (checkpoint, "save_file"),
+                    "save_file": (safetensors.torch, "save_file"),
                     "torch.save": (torch, "save"),
                     "fsync": (os, "fsync"),
                 }[failing]

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from ..config.metrics import by_name
 from ..config.schema import EvalConfig
 from ..config.values import as_typed, verb_config
-from ..device import prepare
 from ..errors import ConfigError
-from ..evaluation.adaptation import evaluate_adapted
-from ..evaluation.evaluate import evaluate
-from ..evaluation.protocols import PROTOCOLS, score_as
-from ..evaluation.scorer import Scorer
 from ..files import to_json, write_atomically
-from ..layers import scale_dropout
-from ..runs.load import LoadedRun, load_run, same_vocabulary
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
 from ..runs.table import table
-from ..tasks.base import Task
-from ..tasks.text import perplexity
+from ..terminal import status
 from .words import run_and_words
 
-# Keys that not every task has a use for; a task names its own in `eval_options`.
-OPTIONS = ("bptt", "protocol", "temperature", "dynamic", "cache", "ensemble", "monte_carlo", "mean")
+if TYPE_CHECKING:
+    from ..runs.load import LoadedRun
 
 
 def main(words: Sequence[str]) -> None:
@@ -41,12 +32,16 @@ def evaluate_run(folder: str, words: Sequence[str], as_json: bool) -> None:
     """Print and keep the scores of a split."""
     options = with_starts(verb_config("eval", EvalConfig, words))
     check(options)
+    for run in (folder, *options.ensemble):
+        checkpoint.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
+    with status("loading torch"):  # once all that can be checked without it is right
+        from ..device import prepare
+        from ..evaluation.scoring import load_runs, score_runs
     device = prepare(options.device, options.precision, options.threads)
-    runs = _load_runs(folder, options)
-    _check_task(runs[0].task, options)
+    runs = load_runs(folder, options)
     for one in runs:
         one.model.to(device)
-    result, measured = _scored(runs, options, device)
+    result, measured = score_runs(runs, options, device, _log)
     _keep(runs[0], f"eval-{options.split}{_kind(result)}.json", result)  # first: who reads may be gone
     print(to_json(result) if as_json else _shown(result, runs[0].task.rows(measured)), flush=True)
 
@@ -100,105 +95,6 @@ def check(options: EvalConfig) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _load_runs(folder: str, options: EvalConfig) -> list[LoadedRun]:
-    """The run in `folder` and those of its ensemble; `checkpoint`, `weights` and `average_last` hold for each.
-
-    Raises ConfigError if one is there twice, or has another vocabulary.
-    """
-    shared: dict[str, Any] = {
-        key: getattr(options, key) for key in ("checkpoint", "weights", "average_last", "engine", "trust")
-    }
-    runs = [load_run(folder, data=options.data, task=options.task, **shared)]
-    for other in options.ensemble:
-        if Path(other).resolve() in [run.folder.path.resolve() for run in runs]:
-            raise ConfigError(f"ensemble: {other} is in it twice; every run counts once")
-        runs.append(load_run(other, **shared))
-        if not same_vocabulary(runs[0].tokenizer, runs[-1].tokenizer):
-            raise ConfigError(
-                f"ensemble: {other} has another vocabulary ({len(runs[-1].tokenizer):,} tokens) than {folder} "
-                f"({len(runs[0].tokenizer):,}); only probabilities of the same words can be averaged"
-            )
-    return runs
-
-
-def _check_task(task: Task, options: EvalConfig) -> None:
-    """Raise ConfigError for an option that the task has no use for."""
-    plain = verb_config("eval", EvalConfig, [])
-    for key in OPTIONS:
-        if key not in task.eval_options and getattr(options, key) != getattr(plain, key):
-            raise ConfigError(f"{key} does nothing for {type(task).__name__}, the task of this run; leave it out")
-
-
-def _scored(
-    runs: Sequence[LoadedRun], options: EvalConfig, device: torch.device
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score a split; returns the result as JSON, and the numbers in it that were measured."""
-    run, task, split = runs[0], runs[0].task, options.split
-    is_text = "bptt" in task.eval_options
-    bptt = run.config.train.bptt if options.bptt is None else options.bptt
-    read, batch_size = bptt, options.batch_size or task.eval_batch_size(run.config)
-    settings = _averaged(runs, options)
-    started = time.perf_counter()
-    if options.adapting or options.averaging or options.temperature != 1.0:
-        score, scorer, adapted = evaluate_adapted(_scorer(runs, options), run, options, bptt, _log)
-        settings |= adapted
-    else:
-        read = options.bptt or task.eval_bptt(run.config, batch_size)
-        score = evaluate(run.model, task, task.batches(run.data, split, batch_size, read), device, options.precision)
-        scorer = None
-    seconds = time.perf_counter() - started
-    measured = {
-        "tokens": score.tokens,
-        "loss_sum": score.loss_sum,
-        **task.compute_metrics(score, run.data, split),
-        **task.facts(score, run.data, split),
-        "seconds": round(seconds, 3),
-        "tokens_per_s": round(score.tokens / seconds, 1),
-    }
-    if options.protocol != "seqlm":
-        scorer = scorer or _scorer(runs, options)
-        tokens, eos_id = run.data[split].tokens, run.tokenizer.eos_id
-        counted = score_as(options.protocol, scorer, tokens, split, bptt, eos_id, options.precision)
-        ppl = perplexity(counted["loss"], 1)
-        difference, source = ppl - perplexity(score.loss_sum, score.tokens), PROTOCOLS[options.protocol].source
-        settings["protocol"] = {**counted, "ppl": ppl, "difference": difference, "source": source}
-    report = task.report(score)
-    result = {
-        "run": run.folder.name,
-        "split": split,
-        "checkpoint": run.checkpoint.step,
-        "weights": run.weights,
-        **({"batch_size": batch_size, "bptt": read} if is_text else {"examples": len(run.data[split])}),
-        **measured,
-        **settings,
-        **({"task": options.task} if options.task else {}),
-        **({"report": report} if report else {}),
-    }
-    return result, measured
-
-
-def _scorer(runs: Sequence[LoadedRun], options: EvalConfig) -> Scorer:
-    """Probabilities of the words of a text, by all runs together, at temperature 1."""
-    drawn, models = options.monte_carlo, [run.model for run in runs]
-    for model in models:
-        scale_dropout(model, drawn.multiplier)
-    return Scorer(models, samples=drawn.samples, seed=drawn.seed, mean=options.mean)  # type: ignore[arg-type]
-
-
-def _averaged(runs: Sequence[LoadedRun], options: EvalConfig) -> dict[str, Any]:
-    """Averages that were taken, as JSON: of weights, of probabilities by several runs, or by readings with dropout."""
-    settings: dict[str, Any] = {}
-    if options.average_last is not None:
-        settings["average_last"] = runs[0].steps
-    if options.ensemble:
-        settings["ensemble"] = [
-            {"run": run.folder.name, "checkpoint": run.checkpoint.step, "weights": run.weights} for run in runs[1:]
-        ]
-    if options.monte_carlo.samples is not None:
-        settings["monte_carlo"] = asdict(options.monte_carlo)
-    return {**settings, "mean": options.mean} if options.averaging else settings
-
-
 def _log(text: str) -> None:
     print(f"valid: {text}", file=sys.stderr, flush=True)
 
@@ -214,8 +110,24 @@ def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
     result["times_scored"] = run.folder.times_scored(result["split"]) + 1
     try:
         write_atomically(run.folder.path / name, to_json(result, indent=2) + "\n")
+        _chart(run, result)
     except OSError as error:
         print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
+
+
+def _chart(run: LoadedRun, result: Mapping[str, Any]) -> None:
+    """Show the metrics of a score in TensorBoard, beside those of training, as `test/...`.
+
+    Not those of valid, which training has scored. Nor while a process trains the run: its events come first.
+    """
+    group = result["split"] + _kind(result)
+    names = [name for name in by_name(run.task.metrics) if isinstance(result.get(name), float)]
+    if group == "valid" or run.folder.status() == "running":
+        return
+    with status("writing TensorBoard's events"):
+        from ..training.loggers import log_score
+
+        log_score(run.folder.path, run.checkpoint.step, {f"{group}/{name}": result[name] for name in names})
 
 
 def _kind(result: Mapping[str, Any]) -> str:

@@ -10,21 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..config.schema import PredictConfig
 from ..config.values import verb_config
-from ..data.examples import Example
-from ..data.sources.features import arrays_of
-from ..device import autocast, prepare
 from ..errors import ConfigError
 from ..files import to_json
-from ..runs.load import LoadedRun, load_run
-from ..tasks.lines import EMPTY
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from ..terminal import status
 from .words import run_and_words
+
+if TYPE_CHECKING:
+    from ..data.examples import Example
+    from ..runs.load import LoadedRun
 
 
 def main(words: Sequence[str]) -> None:
@@ -33,6 +32,15 @@ def main(words: Sequence[str]) -> None:
     if not rest or "=" in rest[0]:
         raise ConfigError("seqlm predict needs a file after the run's folder, or - for standard input")
     source, options = rest[0], verb_config("predict", PredictConfig, rest[1:])
+    checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
+    if source != "-" and (not Path(source).exists() or Path(source).is_dir()):  # a pipe is as good as a file
+        raise ConfigError(f"{source} is not a file; give one with an example on each line, or - for standard input")
+    with status("loading torch"):  # once all that can be checked without it is right
+        import torch
+
+        from ..device import autocast, prepare
+        from ..runs.load import load_run
+        from ..tasks.lines import EMPTY
     device = prepare(options.device, options.precision, options.threads)
     shared = {key: getattr(options, key) for key in ("checkpoint", "weights", "engine", "task", "trust")}
     run = load_run(folder, **shared)
@@ -70,15 +78,14 @@ def _check(run: LoadedRun, columns: bool) -> None:
 def _lines(source: str, held: ExitStack) -> Iterator[Example]:
     """The fields in each line of a file, read as they are asked for."""
     if source.endswith((".npy", ".npz")):
+        from ..data.sources.features import arrays_of
+
         return ({"features": array} for array in arrays_of(Path(source)))
     if source == "-":
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
         return _fields(sys.stdin)
-    path = Path(source)
-    if not path.exists() or path.is_dir():  # a pipe is as good as a file
-        raise ConfigError(f"{source} is not a file; give one with an example on each line, or - for standard input")
-    return _fields(held.enter_context(path.open(encoding="utf-8", errors="surrogateescape", newline="\n")))
+    return _fields(held.enter_context(Path(source).open(encoding="utf-8", errors="surrogateescape", newline="\n")))
 
 
 def _fields(lines: TextIO) -> Iterator[Example]:
@@ -98,7 +105,7 @@ def _fields(lines: TextIO) -> Iterator[Example]:
 
 def _shown(line: Example) -> Example:
     """The fields of a line that go with its answer, an id for instance."""
-    return {key: value for key, value in line.items() if not isinstance(value, np.ndarray)}
+    return {key: value for key, value in line.items() if not hasattr(value, "shape")}
 
 
 def _json(answer: Mapping[str, Any]) -> str:

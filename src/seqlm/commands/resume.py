@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from ..training.launch import resume
+from ..config.comparison import resumed
+from ..config.schema import Config
+from ..config.values import load_config, with_words
+from ..runs.folder import RunFolder
+from ..terminal import status
 from .words import run_and_words
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm resume RUN [key=value ...]`."""
-    resume(*run_and_words("resume", words))
+    folder, changes = run_and_words("resume", words)
+    saved = load_config(RunFolder.open(folder).config)
+    resumed(saved, with_words(Config, asdict(saved), changes))
+    with status("loading torch"):  # once the run is there, and the words are known to be right
+        from ..training.launch import resume
+    resume(folder, changes)

@@ -5,19 +5,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..config.schema import SampleConfig
 from ..config.values import verb_config
-from ..device import autocast, prepare
 from ..errors import ConfigError
-from ..runs.load import load_run
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from ..terminal import is_terminal, status, track
 from .words import run_and_words
+
+if TYPE_CHECKING:
+    from ..runs.load import LoadedRun
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm sample RUN [key=value ...]`: stream text to standard output."""
     folder, words = run_and_words("sample", words)
     options = verb_config("sample", SampleConfig, words)
+    checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
+    with status("loading torch"):  # once all that can be checked without it is right
+        from ..device import autocast, prepare
+        from ..runs.load import load_run
+
+    def check(run: LoadedRun) -> None:
+        if not run.task.writes:
+            raise ConfigError(f"{type(run.task).__name__} does not write texts; use seqlm predict")
+        if options.condition is not None and "condition" not in run.task.sample_options:
+            raise ConfigError(f"condition={options.condition} is for runs of task=conditional; leave it out")
+
     device = prepare(options.device, options.precision, options.threads)
     run = load_run(
         folder,
@@ -26,9 +42,8 @@ def main(words: Sequence[str]) -> None:
         weights=options.weights,
         engine=options.engine,
         trust=options.trust,
+        check=check,
     )
-    if options.condition is not None and "condition" not in run.task.sample_options:
-        raise ConfigError(f"condition={options.condition} is for runs of task=conditional; leave it out")
     run.model.to(device)
     typed = [word.partition("=")[2] for word in words if word.startswith("condition=")]
     if typed and typed[-1] in getattr(run.tokenizer, "vocabularies", {}).get("label", ()):
@@ -38,6 +53,8 @@ def main(words: Sequence[str]) -> None:
             pieces = run.task.write(run.model, run.tokenizer, replace(options, seed=seed))
             first = next(pieces, "")  # a bad prompt is refused before anything is printed
             sys.stdout.write(options.prompt + first)
+            if not is_terminal(sys.stdout):  # which shows by its text how far it has come
+                pieces = track(pieces, "sampling", " tokens", options.tokens - 1)
             for piece in pieces:
                 sys.stdout.write(piece)
                 sys.stdout.flush()

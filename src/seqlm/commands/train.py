@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ..config.compose import Choices, run_jobs
 from ..config.schema import Config
 from ..errors import SeqlmError, Stopped, broken_pipe, print_error
+from ..runs.folder import check_free
+from ..terminal import status
 
 
 def main(words: Sequence[str]) -> None:
@@ -17,7 +20,10 @@ def main(words: Sequence[str]) -> None:
     def job(make: Callable[[], Config], choices: Choices, typed: list[str]) -> float | None:
         try:
             config = make()
-            from ..training.launch import train  # torch, once the words are known to be right
+            if config.resume != "auto":
+                check_free(Path(config.run.root), config.run.name)
+            with status("loading torch"):  # once the words are known to be right
+                from ..training.launch import train
 
             return train(config, choices, typed).best
         except BrokenPipeError:

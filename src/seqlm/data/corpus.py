@@ -33,6 +33,10 @@ class Corpus(ABC):
             digest.update(block.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
+    def size(self, split: str) -> int | None:
+        """The bytes of `split` in UTF-8, about, if they are known without reading it: a bar needs them."""
+        return None
+
     def note(self) -> str:
         """One line about this source for the header of a run, or nothing."""
         return ""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..files import cache_folder, flush
+from ..terminal import track
 from .corpus import Corpus, TextCounts
 from .tokenizers.text import KINDS, Tokenizer, load_tokenizer
 
@@ -69,7 +70,7 @@ def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train"
     key = _key("tokenizer", unfitted.kind, unfitted.settings(), prints)
 
     def write(folder: Path) -> None:
-        blocks = (block for split in splits for block in corpus.read(split))
+        blocks = (block for split in splits for block in _read(corpus, split, "reading for the vocabulary"))
         unfitted.fit(blocks).save(folder / "tokenizer.json")
 
     fitted: Tokenizer = _cached(key, write, lambda folder: load_tokenizer(folder / "tokenizer.json"))[1]
@@ -88,7 +89,7 @@ def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
     def write(folder: Path) -> None:
         count, tokens = TextCounts(count_bytes=corpus.count_bytes), 0
         with (folder / "tokens.bin").open("wb") as handle:
-            for ids in tokenizer.encode_blocks(_counted(corpus.read(split), count)):
+            for ids in tokenizer.encode_blocks(_counted(_read(corpus, split, f"encoding {split}"), count)):
                 tokens += len(ids)
                 handle.write(ids.astype(dtype).tobytes())
         counts = Counts(tokens, count.characters, count.words, corpus.count_bytes)
@@ -113,13 +114,22 @@ def count_text(corpus: Corpus, split: str) -> Counts:
 
     def write(folder: Path) -> None:
         count = TextCounts(count_bytes=corpus.count_bytes)
-        for block in corpus.read(split):
+        for block in _read(corpus, split, f"counting {split}"):
             count.add(block)
         counts = Counts(0, count.characters, count.words, corpus.count_bytes)
         (folder / "counts.json").write_text(json.dumps(asdict(counts)))
 
     key = _key("counts", corpus.fingerprint(split), corpus.count_bytes)
     return _cached(key, write, lambda folder: Counts(**json.loads((folder / "counts.json").read_text())))[1]
+
+
+def _read(corpus: Corpus, split: str, title: str) -> Iterator[str]:
+    """The text of a split, with a bar."""
+
+    def size(block: str) -> int:
+        return len(block) if block.isascii() else len(block.encode("utf-8", "replace"))
+
+    return track(corpus.read(split), title, "B", corpus.size(split), size=size)
 
 
 def _counted(blocks: Iterable[str], count: TextCounts) -> Iterator[str]:

@@ -27,6 +27,7 @@ import torch
 from .. import __version__
 from ..device import hardware, processor
 from ..files import cache_folder, write_atomically
+from ..terminal import status
 
 Ways = Mapping[str, Callable[[], float]]  # a trial each, which returns its seconds
 Answer = dict[str, Any]  # {"way": the chosen one, "seconds": {way: seconds}}
@@ -95,7 +96,8 @@ class Choices:
         with self._store() as stored:
             known = stored.get(question)
             if known is None or known["way"] not in ways or self.again:
-                seconds = measure(ways)
+                with status("measuring which engine is the fastest"):
+                    seconds = measure(ways)
                 usual = known["way"] if known and known["way"] in ways else next(iter(ways))
                 way = fastest(seconds, usual, CLEARLY if known else BARELY)
                 known = stored[question] = {"way": way, "seconds": seconds}

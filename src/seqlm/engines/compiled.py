@@ -24,6 +24,7 @@ import torch
 
 from ..device import processor
 from ..files import cache_folder, flush
+from ..terminal import status
 from .buffers import Buffers
 from .passes import Array, Kernel, Language, Pass, Unsupported, operations
 
@@ -257,7 +258,8 @@ def _load(source: str, program: str) -> ctypes.CDLL:
     try:
         if not _is_whole(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            _compile(program, source, target)
+            with status("compiling a kernel"):
+                _compile(program, source, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error

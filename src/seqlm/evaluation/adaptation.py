@@ -12,6 +12,7 @@ from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.streams import Streams
 from ..runs.load import LoadedRun
 from ..tasks.base import Score
+from ..terminal import track
 from .adaptive import Observe, adaptive_evaluate
 from .cache import Cache
 from .dynamic import DynamicWeights, Statistics, gradient_statistics
@@ -40,7 +41,7 @@ def evaluate_adapted(
     def statistics() -> Statistics | None:
         return None if dynamic.rule == "sgd" else gradient_statistics(parameters, _gradients(run, options))
 
-    def score(streams: Streams, at: Setting, observe: Observe = lambda *_: None) -> Score:
+    def score(streams: Streams, at: Setting, observe: Observe = lambda *_: None, title: str = "trial") -> Score:
         weights = remembered = None
         if at.lr is not None:
             weights = DynamicWeights(parameters, lr=at.lr, decay=at.decay, statistics=statistics(), **rule)
@@ -48,8 +49,9 @@ def evaluate_adapted(
             remembered = Cache(memory.size, at.flatness, at.share)
         at_temperature, precision = scorer.at(at.temperature), options.precision
         return adaptive_evaluate(
-            at_temperature, streams, dynamic=weights, cache=remembered, precision=precision, observe=observe
-        )
+            at_temperature, streams, dynamic=weights, cache=remembered, precision=precision, observe=observe,
+            title=title,
+        )  # fmt: skip
 
     flatness = None if memory.size is None else memory.flatness
     setting = Setting(options.temperature or 1.0, dynamic.lr, dynamic.decay, flatness, memory.share)
@@ -61,7 +63,7 @@ def evaluate_adapted(
         setting, trials, open_ended = search(partial(score, streams), setting, searched, log)
         chosen = {key: getattr(setting, key) for key in searched}
         settings["search"] = {"tokens": len(tokens), "chosen": chosen, "trials": trials, "open_ended": open_ended}
-    found = score(cut(run.data[options.split].tokens, options.batch_size or 1), setting)
+    found = score(cut(run.data[options.split].tokens, options.batch_size or 1), setting, title="evaluating")
 
     if options.adapting or options.temperature != 1.0:
         settings["adaptation"] = {"temperature": setting.temperature}
@@ -81,7 +83,7 @@ def _gradients(run: LoadedRun, options: EvalConfig) -> Iterator[None]:
     streams = Streams(tokens, batch_size, options.dynamic.bptt, first=run.tokenizer.eos_id, clip=True)
     carry: Carry = model.init_carry(batch_size)  # type: ignore[operator]
 
-    for index in range(len(streams)):
+    for index in track(range(len(streams)), "gradients of train", " chunks"):
         chunk = streams[index].to(parameters[0].device)
         for parameter in parameters:
             parameter.grad = None

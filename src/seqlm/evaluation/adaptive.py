@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..cells import detach
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.streams import Streams
 from ..device import autocast
 from ..tasks.base import Score
+from ..terminal import track
 from .cache import Cache, mix
 from .dynamic import DynamicWeights
 from .scorer import Scorer
@@ -28,18 +28,19 @@ def adaptive_evaluate(
     cache: Cache | None = None,
     precision: str = "float32",
     observe: Observe = lambda *_: None,
+    title: str = "evaluating",
 ) -> Score:
     """Sum the nats of every target, each scored before anything is learned from it.
 
     `dynamic` are the weights of the scorer's model, `cache` remembers the states of its first reading; `observe` is
-    called with ln p of the words of each chunk, by the scorer and by the cache. The models end as they began. Raises
-    ValueError if there are several streams and there is something to adapt.
+    called with ln p of the words of each chunk, by the scorer and by the cache; `title` is that of the bar. The models
+    end as they began. Raises ValueError if there are several streams and there is something to adapt.
     """
     if streams.batch_size != 1 and (dynamic is not None or cache is not None):
         raise ValueError(f"batch_size={streams.batch_size}: one stream can be adapted to at a time")
     score, carry, memory = Score(), scorer.init_carry(streams.batch_size), None
     try:
-        for index in tqdm(range(len(streams)), unit="chunk", leave=False, disable=None):  # a bar on terminals only
+        for index in track(range(len(streams)), title, " chunks"):
             inputs, targets, tokens = streams[index].to(scorer.device)
             with torch.set_grad_enabled(dynamic is not None), autocast(scorer.device, precision):
                 scored = scorer.score(inputs, targets, carry)

@@ -10,6 +10,7 @@ import torch
 from ..data.batching.batches import Batches
 from ..device import autocast
 from ..tasks.base import Score, Task, evaluating
+from ..terminal import track
 
 
 def evaluate(
@@ -23,7 +24,7 @@ def evaluate(
     """Add up the scores of all batches, the carry running through; `stopped` may end it early."""
     score, carry = Score(), model.init_carry(batches.batch_size)
     with evaluating(model):
-        for index in range(len(batches)):
+        for index in track(range(len(batches)), "evaluating", " batches"):
             if stopped():
                 break
             with autocast(device, precision):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..data.batching.batches import IGNORE_INDEX
 from ..device import autocast
 from ..errors import ConfigError
+from ..terminal import track
 
 Tokens = NDArray[np.unsignedinteger]
 
@@ -57,7 +58,7 @@ def score_as(
             whole = len(targets) // bptt * bptt
             inputs, targets = inputs[:whole], targets[:whole]
     carry, nll = scorer.init_carry(inputs.shape[1]), 0.0
-    for start in range(0, len(inputs), bptt):
+    for start in track(range(0, len(inputs), bptt), f"as {name} counts", " chunks"):
         part = [torch.from_numpy(array[start : start + bptt]).to(scorer.device) for array in (inputs, targets)]
         with autocast(scorer.device, precision):
             chunk = scorer.score(*part, carry)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config.build import build
 from ..config.comparison import IGNORED_KEYS, comparable_config, differences, with_missing_options
@@ -17,7 +17,9 @@ from ..config.yaml_files import find_configs, read_yaml
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
 from ..runs.table import table
-from ..tasks.base import Task
+
+if TYPE_CHECKING:
+    from ..tasks.base import Task
 
 SPLITS = ("valid", "test")  # that are scored
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
@@ -95,7 +97,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         if split not in scores and (split == "valid" or info["status"] == "finished"):
             words = f"split={split}" + (f" protocol={protocol}" if protocol != "seqlm" else "")
             raise SeqlmError(f"{run.path} has no score of its best checkpoint; run: seqlm eval {run.path} {words}")
-    reported = headlines(task, scores["valid"])
+    reported = task.headlines(scores["valid"])
     curve = [one for one in run.records() if "valid/loss" in one]
     metrics = [key for key in (curve or [{}])[0] if key.startswith("valid/")]
     written: dict[str, Any] = {
@@ -115,12 +117,6 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
         "config": dotted(comparable_config(asdict(config))),
     }
     return {**written, "difference": difference(written)}
-
-
-def headlines(task: Task, metrics: Container[str]) -> list[str]:
-    """Those of the metrics that a table of results shows; the loss if there is nothing else."""
-    names = [name for name in dict.fromkeys([task.monitor, *task.reported]) if name in metrics]
-    return [name for name in names if name != "loss"] or ["loss"]
 
 
 def metrics_of(written: Mapping[str, Any]) -> dict[str, Metric]:

@@ -23,6 +23,10 @@ class Schedule:
     def observe(self, valid_loss: float) -> None:
         pass
 
+    def warming_up(self, at: Moment) -> bool:
+        """Whether the learning rate is still on its way to its highest."""
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """State that the next factor depends on beyond the moment: goes into the checkpoint."""
         return {}
@@ -97,6 +101,9 @@ class WarmupCosine(Schedule):
             raise ValueError(f"final={final} must be from 0 to 1")
         self.warmup_steps, self.final = warmup_steps, final
 
+    def warming_up(self, at: Moment) -> bool:
+        return at.step < self.warmup_steps
+
     def factor(self, at: Moment) -> float:
         warmup = min(1.0, (at.step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return warmup * (self.final + (1 - self.final) * (1 + math.cos(math.pi * at.fraction)) / 2)
@@ -127,6 +134,9 @@ class OneCycle(Schedule):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be at least 0 and less than 1")
         self.rise, self.start, self.final = rise, start, final
+
+    def warming_up(self, at: Moment) -> bool:
+        return at.fraction < self.rise
 
     def factor(self, at: Moment) -> float:
         done = at.fraction

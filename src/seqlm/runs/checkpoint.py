@@ -16,14 +16,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SeqlmError
 from ..files import flush, sha256_of, write_atomically
+
+if TYPE_CHECKING:  # which checkpoints there are is known without torch
+    from torch import Tensor, nn
 
 FORMAT = 1
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
@@ -48,6 +47,9 @@ class Checkpoint:
 
     def load_weights(self, model: nn.Module) -> None:
         """Copy the stored weights into `model`; raises ConfigError if they are not the weights of this model."""
+        import torch
+        from safetensors.torch import load_file
+
         stored, own = load_file(self.path / "model.safetensors"), weights_of(model)
         wrong = sorted(stored.keys() ^ own.keys())
         wrong += [name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape]
@@ -59,6 +61,8 @@ class Checkpoint:
 
     def load_state(self) -> dict[str, Any]:
         """The rest of the training state, as it was given to `save`."""
+        import torch
+
         state: dict[str, Any] = torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
         return state
 
@@ -78,6 +82,9 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
     Written aside, flushed to disk and renamed: at every moment each step-* folder is whole. Raises
     SeqlmError when the disk is full; what was saved before stays as it was.
     """
+    import torch
+    from safetensors.torch import save_file
+
     meta = {"format": FORMAT, **meta}
     final, aside = folder / step_name(meta["step"]), folder / f".{step_name(meta['step'])}-{os.getpid()}"
     try:
@@ -139,19 +146,30 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     Damaged ones are skipped with a word to `warn` when looking for `last`, refused otherwise. Raises
     ConfigError if there is none, or if one was written by another format version.
     """
+    if which == "last":
+        return newest(folder, 1, warn)[0]
+    path = locate(folder, which)
+    if damage := verify(path):
+        raise ConfigError(f"{path} is damaged ({damage}); use checkpoint=last for the newest that is whole")
+    return _opened(path)
+
+
+def check_exists(folder: Path, which: str) -> None:
+    """Raise ConfigError if `find` would find nothing to read; what is there is not verified."""
     if which != "last":
-        name = step_name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
-        if name is None or not (folder / name).is_dir():
-            pointers = [pointer for pointer in ("best", "last") if _pointed(folder, pointer)]
-            there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
-            raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
-        damage = verify(folder / name)
-        if damage:
-            raise ConfigError(
-                f"{folder / name} is damaged ({damage}); use checkpoint=last for the newest that is whole"
-            )
-        return _opened(folder / name)
-    return newest(folder, 1, warn)[0]
+        locate(folder, which)
+    elif not steps(folder):
+        raise _none_whole(folder)
+
+
+def locate(folder: Path, which: str) -> Path:
+    """The folder of the checkpoint `best`, or of a step, not verified; raises ConfigError if there is none."""
+    name = step_name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
+    if name is None or not (folder / name).is_dir():
+        pointers = [pointer for pointer in ("best", "last") if _pointed(folder, pointer)]
+        there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
+        raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
+    return folder / name
 
 
 def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkpoint]:
@@ -169,12 +187,16 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
         if len(found) == count:
             return found
     if count == 1:
-        raise ConfigError(f"{folder} holds no checkpoint that is whole; start the run anew")
+        raise _none_whole(folder)
     there = f"{len(found)} whole checkpoints ({', '.join(str(one.step) for one in found) or 'none'})"
     raise ConfigError(
         f"average_last={count} needs more than the {there} in {folder}; use average_last={len(found)}, or train with "
         f"checkpoint.keep_last={count} or with checkpoint.keep_every=STEPS"
     )
+
+
+def _none_whole(folder: Path) -> ConfigError:
+    return ConfigError(f"{folder} holds no checkpoint that is whole; start the run anew")
 
 
 def verify(path: Path) -> str:

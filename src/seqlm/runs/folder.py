@@ -61,9 +61,7 @@ class RunFolder:
                     if not path.exists():  # a full disk
                         raise
                     if name is not None:
-                        raise RunExists(
-                            f"run.name={name}: {path} exists; choose another name, or resume=auto to resume it"
-                        ) from None
+                        raise _taken(name, path) from None
                 finally:
                     shutil.rmtree(aside.path, ignore_errors=True)
             yield run
@@ -174,6 +172,17 @@ def _free_name(root: Path, stem: str) -> str:
     """The stem, or the stem with the first number that no run has."""
     names = itertools.chain([stem], (f"{stem}.{number}" for number in itertools.count(2)))
     return next(name for name in names if not (root / name).exists())
+
+
+def check_free(root: Path, name: str | None) -> None:
+    """Raise RunExists if a run cannot get this name below `root`; whether it can is known once it has it."""
+    path = root / (name or "")
+    if name is not None and path.is_dir() and any(path.iterdir()):
+        raise _taken(name, path)
+
+
+def _taken(name: str, path: Path) -> RunExists:
+    return RunExists(f"run.name={name}: {path} exists; choose another name, or resume=auto to resume it")
 
 
 def find_runs(root: Path) -> list[RunFolder]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import zip_longest
@@ -19,6 +19,7 @@ from ..config.values import load_config
 from ..data.dataset import Data
 from ..data.tokenizers.text import Tokenizer, load_tokenizer
 from ..errors import ConfigError
+from ..terminal import status
 from . import checkpoint
 from .assemble import build_data, build_model, check_parts
 from .folder import RunFolder
@@ -39,21 +40,31 @@ def trained_model(
 class LoadedRun:
     """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`."""
 
-    def __init__(self, folder: RunFolder, config: Config, which: str, weights: str, average_last: int | None) -> None:
+    checkpoint: checkpoint.Checkpoint  # the newest of those whose weights are used
+    steps: list[int]  # of all of those
+    weights: str  # raw, or average
+    model: nn.Module
+
+    def __init__(self, folder: RunFolder, config: Config) -> None:
         self.folder, self.config = folder, config
         self.tokenizer = load_tokenizer(folder.tokenizer)
+
+    def load(self, which: str, weights: str, average_last: int | None) -> None:
+        """Build the model and load its weights."""
+        folder = self.folder
         if average_last is None:
             found = [checkpoint.find(folder.checkpoints, which, _warn)]
         elif which == "best":
             found = checkpoint.newest(folder.checkpoints, average_last, _warn)
         else:
             raise ConfigError(f"checkpoint={which} and average_last={average_last} both choose; leave one of them out")
-        self.checkpoint, self.steps = found[-1], [one.step for one in found]  # the newest; all whose weights are used
-        model = build_model(config, self.tokenizer, trained_model)
-        self.weights = _load_mean(found, model, config.eval_weights if weights == "auto" else weights)
+        self.checkpoint, self.steps = found[-1], [one.step for one in found]
+        with status("loading the weights"):
+            model = build_model(self.config, self.tokenizer, trained_model)
+            self.weights = _load_mean(found, model, self.config.eval_weights if weights == "auto" else weights)
         if self.weights != weights and weights != "auto":
             raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
-        self.model: nn.Module = model.eval()
+        self.model = model.eval()
 
     @cached_property
     def data(self) -> Data:
@@ -74,13 +85,15 @@ def load_run(
     data: Mapping[str, Any] | None = None,
     task: Mapping[str, Any] | None = None,
     trust: Sequence[str] = (),
+    check: Callable[[LoadedRun], None] = lambda run: None,
 ) -> LoadedRun:
     """Load a trained run: `.model`, `.tokenizer` (encode, decode), `.config`.
 
     `checkpoint` is best, last or a step; `average_last` takes the mean of the weights of that many newest ones instead.
     `weights` are raw, average, or auto: what the run evaluated itself with. `data` and `task` replace keys of
     these parts of the run (`{"path": ...}`, `{"beam": 5}`); `trust` names packages of yours that its config may build
-    from. Raises ConfigError if the folder is not a run.
+    from; `check` is called before the weights are loaded, and may refuse the run. Raises ConfigError if the folder is
+    not a run.
     """
     run = RunFolder.open(folder)
     config = load_config(run.config)
@@ -90,10 +103,12 @@ def load_run(
     if task:
         config.task = {**(config.task if isinstance(config.task, dict) else {}), **task}
     check_parts(config)
-    loaded = LoadedRun(run, config, checkpoint, weights, average_last)
+    loaded = LoadedRun(run, config)
     for key in [key for key in task or () if key not in loaded.task.inference_options]:
         options = ", ".join(f"task.{known}" for known in loaded.task.inference_options) or "no key of the task"
         raise ConfigError(f"task.{key} does nothing when a run is tested; it may change {options}")
+    check(loaded)
+    loaded.load(checkpoint, weights, average_last)
     return loaded
 
 

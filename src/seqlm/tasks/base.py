@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -112,6 +112,21 @@ class Task(ABC):
         """The monitored metric with its name."""
         shown = self.describe({self.monitor: metrics[self.monitor]})
         return (self.headline(metrics["loss"], data) or shown) if self.monitor == "loss" else shown
+
+    def summary(self, metrics: dict[str, float], data: Data) -> list[str]:
+        """All metrics with their names: first the monitored one, in the unit people think in."""
+        first = self.best(metrics, data)
+        others = [self.describe({name: value}) for name, value in metrics.items()]
+        return [first, *(text for text in others if text.split()[0] != first.split()[0])]
+
+    def headlines(self, metrics: Container[str]) -> list[str]:
+        """Those of the metrics that results are told by, the monitored one first; the loss if there is no other."""
+        names = [name for name in dict.fromkeys([self.monitor, *self.reported]) if name in metrics]
+        return [name for name in names if name != "loss"] or ["loss"]
+
+    def training_metrics(self, loss_sum: float, tokens: int, data: Data) -> dict[str, float]:
+        """Metrics of the task that follow from the training loss alone, by the names behind `train/`."""
+        return {}
 
     def describe(self, metrics: Mapping[str, float]) -> str:
         """Metrics in a line, each with its digits."""

@@ -73,6 +73,10 @@ class Conditional(ExampleTask):
         empty = {"empty_ppl": perplexity(score.counts["empty"], score.tokens)} if "empty" in score.counts else {}
         return {**metrics, **empty}
 
+    def training_metrics(self, loss_sum: float, tokens: int, data: Data) -> dict[str, float]:
+        """Perplexity."""
+        return {"ppl": perplexity(loss_sum, tokens)}
+
     def predict(self, model: Any, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["target"]
         written = model.head.write(*encoded, max_length=self.max_length)

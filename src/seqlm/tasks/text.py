@@ -29,6 +29,14 @@ class TextTask(Task):
     reported = ("ppl",)
     eval_options: ClassVar[tuple[str, ...]] = ("bptt",)
 
+    def training_metrics(self, loss_sum: float, tokens: int, data: Data) -> dict[str, float]:
+        """Perplexity; of characters and bytes bpc too, with as many characters a token as all of train has."""
+        found = {"ppl": perplexity(loss_sum, tokens)}
+        if data.tokenizer.kind in ("char", "byte"):
+            encoded = data["train"]
+            found["bpc"] = loss_sum / math.log(2) / tokens * len(encoded) / encoded.counts.characters
+        return found
+
     @abstractmethod
     def predict_texts(self, model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Predictions for lines that stand alone, none of them empty. May raise ConfigError."""
@@ -46,7 +54,7 @@ class TextTask(Task):
     def headline(self, loss: float, data: Data) -> str:
         """Perplexity of words, bits of characters and bytes."""
         bits = {"char": "bpc", "byte": "bits/byte"}.get(data.tokenizer.kind)
-        return f"{bits} {loss / math.log(2):.3f}" if bits else f"ppl {perplexity(loss, 1):.2f}"
+        return f"{bits} {loss / math.log(2):.3f}" if bits else f"ppl {PERPLEXITY.text(perplexity(loss, 1))}"
 
 
 def line_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+from ..terminal import Part, columns, is_terminal, line, paint, wrap
+
 QUIET_SECONDS = 5.0  # between two plain lines, where there is no terminal to draw a bar on
+CELLS = 10  # of the bar
 
 
 def clock(seconds: float) -> str:
@@ -20,21 +23,32 @@ def clock(seconds: float) -> str:
 
 
 class Console:
-    """The progress of one run; a tqdm bar on a terminal, plain lines elsewhere."""
+    """The progress of one run; a tqdm bar on a terminal, plain lines elsewhere.
 
-    def __init__(self, headline: Callable[[float], str]) -> None:
-        self._headline = headline  # nats per token in the unit people think in
-        self._terminal = sys.stdout.isatty()
+    Args:
+        headline: of nats per token, the unit people think in with its value; empty if there is no other.
+        share: the share of the run that is done, 0 to 1, by whichever limit is the nearest.
+    """
+
+    def __init__(self, headline: Callable[[float], str], share: Callable[[], float]) -> None:
+        self._headline, self._share = headline, share
         self._bar: Any = None
+        self._step, self._total = 0, ""
+        self._numbers: list[Part] = []  # of the last log interval
+        self._began: tuple[float, float] | None = None  # time and share at the end of the first step, which is slow
         self._quiet_until = 0.0
 
     def start(self, step: int, total_steps: int | None) -> None:
-        if self._terminal:
-            self._bar = tqdm(
-                total=total_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True, smoothing=0.05
-            )
+        """Draw the bar. Without `total_steps` the run ends by the clock alone."""
+        self._step, self._total = step, "" if total_steps is None else f"/{total_steps:,}"
+        if is_terminal(sys.stdout):
+            self._bar = _Bar(self._parts)
 
     def step(self) -> None:
+        """Count a step."""
+        self._step += 1
+        if self._began is None:
+            self._began = time.monotonic(), self._share()
         if self._bar is not None:
             self._bar.update()
 
@@ -45,29 +59,79 @@ class Console:
         else:
             print(text, flush=True)
 
-    def training(self, step: int, epoch: float, values: Mapping[str, float], best: str, best_step: int) -> None:
-        """The numbers of the last log interval, and the best evaluation so far."""
-        headline = self._headline(values["train/loss"])
-        shown = (
-            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  {headline}{'  ' * bool(headline)}"
-            f"lr {values['train/lr']:.3g}  grad {values['train/grad_norm']:.2f}  "
-            f"{values['train/tokens_per_s']:,.0f} tok/s"
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(shown + (f"  best {best} @ {best_step:,}" if best_step else ""), refresh=False)
-        elif time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
-            print(f"step {step:>7,}  {shown}", flush=True)
+    def warn(self, text: str) -> None:
+        """Print something that the user should look at."""
+        first, *rest = wrap(f"warning: {text}", sys.stdout)
+        self.write("\n".join([first.replace("warning:", paint("warning:", "yellow", sys.stdout)), *rest]))
 
-    def evaluation(self, step: int, metrics: str, improved: bool, seconds: float, text: str) -> None:
-        """One line for an evaluation, and one of the text that shows what the model does."""
-        self.write(
-            f"step {step:>7,}  valid {metrics}  {'best so far' if improved else 'no improvement'}  [{clock(seconds)}]"
-        )
+    def training(self, epoch: float, values: Mapping[str, float], best: str, best_step: int) -> None:
+        """The numbers of the last log interval, and the best evaluation so far, if there is one."""
+        headline = self._headline(values["train/loss"])
+        self._numbers = [
+            Part(f"epoch {epoch:.2f}", 4),
+            Part(f"loss {values['train/loss']:.3f}", 3 if headline else 8),
+            Part(headline, 8),
+            Part(f"lr {values['train/lr']:.3g}", 2),
+            Part(f"grad {values['train/grad_norm']:.2f}", 1),
+            Part(f"{values['train/tokens_per_s']:,.0f} tok/s", 5),
+        ]
+        if best:
+            self._numbers.append(Part(f"best {best} @ {best_step:,}", 7))
+        if self._bar is None and time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+            ahead = [Part(f"step {self._step:>7,}", 10), Part(self._percent(), 10), *self._numbers, self._eta()]
+            print(line(ahead, sys.stdout), flush=True)
+
+    def evaluation(self, step: int, metrics: Sequence[str], verdict: str, seconds: float, text: str) -> None:
+        """One line for an evaluation, and one of the text that shows what the model does.
+
+        `metrics` begin with the one that `verdict` is about: best so far, no improvement, diverging.
+        """
+        style = {"best so far": "green", "diverging": "yellow"}.get(verdict, "")
+        first, *others = metrics
+        parts = [Part(f"step {step:>7,}", 9), Part(f"valid {first}, {verdict}", 10, style)]
+        parts += [Part(other, 7 - place) for place, other in enumerate(others)]
+        self.write(line([*parts, Part(f"[{clock(seconds)}]", 8)], sys.stdout))
         if text:
-            self.write("              | " + " ".join(text.split()))
+            room = columns(sys.stdout) - 2 if is_terminal(sys.stdout) else 100
+            shown = f"{'':>12} | {' '.join(text.split())}"
+            self.write(paint(shown if len(shown) <= room else f"{shown[: room - 3]}...", "dim", sys.stdout))
 
     def close(self) -> None:
+        """Erase the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _parts(self) -> list[Part]:
+        """The bar as it stands now."""
+        full, empty = "█░" if (sys.stdout.encoding or "").lower().startswith("utf") else "#-"
+        done = int(CELLS * self._share())
+        return [
+            Part(self._percent(), 11),
+            Part(full * done + empty * (CELLS - done), 6),
+            Part(f"step {self._step:,}{self._total}", 9),
+            self._eta(),
+            *self._numbers,
+        ]
+
+    def _percent(self) -> str:
+        return f"{int(100 * self._share()):>3}%"
+
+    def _eta(self) -> Part:
+        """The time that is left, if it goes on as since the first step of this process."""
+        if self._began is None or (share := self._share()) <= self._began[1]:
+            return Part("", 10)
+        began, before = self._began
+        return Part(f"eta {clock((time.monotonic() - began) * (1 - share) / (share - before))}", 10)
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A tqdm whose line is made of parts, as many as there is room for."""
+
+    def __init__(self, parts: Callable[[], Sequence[Part]]) -> None:
+        self._parts = parts
+        super().__init__(file=sys.stdout, dynamic_ncols=True, leave=False, position=0, miniters=1)
+
+    def __str__(self) -> str:
+        return line(self._parts(), sys.stdout)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..cells import Carry
 from ..config.comparison import changes, resumed
+from ..config.metrics import by_name
 from ..config.schema import Config
 from ..config.values import load_config, save_config, with_words
 from ..device import describe
@@ -23,6 +24,7 @@ from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
 from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
 from ..runs.naming import describe_model, run_name
+from ..terminal import status as shown_status
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
@@ -51,16 +53,18 @@ def train(config: Config, choices: Mapping[str, str], words: Sequence[str] = ())
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (root / name / "run.json").is_file():
             return _resume(RunFolder.open(root / name), lambda _: config)
-    check_parts(config)  # a wrong key is named before a run that it mentions is looked for
+    with shown_status("preparing the run"):
+        check_parts(config)  # a wrong key is named before a run that it mentions is looked for
     with measured.of_run({}):
         return _train(with_pinned_models(config), choices, words)
 
 
 def _train(config: Config, choices: Mapping[str, str], words: Sequence[str]) -> Trained:
     name, root = config.run.name, Path(config.run.root)
-    session = assemble_session(config)
-    typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
-    facts = {**typed, **describe_run(session), **_origins(session)}
+    with shown_status("preparing the run"):
+        session = assemble_session(config)
+        typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
+        facts = {**typed, **describe_run(session), **_origins(session)}
 
     def fill(run: RunFolder) -> None:
         save_config(with_absolute_paths(config), run.config)
@@ -91,7 +95,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
         saved = load_config(run.config)
         config = resumed(saved, with_absolute_paths(with_pinned_models(change(saved), saved)))
         start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
-        session = assemble_session(config, run)
+        with shown_status("preparing the run"):
+            session = assemble_session(config, run)
         known = run.info().get("data_fingerprint")
         if known != (found := session.data.fingerprint):
             raise ConfigError(
@@ -143,16 +148,19 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
     """
     run.forget_after(progress.step, progress.evaluated_at)
     measured.keep(lambda made: run.update(measured=made))
-    console, status, logger = Console(partial(session.task.headline, data=session.data)), "failed", None
+    console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
+    status, logger = "failed", None
     try:
         logger = RunLogger(run.path, start_step=0 if saved_at is None else progress.step)
         print(header(run, session, progress), flush=True)
         if saved_at is None:
             logger.text("config", run.config.read_text(encoding="utf-8"), 0)
-        logger.hparams(hparams(run, session.config), session.config.run.name or run.name)
+        logger.charts(by_name(session.task.metrics))
+        logger.hparams(hparams(run, session.config))
         with StopSignal() as stop:
             console.start(progress.step, session.steps_planned)
-            Loop(run, session, progress, logger, console, stop).fit(carry, saved_at)
+            loop = Loop(run, session, progress, logger, console, stop)
+            loop.fit(carry, saved_at)
         status = "finished"
     except (Stopped, KeyboardInterrupt):
         status = "interrupted"
@@ -166,5 +174,5 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
         if logger is not None:
             with suppress(OSError):
                 logger.close(status)
-    print(closing(run, session, progress), flush=True)
+    print(closing(run, session, progress, loop.best_diverged), flush=True)
     return Trained(run, progress.best_loss)

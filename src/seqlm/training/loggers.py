@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,7 @@ class RunLogger:
     """Scalars and texts of one run; reopened at `start_step`, later points of the earlier session are hidden."""
 
     def __init__(self, folder: Path, *, start_step: int = 0) -> None:
-        # Event files are read in the order of their names, which begin with the second they were opened in.
-        for _ in range(20):
-            if not any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
-                break
-            time.sleep(0.1)
+        _await_next_second(folder)
         # purge_step hides what a killed session wrote beyond its last checkpoint. It works only if the
         # first session marked its start too, hence 0 and not None.
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
@@ -40,6 +37,15 @@ class RunLogger:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
 
+    def best(self, step: int, name: str, value: float) -> None:
+        """The best value of valid so far: the first metric of the HPARAMS tab, which shows the last of each tag."""
+        self._writer.add_scalar(f"best/valid_{name}", value, step)
+
+    def charts(self, names: Iterable[str]) -> None:
+        """A chart under CUSTOM SCALARS for each of these metrics, with all splits in it."""
+        charts = {name: ["Multiline", [f"^(train|valid|test)/{re.escape(name)}$"]] for name in names}
+        self._writer.add_custom_scalars({"train, valid and test": charts})
+
     def text(self, tag: str, text: str, step: int) -> None:
         """Preformatted text under TensorBoard's TEXT tab."""
         self._writer.add_text(tag, "\n".join("    " + line for line in text.splitlines()), step)
@@ -48,13 +54,14 @@ class RunLogger:
         """A picture under TensorBoard's IMAGES tab."""
         self._writer.add_image(tag, picture.pixels(), step, dataformats="HWC")
 
-    def hparams(self, config: Mapping[str, Any], name: str) -> None:
+    def hparams(self, config: Mapping[str, Any]) -> None:
         """A session of TensorBoard's HPARAMS tab, in this run's own event file: N runs show as N runs.
 
         Only the start and end records of a session are written. An experiment record, which
-        SummaryWriter.add_hparams adds, would hide the keys that only later runs have.
+        SummaryWriter.add_hparams adds, would hide the keys that only later runs have. The session names no group: it
+        is a group of its own then, under the name of its folder, also where that was copied or renamed.
         """
-        start = plugin_data_pb2.SessionStartInfo(group_name=name)
+        start = plugin_data_pb2.SessionStartInfo()
         for key, value in list(config.items())[:MAX_HPARAMS]:
             if isinstance(value, bool):  # before int, which it is too
                 start.hparams[key].bool_value = value
@@ -82,3 +89,19 @@ class RunLogger:
         summary = Summary(value=[Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)])
         assert self._writer.file_writer is not None
         self._writer.file_writer.add_summary(summary, 0)
+
+
+def log_score(folder: Path, step: int, values: Mapping[str, float]) -> None:
+    """Add a score of the checkpoint of `step` to the events of a run that nobody trains now."""
+    _await_next_second(folder)
+    with SummaryWriter(str(folder)) as writer:
+        for tag, value in values.items():
+            writer.add_scalar(tag, value, step)
+
+
+def _await_next_second(folder: Path) -> None:
+    """Event files are read in the order of their names, which begin with the second they were opened in."""
+    for _ in range(20):
+        if not any(folder.glob(f"events.out.tfevents.{int(time.time())}.*")):
+            break
+        time.sleep(0.1)

@@ -15,8 +15,9 @@ from ..errors import NonFiniteError, Stopped
 from ..evaluation.evaluate import evaluate
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
-from ..tasks.text import perplexity
+from ..terminal import status
 from .console import Console
+from .divergence import Divergence
 from .loggers import RunLogger
 from .report import trust_word
 from .session import Progress, Session
@@ -41,6 +42,10 @@ class Loop:
         self._started, self._seconds_before = time.perf_counter(), progress.seconds
         # Since the last log record: seconds spent in steps, and the tokens that had been read by then.
         self._busy, self._logged_tokens = 0.0, progress.tokens
+        self.divergence, self._warned, self.best_diverged = Divergence(), False, False
+        for record in run.records():
+            if isinstance(loss := record.get("train/loss"), float):
+                self.divergence.observe(loss, warming_up=True)
 
     def fit(self, carry: Carry, saved_at: int | None) -> None:
         """Train from `carry` on; `saved_at` is the step of the checkpoint that it comes from, if any.
@@ -104,6 +109,8 @@ class Loop:
             progress.batch, progress.epoch = 0, progress.epoch + 1
             session.train.start_epoch(progress.epoch)
         progress.tokens += batch.tokens
+        if progress.step == 1:
+            self.divergence.begin(summed / max(1, batch.tokens))
         progress.loss_sum += summed
         progress.loss_tokens += batch.tokens
         return carry, norm
@@ -112,9 +119,11 @@ class Loop:
         """Log the means since the last record."""
         session, progress = self.session, self.progress
         tokens = max(1, progress.loss_tokens)  # targets may all be missing
+        loss = progress.loss_sum / tokens
+        known = session.task.training_metrics(progress.loss_sum, tokens, session.data)
         values = {
-            "train/loss": progress.loss_sum / tokens,
-            "train/ppl": perplexity(progress.loss_sum, tokens),
+            "train/loss": loss,
+            **{f"train/{name}": value for name, value in known.items()},
             "train/grad_norm": norm,
             "train/lr": session.optimizer.param_groups[0]["lr"],
             "train/tokens_per_s": (progress.tokens - self._logged_tokens) / self._busy,
@@ -122,7 +131,11 @@ class Loop:
         self.logger.scalars(progress.step, progress.tokens, self._elapsed(), values)
         epoch = progress.epoch + progress.batch / len(session.train)
         best = session.task.best(progress.valid, session.data) if progress.valid else ""
-        self.console.training(progress.step, epoch, values, best, progress.best_step)
+        self.divergence.observe(loss, session.schedule.warming_up(session.moment(progress)))
+        self.console.training(epoch, values, "" if self.divergence.reason else best, progress.best_step)
+        if self.divergence.reason and not self._warned:
+            self._warned = True
+            self.console.warn(f"{self.divergence.reason}: this run diverges; lower optim.lr or train.clip_norm")
         progress.loss_sum, progress.loss_tokens = 0.0, 0
         self._busy, self._logged_tokens = 0.0, progress.tokens
 
@@ -138,8 +151,9 @@ class Loop:
             score = evaluate(session.model, session.task, session.valid, session.device, stopped=stopped)
             if self.stop.number:
                 return None
-            text = session.task.display(session.model, session.data, config.sample)
-            figures = session.task.figures(session.model, session.data)
+            with status("sampling"):
+                text = session.task.display(session.model, session.data, config.sample)
+                figures = session.task.figures(session.model, session.data)
         metrics = session.task.compute_metrics(score, session.data, "valid")
         monitored = session.task.monitored(metrics)
         rank, improved = progress.observe(monitored, metrics)
@@ -150,12 +164,19 @@ class Loop:
         progress.seconds += time.perf_counter() - started
         tagged = {f"valid/{name}": value for name, value in metrics.items()}
         self.logger.scalars(progress.step, progress.tokens, progress.seconds, tagged)
+        if progress.valid:  # empty as long as no evaluation was finite
+            chosen = session.task.headlines(progress.valid)[0]
+            self.logger.best(progress.step, chosen, progress.valid[chosen])
         for name, figure in figures.items():
             self.logger.picture(name, figure, progress.step)
         if text:
             self.logger.text("sample", text, progress.step)
             self.run.save_sample(progress.step, text)
-        self.console.evaluation(progress.step, session.task.describe(metrics), improved, progress.seconds, text)
+        if improved:
+            self.best_diverged = bool(self.divergence.reason)
+        verdict = "diverging" if self.divergence.reason else "best so far" if improved else "no improvement"
+        shown = session.task.summary(metrics, session.data)
+        self.console.evaluation(progress.step, shown, verdict, progress.seconds, text)
         return rank
 
     def _evaluation_is_due(self) -> bool:

@@ -7,6 +7,8 @@ import platform
 import shlex
 import socket
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cache
@@ -24,8 +26,8 @@ from ..engines.product import bf16_speed
 from ..layers import Recurrent
 from ..models.stack import cells_of
 from ..runs.folder import RunFolder
-from ..runs.table import table
 from ..tasks.base import Task
+from ..terminal import paint, wrap
 from .console import clock
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
     ]
-    return table([row for row in rows if row[1]], 2)
+    return _labelled(rows)
 
 
 def _speed_of_products(session: Session) -> str:
@@ -103,13 +105,23 @@ def _speed_of_products(session: Session) -> str:
     return f": products are {ratio:.1f} times as fast as in float32 here{advice}"
 
 
-def closing(run: RunFolder, session: Session, progress: Progress) -> str:
-    """The table below the progress bar, with the next commands."""
+def _best(session: Session, progress: Progress, diverged: bool) -> tuple[str, str]:
+    """The row of the evaluation that the run keeps as its best."""
+    if not progress.valid:
+        return "valid", "never evaluated"
+    shown = "  ".join(session.task.summary(progress.valid, session.data))
+    if diverged:
+        return "valid", f"{shown} at step {progress.best_step:,}, when the run diverged already"
+    return "best valid", f"{shown} at step {progress.best_step:,}"
+
+
+def closing(run: RunFolder, session: Session, progress: Progress, diverged: bool) -> str:
+    """The table below the progress bar, with the next commands; `diverged`: before the best evaluation."""
     folder, trust = shlex.quote(str(run.path)), trust_word(session.config)
     test = " split=test" * ("test" in session.data.corpus.splits())
-    return table(
+    return _labelled(
         [
-            ("best valid", f"{session.task.describe(progress.valid)} at step {progress.best_step:,}"),
+            _best(session, progress, diverged),
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
             (
                 "time",
@@ -123,9 +135,21 @@ def closing(run: RunFolder, session: Session, progress: Progress) -> str:
                 else f"seqlm predict {folder} FILE{trust}",
             ),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
-        ],
-        2,
+        ]
     )
+
+
+def _labelled(rows: Sequence[tuple[str, str]]) -> str:
+    """Rows of a label and a text, without those that have none; on a terminal broken between words."""
+    width, lines = max(len(label) for label, _ in rows), []
+    for label, text in rows:
+        # A command is to be copied, and a path to be clicked on: each stays in one piece.
+        whole = label == "run" or text.startswith(("seqlm ", "tensorboard "))
+        pieces = [text] if whole else wrap(text, sys.stdout, width + 2)
+        for index, piece in enumerate(pieces if text else ()):
+            head = paint(label.ljust(width), "bold", sys.stdout) if index == 0 else " " * width
+            lines.append(f"{head}  {piece}")
+    return "\n".join(lines)
 
 
 def trust_word(config: Config) -> str:
@@ -133,10 +157,17 @@ def trust_word(config: Config) -> str:
     return " " + shlex.quote(f"trust=[{','.join(config.trust)}]") if config.trust else ""
 
 
+# Keys that change no result, only its speed, or how often something is shown and kept.
+NO_HPARAMS = (
+    "train.log_every", "train.eval_batch_size", "train.accumulate", "train.default_steps",
+    "optim.fused", "optim.foreach", "optim.capturable", "optim.differentiable",
+)  # fmt: skip
+
+
 def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
     """Hyper-parameters for TensorBoard's table: choices first, then parts, then the trunk.
 
-    What is 0 is left out: most of the many options are.
+    What is 0 is left out: most of the many options are. So is what changes no result.
     """
     chosen = {
         group: choice
@@ -152,7 +183,10 @@ def hparams(run: RunFolder, config: Config) -> dict[str, Any]:
         key: value
         for key, value in dotted(values).items()
         if isinstance(value, (bool, int, float)) and (value or value is False)
+        if key not in NO_HPARAMS
     }
+    if "steps" in config.train.limits:
+        flat["train.steps"] = config.train.limits["steps"]  # the default, if no limit was given
     return {**chosen, "seed": config.seed, **flat}
 
 

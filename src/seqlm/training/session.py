@@ -31,6 +31,7 @@ from ..runs.assemble import build_data, build_model, check_parts
 from ..runs.folder import RunFolder
 from ..runs.load import trained_model
 from ..tasks.base import Task
+from ..terminal import status
 from .gradient import GraphedGradient, cuda_capture, gradient
 
 
@@ -125,6 +126,12 @@ class Session:
         )
         return Moment(progress.step, progress.epoch, min(fraction, 1.0))
 
+    def share(self, progress: Progress) -> float:
+        """The share of the run that is done, by the limit that is nearest."""
+        minutes = self.config.train.minutes
+        by_clock = min(1.0, progress.seconds / (60 * minutes)) if minutes else 0.0
+        return max(self.moment(progress).fraction, by_clock)
+
     def evaluated_weights(self) -> AbstractContextManager[None]:
         """The weights that are evaluated, in place: the average if there is one and the config says so."""
         averages = self.config.eval_weights == "average"
@@ -193,11 +200,14 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
     if config.engine == "graph" and limits.accumulate > 1:
         raise ConfigError(f"train.accumulate={limits.accumulate} cannot be captured with engine=graph; use engine=auto")
     torch.manual_seed(config.seed)
-    data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
+    with status("reading the data"):
+        data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
     task: Task = build(config.task, "task", trust=config.trust)
-    model = build_model(config, data.tokenizer, trained_model).to(device)
-    task.check(config, model, data)
-    with autocast(device, config.precision):
+    with status("building the model"):
+        model = build_model(config, data.tokenizer, trained_model).to(device)
+    with status("checking that all goes together"):
+        task.check(config, model, data)
+    with status("choosing engines"), autocast(device, config.precision):
         for layer in (module for module in model.modules() if isinstance(module, Recurrent)):
             layer.plan_for(limits.bptt, -(-limits.batch_size // limits.accumulate))
     optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
@@ -205,7 +215,8 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         raise ConfigError(
             f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
         )
-    train = task.training(data, config)
+    with status("reading the data"):
+        train = task.training(data, config)
     if config.engine == "graph" and not task.cuda_graphs:
         raise ConfigError("engine=graph replays the chunks of a text; use engine=auto for this task")
     batch_size = min(limits.eval_batch_size, len(data["valid"]))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...terminal import track
 from ..examples import Example
 from ..fields import FIELDS
 from ..tokenizers.examples import ExampleTokenizer
@@ -33,7 +34,8 @@ class EncodedExamples:
     def of(cls, originals: Iterable[Example], tokenizer: ExampleTokenizer, fingerprint: str = "") -> EncodedExamples:
         """Examples, encoded."""
         kept = list(originals)
-        return cls([tokenizer.encode(example) for example in kept], kept, tokenizer, fingerprint)
+        encoded = [tokenizer.encode(example) for example in track(kept, "encoding", " examples")]
+        return cls(encoded, kept, tokenizer, fingerprint)
 
     def __len__(self) -> int:
         return len(self.encoded)

@@ -12,10 +12,9 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from tqdm import tqdm
-
 from ...errors import ConfigError
 from ...files import flush, sha256_of
+from ...terminal import bar
 
 BLOCK = 1 << 16  # bytes read at once
 TIMEOUT = 30.0  # seconds without an answer, or without the next byte
@@ -125,13 +124,11 @@ def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> No
             f"{remote.url} is not the file it should be: the server has {length} bytes, expected {remote.size}; give "
             "data.path= with a copy that you trust"
         )
-    bar = tqdm(  # disable=None: only on a terminal
-        desc=remote.name, total=remote.size, initial=have if resumed else 0, unit="B", unit_scale=True, disable=None
-    )
-    with bar, part.open("ab" if resumed else "wb") as out:
+    shown = bar(remote.size, remote.name, "B", large=True, done=have if resumed else 0, delay=0)
+    with shown, part.open("ab" if resumed else "wb") as out:
         while block := _next_block(response):
             out.write(block)
-            bar.update(len(block))
+            shown.update(len(block))
             if out.tell() > remote.size:
                 part.unlink()
                 raise ConfigError(

@@ -32,6 +32,9 @@ class Enwik8(Corpus):
         (file,) = find_files(path, [("enwik8",)], [self.REMOTE])
         self._segments = cut_bytes(file, self.BYTES)
 
+    def size(self, split: str) -> int:
+        return self._segments[split].end - self._segments[split].start
+
     def read(self, split: str) -> Iterator[str]:
         path, start, end = self._segments[split]
         decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")

@@ -28,6 +28,9 @@ class PublishedWords(Corpus):
         self._segments = {split: whole_file(file, "data.path") for split, file in files.items()}
         check_counts(self, self.TOKENS, "tokens", files)
 
+    def size(self, split: str) -> int:
+        return self._segments[split].end - self._segments[split].start
+
     def read(self, split: str) -> Iterator[str]:
         return read_utf8(self._segments[split])
 

@@ -159,6 +159,9 @@ class TextCorpus(Corpus):
     def splits(self) -> tuple[str, ...]:
         return tuple(self._segments)
 
+    def size(self, split: str) -> int:
+        return sum(end - start for _, start, end in self._segments[split])
+
     def read(self, split: str) -> Iterator[str]:
         last = "\n"
         for segment in self._segments[split]:

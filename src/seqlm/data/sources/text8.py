@@ -29,5 +29,8 @@ class Text8(Corpus):
         (file,) = find_files(path, [("text8",)], [self.REMOTE])
         self._segments = cut_bytes(file, self.CHARACTERS)
 
+    def size(self, split: str) -> int:
+        return self._segments[split].end - self._segments[split].start
+
     def read(self, split: str) -> Iterator[str]:
         return read_utf8(self._segments[split])
