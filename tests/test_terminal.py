@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from seqlm import terminal
-from seqlm.terminal import Part, bar, fit, line, paint, status, track
+from seqlm.terminal import Part, bar, fit, labelled, line, paint, status, track
 
 from .pseudo_terminal import left_on_screen
 
@@ -28,6 +28,14 @@ def test_parts_are_dropped_by_importance_and_never_cut(width, shown):
 def test_a_line_in_a_file_holds_every_part():
     parts = [Part("x" * 50, 1, "green"), Part("y" * 50, 2)]
     assert line(parts, io.StringIO()) == f"{'x' * 50}  {'y' * 50}"
+
+
+def test_rows_are_broken_between_words_on_a_terminal(screen):
+    rows = [("run", "/a" * 50), ("a label", "word " * 30), ("none", ""), ("next", f"seqlm eval {'/a' * 50}")]
+    lines = labelled(rows, screen).splitlines()
+    assert lines[0] == f"\x1b[1mrun    \x1b[0m  {'/a' * 50}"
+    assert lines[2] == f"         {'word ' * 13}word" and len(lines) == 5
+    assert len(labelled(rows, io.StringIO()).splitlines()) == 3
 
 
 def test_colours_are_for_terminals_that_want_them(screen, monkeypatch):

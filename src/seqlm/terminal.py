@@ -64,8 +64,23 @@ def line(parts: Sequence[Part], stream: TextIO) -> str:
 
 def wrap(text: str, stream: TextIO, indent: int = 0) -> list[str]:
     """`text` in lines that a terminal has room for behind `indent` columns, broken between words; elsewhere in one."""
-    room = columns(stream) - 1 - indent if is_terminal(stream) else sys.maxsize
+    if not is_terminal(stream):
+        return [text]
+    room = columns(stream) - 1 - indent
     return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+
+
+def labelled(rows: Sequence[tuple[str, str]], stream: TextIO) -> str:
+    """Rows of a label and a text, without those that have none; on a terminal a long text is broken between words."""
+    width, lines = max(len(label) for label, _ in rows), []
+    for label, text in rows:
+        # A command is to be copied, and a path to be clicked on: each stays in one piece.
+        whole = label == "run" or text.startswith(("seqlm ", "tensorboard "))
+        pieces = [text] if whole else wrap(text, stream, width + 2)
+        for index, piece in enumerate(pieces if text else ()):
+            head = paint(label.ljust(width), "bold", stream) if index == 0 else " " * width
+            lines.append(f"{head}  {piece}")
+    return "\n".join(lines)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ..files import to_json, write_atomically
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..runs.table import table
-from ..terminal import status
+from ..terminal import labelled, status
 from .words import run_and_words
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _shown(result: Mapping[str, Any], measured: Sequence[tuple[str, str]]) -> st
         *measured,
         *_settings(result),
     ]
-    lines = [table(rows, 2)]
+    lines = [labelled(rows, sys.stdout)]
     for title, found in result.get("report", {}).items():
         named = [{title: name, **row} for name, row in found.items()] if isinstance(found, dict) else found
         lines += ["", title, _report(named)]

@@ -8,7 +8,6 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import cache
@@ -27,7 +26,7 @@ from ..layers import Recurrent
 from ..models.stack import cells_of
 from ..runs.folder import RunFolder
 from ..tasks.base import Task
-from ..terminal import paint, wrap
+from ..terminal import labelled
 from .console import clock
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
         ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
     ]
-    return _labelled(rows)
+    return labelled(rows, sys.stdout)
 
 
 def _speed_of_products(session: Session) -> str:
@@ -119,7 +118,7 @@ def closing(run: RunFolder, session: Session, progress: Progress, diverged: bool
     """The table below the progress bar, with the next commands; `diverged`: before the best evaluation."""
     folder, trust = shlex.quote(str(run.path)), trust_word(session.config)
     test = " split=test" * ("test" in session.data.corpus.splits())
-    return _labelled(
+    return labelled(
         [
             _best(session, progress, diverged),
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
@@ -135,21 +134,9 @@ def closing(run: RunFolder, session: Session, progress: Progress, diverged: bool
                 else f"seqlm predict {folder} FILE{trust}",
             ),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
-        ]
+        ],
+        sys.stdout,
     )
-
-
-def _labelled(rows: Sequence[tuple[str, str]]) -> str:
-    """Rows of a label and a text, without those that have none; on a terminal broken between words."""
-    width, lines = max(len(label) for label, _ in rows), []
-    for label, text in rows:
-        # A command is to be copied, and a path to be clicked on: each stays in one piece.
-        whole = label == "run" or text.startswith(("seqlm ", "tensorboard "))
-        pieces = [text] if whole else wrap(text, sys.stdout, width + 2)
-        for index, piece in enumerate(pieces if text else ()):
-            head = paint(label.ljust(width), "bold", sys.stdout) if index == 0 else " " * width
-            lines.append(f"{head}  {piece}")
-    return "\n".join(lines)
 
 
 def trust_word(config: Config) -> str:
