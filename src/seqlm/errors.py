@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+from pathlib import Path
 
 from .terminal import paint
 
@@ -42,6 +44,15 @@ def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
     print(f"{paint('seqlm:', 'red', sys.stderr)} {error}", file=sys.stderr, flush=True)
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs what an extra adds, for a seqlm that runs from a checkout too (`pip install -e`)."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "pyproject.toml").is_file():
+        return f"pip install 'seqlm[{extra}]'"
+    place = "." if checkout == Path.cwd() else str(checkout)
+    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
 
 
 def broken_pipe() -> int:

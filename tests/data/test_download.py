@@ -138,7 +138,7 @@ def test_a_connection_that_breaks_is_made_anew(server, tmp_path):
 
 def test_what_has_arrived_is_kept_when_it_gives_up(server, tmp_path):
     server.cut = 1000
-    with pytest.raises(ConfigError, match=r"broke off 5 times, after 5,000 of 307,200 bytes; the same command goes on"):
+    with pytest.raises(ConfigError, match=r"broke off 5 times, after 5,000 of 307,200 bytes; the same command resumes"):
         fetch(server.remote(), tmp_path / "file.bin")
     assert not (tmp_path / "file.bin").exists() and (tmp_path / "file.bin.part").read_bytes() == BODY[:5000]
     server.cut = None
@@ -161,7 +161,7 @@ def test_another_size_is_refused_before_it_is_read(server, tmp_path):
 
 def test_a_body_without_end_is_not_read_to_its_end(server, tmp_path):
     server.mode = "no length"
-    with pytest.raises(ConfigError, match="it goes on after 1,000 bytes"):
+    with pytest.raises(ConfigError, match="it has more than 1,000 bytes"):
         fetch(server.remote(size=1000), tmp_path / "file.bin")
     assert [path.name for path in tmp_path.iterdir()] == [".file.bin.lock"]
 

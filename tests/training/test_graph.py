@@ -87,7 +87,7 @@ def test_a_failed_capture_falls_back_and_says_why():
     assert found == losses(eager)[0]
     assert said == [
         "engine=graph: the step cannot be captured (operation not permitted when stream is capturing); "
-        "going on without a graph"
+        "continuing without a graph"
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, install_hint
 
 COLOURS = {
     "torch": "#444444", "scan": "#bbbbbb", "native": "#7a9cc6", "deferred": "#8fbf8f", "fused": "#d1603d",
@@ -18,7 +18,7 @@ def plotting() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise ConfigError("--png needs matplotlib: pip install 'seqlm[plots]'") from None
+        raise ConfigError(f"--png needs matplotlib: {install_hint('plots')}") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""seqlm resume: go on from the newest checkpoint of a run."""
+"""seqlm resume: resume a run from its newest checkpoint."""
 
 from __future__ import annotations
 

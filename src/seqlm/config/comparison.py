@@ -42,6 +42,11 @@ RESUMABLE = [
 IGNORED_KEYS = ("seed", "sample.", "checkpoint.", "train.log_every")
 
 
+def may_change(key: str) -> bool:
+    """Whether a key may have another value when a run is resumed."""
+    return any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
+
+
 def resumed(saved: Config, changed: Config) -> Config:
     """`changed` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run.
 
@@ -51,7 +56,7 @@ def resumed(saved: Config, changed: Config) -> Config:
     refused = [
         f"  {key}: {old} -> {new}"
         for key, old, new in differences(asdict(saved), asdict(changed))
-        if not any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
+        if not may_change(key)
     ]
     if refused:
         raise ConfigError(

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ConfigError
+from .flags import check_words, is_multirun, values_of
 from .keys import dotted
+from .reference import Reference
 from .schema import PATH_KEYS, Config
-from .values import typed, unknown_key
+from .values import nearest, typed, unknown_key
 from .yaml_files import find_configs, resolve_layer_cells
 
 Words = Sequence[str]
@@ -20,8 +22,8 @@ Choices = dict[str, str]  # the option taken of each config group, {"model": "ls
 Job = Callable[[Callable[[], Config], Choices, list[str]], float | None]
 # Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
 GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
+NO_NAMES = re.compile(r"(?i)[\[{].*|true|false|nan|[+-]?(inf|[\d.][\d.e_+-]*)")  # which hydra takes for no option
 WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
-BASE_PRESETS = {"language_model", "sequence_model"}  # presets are made of these, which are none themselves
 
 
 def compose_words(words: Words = ()) -> tuple[Config, Choices]:
@@ -72,6 +74,7 @@ def run_jobs(words: Words, job: Job) -> None:
         folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
         return job(lambda: typed_config(values, folders), _taken(runtime.choices), list(typed_words))
 
+    _check(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors come here, to be printed in a few lines
     # Flags first, wherever they were typed: argparse takes the words it knows in one piece only.
     keys = overrides(words)
@@ -89,7 +92,7 @@ def overrides(words: Words) -> list[str]:
 
 def quoted_paths(words: Words) -> list[str]:
     """The overrides, paths in quotes and ~ expanded: to hydra a plain é, & or ( is an error, and 1984 a number."""
-    several = "-m" in words or "--multirun" in words  # then commas separate jobs
+    several = is_multirun(words)  # then commas separate jobs
     found = []
     for word in overrides(words):
         key, _, value = word.partition("=")
@@ -101,6 +104,18 @@ def quoted_paths(words: Words) -> list[str]:
     return found
 
 
+def _check(words: Words) -> None:
+    """Raise ConfigError for words that hydra ignores, or ends in a traceback for."""
+    check_words(words)
+    groups = Reference(map(Path, values_of("--config-dir", words))).groups
+    for group, _, value in (word.lstrip("+").partition("=") for word in overrides(words)):
+        if options := groups.get(group.partition("@")[0]):
+            if value == "null":
+                raise ConfigError(f"{group}=null chooses nothing; leave it out, or write ~{group} to have none")
+            if NO_NAMES.fullmatch(value.partition(",")[0]):
+                raise ConfigError(unknown_option(group, value, options))
+
+
 def explain(words: Words, error: Exception) -> str:
     """The message for a composition error: every key and choice that does not exist, else the message of hydra."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -108,33 +123,62 @@ def explain(words: Words, error: Exception) -> str:
 
     parsed = []
     for word in quoted_paths(words):
-        if "=" in word:
-            try:
-                parsed += OverridesParser.create().parse_overrides([word])
-            except HydraException:
-                return (
-                    f"{word} cannot be read; write key=value without spaces around =, and quote a value with "
-                    "spaces, commas, = or brackets: 'key=\"a, b\"'"
-                )
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is unknown; allowed: {', '.join(sorted(set(error.options) - BASE_PRESETS))}"
-    groups = [item for item in parsed if (find_configs() / item.key_or_group.partition("@")[0]).is_dir()]
-    folders = ",".join(f"file://{Path(folder).resolve()}" for folder in _values_of("--config-dir", words))
+        try:
+            parsed += OverridesParser.create().parse_overrides([word])
+        except HydraException:
+            return (
+                f"{word} cannot be read; write key=value without spaces around =, and quote a value with "
+                "spaces, commas, = or brackets: 'key=\"a, b\"'"
+            )
+    reference = Reference(map(Path, values_of("--config-dir", words)))
+    groups = [item for item in parsed if item.key_or_group.partition("@")[0] in reference.groups]
+    if again := [item.input_line for item in groups if item.is_add() and "Multiple values" in str(error)]:
+        return f"{again[0]} adds a group that is there; write {str(again[0]).lstrip('+')}"
+    wrong = {item.input_line: _wrong_option(str(item.input_line), reference) for item in groups}
+    if isinstance(error, MissingConfigException) and error.options is not None and not any(wrong.values()):
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return unknown_option(group, option, sorted(error.options))
+    folders = ",".join(f"file://{folder.resolve()}" for folder in reference.folders[:-1])
+    right = [str(item.input_line) for item in groups if not wrong[item.input_line]]
     try:
-        known = dotted(
-            _composed([*(str(item.input_line) for item in groups), f"hydra.searchpath=[{folders}]"], False)[0]
-        )
+        known = dotted(_composed([*right, f"hydra.searchpath=[{folders}]"], False)[0])
     except HydraException:  # not a matter of keys
         return " ".join(str(error).split())
     sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
-    problems = [
-        unknown_key(item.key_or_group, known)
+    parts = {group.partition("/")[0] for group in reference.groups}  # whose keys depend on the option
+    problems = [problem for problem in wrong.values() if problem] + [
+        unknown_group(str(item.input_line), reference.groups) or unknown_key(item.key_or_group, known)
         for item in parsed
         if item not in groups and not item.is_add() and item.key_or_group not in {*known, *sections, "hydra"}
         and not item.key_or_group.startswith("hydra.")
+        and not (any(wrong.values()) and item.key_or_group.partition(".")[0] in parts)
     ]  # fmt: skip
     return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
+
+
+def _wrong_option(word: str, reference: Reference) -> str:
+    """The message for the first option in `group=a,b` that does not exist; empty if all do, or hydra must say."""
+    group, _, options = word.lstrip("+").partition("=")
+    folder = group.partition("@")[0]
+    for option in options.split(","):
+        if not GRAMMAR.match(option) and not reference.page(f"{folder}/{option}"):
+            return unknown_option(group, option, reference.groups[folder])
+    return ""
+
+
+def unknown_option(group: str, option: str, allowed: Sequence[str]) -> str:
+    """The message for an option that a group does not have, the likely ones first."""
+    likely = [name for name in allowed if option and name.startswith(option)] or nearest(option, allowed, 3)
+    hint = f"did you mean {', '.join(likely[:3])}? " if likely else ""
+    return f"{group}={option} is unknown; {hint}allowed: {', '.join(allowed)}"
+
+
+def unknown_group(word: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """The message for `group=option` if the group is misspelt; empty if it looks like something else."""
+    group, _, option = word.partition("=")
+    near = [name for name in nearest(group, groups, 3) if option in groups[name]]
+    near = near or (nearest(group, groups, 1) if "/" in group else [])
+    return f"{group} is neither a group nor a key; did you mean {near[0]}={option}?" if near else ""
 
 
 def _compose(words: Words) -> tuple[dict[str, Any], Choices]:
@@ -142,6 +186,7 @@ def _compose(words: Words) -> tuple[dict[str, Any], Choices]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    _check(words)
     try:
         values, choices = _composed(quoted_paths(words))
     except (HydraException, OmegaConfBaseException) as error:
@@ -184,9 +229,3 @@ def _quoted(text: str) -> str:
     """A text in hydra's grammar of overrides, where backslashes count only in front of a quote."""
     escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
     return f"'{escaped}'"
-
-
-def _values_of(flag: str, words: Words) -> list[str]:
-    """Values of `flag` on the command line, in either form: `--flag value` or `--flag=value`."""
-    after = [following for word, following in zip(words, words[1:], strict=False) if word == flag]
-    return after + [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")]

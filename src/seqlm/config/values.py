@@ -114,6 +114,11 @@ def as_typed(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def nearest(name: str, names: Iterable[str], count: int) -> list[str]:
+    """The names that are most like a misspelt one, at most `count`."""
+    return difflib.get_close_matches(name, list(names), count, 0.6)
+
+
 def unknown_key(key: str, known: Iterable[str], verb: str = "train") -> str:
     """The message for a key that does not exist, with its new name or the nearest one that does."""
     known = list(known)

@@ -13,15 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import ConfigError
-
-
-def find_configs() -> Path:
-    """The folder of YAML files: inside the installed package, or at the top of a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parents[1] / "configs"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise ConfigError(f"the configs folder is missing beside {package}; install seqlm again")
+from .tree import find_configs
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import ConfigError
+from ..errors import ConfigError, install_hint
 
 
 def corpus_scores(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -16,7 +16,7 @@ def corpus_scores(predictions: Sequence[str], references: Sequence[str]) -> dict
     try:
         from sacrebleu.metrics import BLEU, CHRF
     except ImportError:
-        raise ConfigError("task.bleu=true needs sacrebleu: pip install 'seqlm[translate]'") from None
+        raise ConfigError(f"task.bleu=true needs sacrebleu: {install_hint('translate')}") from None
     if not predictions:
         return {}
     metrics = {"bleu": BLEU(), "chrf": CHRF()}

@@ -102,7 +102,7 @@ class GraphedGradient:
                 self.broken = True
                 self.captured.clear()
                 reason = str(error).strip().partition("\n")[0]
-                self.log(f"engine=graph: the step cannot be captured ({reason}); going on without a graph")
+                self.log(f"engine=graph: the step cannot be captured ({reason}); continuing without a graph")
                 return self(batch, carry, normalizer)
             if len(self.captured) > self.most:
                 self.captured.popitem(last=False)

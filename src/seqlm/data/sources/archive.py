@@ -61,7 +61,7 @@ def unpack(archive: Path, choices: Sequence[Sequence[str]], folder: Path) -> lis
                 f"{archive} cannot be unpacked into {folder} ({error}); SEQLM_CACHE names another folder"
             ) from error
         raise ConfigError(
-            f"{archive} cannot be unpacked ({type(error).__name__}: {error}); remove it to download it anew, or give "
+            f"{archive} cannot be unpacked ({type(error).__name__}: {error}); remove it to download it again, or give "
             "data.path= with the unpacked files"
         ) from error
     return [folder / name for name, _ in chosen]

@@ -89,8 +89,8 @@ def _receive(remote: Remote, part: Path, by_hand: str) -> None:
     have = part.stat().st_size if part.is_file() else 0
     if have != remote.size:
         raise ConfigError(
-            f"{remote.url} broke off {TRIES} times, after {have:,} of {remote.size:,} bytes; the same command goes on "
-            f"from there. Or {by_hand}"
+            f"{remote.url} broke off {TRIES} times, after {have:,} of {remote.size:,} bytes; the same command resumes "
+            f"there. Or {by_hand}"
         )
 
 
@@ -132,7 +132,7 @@ def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> No
             if out.tell() > remote.size:
                 part.unlink()
                 raise ConfigError(
-                    f"{remote.url} is not the file it should be: it goes on after {remote.size:,} bytes; it was thrown "
+                    f"{remote.url} is not the file it should be: it has more than {remote.size:,} bytes; it was thrown "
                     "away. Give data.path= with a copy that you trust"
                 )
 

@@ -1,0 +1,110 @@
+"""docs/config.md, made from the YAML files of configs/ and their comments.
+
+python scripts/config_docs.py           rewrite the page
+python scripts/config_docs.py --check   fail if it does not show what configs/ says
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from seqlm.commands.verbs import VERBS
+from seqlm.config.reference import Key, Page, Reference, read_page
+from seqlm.config.yaml_files import find_configs
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
+HEAD = """# Keys and options
+
+<!-- Made by scripts/config_docs.py from the comments in configs/; change those. -->
+
+`seqlm train group=option key=value` chooses the option of a group, whose keys join those of `configs/train.yaml`, and
+overrides keys. A folder of your own with the same layout, `--config-dir DIR`, adds options. `seqlm VERB --help` shows
+the keys of a verb on the terminal, `seqlm train model=gru --help` those of other options, and `--cfg job` what is
+composed.
+"""
+
+
+def page() -> str:
+    """The whole page: each verb with keys, each group with its options."""
+    reference = Reference()
+    parts = [HEAD, _section("seqlm train", "", _page("train").keys)]
+    for group, options in reference.groups.items():
+        default = reference.defaults().get(group)
+        parts.append(f"## {group}=\n\n{_options(group, options, default)}")
+        if group != "experiment":
+            parts += _keys_of_options(group, options)
+    dropout = [key._replace(name=f"model.dropout.{key.name}") for key in _page("dropout").keys]
+    parts.append(_section("model.dropout", _page("dropout").summary, dropout))
+    for verb, entry in VERBS.items():
+        if entry.keys == verb != "train":
+            shown = reference.verb_keys(verb).values()
+            parts.append(_section(f"seqlm {verb} {entry.usage}", f"{entry.sentence.capitalize()}.", shown))
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _keys_of_options(group: str, options: Sequence[str]) -> Iterable[str]:
+    """Tables of the keys that files of a group hold; files with the same keys share one."""
+    base = [path.stem for path in sorted((find_configs() / group).glob("*.yaml")) if path.stem not in options]
+    tables: dict[str, list[str]] = {}
+    for option in [*base, *options]:
+        prefix = "" if _page(f"{group}/{option}").is_global else group.replace("/", ".") + "."
+        keys = [key._replace(name=f"{prefix}{key.name}") for key in _page(f"{group}/{option}").keys]
+        if keys:
+            tables.setdefault(_table(keys), []).append(option)
+    for table, names in tables.items():
+        yield f"### {group}={', '.join(names)}\n\n{table}\n"
+
+
+def _options(group: str, options: Sequence[str], default: str | None) -> str:
+    rows = []
+    for option in options:
+        found = _page(f"{group}/{option}")
+        rows.append((f"`{option}`{' (default)' * (option == default)}", _text(found.summary)))
+    return _markdown(("option", "what it is"), rows)
+
+
+def _section(title: str, text: str, keys: Iterable[Key]) -> str:
+    return "\n".join([f"## {title}", "", *([_text(text), ""] if text else []), _table(keys), ""])
+
+
+def _table(keys: Iterable[Key]) -> str:
+    rows = [(f"`{key.name}`" if key.value else f"`{key.name}.*`", _code(key.value), _text(key.comment)) for key in keys]
+    return _markdown(("key", "default", "meaning"), rows)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _text(text: str) -> str:
+    """Text in a cell of a table, where | ends one and <x> would be HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+
+
+def _page(name: str) -> Page:
+    return read_page(find_configs() / f"{name}.yaml")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if the page is stale")
+    made = page()
+    if parser.parse_args().check:
+        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != made:
+            print(f"{PAGE} is stale: python scripts/config_docs.py", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(made, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

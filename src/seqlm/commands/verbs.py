@@ -1,0 +1,177 @@
+"""The verbs of the command line: one entry each, which is its help and its completion, too.
+
+An entry lists the words of its verb with their meaning and default. Words in capitals are given by the user: RUN, DIR,
+FILE, LEVEL; others are typed as they stand, `a|b` is a choice. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# Hydra's own flags are spelt as in `config/flags.py`, which says what becomes of them.
+TRAIN_WORDS = {
+    "group=option": "choose a part: model=gru, data/tokenizer=word; groups and options are listed below",
+    "key=value": "override a key, listed below with its default; +key=value adds one, ~key removes one",
+    "-m, --multirun": "a run for each combination of values with commas: -m model=gru,lstm seed=1,2; without: one run",
+    "--config-dir DIR": "a folder with groups and options of your own: DIR/model/mine.yaml; default: none",
+    "--cfg job|hydra|all": "print the configuration: job is ours, hydra that of hydra; default: train",
+    "--resolve": "with --cfg: replace ${...} by values; default: shown as they stand",
+    "-p, --package NAME": "with --cfg: this part of it only, as --package model; default: all",
+    "--info all|config|defaults|defaults-tree|plugins|searchpath": "how it is composed, and from where; default: all",
+}
+KEYS = {"key=value": "a key listed below, with its default; any may be left out"}
+RUN = {"RUN": "the folder of a run, such as outputs/NAME"}
+
+
+class Verb(NamedTuple):
+    """What a verb is called with.
+
+    Args:
+        usage: its words in short, behind `seqlm VERB`.
+        sentence: what it does.
+        words: meaning and default of each word.
+        examples: commands, each with what it does.
+        keys: whose keys its `key=value` words are: "train", composed from configs/train.yaml and groups; "resume",
+            those of them that may change; else the name of a file in configs/.
+    """
+
+    usage: str
+    sentence: str
+    words: Mapping[str, str]
+    examples: Sequence[tuple[str, str]] = ()
+    keys: str = ""
+
+
+VERBS = {
+    "train": Verb(
+        "[group=option] [key=value] [-m]",
+        "compose a configuration from words and train it",
+        TRAIN_WORDS,
+        [
+            ("train", "the embedded default, minutes on a laptop"),
+            ("train model=gru model.hidden_size=512 train.minutes=10", "other parts, any key"),
+            ("train data=text data.path=book.txt data/tokenizer=word", "your own text"),
+            ("train experiment=zaremba_small data.path=ptb", "a published setting"),
+            ("train -m model=elman,gru,lstm seed=1,2,3", "nine runs"),
+            ("train run.name=mine resume=auto", "start it, or resume it if it is there"),
+            ("train model=gru --help", "the keys of another model"),
+            ("train model=gru --cfg job", "the composed configuration"),
+        ],
+        "train",
+    ),
+    "resume": Verb(
+        "RUN [key=value]",
+        "resume a run from its newest checkpoint",
+        {**RUN, "key=value": "a key that may change on resume, listed below; default: as the run has it"},
+        [
+            ("resume outputs/NAME", "after Ctrl-C, kill -9 or a power cut: the same bits"),
+            ("resume outputs/NAME train.steps=20000", "extend a run"),
+        ],
+        "resume",
+    ),
+    "eval": Verb(
+        "RUN [key=value] [--json]",
+        "score a split of a run's data, every target token once",
+        {**RUN, **KEYS, "--json": "print the result as JSON; default: a table"},
+        [
+            ("eval outputs/NAME split=test", "loss, perplexity, or the metrics of the task"),
+            ("eval outputs/NAME split=test dynamic.search=true cache.search=true", "adapted, settings chosen on valid"),
+        ],
+        "eval",
+    ),
+    "sample": Verb(
+        "RUN [key=value]",
+        "write text with a run",
+        {**RUN, **KEYS},
+        [("sample outputs/NAME prompt='The ' temperature=0.7 tokens=200", "a text that begins with The")],
+        "sample",
+    ),
+    "predict": Verb(
+        "RUN FILE|- [key=value]",
+        "run inference on each line of a file",
+        {
+            **RUN,
+            "FILE|-": 'a line is a text, or JSON with the fields of an example: {"words": ["show", "flights"]}; a .npy '
+            "holds the vectors (T, F) of one example, a .npz several; - is standard input",
+            **KEYS,
+        },
+        [
+            ("predict outputs/NAME lines.txt", "a JSON object for each line"),
+            ("predict outputs/NAME - batch_size=1", "each line is answered at once"),
+        ],
+        "predict",
+    ),
+    "runs": Verb(
+        "[DIR] [--sort COLUMN] [--filter CONDITIONS] [--json|--csv]",
+        "list runs, best first",
+        {
+            "DIR": "every run below this folder; default: outputs",
+            "--sort COLUMN": "order by a column, downwards with a minus: --sort=-date; default: the best on valid first",
+            "--filter CONDITIONS": "only runs that meet them: 'model=gru valid<90 tags=baseline'; default: all",
+            "--json": "all columns as JSON; default: a table of those that fit",
+            "--csv": "the same, comma-separated",
+        },
+        [("runs", "those in outputs"), ("runs --filter 'model=gru valid<90'", "some of them")],
+    ),
+    "compare": Verb(
+        "RUN|DIR ... [--sort COLUMN] [--markdown] [--json FILE]",
+        "settings that differ between runs, beside their metrics",
+        {
+            "RUN|DIR ...": "runs, or folders with runs in them: two runs or more",
+            "--sort COLUMN": "order by a column: --sort='valid ppl'; default: the best on valid first",
+            "--markdown": "print a table in Markdown; default: one that fits the terminal",
+            "--json FILE": "keep the comparison in FILE, too; default: print it only",
+        },
+        [("compare outputs", "all runs: those that differ in the seed alone are one row")],
+    ),
+    "rm": Verb(
+        "RUN ... | --status crashed [DIR] [--yes]",
+        "delete runs, after asking",
+        {
+            "RUN ...": "the folders of runs",
+            "--status crashed|failed|interrupted|damaged": "all runs of this status; default: those that are named",
+            "DIR": "with --status, the folder that they are below; default: outputs",
+            "--yes": "do not ask; default: ask",
+        },
+        [("rm outputs/NAME", "one run"), ("rm --status crashed", "all that were killed")],
+    ),
+    "bench": Verb(
+        "[LEVEL ...] [key=value] [--json FILE] [--png FILE]",
+        "time cells, engines and training steps",
+        {
+            "LEVEL ...": "what is timed, the same as the key levels: layer, step, product, reading, encoding, growth, "
+            "neighbour, tune; default: layer step",
+            **KEYS,
+            "--json FILE": "keep the measurements in FILE, too; default: print them only",
+            "--png FILE": "draw layer and growth (needs the extra `plots`); default: no picture",
+        },
+        [
+            ("bench layer 'cells=[lstm, gru]' shapes=[35x20x650x650]", "two cells, one shape"),
+            ("bench step --json bench.json", "whole training steps"),
+        ],
+        "bench",
+    ),
+    "reproduce": Verb(
+        "RUN | experiment=NAME [key=value] [out=DIR]",
+        "train a published setting, and compare it with the published figures",
+        {
+            "RUN": "a finished run of an experiment, which is scored and compared; instead of experiment=NAME",
+            "experiment=NAME": "the setting that is trained first, and resumed if it was interrupted",
+            "key=value": "keys of seqlm train that leave the setting as it is: seed, device, engine, data.path",
+            "out=DIR": "where the record is written; default: reproduced",
+        },
+        [("reproduce experiment=zaremba_small seed=2", "train, score, compare, keep a record")],
+        "train",
+    ),
+    "completion": Verb(
+        "bash|zsh|fish",
+        "print a script for tab completion",
+        {"bash|zsh|fish": "the shell that reads it"},
+        [
+            ("completion bash >> ~/.bashrc", "bash"),
+            ("completion zsh >> ~/.zshrc", "zsh, behind compinit"),
+            ("completion fish > ~/.config/fish/completions/seqlm.fish", "fish"),
+        ],
+    ),
+}  # fmt: skip
