@@ -49,7 +49,7 @@ def home(tmp_path, monkeypatch):
 CASES = [
     ("seqlm tr", ["train "]),
     ("seqlm train model=g", ["gru "]),  # bash breaks words at =, and replaces what follows it
-    ("seqlm train -m model=gru,l", ["gru,lstm "]),
+    ("seqlm train -m model=gru,ls", ["gru,lstm "]),
     ("seqlm train train.st", ["train.steps="]),
     ("seqlm train tra", ["train."]),
     ("seqlm train experiment=zar", ["zaremba_large ", "zaremba_medium ", "zaremba_small "]),

@@ -25,7 +25,7 @@ RUN = {"RUN": "the folder of a run, such as outputs/NAME"}
 
 
 class Verb(NamedTuple):
-    """What a verb is called with.
+    """A verb of the command line, and the words that it takes.
 
     Args:
         usage: its words in short, behind `seqlm VERB`.
@@ -107,10 +107,10 @@ VERBS = {
         "list runs, best first",
         {
             "DIR": "every run below this folder; default: outputs",
-            "--sort COLUMN": "order by a column, downwards with a minus: --sort=-date; default: the best on valid first",
+            "--sort COLUMN": "order by a column, downwards with a minus: --sort=-date; default: best on valid first",
             "--filter CONDITIONS": "only runs that meet them: 'model=gru valid<90 tags=baseline'; default: all",
             "--json": "all columns as JSON; default: a table of those that fit",
-            "--csv": "the same, comma-separated",
+            "--csv": "the same with commas between; default: a table",
         },
         [("runs", "those in outputs"), ("runs --filter 'model=gru valid<90'", "some of them")],
     ),
@@ -158,7 +158,7 @@ VERBS = {
         {
             "RUN": "a finished run of an experiment, which is scored and compared; instead of experiment=NAME",
             "experiment=NAME": "the setting that is trained first, and resumed if it was interrupted",
-            "key=value": "keys of seqlm train that leave the setting as it is: seed, device, engine, data.path",
+            "key=value": "a key of seqlm train that leaves the setting as it is: seed, data.path; default: its own",
             "out=DIR": "where the record is written; default: reproduced",
         },
         [("reproduce experiment=zaremba_small seed=2", "train, score, compare, keep a record")],
