@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seqlm.commands.verbs import VERBS
 from seqlm.config.reference import Key, Page, Reference, read_page
-from seqlm.config.yaml_files import find_configs
+from seqlm.config.tree import find_configs
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 HEAD = """# Keys and options

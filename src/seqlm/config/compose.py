@@ -14,8 +14,9 @@ from .flags import check_words, is_multirun, values_of
 from .keys import dotted
 from .reference import Reference
 from .schema import PATH_KEYS, Config
+from .tree import find_configs
 from .values import nearest, typed, unknown_key
-from .yaml_files import find_configs, resolve_layer_cells
+from .yaml_files import resolve_layer_cells
 
 Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}

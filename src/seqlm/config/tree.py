@@ -1,4 +1,4 @@
-"""Where the YAML files of configs/ are. Apart, because help and completion know it without importing a reader of YAML."""
+"""The folder of YAML files. Apart, so that help and completion find it without importing a reader of YAML."""
 
 from __future__ import annotations
 

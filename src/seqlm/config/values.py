@@ -21,7 +21,8 @@ from .build import describe_type, fits
 from .keys import dotted, nested
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
 from .schema import PATH_KEYS, Config
-from .yaml_files import find_configs, read_saved, read_yaml, verb_files
+from .tree import find_configs
+from .yaml_files import read_saved, read_yaml, verb_files
 
 T = TypeVar("T")
 

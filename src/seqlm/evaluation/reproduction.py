@@ -12,8 +12,9 @@ from ..config.comparison import IGNORED_KEYS, comparable_config, differences, wi
 from ..config.keys import dotted, nested
 from ..config.metrics import Metric, by_name
 from ..config.migrate import METRICS, migrate_flat, migrate_score
+from ..config.tree import find_configs
 from ..config.values import load_config
-from ..config.yaml_files import find_configs, read_yaml
+from ..config.yaml_files import read_yaml
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
 from ..runs.table import table
