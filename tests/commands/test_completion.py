@@ -57,6 +57,7 @@ CASES = [
     ("seqlm train --cf", ["--cfg "]),
     ("seqlm train --cfg ", ["job ", "hydra ", "all "]),
     ("seqlm resume ", ["outputs/gru-1 ", "outputs/my\\ run "]),
+    ("seqlm eval gr", ["gru-1 "]),  # a name in outputs
     ("seqlm eval outputs/my\\ ", ["outputs/my\\ run "]),
     ("seqlm eval outputs/gru-1 split=", ["train ", "valid ", "test "]),
     ("seqlm predict outputs/gru-1 t", ["text.txt "]),

@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from .help import keys_of
 from .verbs import VERBS, Verb
 
+OUTPUTS = "outputs"  # where runs are, unless run.root says otherwise
 # Each calls the command as it was typed, which may be a path.
 SCRIPTS = {
     "bash": """\
@@ -160,16 +161,19 @@ def _places(place: str, last: str) -> list[str]:
 
 
 def _runs(last: str) -> list[str]:
-    """Runs in outputs, or in the folder that is typed, and folders on the way to others."""
-    start = "outputs/" if not last and Path("outputs").is_dir() else last
+    """Runs, by their folder or by their name in outputs, and folders on the way to others."""
+    start = f"{OUTPUTS}/" if not last and Path(OUTPUTS).is_dir() else last
     paths = _paths(start, folders_only=True)
-    return [path[:-1] if (Path(path).expanduser() / "run.json").is_file() else path for path in paths]
+    named = [path for path in _paths(f"{OUTPUTS}/{last}", folders_only=True) if path not in paths]
+    shown = [(path, path) for path in paths] + [(path, path.removeprefix(f"{OUTPUTS}/")) for path in named]
+    return [text[:-1] if (Path(path).expanduser() / "run.json").is_file() else text for path, text in shown]
 
 
 def _paths(last: str, folders_only: bool = False) -> list[str]:
     """Files and folders whose path begins so; folders end in /. Hidden ones only where their dot is typed."""
     folder, slash, name = last.rpartition("/")
-    with os.scandir(Path(f"{folder}{slash}" or ".").expanduser()) as entries:
+    shown: list[str] = []
+    with suppress(OSError), os.scandir(Path(f"{folder}{slash}" or ".").expanduser()) as entries:
         shown = [
             f"{folder}{slash}{entry.name}{'/' * entry.is_dir()}"
             for entry in entries

@@ -21,7 +21,7 @@ TRAIN_WORDS = {
     "--info all|config|defaults|defaults-tree|plugins|searchpath": "how it is composed, and from where; default: all",
 }
 KEYS = {"key=value": "a key listed below, with its default; any may be left out"}
-RUN = {"RUN": "the folder of a run, such as outputs/NAME"}
+RUN = {"RUN": "a run: its folder, or its name in outputs"}
 
 
 class Verb(NamedTuple):
@@ -129,7 +129,7 @@ VERBS = {
         "RUN ... | --status crashed [DIR] [--yes]",
         "delete runs, after asking",
         {
-            "RUN ...": "the folders of runs",
+            "RUN ...": "runs: their folders, or their names in outputs",
             "--status crashed|failed|interrupted|damaged": "all runs of this status; default: those that are named",
             "DIR": "with --status, the folder that they are below; default: outputs",
             "--yes": "do not ask; default: ask",
