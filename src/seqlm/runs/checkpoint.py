@@ -196,7 +196,7 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 
 
 def _none_whole(folder: Path) -> ConfigError:
-    return ConfigError(f"{folder} holds no checkpoint that is whole; start the run anew")
+    return ConfigError(f"{folder} holds no whole checkpoint; start a new run")
 
 
 def verify(path: Path) -> str:
