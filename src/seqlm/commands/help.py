@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from ..config.comparison import may_change
 from ..config.flags import values_of
 from ..config.reference import MOST_USED, Key, Reference
+from ..terminal import columns
 from .verbs import VERBS
 
 LEFT = 36  # characters of the left column at most
@@ -98,4 +99,4 @@ def _filled(text: str) -> str:
 
 
 def _width() -> int:
-    return max(40, min(120, shutil.get_terminal_size().columns))
+    return max(40, min(120, columns(sys.stdout)))
