@@ -73,8 +73,7 @@ def test_a_sweep_is_as_many_runs(home, tmp_path):
     runs = [path for path in (tmp_path / "outputs").iterdir() if not path.name.startswith(".")]
     assert len(runs) == 4 and all(RunFolder(path).info()["status"] == "finished" for path in runs)
     assert {path.name.split("-")[1] for path in runs} == {"elman", "jordan", "lstm", "gru"}
-    listed = seqlm("runs", cwd=tmp_path).stdout.splitlines()[1:]
-    ppl = [float(line.split()[5]) for line in listed]
+    ppl = [row["valid ppl"] for row in json.loads(seqlm("runs", "--json", cwd=tmp_path).stdout)]
     assert len(ppl) == 4 and ppl == sorted(ppl)
     # A run of a sweep is the run one gets alone: no state leaks from job to job.
     alone = seqlm("train", *words, "model=gru", "run.name=alone", cwd=tmp_path)
@@ -222,7 +221,7 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path):
         b'3\n\xff\n{"step": 4, "tokens": 8, "seconds": 2, "valid/loss": 1.5}\n{"st'
     )
     lines = seqlm("runs", tmp_path, cwd=tmp_path).stdout.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [
+    assert [line.removeprefix(f"{tmp_path}/").split()[:2] for line in lines[1:]] == [
         ["good", "finished"], ["broken", "damaged"], ["odd", "damaged"], ["words", "damaged"]
     ]  # fmt: skip
 
