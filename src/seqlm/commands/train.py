@@ -2,38 +2,103 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from ..config.compose import Choices, run_jobs
+from ..config.compose import Choices, differing_words, expand, run_jobs
 from ..config.schema import Config
-from ..errors import SeqlmError, Stopped, broken_pipe, print_error
+from ..errors import ConfigError, SeqlmError, broken_pipe, print_error
 from ..runs.folder import check_free
 from ..terminal import status
 
 
+class JobFailed(Exception):
+    """A job of a multirun failed and has said why; hydra's launchers bring it home, from other processes, too."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 def main(words: Sequence[str]) -> None:
     """`seqlm train [group=option] [key=value] [-m]`."""
-    exit_codes: list[int] = []
+    if {"-m", "--multirun"} & {*words} and not {"-h", "--help", "--cfg", "-c", "--info", "-i"} & {*words}:
+        _train_several(words)
+    else:
+        run_jobs(words, lambda make, choices, typed: _train(make, choices, typed)[1])
 
-    def job(make: Callable[[], Config], choices: Choices, typed: list[str]) -> float | None:
+
+def _train(make: Callable[[], Config], choices: Choices, typed: list[str]) -> tuple[Path, float]:
+    """Train one configuration; returns its run and what hydra's sweepers minimise. An error ends the process."""
+    try:
+        config = make()
+        if config.resume != "auto":
+            check_free(Path(config.run.root), config.run.name)
+        with status("loading torch"):  # once the words are known to be right
+            from ..training.launch import train
+
+        trained = train(config, choices, typed)
+        return trained.run.path, trained.best
+    except BrokenPipeError:
+        raise SystemExit(broken_pipe()) from None
+    except (SeqlmError, OSError) as error:
+        sys.exit(print_error(error))
+
+
+def _train_several(words: Sequence[str]) -> None:
+    """A multirun of hydra's: a line above each job, a table below them all, the exit code of the first that failed."""
+    titles, here = _titles(words), os.getpid()
+    failed = None
+    with tempfile.TemporaryDirectory(prefix="seqlm-") as folder:  # jobs may run in other processes
+
+        def job(make: Callable[[], Config], choices: Choices, typed: list[str]) -> float:
+            title = titles.get(tuple(typed), " ".join(word for word in typed if word not in words))
+            print(f"\n{title}", flush=True)
+            try:
+                run, best = _train(make, choices, typed)
+            except SystemExit as leaving:
+                code = leaving.code if isinstance(leaving.code, int) else 1
+                if code > 128 and os.getpid() == here:  # a signal ends a sweep, a failed run does not
+                    raise
+                print(f"{title} failed", file=sys.stderr, flush=True)
+                raise JobFailed(code) from None
+            with suppress(OSError):  # on another machine
+                (Path(folder) / uuid.uuid4().hex).write_text(str(run.resolve()), encoding="utf-8")
+            return best
+
         try:
-            config = make()
-            if config.resume != "auto":
-                check_free(Path(config.run.root), config.run.name)
-            with status("loading torch"):  # once the words are known to be right
-                from ..training.launch import train
+            run_jobs(words, job)
+        except JobFailed as error:
+            failed = error
+        _print_results(sorted(file.read_text(encoding="utf-8") for file in Path(folder).iterdir()))
+    if failed is not None:
+        sys.exit(failed.exit_code)
 
-            return train(config, choices, typed).best
-        except BrokenPipeError:
-            raise SystemExit(broken_pipe()) from None
-        except (SeqlmError, OSError) as error:
-            exit_codes.append(print_error(error))
-            if isinstance(error, Stopped):
-                sys.exit(exit_codes[-1])  # a signal ends a sweep, a failed run does not
-            return None
 
-    run_jobs(words, job)
-    if exit_codes:
-        sys.exit(exit_codes[0])
+def _titles(words: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """`[3/8] model=gru seed=2` for the words of each job; nothing where another sweeper than hydra's own finds them."""
+    with suppress(ConfigError):
+        jobs = expand(words)
+        numbered = enumerate(zip(jobs, differing_words(jobs), strict=True), 1)
+        return {
+            tuple(word for word in job if not word.startswith(("hydra.", "hydra/"))): (
+                f"[{number}/{len(jobs)}] {' '.join(own)}".rstrip()
+            )
+            for number, (job, own) in numbered
+        }
+    return {}
+
+
+def _print_results(runs: Sequence[str]) -> None:
+    """The closing table of a multirun, and the verb that resumes one."""
+    if len(runs) > 1:
+        from .compare import main as compare
+
+        print()
+        compare(runs)
+    print("\n`seqlm sweep NAME` with the same words keeps what is finished and resumes the rest when it is given again")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,6 +88,82 @@ def run_jobs(words: Words, job: Job) -> None:
         hydra.main(config_path=str(find_configs()), config_name="train", version_base="1.3")(run)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(words, error)) from error
+
+
+def expand(words: Words) -> list[list[str]]:
+    """The words of each job of a multirun, by hydra's own grammar: `seed=1,2`, `optim.lr=choice(...)`, `range`, `glob`.
+
+    Values that an experiment lists in `hydra.sweeper.params` come first, as they do in `train -m`. Raises ConfigError.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    words = [*words, "-m"]  # commas separate jobs
+    _check(words)
+    with _loader(words) as loader:
+        parser = OverridesParser.create(config_loader=loader)
+        try:
+            given = parser.parse_overrides(quoted_paths(words))
+            fixed = [str(one.input_line) for one in given if not one.is_sweep_override()]
+            listed = loader.load_configuration("train", fixed, RunMode.MULTIRUN).hydra.sweeper.params or {}
+            parsed = [*parser.parse_overrides([f"{key}={value}" for key, value in listed.items()]), *given]
+            jobs: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain(words, error)) from error
+    return jobs
+
+
+def differing_words(jobs: Sequence[Words]) -> list[list[str]]:
+    """Of each job of a multirun the words that other jobs do not have."""
+    several = [len(set(values)) > 1 for values in zip(*jobs, strict=True)]
+    return [[word for word, one in zip(job, several, strict=True) if one] for job in jobs]
+
+
+def compose_jobs(jobs: Sequence[Words], flags: Words = ()) -> Iterator[tuple[Config, Choices] | ConfigError]:
+    """Each job as `seqlm train WORDS` would compose it, or the error that it would end with.
+
+    What jobs have in common is composed once: all but the plain keys (`optim.lr=0.01`), which are set in a copy.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    parse = lru_cache(maxsize=None)(lambda word: OverridesParser.create().parse_overrides([word]))
+    explained: dict[str, str] = {}
+    with _loader(flags) as loader:
+        hydra: Any = HydraConfig.instance()
+
+        @lru_cache(maxsize=64)
+        def common(*words: str) -> tuple[DictConfig, DictConfig, Any]:
+            """A composed config without the node hydra, what ${hydra:...} reads in it, and where it comes from."""
+            node = loader.load_configuration("train", list(words), RunMode.RUN)
+            hydra.set_config(node)
+            with open_dict(node):
+                return node, hydra.cfg, node.pop("hydra").runtime
+
+        for job in jobs:
+            plain = [word for word in job if _sets_a_key(word, loader)]
+            try:
+                base, hydra.cfg, runtime = common(*(word for word in job if word not in plain))
+                node = copy.deepcopy(base)
+                ConfigLoaderImpl._apply_overrides_to_config([one for word in plain for one in parse(word)], node)
+                values = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+                del values["paths"]  # which the data has read
+                folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+                yield typed_config(values, folders), _taken(runtime.choices)
+            except (HydraException, OmegaConfBaseException) as error:
+                if str(error) not in explained:  # composes again: once for a mistake that all jobs share
+                    explained[str(error)] = explain([*job, *flags], error)
+                yield ConfigError(explained[str(error)])
+            except ConfigError as error:
+                yield error
 
 
 def overrides(words: Words) -> list[str]:
@@ -207,6 +287,36 @@ def _composed(words: Words, resolve: bool = True) -> tuple[dict[str, Any], Choic
     with open_dict(node):
         choices = _taken(node.pop("hydra").runtime.choices)
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=resolve)), choices
+
+
+@contextmanager
+def _loader(flags: Words) -> Iterator[Any]:
+    """Hydra's reader of our configs and of those in a `--config-dir` among the flags, as hydra.main would make it."""
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import setbase
+
+    setbase("1.3")
+    path = create_config_search_path(str(find_configs()))
+    for folder in map(Path, values_of("--config-dir", flags)):
+        if not folder.is_dir():
+            raise ConfigError(f"--config-dir={folder} is not a folder")
+        path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    try:
+        yield Hydra.create_main_hydra2("seqlm", path).config_loader
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _sets_a_key(word: str, loader: Any) -> bool:
+    """Whether a word gives an existing key another value, and chooses no option of a config group."""
+    key = word.partition("=")[0]
+    if re.search(r"[+~/@]", key):
+        return False
+    return "." in key or (key in {one.name for one in fields(Config)} and not loader.repository.group_exists(key))
 
 
 def _taken(choices: Mapping[str, Any]) -> Choices:
