@@ -60,6 +60,24 @@ VERBS = {
         ],
         "train",
     ),
+    "sweep": Verb(
+        "NAME [group=option,...] [key=value,...] [jobs=K] [retry=true] [--dry-run]",
+        "train every combination of values; the same command again resumes them",
+        {
+            "NAME": "the folder of the sweep in run.root: outputs/NAME",
+            "group=option,...": "choose a part, or several: model=lstm,gru",
+            "key=value,...": "override a key; values of several jobs as for train -m: seed=1,2,3, seed=range(1,4)",
+            "jobs=K": "so many at once, with cores and GPUs shared out among them; default: 1",
+            "retry=true": "run failed jobs again, too; default: list them",
+            "--dry-run": "list the jobs and how they stand; default: run them",
+            "--config-dir DIR": TRAIN_WORDS["--config-dir DIR"],
+        },
+        [
+            ("sweep lr optim.lr=0.01,0.003 seed=1,2,3 jobs=2", "six runs, two at a time; again: the rest"),
+            ("sweep lr optim.lr=0.01,0.003,0.001 seed=1,2,3", "three more"),
+        ],
+        "train",
+    ),
     "resume": Verb(
         "RUN [key=value]",
         "resume a run from its newest checkpoint",

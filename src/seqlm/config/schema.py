@@ -243,6 +243,14 @@ class BenchConfig(DeviceConfig):
 
 
 @dataclass(kw_only=True)
+class SweepConfig:
+    """Keys of `seqlm sweep NAME`, beside those of `seqlm train`."""
+
+    jobs: int = _key(least=1)
+    retry: bool = _key()
+
+
+@dataclass(kw_only=True)
 class SampleConfig(LoadingConfig, SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 

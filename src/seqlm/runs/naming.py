@@ -40,7 +40,7 @@ def run_name(config: Config, choices: Mapping[str, str], words: Sequence[str]) -
         head.append(f"h{size}")
     seed = f"s{config.seed}"
     parts = [file_stem(part) for part in head]
-    for part in (_part(key, typed[key]) for key in sorted(typed) if not _is_unnamed(key)):
+    for part in (name_part(key, typed[key]) for key in sorted(typed) if not _is_unnamed(key)):
         if len("-".join([*parts, part, seed])) <= LONGEST:
             parts.append(part)
     return "-".join(["-".join(parts)[: LONGEST - len(seed) - 1], seed, identity(asdict(config))[:6]])
@@ -79,7 +79,7 @@ def _is_unnamed(key: str) -> bool:
     return key in UNNAMED_KEYS or key.partition(".")[0].partition("/")[0] in UNNAMED or key.startswith("~")
 
 
-def _part(key: str, value: str) -> str:
+def name_part(key: str, value: str) -> str:
     """A typed word in a name: optim.lr=0.003 -> lr0.003, optim=sgd -> sgd, model.tied=true -> tied."""
     value = value.strip("'\"")
     value = Path(value).name if "/" in value else value

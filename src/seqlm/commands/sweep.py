@@ -1,0 +1,137 @@
+"""seqlm sweep: many runs from one command, which resumes them all when it is given again."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ..config.compose import overrides
+from ..config.flags import check_words, is_multirun
+from ..config.schema import SweepConfig
+from ..config.values import verb_config
+from ..errors import ConfigError, SeqlmError, Stopped
+from ..runs.table import table
+from ..sweep.place import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
+from ..sweep.plan import Job, Plan, make_plan
+from . import compare
+
+STATES = (FINISHED, FAILED, INTERRUPTED, RUNNING, NEW)
+SHOWN = 10  # lines of a list that may be long
+
+
+def main(words: Sequence[str]) -> None:
+    """`seqlm sweep NAME [group=option,...] [key=value,...] [jobs=1] [retry=false] [--dry-run]`.
+
+    Raises ConfigError before anything is started, SeqlmError if a job failed, Stopped after a signal.
+    """
+    name, settings, train_words, dry_run = _read(words)
+    if not dry_run:
+        from ..sweep import launcher
+
+        launcher.prepare()
+    plan = make_plan(name, train_words)
+    states = {job.number: job.place.state() for job in plan.jobs}
+    print(_overview(plan, states), flush=True)
+    if dry_run:
+        print(table([(plan.title(job), states[job.number], job.place.run.name) for job in plan.jobs], 3))
+        return
+    due = [
+        job for job in plan.jobs if states[job.number] != FINISHED and (settings.retry or states[job.number] != FAILED)
+    ]
+    number, problems = 0, {}
+    if due:
+        from ..sweep.display import Display
+
+        print(f"watch  tensorboard --logdir {shlex.quote(str(plan.folder))}", flush=True)
+        slots = min(settings.jobs, len(plan.jobs))
+        with Display(plan, len(plan.jobs) - len(due), slots) as display:
+            running = launcher.Launcher(plan, slots, display)
+            number, problems = running.run(due, settings.retry), running.problems
+    states = {job.number: job.place.state() for job in plan.jobs}
+    _print_results(plan, states)
+    failed = [job for job in plan.jobs if states[job.number] == FAILED or job.number in problems]
+    for job in failed:
+        text = problems.get(job.number) or job.place.failure()
+        print(f"{plan.title(job)} failed: {text.splitlines()[0] if text else ''}\n  {job.place.log}")
+    if number and {NEW, INTERRUPTED, RUNNING} & set(states.values()):
+        _stop(plan, states, number)
+    if failed:
+        again = (
+            "" if all(job.number in problems for job in failed) and settings.retry else "; retry=true runs them again"
+        )
+        raise SeqlmError(f"{len(failed)} of {_count(len(plan.jobs), 'job')} failed{again}")
+
+
+def _read(words: Sequence[str]) -> tuple[str, SweepConfig, list[str], bool]:
+    """The name, the keys of this verb, the words for `seqlm train`, and whether to list jobs only."""
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        raise ConfigError("seqlm sweep needs a name first: seqlm sweep NAME model=lstm,gru seed=1,2,3")
+    name, *rest = words
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise ConfigError(f"seqlm sweep {name}: the name leaves run.root; set run.root to where the sweep should be")
+    rest = [word for word in rest if not is_multirun([word])]
+    dry_run, rest = "--dry-run" in rest, [word for word in rest if word != "--dry-run"]
+    keys = {one.name for one in fields(SweepConfig)}
+    own = [word for word in rest if word.partition("=")[0] in keys]
+    train = [word for word in rest if word not in own]
+    check_words(train)
+    flags = [word.partition("=")[0] for word in train if word.startswith("-")]
+    if others := [flag for flag in flags if flag not in ("--config-dir", "-cd")]:
+        raise ConfigError(f"{others[0]} is for `seqlm train`; seqlm sweep takes --dry-run and --config-dir DIR")
+    if refused := [word for word in overrides(train) if word.lstrip("+~").startswith(("hydra.", "hydra/"))]:
+        raise ConfigError(f"{refused[0]}: seqlm sweep runs the jobs itself; this is for `seqlm train -m`")
+    return name, verb_config("sweep", SweepConfig, own), train, dry_run
+
+
+def _overview(plan: Plan, states: dict[int, str]) -> str:
+    """The lines above the jobs: how many there are and how they stand, and runs that are none of them."""
+    counts = Counter(states.values())
+    stand = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    lines = [f"sweep {plan.folder}: {_count(len(plan.jobs), 'job')}, {stand}"]
+    if plan.repeated:
+        lines.append(f"{_count(plan.repeated, 'combination')} repeat another; each job is run once")
+    if plan.strays:
+        lines.append(f"{_count(len(plan.strays), 'run')} in it belong to no job of this command, and stay as they are:")
+        for why in dict.fromkeys(one.why for one in plan.strays):
+            names = [one.run.name for one in plan.strays if one.why == why]
+            lines += [f"  {why}", f"    {_some(names)}"]
+    return "\n".join(lines)
+
+
+def _print_results(plan: Plan, states: dict[int, str]) -> None:
+    """The closing table: finished jobs, best first, those that differ in the seed alone as one."""
+    finished = [str(job.place.run.path) for job in plan.jobs if states[job.number] == FINISHED]
+    if len(finished) > 1:
+        print()
+        try:
+            compare.main(finished)
+        except ConfigError as error:  # all but one are damaged
+            print(error)
+        print()
+
+
+def _stop(plan: Plan, states: dict[int, str], number: int) -> None:
+    """List what a signal has left undone; raises Stopped."""
+    left: dict[str, list[Job]] = {state: [job for job in plan.jobs if states[job.number] == state] for state in STATES}
+    if left[NEW]:
+        print("not started:")
+        for job in left[NEW][:SHOWN]:
+            print(f"  {plan.title(job)}")
+        if len(left[NEW]) > SHOWN:
+            print(f"  and {len(left[NEW]) - SHOWN} more")
+    raise Stopped(
+        f"stopped: {len(left[FINISHED])} of {len(plan.jobs)} jobs finished, {len(left[INTERRUPTED])} begun, "
+        f"{len(left[NEW])} not started; the same command resumes the sweep",
+        number,
+    )
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + f", and {len(names) - 3} more" * (len(names) > 3)

@@ -1,0 +1,112 @@
+"""Files of one job: its run, its lock, its log, and what is kept of a failure. Its state is read from them alone."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, SeqlmError
+from ..files import to_json, write_atomically
+from ..runs.folder import RunFolder
+
+NEW, RUNNING, INTERRUPTED, FINISHED, FAILED = "new", "running", "interrupted", "finished", "failed"
+
+
+class Taken(SeqlmError):
+    """Another process runs this job."""
+
+    exit_code = 75
+
+
+class Place:
+    """Where a job lives: its run in <folder>/<name>, all else in the hidden folder .sweep beside it, by `digest`."""
+
+    def __init__(self, folder: Path, name: str, digest: str) -> None:
+        self.run = RunFolder(folder / name)
+        self._aside = folder / ".sweep"
+        self._lock, self._failure = self._aside / f"{digest}.lock", self._aside / f"{digest}.json"
+        self._early_log = self._aside / f"{digest}.log"  # until there is a run folder
+
+    def state(self) -> str:
+        """NEW, RUNNING (by anybody), INTERRUPTED (killed, too), FINISHED or FAILED."""
+        if self._is_held():
+            return RUNNING
+        if not self._exists:
+            return FAILED if self._failure.is_file() else NEW
+        try:
+            status = str(self.run.info().get("status"))
+        except ConfigError:  # damaged
+            return FAILED
+        if status == FINISHED:
+            return FINISHED
+        if status == RUNNING:  # or its process is gone, on whichever machine that was
+            try:
+                with self.run.locked():
+                    status = INTERRUPTED
+            except ConfigError:
+                return RUNNING
+        return FAILED if status == FAILED or self._failure.is_file() else INTERRUPTED
+
+    def finished(self) -> bool:
+        """Whether its run is, said without looking at locks."""
+        try:
+            return self._exists and self.run.info().get("status") == FINISHED
+        except ConfigError:
+            return False
+
+    @property
+    def log(self) -> Path:
+        """The file that its output goes to: log.txt of the run, once there is one."""
+        return self.run.path / "log.txt" if self._exists and not self._early_log.is_file() else self._early_log
+
+    def settle_log(self) -> None:
+        """Move the log into the folder of the run, once there is one; who writes to it goes on doing so."""
+        if self._exists:
+            with suppress(FileNotFoundError):
+                self._early_log.rename(self.run.path / "log.txt")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the job, so that it runs once; raises Taken if another process does. Released even by kill -9."""
+        self._aside.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Taken(f"{self.run.path} is being run by another process") from None
+            for leftover in self.run.path.parent.glob(f".{self.run.name}-*"):  # of a kill before there was a run
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield
+
+    def _is_held(self) -> bool:
+        try:
+            with self._lock.open("a") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def failure(self) -> str:
+        """The error that the job ended with, as far as it is known."""
+        try:
+            return str(json.loads(self._failure.read_text(encoding="utf-8"))["error"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "see its log"
+
+    def set_failure(self, error: str | None, **facts: Any) -> None:
+        """Keep the error that the job ended with, or with None forget the last one."""
+        if error is None:
+            self._failure.unlink(missing_ok=True)
+        else:
+            write_atomically(self._failure, to_json({"error": error, **facts}, indent=1) + "\n")
+
+    @property
+    def _exists(self) -> bool:
+        return (self.run.path / "run.json").is_file()

@@ -1,0 +1,79 @@
+"""The process of one job: its output goes to its log, its error is kept, and it stops when its launcher is gone."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..config.values import load_config
+from ..errors import SeqlmError, Stopped, print_error
+from .place import Taken
+from .plan import Job
+
+
+def work(job: Job, title: str, threads: int | None, environment: Mapping[str, str]) -> None:
+    """Run `job` to its end in this process, and leave it with the exit code of `seqlm train`, or that of Taken.
+
+    A run that is there is resumed. `threads` is its share, which a run that has begun keeps as it was.
+    """
+    os.setsid()  # Ctrl-C of the terminal is for the launcher, which asks each job to stop once
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until the loop has its own way
+    os.environ.update(environment)
+    threading.Thread(target=_stop_without_launcher, daemon=True).start()
+    try:
+        with job.place.held():
+            if job.place.finished():  # by another launcher, since this one looked
+                return
+            job.place.settle_log()
+            with job.place.log.open("ab") as log:
+                _write_to(log.fileno())
+            print(title, flush=True)
+            job.place.set_failure(None)
+            _train(job, threads)
+    except Taken as error:
+        sys.exit(error.exit_code)
+
+
+def _train(job: Job, threads: int | None) -> None:
+    from ..training.launch import train
+
+    try:
+        config = job.config
+        if config.threads is None:  # another number of threads may round differently
+            started = job.place.run.config.is_file()
+            config = replace(config, threads=load_config(job.place.run.config).threads if started else threads)
+        train(config, job.choices, job.words)
+    except Stopped as error:
+        sys.exit(print_error(error))
+    except (SeqlmError, OSError) as error:
+        code = print_error(error)
+        job.place.set_failure(str(error), exit_code=code, words=job.words)
+        sys.exit(code)
+    except Exception as error:
+        traceback.print_exc()
+        job.place.set_failure(f"{type(error).__name__}: {error}", exit_code=1, words=job.words)
+        sys.exit(1)
+
+
+def _stop_without_launcher() -> None:
+    """Save and stop once the launcher has ended, however it did: the same command goes on from there."""
+    launcher: Any = multiprocessing.parent_process()
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _write_to(descriptor: int) -> None:
+    """Send all output of this process to a file."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        stream.flush()
+        os.dup2(descriptor, number)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
