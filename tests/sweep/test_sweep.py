@@ -129,13 +129,15 @@ def test_two_launchers_run_each_job_once(tmp_path, start):
     assert all("6 runs alike" in stdout for stdout, _ in outputs)  # both wait for all
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])  # to whom: as a terminal does, and as SLURM does
 def test_a_signal_stops_all_at_a_checkpoint(tmp_path, start, number):
     words = ["grid", *LONG, "seed=1,2,3,4,5", "jobs=2"]
     folder = tmp_path / "outputs" / "grid"
     launcher = start(*words)
     until(lambda: [n for n in with_status(folder, "running") if step_of(folder, n) > 0][1:])
-    os.killpg(launcher.pid, number) if number == signal.SIGINT else launcher.send_signal(number)  # Ctrl-C is for all
+    os.killpg(launcher.pid, number)
+    for info in runs(folder).values() if number == signal.SIGTERM else ():
+        os.kill(info["pid"], number)
     stdout, stderr = launcher.communicate(timeout=120)
     assert launcher.returncode == 128 + number and "Traceback" not in stderr
     assert "not started:\n  [3/5] seed=3\n  [4/5] seed=4\n  [5/5] seed=5" in stdout

@@ -9,8 +9,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.connection import wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ..training.signals import StopSignal
@@ -22,25 +22,30 @@ from .worker import work
 POLL_SECONDS = 0.25
 ELSEWHERE_SECONDS = 1.0  # between two looks at jobs that another launcher runs
 PRELOAD = ["seqlm.training.launch", "seqlm.sweep.worker", "torch._dynamo"]  # the last by the first step of an optimizer
+STOPPING = {
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+}  # fmt: skip
 
 
 def prepare() -> None:
     """Start the process that the others are forked from, which imports torch meanwhile."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask for GPUs in it would keep its forks from them
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process alone
+    resource_tracker.ensure_running()  # which the fork server starts otherwise, and that unblocks signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # those that come to all processes do not end it
     try:
         forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass
 class Running:
-    """A job that runs, where, and since when."""
+    """A job that runs, where, and since when. It stops once its `leash` is closed."""
 
     job: Job
     process: Any
+    leash: Connection
     slot: int
     since: float
 
@@ -80,6 +85,11 @@ class Launcher:
                 self.display.refresh()
             return stop.number
 
+    def kill(self) -> None:
+        """End all that run, now; checkpoints that are there stay good."""
+        for one in self._running:
+            one.process.kill()
+
     def _wait(self) -> None:
         """Until a job ends, or it is time to look how they do."""
         for one in self._running:
@@ -109,15 +119,18 @@ class Launcher:
         slot = self._free.pop(0)
         shared = self._gpus and job.config.device in ("auto", "cuda")
         environment = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if shared else {}
-        process = multiprocessing.get_context("forkserver").Process(
-            target=work, args=(job, self.plan.title(job), self._threads, environment), daemon=True
-        )
+        context = multiprocessing.get_context("forkserver")
+        end, leash = context.Pipe(duplex=False)
+        words = (job, self.plan.title(job), self._threads, environment, end)
+        process = context.Process(target=work, args=words, daemon=True)
         process.start()
-        self._running.append(Running(job, process, slot, time.monotonic()))
+        end.close()
+        self._running.append(Running(job, process, leash, slot, time.monotonic()))
         self.display.started(slot, job)
 
     def _end(self, one: Running, queue: deque[Job]) -> None:
         one.process.join()
+        one.leash.close()
         code = one.process.exitcode
         self._running.remove(one)
         self._free = sorted([*self._free, one.slot])
@@ -130,8 +143,8 @@ class Launcher:
         if state == FAILED:
             self.problems[one.job.number] = one.job.place.failure()
         elif state != FINISHED and not self._stopping:
-            number = -code if code < 0 else code - 128
-            self.problems[one.job.number] = f"ended by signal {number}; the same command resumes it"
+            how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            self.problems[one.job.number] = f"{how}; the same command resumes it"
         self.display.ended(one.slot, one.job, state, time.monotonic() - one.since, self.problems.get(one.job.number))
 
     def _stop(self, left: int) -> None:
@@ -140,7 +153,7 @@ class Launcher:
             self._stopping = True
             self.display.stopping(len(self._running), left)
             for one in self._running:
-                one.process.terminate()
+                one.leash.close()
 
 
 def _cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from multiprocessing.connection import Connection, wait
 
 from ..config.values import load_config
 from ..errors import SeqlmError, Stopped, print_error
@@ -19,15 +18,20 @@ from .place import Taken
 from .plan import Job
 
 
-def work(job: Job, title: str, threads: int | None, environment: Mapping[str, str]) -> None:
+def work(job: Job, title: str, threads: int | None, environment: Mapping[str, str], launcher: Connection) -> None:
     """Run `job` to its end in this process, and leave it with the exit code of `seqlm train`, or that of Taken.
 
-    A run that is there is resumed. `threads` is its share, which a run that has begun keeps as it was.
+    A run that is there is resumed. `threads` is its share, which a run that has begun keeps as it was. It saves and
+    stops once nobody holds the other end of `launcher`: it was closed, or the launcher has ended, however it did.
     """
-    os.setsid()  # Ctrl-C of the terminal is for the launcher, which asks each job to stop once
+    os.setsid()  # Ctrl-C of the terminal is for the launcher, which asks each job to stop
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until the loop has its own way
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    received, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    threading.Thread(target=_stop_when_asked, args=(launcher, received), daemon=True).start()
     os.environ.update(environment)
-    threading.Thread(target=_stop_without_launcher, daemon=True).start()
     try:
         with job.place.held():
             if job.place.finished():  # by another launcher, since this one looked
@@ -63,11 +67,10 @@ def _train(job: Job, threads: int | None) -> None:
         sys.exit(1)
 
 
-def _stop_without_launcher() -> None:
-    """Save and stop once the launcher has ended, however it did: the same command goes on from there."""
-    launcher: Any = multiprocessing.parent_process()
-    launcher.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+def _stop_when_asked(launcher: Connection, received: int) -> None:
+    """Send a signal to this process, unless one has come already, to all processes at once: a second one would kill."""
+    if received not in wait([launcher, received]):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _write_to(descriptor: int) -> None:
