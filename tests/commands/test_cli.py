@@ -168,7 +168,7 @@ CHEAP = [
     "eval outputs/done checkpoint=77", "eval outputs/done splot=test", "eval outputs/done ensemble=[nowhere]",
     "eval outputs/done bptt=0", "eval nowhere", "sample outputs/done tokns=3", "sample outputs/done checkpoint=worst",
     "resume outputs/done optim.lrr=3", "resume outputs/done optim.lr=3", "resume nowhere", "train run.name=done",
-    "train train.stepz=3", "reproduce nowhere",
+    "train train.stepz=3", "reproduce nowhere", "bench nokey=3",
 ]  # fmt: skip
 
 
