@@ -92,6 +92,13 @@ class Cell(nn.Module, ABC):
         """The dropout that is in force: none in eval mode."""
         return self.dropout if self.training else RecurrentDropout()
 
+    def extra_repr(self) -> str:
+        """Sizes, parameters and dropout, for print(model)."""
+        given = {name: p for name, p in self.dropout._asdict().items() if p != RecurrentDropout._field_defaults[name]}
+        number = sum(parameter.numel() for parameter in self.parameters())
+        shown = [f"{self.input_size} -> {self.output_size}", f"{number:,} parameters"]
+        return ", ".join([*shown, *(f"dropout.{name}={p}" for name, p in given.items())])
+
     def regularise(self, dropout: RecurrentDropout) -> None:
         """Drop inside the recurrence from now on. Raises ValueError for a regulariser that the cell lacks."""
         for name, value in dropout._asdict().items():

@@ -24,6 +24,9 @@ class StandardDropout(nn.Module):
         require_probability("p", p)
         self.p = p
 
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
     def mask_shape(self, xs: Tensor) -> Sequence[int]:
         """The shape of the mask of a chunk; where it is 1 the mask is shared."""
         return xs.shape

@@ -51,6 +51,10 @@ class Recurrent(Layer):
         self.input_size, self.output_size, self.causal = cell.input_size, cell.output_size, not reverse
         self.backward_size = cell.output_size if reverse else 0
 
+    def extra_repr(self) -> str:
+        engine = "" if self.engine == "auto" else f"engine={self.engine}"
+        return ", ".join(filter(None, ["backwards" if self.reverse else "", engine]))
+
     @property
     def plan(self) -> Plan:
         """The engine of the last chunk; before the first, the usual one."""
@@ -177,6 +181,9 @@ class Stack(Layer):
         self.input_size, self.output_size = layers[0].input_size, layers[-1].output_size
         self.backward_size = layers[-1].backward_size
         self.causal = all(layer.causal for layer in layers)
+
+    def extra_repr(self) -> str:
+        return ", ".join(name for name in ("residual", "skip_sum") if getattr(self, name))
 
     def init_carry(self, batch_size: int) -> Carry:
         return tuple(layer.init_carry(batch_size) for layer in self.layers)  # type: ignore[operator]

@@ -15,7 +15,7 @@ from ..engines import Engine
 from ..errors import ConfigError
 from .decoder import Context, Decoder
 from .sequence_model import size_of
-from .stack import Dropouts
+from .stack import Dropouts, parameters_in_words
 
 Condition = Literal["label", "features", "nothing"]
 
@@ -34,6 +34,10 @@ class ConditionalModel(nn.Module):
         self.reader = {"label": nn.Embedding, "features": nn.Linear}[condition](inputs, size) if inputs else None
         learned = empty or self.reader is None
         self.nothing = nn.Parameter(torch.empty(size).uniform_(-0.1, 0.1)) if learned else None
+
+    def extra_repr(self) -> str:
+        """The number of parameters, for print(model)."""
+        return f"parameters: {parameters_in_words(self)}"
 
     def init_carry(self, batch_size: int) -> Carry:
         """Nothing is remembered from batch to batch."""

@@ -6,6 +6,7 @@ from torch import nn
 
 from ..cells import Carry
 from ..layers import Layer
+from .stack import parameters_in_words
 from .text_model import TextModel
 
 
@@ -41,6 +42,10 @@ class BidirectionalLanguageModel(nn.Module):
         self.fwd, self.bwd = forward, backward
         backward.embedding, backward.decoder = forward.embedding, forward.decoder
         self.vocab_size = forward.vocab_size
+
+    def extra_repr(self) -> str:
+        """The number of parameters, for print(model)."""
+        return f"parameters: {parameters_in_words(self)}"
 
     def init_carry(self, batch_size: int) -> Carry:
         """The states of both before their first token: zeros."""

@@ -18,7 +18,7 @@ from ..engines import Engine
 from ..errors import ConfigError
 from ..layers import Layer, WordEmbedding, make_dropout
 from .features import CharacterReader, CharacterSpec, LanguageModelReader, LanguageModelSpec, language_model_readers
-from .stack import Dropouts, build_stack, cells_of, delegates, drops_gatewise
+from .stack import Dropouts, build_stack, cells_of, delegates, drops_gatewise, parameters_in_words
 
 PLACES = ("embedding", "words", "input", "output")
 
@@ -94,6 +94,10 @@ class SequenceModel(nn.Module):
         self.readers = nn.ModuleList(readers)
         self.stack, self.head = stack, head
         self.input_dropout, self.output_dropout = input_dropout, output_dropout
+
+    def extra_repr(self) -> str:
+        """The number of parameters, for print(model)."""
+        return f"parameters: {parameters_in_words(self)}"
 
     def init_carry(self, batch_size: int) -> Carry:
         """Nothing is remembered from batch to batch."""

@@ -44,6 +44,22 @@ def cells_of(model: nn.Module) -> list[Cell]:
     return [module for module in model.modules() if isinstance(module, Cell)]
 
 
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters, each counted once: in total, in embeddings, in the recurrent cells."""
+    embeddings = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "embedding": sum(p.numel() for p in embeddings),
+        "recurrent": sum(p.numel() for cell in cells_of(model) for p in cell.parameters()),
+    }
+
+
+def parameters_in_words(model: nn.Module) -> str:
+    """The same in a line."""
+    counts = count_parameters(model)
+    return f"{counts['total']:,} (embedding {counts['embedding']:,}, recurrent {counts['recurrent']:,})"
+
+
 def delegates(to: Callable[..., Any]) -> Callable[[F], F]:
     """Decorate a function whose ** arguments go to `to`: its signature shows the keyword-only arguments of `to`.
 

@@ -19,7 +19,7 @@ from ..layers import (
     make_dropout,
     target_log_probabilities,
 )
-from .stack import Dropouts, cells_of, drops_gatewise
+from .stack import Dropouts, cells_of, drops_gatewise, parameters_in_words
 
 
 class Reading(NamedTuple):
@@ -81,7 +81,7 @@ class TextModel(nn.Module):
             raise ValueError(
                 "dropout.embedding_tied=true does nothing unless weights are tied and embedding dropout is above 0"
             )
-        self.vocab_size = vocab_size
+        self.vocab_size, self.tied = vocab_size, tied
         self.embedding = WordEmbedding(vocab_size, embedding_size, dropout=drop.get("embedding", 0.0))
         self.input_dropout = make_dropout(kind, 0.0 if drops_gatewise(drop) else drop.get("input", 0.0))
         self.stack = stack
@@ -105,6 +105,10 @@ class TextModel(nn.Module):
             nn.init.uniform_(self.projection.weight, -scale, scale)
         for cell in cells_of(self):
             cell.reset_parameters(init_range)
+
+    def extra_repr(self) -> str:
+        """The number of parameters, for print(model)."""
+        return f"parameters: {parameters_in_words(self)}" + ", tied: decoder.weight is embedding.weight" * self.tied
 
     def check_stack(self, stack: Layer) -> None:
         """Raise ValueError if this kind of model cannot be made of `stack`."""

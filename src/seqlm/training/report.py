@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from .. import __version__
 from ..config.keys import dotted
@@ -23,7 +22,7 @@ from ..config.schema import Config
 from ..device import describe, hardware
 from ..engines.product import bf16_speed
 from ..layers import Recurrent
-from ..models.stack import cells_of
+from ..models.stack import count_parameters, parameters_in_words
 from ..runs.folder import RunFolder
 from ..tasks.base import Task
 from ..terminal import labelled
@@ -36,16 +35,6 @@ if TYPE_CHECKING:
 def now() -> str:
     """The time, with its zone, to the second."""
     return datetime.now(timezone.utc).astimezone().isoformat(timespec="seconds")
-
-
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters, each counted once: in total, in embeddings, in the recurrent cells."""
-    embeddings = {p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    return {
-        "total": sum(p.numel() for p in model.parameters()),
-        "embedding": sum(p.numel() for p in embeddings),
-        "recurrent": sum(p.numel() for cell in cells_of(model) for p in cell.parameters()),
-    }
 
 
 def describe_run(session: Session) -> dict[str, Any]:
@@ -76,13 +65,13 @@ def declarations(task: Task) -> dict[str, Any]:
 
 def header(run: RunFolder, session: Session, progress: Progress) -> str:
     """The lines above the progress bar."""
-    config, data, counts = session.config, session.data, count_parameters(session.model)
+    config, data = session.config, session.data
     rows = [
         ("run", str(run.path) + (f", resumed at step {progress.step:,}" if progress.step else "")),
         ("device", describe(session.device, config.precision) + _speed_of_products(session)),
         ("data", data.describe()),
         ("", data.corpus.note()),
-        ("parameters", f"{counts['total']:,} (embedding {counts['embedding']:,}, recurrent {counts['recurrent']:,})"),
+        ("parameters", parameters_in_words(session.model)),
     ]
     layers = [module for module in session.model.modules() if isinstance(module, Recurrent)]
     for index, layer in enumerate(layers):
