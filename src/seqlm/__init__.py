@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import evaluate, train
+    from .api import evaluate, generate, resume, train
     from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LinearCell, LSTMCell, detach
     from .errors import ConfigError, SeqlmError
     from .layers import Bidirectional, LockedDropout, Recurrent, Stack, scan
     from .models.language_model import LanguageModel
     from .runs.load import LoadedRun, load_run
+    from .training.callbacks import Callback, StopTraining
 
 _HOME = {
-    "api": ("evaluate", "train"),
+    "api": ("evaluate", "generate", "resume", "train"),
     "runs.load": ("LoadedRun", "load_run"),
     "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "LinearCell", "detach"),
     "errors": ("ConfigError", "SeqlmError"),
     "layers": ("Bidirectional", "LockedDropout", "Recurrent", "Stack", "scan"),
     "models.language_model": ("LanguageModel",),
+    "training.callbacks": ("Callback", "StopTraining"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "Bidirectional", "Cell", "ConfigError", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell",
-    "LanguageModel", "LinearCell", "LoadedRun", "LockedDropout", "Recurrent", "SeqlmError", "Stack", "detach",
-    "evaluate", "load_run", "scan", "train",
+    "Bidirectional", "Callback", "Cell", "ConfigError", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell",
+    "LanguageModel", "LinearCell", "LoadedRun", "LockedDropout", "Recurrent", "SeqlmError", "Stack", "StopTraining",
+    "detach", "evaluate", "generate", "load_run", "resume", "scan", "train",
 ]  # fmt: skip
 
 

@@ -1,54 +1,85 @@
-"""The Python interface: train and evaluate runs from a program, with the keys and the checks of the command line."""
+"""The Python interface: train, resume, evaluate and sample from a program, with the keys and checks of the commands."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .config.compose import compose_words, words_of
-from .config.values import load_config
+import torch
+
+from .config.compose import Choices, compose_words, words_of
+from .config.keys import dotted
+from .config.schema import Config, LoadingConfig, SampleConfig
+from .config.values import as_typed, load_config, verb_options, with_words
 from .config.yaml_files import read_yaml
+from .device import autocast, prepare
 from .errors import ConfigError
 from .evaluation.evaluate import evaluate as evaluate_batches
 from .runs.load import LoadedRun, load_run
+from .tasks.generation import stream
 from .training import launch
+from .training.callbacks import Callback
+
+# Keys of `seqlm sample` that say how a run is loaded and how many texts are written: not for one text of a loaded run.
+ELSEWHERE = {*LoadingConfig.__dataclass_fields__, "average_last", "texts"} - {"precision"}
 
 
-def train(config: Mapping[str, Any] | str | Path | None = None) -> LoadedRun:
-    """Train a run to its end and return it, loaded from its folder with its best weights.
+def train(*config: str | Mapping[str, Any] | Path, callbacks: Sequence[Callback] = ()) -> LoadedRun:
+    """Train a run to its end and return it, loaded from its folder with its best weights, where it was trained.
 
-    Progress is printed as by `seqlm train`. Raises SeqlmError for all that the command refuses.
+    Progress is shown as by `seqlm train`, in a notebook by a bar of the notebook. Raises SeqlmError for all that the
+    command refuses, and Stopped, with everything saved, after Ctrl-C or an interrupt of the notebook's kernel.
 
     Args:
-        config: keys of `seqlm train` and their values, nested or dotted; a YAML file of such keys; or the config.yaml
-            of a run, which is trained anew. None: the defaults.
+        config: words of `seqlm train` ("experiment=wlm_200"); mappings of its keys, nested or dotted; YAML files of
+            such keys; or first the config.yaml of a run, which is trained anew. Later ones decide. None: the defaults.
+        callbacks: code of your own at each step, evaluation and checkpoint, after the `callbacks` of the config
 
     >>> import seqlm
-    >>> run = seqlm.train({"data": "markov", "data.tokens": 2000, "model": "gru", "model.hidden_size": 8,
-    ...                    "train": {"steps": 20, "batch_size": 4}, "run.name": "first"})
+    >>> run = seqlm.train("data=markov", "model=gru", {"data.tokens": 2000, "model.hidden_size": 8,
+    ...                   "train": {"steps": 20, "batch_size": 4}, "run.name": "first"})
     run ...
-    >>> run.config.model["hidden_size"], run.checkpoint.step
-    (8, 20)
+    >>> run.config.model["hidden_size"], run.checkpoint.step, sorted(run.metrics)
+    (8, 20, ['valid/bpc', 'valid/loss', 'valid/ppl'])
     """
-    if isinstance(config, (str, Path)):
-        path, config = Path(config), read_yaml(Path(config))
-        if isinstance(config.get("model"), Mapping) and "_target_" in config["model"]:  # whole, as a run keeps it
-            return load_run(launch.train(load_config(path), {}).run.path)
-    if not isinstance(config, Mapping | None):
-        raise ConfigError(f"config={config!r} should be a mapping of keys of seqlm train, or the path of a YAML file")
-    words = words_of(config or {})
-    return load_run(launch.train(*compose_words(words), words).run.path)
+    return _loaded(launch.train(*_composed(config), callbacks=callbacks))
+
+
+def resume(
+    run: LoadedRun | str | Path, *config: str | Mapping[str, Any], callbacks: Sequence[Callback] = ()
+) -> LoadedRun:
+    """Resume a run from its newest checkpoint, train it to its end and return it, as `train` does.
+
+    Args:
+        run: a loaded run, or its folder
+        config: words of `seqlm resume` ("train.steps=400"), or mappings of its keys
+        callbacks: those that `train` was given, which take back what their `state_dict` returned
+
+    >>> import seqlm
+    >>> seqlm.resume("outputs/first", {"train.steps": 30}).checkpoint.step
+    run ...
+    30
+    """
+    words = [
+        word
+        for one in config
+        for word in (
+            [one] if isinstance(one, str) else [f"{key}={as_typed(value)}" for key, value in dotted(one).items()]
+        )
+    ]
+    return _loaded(launch.resume(_folder(run), words, callbacks))
 
 
 def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: int | None = None) -> dict[str, float]:
-    """Score a split of a run's data, every target once; returns the metrics of its task by name.
+    """Score a split of a run's data as `seqlm eval` does, every target once; returns the metrics of its task by name.
 
     Args:
-        run: a loaded run, or its folder.
-        split: train, valid or test.
+        run: a loaded run, which is evaluated on the device that its model is on, or its folder
+        split: train, valid or test
         batch_size: sequences read side by side. None: one stream of a text, as published numbers are counted; as in
-            training where sequences are read by themselves.
+            training where sequences are read by themselves
 
     >>> import seqlm
     >>> metrics = seqlm.evaluate("outputs/first", "valid")
@@ -56,8 +87,90 @@ def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: in
     ['bpc', 'loss', 'ppl']
     """
     run = run if isinstance(run, LoadedRun) else load_run(run)
+    device = prepare(str(_device(run)))
     rows = batch_size or run.task.eval_batch_size(run.config)
     batches = run.task.batches(run.data, split, rows, run.task.eval_bptt(run.config, rows))
-    score = evaluate_batches(run.model, run.task, batches, next(run.model.parameters()).device)
+    score = evaluate_batches(run.model, run.task, batches, device)
     metrics: dict[str, float] = run.task.compute_metrics(score, run.data, split)
     return metrics
+
+
+def generate(run: LoadedRun | str | Path, prompt: str = "", **options: Any) -> Iterator[str]:
+    """Write a text as `seqlm sample` does, piece by piece, `prompt` first: the same seed gives the same text.
+
+    Raises ConfigError when it is called, not when the first piece is asked for.
+
+    Args:
+        run: a loaded run, which writes on the device that its model is on, or its folder
+        prompt: beginning of the text
+        options: other keys of `seqlm sample`: tokens, temperature, top_k, top_p, seed, allow_unk, condition, precision
+
+    >>> import seqlm
+    >>> for piece in seqlm.generate("outputs/first", "a", tokens=12, seed=1):
+    ...     print(piece, end="")
+    a...
+    """
+    if moved := sorted(ELSEWHERE & options.keys()):
+        raise ConfigError(
+            f"{moved[0]}={as_typed(options[moved[0]])} is no option of one text by a loaded run; load_run chooses the "
+            "weights, run.model.to(...) the device, and each call writes one text"
+        )
+    chosen = verb_options("sample", SampleConfig, {**options, "prompt": prompt})
+    run = run if isinstance(run, LoadedRun) else load_run(run)
+    device = prepare(str(_device(run)), chosen.precision)
+    with autocast(device, chosen.precision):
+        pieces = stream(run.task, run.model, run.tokenizer, chosen)
+    return _under_autocast(pieces, device, chosen.precision)
+
+
+def _composed(config: Sequence[Any]) -> tuple[Config, Choices, list[str]]:
+    """The configuration that `train` was given, the option taken of each group, and the words of it."""
+    words: list[str] = []
+    saved = None
+    for place, one in enumerate(config):
+        if isinstance(one, str) and one.startswith("-"):
+            raise ConfigError(
+                f"{one}: train takes no flags; instead of --config-dir there is hydra.searchpath=[file:///FOLDER]"
+            )
+        if isinstance(one, str) and "=" in one:
+            words.append(one)
+        elif isinstance(one, Mapping):
+            words += words_of(one)
+        elif isinstance(one, (str, Path)):
+            values = read_yaml(Path(one))
+            if not (isinstance(values.get("model"), Mapping) and "_target_" in values["model"]):
+                words += words_of(values)
+            elif place:
+                raise ConfigError(f"{one} is the whole configuration of a run; give it first")
+            else:
+                saved = load_config(Path(one))
+        else:
+            raise ConfigError(
+                f"config={one!r} should be a word of seqlm train, a mapping of its keys, or the path of a YAML file"
+            )
+    return (*compose_words(words), words) if saved is None else (with_words(Config, asdict(saved), words), {}, words)
+
+
+def _loaded(done: launch.Trained) -> LoadedRun:
+    """A run that has just been trained, by the same code that its config names."""
+    run = load_run(done.run.path, trust=done.config.trust)
+    run.model.to(prepare(done.config.device, done.config.precision))
+    return run
+
+
+def _folder(run: LoadedRun | str | Path) -> str | Path:
+    return run.folder.path if isinstance(run, LoadedRun) else run
+
+
+def _device(run: LoadedRun) -> torch.device:
+    return next(run.model.parameters()).device
+
+
+def _under_autocast(pieces: Iterator[str], device: torch.device, precision: str) -> Iterator[str]:
+    """The same pieces, each made in this precision, which does not hold for what is done between them."""
+    while True:
+        with autocast(device, precision):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece

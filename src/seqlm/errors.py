@@ -32,6 +32,10 @@ class NonFiniteError(SeqlmError):
     exit_code = 3
 
 
+class CallbackError(SeqlmError):
+    """A callback of the user's own failed; checkpoints of the run are whole."""
+
+
 class Stopped(SeqlmError):
     """A signal ended the work; everything is saved."""
 

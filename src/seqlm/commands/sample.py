@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..config.schema import SampleConfig
 from ..config.values import verb_config
-from ..errors import ConfigError
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import is_terminal, status, track
@@ -27,12 +26,10 @@ def main(words: Sequence[str]) -> None:
     with status("loading torch"):  # once all that can be checked without it is right
         from ..device import autocast, prepare
         from ..runs.load import load_run
+        from ..tasks.generation import check_options, stream
 
     def check(run: LoadedRun) -> None:
-        if not run.task.writes:
-            raise ConfigError(f"{type(run.task).__name__} does not write texts; use seqlm predict")
-        if options.condition is not None and "condition" not in run.task.sample_options:
-            raise ConfigError(f"condition={options.condition} is for runs of task=conditional; leave it out")
+        check_options(run.task, options)
 
     device = prepare(options.device, options.precision, options.threads)
     run = load_run(
@@ -50,11 +47,9 @@ def main(words: Sequence[str]) -> None:
         options = replace(options, condition=typed[-1])  # one that looks like a number, or like true, is still a label
     for seed in range(options.seed, options.seed + options.texts):
         with autocast(device, options.precision):
-            pieces = run.task.write(run.model, run.tokenizer, replace(options, seed=seed))
-            first = next(pieces, "")  # a bad prompt is refused before anything is printed
-            sys.stdout.write(options.prompt + first)
+            pieces = stream(run.task, run.model, run.tokenizer, replace(options, seed=seed))
             if not is_terminal(sys.stdout):  # which shows by its text how far it has come
-                pieces = track(pieces, "sampling", " tokens", options.tokens - 1)
+                pieces = track(pieces, "sampling", " tokens", options.tokens)
             for piece in pieces:
                 sys.stdout.write(piece)
                 sys.stdout.flush()

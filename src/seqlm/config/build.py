@@ -193,6 +193,8 @@ def _target(node: Mapping[str, Any], where: str, trust: Sequence[str]) -> Callab
         target = getattr(module, name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{where}._target_={path} does not exist: {error}; is its folder on PYTHONPATH?") from error
+    except Exception as error:  # in code of the user's
+        raise ConfigError(f"{where}._target_={path}: {module_name} fails, {type(error).__name__}: {error}") from error
     if inspect.isabstract(target):
         lacking = ", ".join(sorted(target.__abstractmethods__))
         raise ConfigError(f"{where}._target_={path} is not finished: it has no {lacking}")

@@ -33,6 +33,7 @@ RESUMABLE = [
     "tags",
     "note",
     "trust",
+    "callbacks",
     "published",
     "published.",
     *(f"data.{key}" for key in DATA_PATHS),
@@ -91,6 +92,8 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     loop = kept.get("train", {})
     if any(loop.get(unit) is not None for unit in LIMITS):
         kept["train"] = {key: value for key, value in loop.items() if key != "default_steps"}  # not in force
+    if not kept.get("callbacks"):  # a key that is younger than most records
+        kept.pop("callbacks", None)
     kept["init_from"] = config.get("init_from") is not None  # whether, not from where
     if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
         read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]

@@ -125,6 +125,7 @@ class Config:
     eval_weights: str = _key(allowed=WEIGHTS)
     trust: list[str] = _key()
     published: Published | None = _key()
+    callbacks: list[Any] = _key()
     train: TrainConfig
     checkpoint: CheckpointConfig
     sample: SamplingConfig

@@ -27,8 +27,11 @@ from .yaml_files import read_saved, read_yaml, verb_files
 T = TypeVar("T")
 
 
-def typed(schema: type[T], values: Mapping[str, Any]) -> T:
-    """`values` as an instance of `schema`; raises ConfigError that lists every wrong key and value at once."""
+def typed(schema: type[T], values: Mapping[str, Any], verb: str = "train") -> T:
+    """`values` as an instance of `schema`; raises ConfigError that lists every wrong key and value at once.
+
+    `verb` is the one whose help is pointed to.
+    """
     flat, known = _flatten(values, schema), _keys(schema)
     for key, value in flat.items():  # run.name=2024 is a name
         if isinstance(value, (int, float)) and not isinstance(value, bool) and key in known and fits("", known[key][0]):
@@ -39,7 +42,7 @@ def typed(schema: type[T], values: Mapping[str, Any]) -> T:
         problem
         for key, value in flat.items()
         if key not in sections
-        for problem in [_problem(known[key], key, value) if key in known else unknown_key(key, known)]
+        for problem in [_problem(known[key], key, value) if key in known else unknown_key(key, known, verb)]
         if problem
     ]
     problems += [f"{key}={flat[key]} replaces a whole section; set a key of it, {key}.<key>=..." for key in sections]
@@ -80,8 +83,16 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
 
 def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
     """The keys of a verb but train: configs/<verb>.yaml, with the files it names in `defaults`, changed by `words`."""
-    values = {key: value for file in verb_files(verb) for key, value in read_yaml(file).items() if key != "defaults"}
-    return with_words(schema, values, words, verb)
+    return with_words(schema, _verb_defaults(verb), words, verb)
+
+
+def verb_options(verb: str, schema: type[T], options: Mapping[str, Any]) -> T:
+    """The same, changed by values from Python."""
+    return typed(schema, {**_verb_defaults(verb), **options}, verb)
+
+
+def _verb_defaults(verb: str) -> dict[str, Any]:
+    return {key: value for file in verb_files(verb) for key, value in read_yaml(file).items() if key != "defaults"}
 
 
 def save_config(config: Config, path: Path) -> None:

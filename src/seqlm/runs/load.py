@@ -38,7 +38,11 @@ def trained_model(
 
 
 class LoadedRun:
-    """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`."""
+    """A run read back from its folder: `config`, `tokenizer`, `model` (in eval mode), `data` and `task`.
+
+    `folder.path` is where it lies, `checkpoint.step` the step of the weights. `metrics` are those of the best
+    evaluation, by tag (`valid/loss`); `records` all that was logged, a mapping for each time.
+    """
 
     checkpoint: checkpoint.Checkpoint  # the newest of those whose weights are used
     steps: list[int]  # of all of those
@@ -65,6 +69,19 @@ class LoadedRun:
         if self.weights != weights and weights != "auto":
             raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
         self.model = model.eval()
+
+    def __repr__(self) -> str:
+        metrics = [f"{name} {value:.4g}" for name, value in self.metrics.items() if isinstance(value, (int, float))]
+        shown = ", ".join([f"step {self.checkpoint.step:,}", f"{self.weights} weights", *metrics])
+        return f"<run {self.folder.path}: {shown}>"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(self.folder.info().get("metrics") or {})
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return self.folder.records()
 
     @cached_property
     def data(self) -> Data:

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..config.schema import SamplingConfig
+from ..config.schema import SampleConfig, SamplingConfig
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 from ..models.language_model import LanguageModel
-from .base import evaluating
+from .base import Task, evaluating
+
+
+def check_options(task: Task, options: SampleConfig) -> None:
+    """Raise ConfigError if the task writes no texts, or has no use for an option."""
+    if not task.writes:
+        raise ConfigError(f"{type(task).__name__} does not write texts; use seqlm predict")
+    if options.condition is not None and "condition" not in task.sample_options:
+        raise ConfigError(f"condition={options.condition} is for runs of task=conditional; leave it out")
+
+
+def stream(task: Task, model: Any, tokenizer: Any, options: SampleConfig) -> Iterator[str]:
+    """The text of `seqlm sample`, piece by piece: the prompt, and what the model writes after it.
+
+    Raises ConfigError here, not at the first piece, for options that the task or the vocabulary lacks.
+    """
+    check_options(task, options)
+    pieces = task.write(model, tokenizer, options)
+    return chain([options.prompt + next(pieces, "")], pieces)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..terminal import Part, columns, is_terminal, line, paint, wrap
+from .notebook import in_notebook, notebook_bar
 
 QUIET_SECONDS = 5.0  # between two plain lines, where there is no terminal to draw a bar on
 CELLS = 10  # of the bar
@@ -23,7 +24,7 @@ def clock(seconds: float) -> str:
 
 
 class Console:
-    """The progress of one run; a tqdm bar on a terminal, plain lines elsewhere.
+    """The progress of one run; a tqdm bar on a terminal or in a notebook, plain lines elsewhere.
 
     Args:
         headline: of nats per token, the unit people think in with its value; empty if there is no other.
@@ -41,7 +42,9 @@ class Console:
     def start(self, step: int, total_steps: int | None) -> None:
         """Draw the bar. Without `total_steps` the run ends by the clock alone."""
         self._step, self._total = step, "" if total_steps is None else f"/{total_steps:,}"
-        if is_terminal(sys.stdout):
+        if in_notebook():
+            self._bar = notebook_bar(lambda: self._parts()[2:], self._share)
+        elif is_terminal(sys.stdout):
             self._bar = _Bar(self._parts)
 
     def step(self) -> None:

@@ -25,6 +25,7 @@ from ..runs.folder import RunFolder
 from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
 from ..runs.naming import describe_model, run_name
 from ..terminal import status as shown_status
+from .callbacks import Callback, TrainingState
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
@@ -34,35 +35,38 @@ from .signals import StopSignal
 
 
 class Trained(NamedTuple):
-    """A finished run, and its best value of the monitored metric, negated if higher is better."""
+    """A finished run, its best value of the monitored metric, negated if higher is better, and its config."""
 
     run: RunFolder
     best: float
+    config: Config
 
 
-def train(config: Config, choices: Mapping[str, str], words: Sequence[str] = ()) -> Trained:
+def train(
+    config: Config, choices: Mapping[str, str], words: Sequence[str] = (), callbacks: Sequence[Callback] = ()
+) -> Trained:
     """Start a run from `config` and train it to its end.
 
     `choices` are the options taken of each config group (`{"model": "lstm"}`), `words` those that were typed: they
     name the run.
-    Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError.
+    Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError, CallbackError.
     """
     name, root = config.run.name, Path(config.run.root)
     if config.resume == "auto":
         if name is None:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (root / name / "run.json").is_file():
-            return _resume(RunFolder.open(root / name), lambda _: config)
+            return _resume(RunFolder.open(root / name), lambda _: config, callbacks)
     with shown_status("preparing the run"):
         check_parts(config)  # a wrong key is named before a run that it mentions is looked for
     with measured.of_run({}):
-        return _train(with_pinned_models(config), choices, words)
+        return _train(with_pinned_models(config), choices, words, callbacks)
 
 
-def _train(config: Config, choices: Mapping[str, str], words: Sequence[str]) -> Trained:
+def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], callbacks: Sequence[Callback]) -> Trained:
     name, root = config.run.name, Path(config.run.root)
     with shown_status("preparing the run"):
-        session = assemble_session(config)
+        session = assemble_session(config, callbacks=callbacks)
         typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
         facts = {**typed, **describe_run(session), **_origins(session)}
 
@@ -76,19 +80,19 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str]) -> 
             return _run(run, session, *_beginning(session), None)
     except RunExists:
         if config.resume == "auto" and name and (root / name / "run.json").is_file():  # another process was faster
-            return train(config, choices, words)
+            return train(config, choices, words, callbacks)
         raise
 
 
-def resume(folder: str | Path, words: Sequence[str]) -> Trained:
+def resume(folder: str | Path, words: Sequence[str], callbacks: Sequence[Callback] = ()) -> Trained:
     """Resume the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
 
     A run that was killed before its first checkpoint starts anew, which gives the same numbers.
     """
-    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, asdict(saved), words))
+    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, asdict(saved), words), callbacks)
 
 
-def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
+def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Sequence[Callback]) -> Trained:
     """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
     with run.locked(), measured.of_run(run.info().get("measured", {})):
         checkpoint.tidy(run.checkpoints)
@@ -96,7 +100,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config]) -> Trained:
         config = resumed(saved, with_absolute_paths(with_pinned_models(change(saved), saved)))
         start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
         with shown_status("preparing the run"):
-            session = assemble_session(config, run)
+            session = assemble_session(config, run, callbacks)
         known = run.info().get("data_fingerprint")
         if known != (found := session.data.fingerprint):
             raise ConfigError(
@@ -159,6 +163,7 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
         logger.hparams(hparams(run, session.config))
         with StopSignal() as stop:
             console.start(progress.step, session.steps_planned)
+            session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
             loop = Loop(run, session, progress, logger, console, stop)
             loop.fit(carry, saved_at)
         status = "finished"
@@ -169,10 +174,14 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
         console.close()
         valid = {f"valid/{name}": value for name, value in progress.valid.items()}
         counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+        counted |= session.callbacks.facts(run.info())
         with suppress(OSError):  # on a full disk the error that led here is the one to print
             run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
-        if logger is not None:
-            with suppress(OSError):
-                logger.close(status)
+        try:
+            session.callbacks.end(status)
+        finally:
+            if logger is not None:
+                with suppress(OSError):
+                    logger.close(status)
     print(closing(run, session, progress, loop.best_diverged), flush=True)
-    return Trained(run, progress.best_loss)
+    return Trained(run, progress.best_loss, session.config)

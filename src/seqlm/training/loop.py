@@ -75,15 +75,18 @@ class Loop:
                 )
             if ended:
                 return
+            if session.callbacks.stopped:  # by what came after the checkpoint
+                continue
             started = time.perf_counter()
-            carry, norm = self._step(carry)
+            carry, loss, norm = self._step(carry)
             self._busy += time.perf_counter() - started
             self.console.step()
+            session.callbacks.step(loss, norm)
             if progress.step % session.config.train.log_every == 0:
                 self._log(norm)
 
-    def _step(self, carry: Carry) -> tuple[Carry, float]:
-        """One optimizer step on the next batch; returns the carry after it and the norm of the gradient."""
+    def _step(self, carry: Carry) -> tuple[Carry, float, float]:
+        """One optimizer step on the next batch; returns the carry after it, its mean loss, the norm of the gradient."""
         session, progress, options = self.session, self.progress, self.session.config.train
         at = session.moment(progress)
         session.task.begin_step(at)
@@ -113,7 +116,7 @@ class Loop:
             self.divergence.begin(summed / max(1, batch.tokens))
         progress.loss_sum += summed
         progress.loss_tokens += batch.tokens
-        return carry, norm
+        return carry, summed / max(1, batch.tokens), norm
 
     def _log(self, norm: float) -> None:
         """Log the means since the last record."""
@@ -177,6 +180,7 @@ class Loop:
         verdict = "diverging" if self.divergence.reason else "best so far" if improved else "no improvement"
         shown = session.task.summary(metrics, session.data)
         self.console.evaluation(progress.step, shown, verdict, progress.seconds, text)
+        session.callbacks.evaluation(metrics, improved)
         return rank
 
     def _evaluation_is_due(self) -> bool:

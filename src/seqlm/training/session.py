@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -32,6 +32,7 @@ from ..runs.folder import RunFolder
 from ..runs.load import trained_model
 from ..tasks.base import Task
 from ..terminal import status
+from .callbacks import Callback, Callbacks, make_callbacks
 from .gradient import GraphedGradient, cuda_capture, gradient
 
 
@@ -82,6 +83,7 @@ class Session:
     train: Batches
     valid: Batches
     learning_rates: list[float]
+    callbacks: Callbacks
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
@@ -104,7 +106,7 @@ class Session:
         return carry
 
     def ended(self, progress: Progress) -> bool:
-        """Whether a limit is reached."""
+        """Whether a limit is reached, or a callback has ended the run."""
         limits = self.config.train
         reached = {
             "steps": progress.step,
@@ -116,6 +118,7 @@ class Session:
             any(reached[unit] >= limit for unit, limit in limits.limits.items())
             or (limits.patience is not None and progress.bad_evaluations >= limits.patience)
             or (limits.nonmonotone is not None and is_nonmonotone(progress.losses, limits.nonmonotone))
+            or self.callbacks.stopped is not None
         )
 
     def moment(self, progress: Progress) -> Moment:
@@ -161,6 +164,7 @@ class Session:
             "averaging": self.averaging.state_dict(),
             "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
             "random": random_state(self.device),
+            "callbacks": self.callbacks.state_dict(),
         }
         averaged = bool(self.averaging.average)
         meta = {"step": progress.step, "rank": rank, "averaged": averaged, "seqlm": __version__}
@@ -171,6 +175,7 @@ class Session:
         checkpoint.prune(
             run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every
         )
+        self.callbacks.save(saved)
 
     def restore(self, start: checkpoint.Checkpoint, run: RunFolder) -> tuple[Progress, Carry]:
         """Put everything back that `save` stored."""
@@ -179,6 +184,7 @@ class Session:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.averaging.load_state_dict(state["averaging"], self.device)
+        self.callbacks.load_state_dict(state.get("callbacks", {}))
         tensors = iter(state["carry"])
         carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
         set_random_state(state["random"], self.device)
@@ -190,9 +196,10 @@ class Session:
         return progress, carry
 
 
-def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
+def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Sequence[Callback] = ()) -> Session:
     """Build everything a run needs; the tokenizer of an existing run is its own."""
     check_parts(config)
+    made = make_callbacks(config, callbacks)
     limits = config.train
     device = prepare(config.device, config.precision, config.threads, config.deterministic)
     if config.engine == "graph" and device.type != "cuda":
@@ -232,4 +239,5 @@ def assemble_session(config: Config, run: RunFolder | None = None) -> Session:
         train=train,
         valid=task.batches(data, "valid", batch_size, task.eval_bptt(config, batch_size), "train.eval_"),
         learning_rates=[group["lr"] for group in optimizer.param_groups],
+        callbacks=made,
     )
