@@ -105,7 +105,6 @@ class Decay(Callback):
     def __init__(self):
         self.seen = 0.0
 
-    @torch.no_grad()
     def on_step(self, state):
         self.seen += state.loss
         for parameter in state.model.parameters():
@@ -172,7 +171,10 @@ def test_a_failing_callback_is_named_and_leaves_whole_checkpoints(tmp_path, hook
     message = str(raised.value)
     assert message.startswith(f"callback {At.__module__}.At failed in {hook}: RuntimeError: no more (test_callbacks.py")
     assert f"step {step} of {tmp_path / 'run'}; it" in message and isinstance(raised.value.__cause__, RuntimeError)
-    assert f"its newest checkpoint is of step {saved}, and it can be resumed" in message
+    assert (
+        f"its newest checkpoint is of step {saved}. Resume it with: seqlm.resume('{tmp_path / 'run'}', callbacks=[...])"
+        in message
+    )
     run = RunFolder.open(tmp_path / "run")
     assert run.status() == "failed" and diary.calls[-1] == "end failed"
     assert all(
@@ -314,12 +316,19 @@ def test_a_config_names_callbacks_under_trust(mylab):
      ("{_target_: mylab.Stranger}", 2, "is no callback; derive its class from seqlm.Callback"),
      ("{_target_: mylab.Count}", 2, "callbacks.0.most is required by Count"),
      ("{_target_: mylab.Count, mots: 3}", 2, "callbacks.0.mots is not an argument of Count; did you mean"),
+     ("{_target_: mylab.Count, most: 3}, 3", 2, "callbacks.1=3 is not a part"),
      ("{most: 3}", 2, "callbacks.0._target_=(missing)"), ("3", 2, "callbacks.0=3 is not a part")],
 )  # fmt: skip
 def test_failures_end_in_a_few_lines(mylab, node, code, message):
     done = run_with(mylab, node, "trust=[mylab.]", check=False)
     assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr
     assert (mylab / "run").exists() == ("Broken" in node)
+
+
+def test_what_should_be_a_list_is_told(mylab):
+    for word in ("callbacks={_target_: mylab.Count, most: 3}", "trust=mylab."):
+        done = run_with(mylab, "", word, check=False)
+        assert done.returncode == 2 and f"{word} should be a list" in done.stderr
 
 
 def test_a_module_that_cannot_be_imported_is_named(tmp_path):

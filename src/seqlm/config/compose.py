@@ -234,6 +234,12 @@ def explain(words: Words, error: Exception) -> str:
         and not item.key_or_group.startswith("hydra.")
         and not (any(wrong.values()) and item.key_or_group.partition(".")[0] in parts)
     ]  # fmt: skip
+    problems += [
+        f"{item.input_line} should be a list"
+        for item in parsed
+        if isinstance(known.get(item.key_or_group), list)
+        and not item.is_sweep_override() and not isinstance(item.value(), list)
+    ]  # fmt: skip
     return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor
 
 from ..config.build import build, check
@@ -20,6 +22,7 @@ from ..device import random_state, set_random_state
 from ..errors import CallbackError, ConfigError
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
+from .report import trust_word
 
 if TYPE_CHECKING:
     from .loggers import RunLogger
@@ -77,7 +80,8 @@ class Callback:
     """Code of your own at moments of training: override the hooks that you need.
 
     A hook may raise StopTraining("why"). Any other exception ends the run with a CallbackError that names the callback.
-    After a hook torch's random numbers are as before it, so a callback that only looks on changes no bit of a run.
+    Hooks run without gradients (torch.no_grad), and after each torch's random numbers are as before it, so a callback
+    that only looks on changes no bit of a run.
     One whose attributes decide something later returns them from `state_dict`: then a resumed run is the same to the
     bit. `on_save` comes too late for what it changes to be in that checkpoint.
     """
@@ -193,7 +197,8 @@ class Callbacks:
         random = random_state(device)
         for name, method in self._hooks[hook].items():
             try:
-                method(state)
+                with torch.no_grad():
+                    method(state)
             except StopTraining as why:
                 if self.stopped is None and hook != "on_end":
                     self.stopped = f"{name}: {why}" if str(why) else name
@@ -210,7 +215,10 @@ class Callbacks:
         if self._state is not None:
             kept, run = checkpoint.steps(self._state.run.checkpoints), self._state.run.path
             saved = f"its newest checkpoint is of step {kept[-1]:,}" if kept else "it has no checkpoint yet"
-            message += f"\nThat was at step {self._state.step:,} of {run}; {saved}, and it can be resumed."
+            way_out = f"seqlm.resume({str(run)!r}, callbacks=[...])"
+            if self._state.config.callbacks:
+                way_out = f"seqlm resume {shlex.quote(str(run))}{trust_word(self._state.config)}"
+            message += f"\nThat was at step {self._state.step:,} of {run}; {saved}. Resume it with: {way_out}"
         return CallbackError(message)
 
 
