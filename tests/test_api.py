@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import seqlm
 import seqlm.api
 from seqlm.errors import ConfigError
 from seqlm.training.console import progress_bar
+from seqlm.training.signals import StopSignal
 
 from .conftest import REPOSITORY, TINY
 from .conftest import seqlm as command
@@ -149,6 +151,18 @@ def test_a_notebook_gets_its_own_bar(monkeypatch):
     assert bar is tqdm.auto.tqdm
     shell.config = {"TerminalIPythonApp": {}}
     assert progress_bar() is None
+
+
+def test_a_second_interrupt_is_an_exception_and_ends_no_notebook():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.number == signal.SIGINT
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "examples").glob("*.ipynb")), ids=lambda path: path.stem)

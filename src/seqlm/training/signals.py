@@ -29,7 +29,7 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number:  # the second one: the default handling
-            signal.signal(number, signal.SIG_DFL)
+        if self.number:  # the second one: as before, so that an interrupt is an exception and a notebook lives on
+            signal.signal(number, self._before[number] or signal.SIG_DFL)
             signal.raise_signal(number)
         self.number = number
