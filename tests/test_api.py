@@ -15,7 +15,8 @@ import yaml
 import seqlm
 import seqlm.api
 from seqlm.errors import ConfigError
-from seqlm.training.console import progress_bar
+from seqlm.training.console import Console
+from seqlm.training.notebook import in_notebook
 from seqlm.training.signals import StopSignal
 
 from .conftest import REPOSITORY, TINY
@@ -144,13 +145,20 @@ def test_print_of_a_model_shows_its_sizes(trained):
 
 
 def test_a_notebook_gets_its_own_bar(monkeypatch):
-    assert progress_bar() is None  # pytest's output is no terminal
-    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    shell = SimpleNamespace(config={"TerminalIPythonApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    bar = progress_bar()
-    assert bar is tqdm.auto.tqdm
-    shell.config = {"TerminalIPythonApp": {}}
-    assert progress_bar() is None
+    assert not in_notebook()
+    shell.config = {"IPKernelApp": {}}
+    assert in_notebook()
+    console = Console(lambda loss: "ppl 9", lambda: 0.25)
+    console.start(24, 100)
+    console.step()
+    console.training(0.5, {f"train/{name}": 1.0 for name in ("loss", "lr", "grad_norm", "tokens_per_s")}, "", 0)
+    console.step()
+    bar = console._bar
+    assert isinstance(bar, tqdm.auto.tqdm) and (bar.n, bar.total) == (250, 1000)
+    assert "step 26/100" in bar.desc and "epoch 0.50  loss 1.000  ppl 9" in bar.desc
+    console.close()
 
 
 def test_a_second_interrupt_is_an_exception_and_ends_no_notebook():
