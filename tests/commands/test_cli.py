@@ -294,7 +294,7 @@ def test_users_add_their_own_configs_and_cells(tmp_path):
     failed = seqlm("eval", "outputs/mine", cwd=tmp_path, check=False, env=environment)
     assert failed.returncode == 2 and "outside the trusted code" in failed.stderr  # a file does not grant trust
     seqlm("eval", "outputs/mine", "trust=[mylab.]", **own)
-    seqlm("resume", "outputs/mine", "train.steps=44", "trust=[mylab.]", **own)
+    seqlm("resume", "outputs/mine", "train.steps=44", "schedule.extend=hold", "trust=[mylab.]", **own)
 
 
 def test_the_wheel_carries_the_configs(tmp_path):

@@ -212,8 +212,8 @@ def test_a_run_from_another(tmp_path):
         shutil.rmtree(later)
     resume(told.path, ["train.steps=1"])
     assert best_step(told.checkpoints) == 0
-    with pytest.raises(ConfigError, match="has another vocabulary"):
-        train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "data.symbols=4", name="third"), {})
+    with pytest.raises(ConfigError, match="reads char tokens, and this data has byte tokens"):
+        train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "data/tokenizer=byte", name="third"), {})
     with pytest.raises(ConfigError, match="holds the weights of another model"):
         train(tiny(tmp_path, f"init_from={tmp_path / 'first'}", "model.hidden_size=9", name="fourth"), {})
 

@@ -290,5 +290,13 @@ def test_a_run_begins_where_another_ended(tmp_path):
     (tmp_path / "other").mkdir()
     for split in ("train", "valid"):
         (tmp_path / "other" / f"{split}.tsv").write_text(LINES.replace("purrs", "sings") * 10)
-    with pytest.raises(ConfigError, match="has another vocabulary"):
-        train(writing(tmp_path / "other", f"init_from={tmp_path}/one", name="three"), {})
+    words = ["train.steps=1", "optim.lr=0", f"init_from={tmp_path}/one"]
+    train(writing(tmp_path / "other", *words, name="three"), {})
+    run = load_run(tmp_path / "other" / "three")
+    kept = run.folder.info()["began_with"]
+    assert kept["words"] == {"target_size": {"known": len(run.tokenizer.fields["target"].items) - 1, "new": 1}}
+    ids = [load_run(tmp_path / "one").tokenizer.fields["target"].ids, run.tokenizer.fields["target"].ids]
+    assert "purrs" in ids[0] and "purrs" not in ids[1]
+    for word in ids[0].keys() & ids[1].keys():
+        name = "head.embedding.weight"
+        assert torch.equal(one[name][ids[0][word]], run.model.state_dict()[name][ids[1][word]])

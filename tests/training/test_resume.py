@@ -32,6 +32,7 @@ from ..conftest import TINY, tiny
 from ..conftest import seqlm as command
 
 DROPOUT = [f"model.dropout.{place}=0.2" for place in ("embedding", "input", "hidden", "output")]
+REPLAN = "schedule.extend=replan"
 OPTIMIZERS = {"sgd": ["optim=sgd", "optim.lr=0.5", "optim.momentum=0.9"], "adamw": ["optim=adamw"]}
 
 
@@ -267,6 +268,7 @@ def test_an_evaluation_made_by_a_resumed_run_is_kept(tmp_path, monkeypatch):
         assert load_run(tmp_path / "run").checkpoint.step == 20
         assert [step for step, _, tag, _ in losses(tmp_path / "run") if tag == "valid/loss"] == [20]
     (tmp_path / "run" / "checkpoints" / "best").unlink()  # killed after saving it, before saying it is the best
+    RunFolder(tmp_path / "run").update(status="running")
     resume(tmp_path / "run", [])
     assert load_run(tmp_path / "run").checkpoint.step == 20
 
@@ -284,7 +286,7 @@ def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
     (folder / ".step-000000030-1").mkdir()
     assert checkpoint.find(folder, "last", print).step == 20 and checkpoint.find(folder, "best", print)
     assert (folder / ".step-000000030-1").is_dir()
-    resume(tmp_path / "run", ["train.steps=22"])  # who holds the run may clear it
+    resume(tmp_path / "run", ["train.steps=22", REPLAN])  # who holds the run may clear it
     assert not (folder / ".step-000000030-1").is_dir()
 
 
@@ -297,10 +299,10 @@ def test_a_failed_write_never_costs_the_config(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(OSError):
         patch.setattr(os, "fsync", full)
-        resume(tmp_path / "run", ["train.steps=9"])
+        resume(tmp_path / "run", ["train.steps=9", REPLAN])
     assert (tmp_path / "run" / "config.yaml").read_text() == before
     assert not [path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".config")]
-    resume(tmp_path / "run", ["train.steps=9"])
+    resume(tmp_path / "run", ["train.steps=9", REPLAN])
 
 
 def test_resume_refuses_what_would_be_another_run(tmp_path):
@@ -324,7 +326,7 @@ def test_resume_refuses_what_would_be_another_run(tmp_path):
 def test_a_run_tells_all_that_it_was_computed_on(tmp_path):
     train(tiny(tmp_path, "train.steps=4"), {})
     for steps, threads in ((6, 1), (8, 2), (10, 2)):
-        resume(tmp_path / "run", [f"train.steps={steps}", f"threads={threads}"])
+        resume(tmp_path / "run", [f"train.steps={steps}", f"threads={threads}", REPLAN])
     torch.set_num_threads(1)
     info = RunFolder.open(tmp_path / "run").info()
     assert info["device"] == "cpu, 1 threads, float32; then cpu, 2 threads, float32" and info["resumed"] == 3
@@ -339,7 +341,7 @@ def test_resume_refuses_changed_data(tmp_path):
     text.rename(moved)
     failed = command("resume", tmp_path / "run", "train.steps=9", cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "does not exist" in failed.stderr
-    command("resume", tmp_path / "run", "train.steps=9", f"data.path={moved}", cwd=tmp_path)
+    command("resume", tmp_path / "run", "train.steps=9", REPLAN, f"data.path={moved}", cwd=tmp_path)
     moved.write_text(moved.read_text().replace("line 7 ", "line 8 "))
     failed = command("resume", tmp_path / "run", "train.steps=10", cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "has changed since it was started" in failed.stderr
@@ -349,7 +351,7 @@ def test_resume_auto_starts_or_goes_on(tmp_path):
     train(tiny(tmp_path, "resume=auto", "train.steps=8"), {})
     train(tiny(tmp_path, "resume=auto", "train.steps=8"), {})
     assert RunFolder(tmp_path / "run").info()["steps"] == 8
-    train(tiny(tmp_path, "resume=auto", "train.steps=11"), {})  # a longer limit is taken from the command line
+    train(tiny(tmp_path, "resume=auto", "train.steps=11", REPLAN), {})  # a longer limit is taken from the command line
     assert RunFolder(tmp_path / "run").info()["steps"] == 11
     with pytest.raises(ConfigError, match="model.hidden_size: 12 -> 9"):
         train(tiny(tmp_path, "resume=auto", "model.hidden_size=9"), {})
@@ -375,7 +377,7 @@ def test_a_resume_that_fails_leaves_the_run_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(seqlm.training.launch.Session, "restore", broken)
     with pytest.raises(OSError, match="a broken disk"):
-        resume(run.path, ["train.steps=9"])
+        resume(run.path, ["train.steps=9", REPLAN])
     assert (run.path / "run.json").read_bytes() == before and run.status() == "finished"
     monkeypatch.undo()
 
@@ -384,7 +386,7 @@ def test_a_resume_that_fails_leaves_the_run_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(seqlm.training.launch.RunLogger, "hparams", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        resume(run.path, ["train.steps=9"])
+        resume(run.path, ["train.steps=9", REPLAN])
     info = run.info()
     assert (info["status"], info["steps"], info["best_step"]) == ("interrupted", 8, 8) and "valid/loss" in info[
         "metrics"
@@ -395,8 +397,8 @@ def test_two_processes_never_train_one_run(tmp_path):
     train(tiny(tmp_path, "train.steps=8"), {})
     run = RunFolder(tmp_path / "run")
     with run.locked(), pytest.raises(ConfigError, match="is being trained by another process"):
-        resume(run.path, ["train.steps=9"])
-    resume(run.path, ["train.steps=9"])
+        resume(run.path, ["train.steps=9", REPLAN])
+    resume(run.path, ["train.steps=9", REPLAN])
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_anew(tmp_path):
@@ -565,7 +567,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 def test_leftovers_of_a_killed_save_are_swept(tmp_path):
     folder = trained(tmp_path)
     shutil.copytree(folder / "step-000000020", folder / ".step-000000024-999")
-    resume(tmp_path / "run", ["train.steps=24"])
+    resume(tmp_path / "run", ["train.steps=24", REPLAN])
     assert not list(folder.glob(".*")) and 24 in names(folder)
 
 
@@ -586,7 +588,7 @@ def test_ctrl_c_ends_a_sweep(tmp_path):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     words = [*TINY, "train.steps=1000000", f"run.root={tmp_path}", "run.name=run", "checkpoint.every=null"]
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)):
         first = [sys.executable, "-m", "seqlm", "train", *words]
         again = [sys.executable, "-m", "seqlm", "resume", str(tmp_path / "run")]
         process = subprocess.Popen(

@@ -96,6 +96,11 @@ def fits(value: Any, hint: Any) -> bool:
     return not _mismatches(value, hint, "", ())
 
 
+def mismatches(value: Any, hint: Any, where: str) -> list[str]:
+    """Every place in a plain YAML value, the key `where`, at which it does not fit a type hint; a line each."""
+    return _mismatches(value, hint, where, ())
+
+
 def describe_type(hint: Any) -> str:
     """A type hint in words a user knows."""
     origin = get_origin(hint)

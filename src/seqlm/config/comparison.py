@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import ConfigError
@@ -27,6 +27,7 @@ RESUMABLE = [
     "train.log_every",
     "checkpoint.",
     "sample.",
+    "schedule.extend",
     "device",
     "engine",
     "threads",
@@ -48,25 +49,9 @@ def may_change(key: str) -> bool:
     return any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in RESUMABLE)
 
 
-def resumed(saved: Config, changed: Config) -> Config:
-    """`changed` as the config of the run `saved` going on; raises ConfigError with the diff if it is another run.
-
-    Paths of both are absolute.
-    """
-    changed = replace(changed, run=saved.run, resume=saved.resume)
-    refused = [
-        f"  {key}: {old} -> {new}"
-        for key, old, new in differences(asdict(saved), asdict(changed))
-        if not may_change(key)
-    ]
-    if refused:
-        raise ConfigError(
-            "a resumed run continues as it was; these keys cannot change on resume:\n"
-            + "\n".join(refused[:8] + [f"  and {len(refused) - 8} more"] * (len(refused) > 8))
-            + "\nstart a new run with `seqlm train ...`, or change only: "
-            + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
-        )
-    return changed
+def refused_changes(saved: Config, changed: Config) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) for each key that may not change when a run is resumed. Paths of both are absolute."""
+    return [(key, old, new) for key, old, new in differences(asdict(saved), asdict(changed)) if not may_change(key)]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -94,7 +79,8 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
         kept["train"] = {key: value for key, value in loop.items() if key != "default_steps"}  # not in force
     if not kept.get("callbacks"):  # a key that is younger than most records
         kept.pop("callbacks", None)
-    kept["init_from"] = config.get("init_from") is not None  # whether, not from where
+    begins = config.get("init_from")  # whether, not from where
+    kept["init_from"] = "optimizer" if isinstance(begins, Mapping) and begins.get("optimizer") else begins is not None
     if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
         read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]
         kept["model"] = {**kept["model"], "language_models": read}

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ConfigError
+from .comparison import differences
 from .flags import check_words, is_multirun, values_of
 from .keys import dotted
 from .reference import Reference
-from .schema import PATH_KEYS, Config
+from .schema import DATA_PATHS, PARTS, PATH_KEYS, Config
 from .tree import find_configs
 from .values import nearest, typed, unknown_key
 from .yaml_files import resolve_layer_cells
@@ -29,6 +31,7 @@ Job = Callable[[Callable[[], Config], Choices, list[str]], float | None]
 GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
 NO_NAMES = re.compile(r"(?i)[\[{].*|true|false|nan|[+-]?(inf|[\d.][\d.e_+-]*)")  # which hydra takes for no option
 WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
+INIT_FROM = "init_from."
 
 
 def compose_words(words: Words = ()) -> tuple[Config, Choices]:
@@ -53,6 +56,37 @@ def words_of(config: Mapping[str, Any]) -> list[str]:
         else:
             words.append(f"{key}={_as_word(value)}")
     return words
+
+
+def words_that_compose(config: Config, begin: Words) -> list[str] | None:
+    """Words from which `seqlm train` composes `config`, without its name and what it begins with; None if none do.
+
+    `begin` are words that are known to come near. A part of `config` may be the name of a choice, as in model=gru.
+    """
+    target = {key: value for key, value in asdict(config).items() if key not in ("run", "resume", "init_from")}
+    named = {part: target.pop(part) for part in PARTS if isinstance(target[part], str)}
+    data = target.get("data", {})
+    files = {f"data.{key}": data[key] for key in DATA_PATHS if isinstance(data.get(key), str)}
+    replaced = ("run.name=", "resume=", "init_from", *(f"{key}=" for key in files), *(f"{key}." for key in named))
+    words = [word for word in begin if not word.startswith(replaced)] + words_of({**named, **files})
+    try:
+        changed = _words_between(words, target)
+        keys = {word.partition("=")[0] for word in changed}
+        words = [word for word in words if word.partition("=")[0] not in keys] + changed
+        return None if _words_between(words, target) else words
+    except ConfigError:
+        return None
+
+
+def _words_between(words: Words, target: Mapping[str, Any]) -> list[str]:
+    """The words that `words` lack to compose the values of `target`."""
+    values, _ = _compose(words)
+    resolve_layer_cells(values["model"], [find_configs()])
+    found, wanted = (dotted({key: one[key] for key in target}) for one in (values, target))
+    return [
+        ("" if key in found else "+") + f"{key}={_as_word(new)}" if key in wanted else f"~{key}"
+        for key, _, new in differences(found, wanted)
+    ]
 
 
 def typed_config(values: dict[str, Any], folders: Sequence[Path]) -> Config:
@@ -175,7 +209,7 @@ def quoted_paths(words: Words) -> list[str]:
     """The overrides, paths in quotes and ~ expanded: to hydra a plain é, & or ( is an error, and 1984 a number."""
     several = is_multirun(words)  # then commas separate jobs
     found = []
-    for word in overrides(words):
+    for word in _with_whole_init_from(overrides(words), several):
         key, _, value = word.partition("=")
         is_path = key.lstrip("+") in PATH_KEYS or key.lstrip("+").startswith("paths.")
         if is_path and value and not GRAMMAR.match(value):
@@ -195,6 +229,20 @@ def _check(words: Words) -> None:
                 raise ConfigError(f"{group}=null chooses nothing; leave it out, or write ~{group} to have none")
             if NO_NAMES.fullmatch(value.partition(",")[0]):
                 raise ConfigError(unknown_option(group, value, options))
+
+
+def _with_whole_init_from(words: Words, several: bool) -> list[str]:
+    """`init_from=RUN init_from.optimizer=true` as one word: to hydra the first makes it a text, which has no keys."""
+    given = {key: value for word in words for key, _, value in [word.partition("=")] if f"{key}.".startswith(INIT_FROM)}
+    run = given.pop("init_from", given.pop(f"{INIT_FROM}run", ""))
+    if not given or not run or run.startswith("{"):
+        return list(words)
+    texts = {"run": run, **{key.removeprefix(INIT_FROM): value for key, value in given.items()}}
+    choices = [value.split(",") if several else [value] for value in texts.values()]
+    choices[0] = [path if GRAMMAR.match(path) else _quoted(os.path.expanduser(path)) for path in choices[0]]
+    jobs = (",".join(map(":".join, zip(texts, chosen, strict=True))) for chosen in itertools.product(*choices))
+    kept = [word for word in words if not f"{word.partition('=')[0]}.".startswith(INIT_FROM)]
+    return [*kept, "init_from=" + ",".join(f"{{{job}}}" for job in jobs)]
 
 
 def explain(words: Words, error: Exception) -> str:
@@ -228,7 +276,9 @@ def explain(words: Words, error: Exception) -> str:
     sections = {key.rsplit(".", depth)[0] for key in known for depth in range(1, key.count(".") + 1)}
     parts = {group.partition("/")[0] for group in reference.groups}  # whose keys depend on the option
     problems = [problem for problem in wrong.values() if problem] + [
-        unknown_group(str(item.input_line), reference.groups) or unknown_key(item.key_or_group, known)
+        f"{item.input_line} needs the run too: init_from=RUN {item.input_line}"
+        if item.key_or_group.startswith(INIT_FROM)
+        else unknown_group(str(item.input_line), reference.groups) or unknown_key(item.key_or_group, known)
         for item in parsed
         if item not in groups and not item.is_add() and item.key_or_group not in {*known, *sections, "hydra"}
         and not item.key_or_group.startswith("hydra.")

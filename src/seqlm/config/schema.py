@@ -26,6 +26,7 @@ def _key(
 
 DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
 PATH_KEYS = ("run.root", "init_from", *(f"data.{key}" for key in DATA_PATHS))  # keys that name files
+PARTS = ("data", "model", "task", "optim", "schedule", "averaging")  # keys of a node each, chosen by part=choice
 LIMITS = ("steps", "epochs", "tokens", "minutes")  # keys of train that end a run
 PRECISIONS = ("float32", "tf32", "bf16")
 Engine = Literal["auto", "scan", "native", "fused", "persistent", "deferred"]  # of a layer
@@ -78,6 +79,7 @@ class CheckpointConfig:
     """When to save and what to keep."""
 
     every: int | None = _key(least=1)
+    minutes: float | None = _key(above=0)
     keep_last: int = _key(least=1)
     keep_best: int = _key(least=0)
     keep_every: int | None = _key(least=1)
@@ -94,6 +96,13 @@ class SamplingConfig:
     top_p: float | None = _key(above=0)
     seed: int = _key(least=0, most=LARGEST_SEED)
     allow_unk: bool = _key()
+
+
+class InitFrom(TypedDict, total=False):
+    """The run that another begins with: its weights, and the state of its optimizer too."""
+
+    run: str
+    optimizer: bool
 
 
 class Published(TypedDict, total=False):
@@ -121,7 +130,7 @@ class Config:
     deterministic: bool = _key()
     threads: int | None = _key(least=1)
     resume: str | None = _key(allowed=(None, "auto"))
-    init_from: str | None = _key()
+    init_from: str | InitFrom | None = _key()  # a text alone is its run
     eval_weights: str = _key(allowed=WEIGHTS)
     trust: list[str] = _key()
     published: Published | None = _key()
@@ -135,6 +144,11 @@ class Config:
     optim: Any = _key()
     schedule: Any = _key()
     averaging: Any = _key()
+
+    @property
+    def begins_with(self) -> InitFrom | None:
+        """`init_from` in full; None if the run begins with no other."""
+        return {"run": self.init_from} if isinstance(self.init_from, str) else self.init_from
 
 
 @dataclass(kw_only=True)

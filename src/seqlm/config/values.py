@@ -17,7 +17,7 @@ from yaml import YAMLError
 
 from ..errors import ConfigError
 from ..files import write_atomically
-from .build import describe_type, fits
+from .build import describe_type, fits, mismatches
 from .keys import dotted, nested
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
 from .schema import PATH_KEYS, Config
@@ -206,6 +206,8 @@ def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
     """The mistake in the value of a key of the trunk, None if there is none."""
     hint, limits = known[0], known[1].metadata
     shown = as_typed(value)
+    if isinstance(value, Mapping) and (wrong := mismatches(value, hint, key)):
+        return "\n".join(wrong)
     if not fits(value, hint):
         return f"{key}={shown} should be {describe_type(hint)}"
     if limits["allowed"] and value not in limits["allowed"]:

@@ -21,11 +21,12 @@ def evaluate(
     precision: str = "float32",
     stopped: Callable[[], bool] = lambda: False,
 ) -> Score:
-    """Add up the scores of all batches, the carry running through; `stopped` may end it early."""
+    """Add up the scores of all batches, the carry running through; `stopped` may end it early: it is partial then."""
     score, carry = Score(), model.init_carry(batches.batch_size)
     with evaluating(model):
         for index in track(range(len(batches)), "evaluating", " batches"):
             if stopped():
+                score.partial = True
                 break
             with autocast(device, precision):
                 carry, part = task.score(model, batches[index].to(device), carry, batches)

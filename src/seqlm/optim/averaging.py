@@ -34,6 +34,10 @@ class Averaging:
     def observe(self, losses: Sequence[float]) -> None:
         """Called after each evaluation with the losses of all so far, the newest last."""
 
+    def restart(self, at: Moment) -> bool:
+        """Called when the rest of a run is planned anew; returns whether the average was dropped, to begin later."""
+        return False
+
     @torch.no_grad()
     def update(self, parameters: Sequence[nn.Parameter], at: Moment) -> None:
         """Take in the weights after a step."""
@@ -85,6 +89,12 @@ class Mean(Averaging):
 
     def begins(self, at: Moment) -> bool:
         return at.fraction >= self.start
+
+    def restart(self, at: Moment) -> bool:
+        if not self.begun or self.begins(at):
+            return False
+        self.steps, self.average, self.begun = 0, [], False
+        return True
 
     def share(self) -> float:
         return 1 / self.steps

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
+
+Extension = Literal["hold", "replan", "rewarm"]
+EXTENSIONS: tuple[str, ...] = get_args(Extension)
 
 
 class Moment(NamedTuple):
@@ -15,7 +18,15 @@ class Moment(NamedTuple):
 
 
 class Schedule:
-    """factor(moment) multiplies the configured learning rate; observe(loss) is called after each evaluation."""
+    """factor(moment) multiplies the configured learning rate; observe(loss) is called after each evaluation.
+
+    `extend` is for a factor that depends on the planned end of the run, and says what becomes of it when the run is
+    given another end. "hold": it comes to the old end, and stays as it is there | "replan": it is spread over the whole
+    run, as if that had been planned so | "rewarm": it begins anew, for the rest of the run (K. Gupta et al., arXiv
+    2308.04014).
+    """
+
+    extend: Extension | None = None
 
     def factor(self, at: Moment) -> float:
         raise NotImplementedError
@@ -94,12 +105,12 @@ class WarmupCosine(Schedule):
     I. Loshchilov and F. Hutter, arXiv 1608.03983 (2016).
     """
 
-    def __init__(self, *, warmup_steps: int = 0, final: float = 0.0) -> None:
+    def __init__(self, *, warmup_steps: int = 0, final: float = 0.0, extend: Extension | None = None) -> None:
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps={warmup_steps} must be at least 0")
         if not 0 <= final <= 1:
             raise ValueError(f"final={final} must be from 0 to 1")
-        self.warmup_steps, self.final = warmup_steps, final
+        self.warmup_steps, self.final, self.extend = warmup_steps, final, extend
 
     def warming_up(self, at: Moment) -> bool:
         return at.step < self.warmup_steps
@@ -129,11 +140,13 @@ class OneCycle(Schedule):
     L. N. Smith, arXiv 1803.09820 (2018), with cosines in place of lines.
     """
 
-    def __init__(self, *, rise: float = 0.3, start: float = 0.04, final: float = 0.0) -> None:
+    def __init__(
+        self, *, rise: float = 0.3, start: float = 0.04, final: float = 0.0, extend: Extension | None = None
+    ) -> None:
         for name, value in {"rise": rise, "start": start, "final": final}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be at least 0 and less than 1")
-        self.rise, self.start, self.final = rise, start, final
+        self.rise, self.start, self.final, self.extend = rise, start, final, extend
 
     def warming_up(self, at: Moment) -> bool:
         return at.fraction < self.rise

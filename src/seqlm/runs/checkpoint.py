@@ -29,6 +29,10 @@ OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
 FILES = ("model.safetensors", "state.pt", "meta.json")
 
 
+class NoneWhole(ConfigError):
+    """No checkpoint of a run is whole."""
+
+
 def step_name(step: int) -> str:
     """The folder of a checkpoint, below `checkpoints`."""
     return f"step-{step:09d}"
@@ -196,7 +200,7 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 
 
 def _none_whole(folder: Path) -> ConfigError:
-    return ConfigError(f"{folder} holds no whole checkpoint; start a new run")
+    return NoneWhole(f"{folder} holds no whole checkpoint; seqlm resume {folder.parent} begins the run anew")
 
 
 def verify(path: Path) -> str:

@@ -57,9 +57,9 @@ class LoadedRun:
         """Build the model and load its weights."""
         folder = self.folder
         if average_last is None:
-            found = [checkpoint.find(folder.checkpoints, which, _warn)]
+            found = [checkpoint.find(folder.checkpoints, which, warn)]
         elif which == "best":
-            found = checkpoint.newest(folder.checkpoints, average_last, _warn)
+            found = checkpoint.newest(folder.checkpoints, average_last, warn)
         else:
             raise ConfigError(f"checkpoint={which} and average_last={average_last} both choose; leave one of them out")
         self.checkpoint, self.steps = found[-1], [one.step for one in found]
@@ -129,22 +129,6 @@ def load_run(
     return loaded
 
 
-def load_weights_from(folder: str | Path, model: nn.Module, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Put the best weights of the run in `folder` into `model`, as that run evaluated them (`init_from`).
-
-    Returns its `origin`. Raises ConfigError if there is no such run, or it has another vocabulary or another model.
-    """
-    try:
-        run = RunFolder.open(folder)
-    except ConfigError as error:
-        raise ConfigError(f"init_from={folder}: {error}") from None
-    if not same_vocabulary(load_tokenizer(run.tokenizer), tokenizer):
-        raise ConfigError(f"init_from={folder} has another vocabulary; use the data and tokenizer of that run")
-    best = checkpoint.find(run.checkpoints, "best", _warn)
-    _load_weights(best, model, load_config(run.config).eval_weights)
-    return origin(run, best.step)
-
-
 def origin(run: RunFolder, step: int) -> dict[str, Any]:
     """Origin of weights that were taken from another run: its name, step, experiment, seed and commit."""
     info = run.info()
@@ -158,7 +142,8 @@ def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
     return all(getattr(one, name, None) == getattr(other, name, None) for name in known)
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Print on standard error."""
     print(text, file=sys.stderr)
 
 
@@ -194,8 +179,10 @@ def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) ->
 
 def with_absolute_paths(config: Config) -> Config:
     """The same config with paths of data and of another run that hold in any working directory."""
-    if config.init_from:
+    if isinstance(config.init_from, str):
         config = replace(config, init_from=str(Path(config.init_from).resolve()))
+    elif config.init_from and "run" in config.init_from:
+        config = replace(config, init_from={**config.init_from, "run": str(Path(config.init_from["run"]).resolve())})
     if not isinstance(config.data, dict):
         return config
     absolute = {
@@ -225,7 +212,7 @@ def _pinned(spec: Mapping[str, Any], pin: Mapping[str, Any] | None, where: str) 
         spec = {**{key: pin[key] for key in ("checkpoint", "sha256") if key in pin}, **spec}
     try:
         checkpoints = RunFolder.open(spec["run"]).checkpoints
-        step = checkpoint.find(checkpoints, str(spec.get("checkpoint", "best")), _warn).step
+        step = checkpoint.find(checkpoints, str(spec.get("checkpoint", "best")), warn).step
     except ConfigError as error:
         raise ConfigError(f"{where}.run: {error}") from None
     return {"checkpoint": step, "sha256": checkpoint.digest(checkpoints, step), **spec, "run": path}

@@ -32,6 +32,7 @@ class Score:
     loss_sum: float = 0.0
     tokens: int = 0
     counts: Counter[Any] = field(default_factory=Counter)  # whatever else a task counts
+    partial: bool = False  # of a split that was not read to its end
 
     @property
     def loss(self) -> float:

@@ -6,13 +6,13 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cells import Carry
-from ..config.comparison import changes, resumed
+from ..config.comparison import changes
 from ..config.metrics import by_name
 from ..config.schema import Config
 from ..config.values import load_config, save_config, with_words
@@ -22,14 +22,17 @@ from ..errors import ConfigError, RunExists, Stopped
 from ..runs import checkpoint
 from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
-from ..runs.load import load_weights_from, origin, with_absolute_paths, with_pinned_models
+from ..runs.load import origin, with_absolute_paths, with_pinned_models
 from ..runs.naming import describe_model, run_name
+from ..runs.transfer import begin_with_another, describe_beginning
 from ..terminal import status as shown_status
 from .callbacks import Callback, TrainingState
 from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
+from .plan import extend, planned
 from .report import closing, declarations, describe_run, header, hparams, now
+from .resuming import check_changes, check_limits, finished, is_finished, newest_checkpoint
 from .session import Progress, Session, assemble_session
 from .signals import StopSignal
 
@@ -97,8 +100,16 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
     with run.locked(), measured.of_run(run.info().get("measured", {})):
         checkpoint.tidy(run.checkpoints)
         saved = load_config(run.config)
-        config = resumed(saved, with_absolute_paths(with_pinned_models(change(saved), saved)))
-        start = checkpoint.find(run.checkpoints, "last", print) if checkpoint.steps(run.checkpoints) else None
+        config = with_absolute_paths(with_pinned_models(change(saved), saved))
+        config = replace(config, run=saved.run, resume=saved.resume)
+        check_changes(run, saved, config)
+        start = newest_checkpoint(run)
+        if start is not None:
+            past = Progress.of(start)
+            check_limits(run, saved, config, past)
+            if is_finished(run, saved, config, past):
+                print(finished(run, config, past), flush=True)
+                return Trained(run, past.best_loss, config)
         with shown_status("preparing the run"):
             session = assemble_session(config, run, callbacks)
         known = run.info().get("data_fingerprint")
@@ -110,6 +121,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         origins = _origins(session) if start is None else {}
         progress, carry = _beginning(session) if start is None else session.restore(start, run)
         changed = changes(saved, config)
+        if told := extend(session, progress, saved, str(run.path)):
+            print(f"learning rate {told}", flush=True)
         save_config(config, run.config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
@@ -133,8 +146,10 @@ def _origins(session: Session) -> dict[str, Any]:
     """
     config = session.config
     kept: dict[str, Any] = {}
-    if config.init_from is not None:
-        kept["began_with"] = load_weights_from(config.init_from, session.model, session.data.tokenizer)
+    if (begins := config.begins_with) is not None:
+        began = begin_with_another(config, session.model, session.data.tokenizer, session.optimizer)
+        kept["began_with"] = began
+        print(describe_beginning(begins["run"], began), flush=True)
     for spec in config.model.get("language_models") or []:
         kept.setdefault("language_models", []).append(origin(RunFolder.open(spec["run"]), spec["checkpoint"]))
     return kept
@@ -142,7 +157,8 @@ def _origins(session: Session) -> dict[str, Any]:
 
 def _beginning(session: Session) -> tuple[Progress, Carry]:
     """Where a run begins. One that begins with another is evaluated before its first step: that may stay the best."""
-    return Progress(evaluated_at=-1 if session.config.init_from else 0), session.init_carry()
+    evaluated_at = -1 if session.config.init_from else 0
+    return Progress(evaluated_at=evaluated_at, plan=planned(session, session.config)), session.init_carry()
 
 
 def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, saved_at: int | None) -> Trained:
@@ -175,6 +191,7 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
         valid = {f"valid/{name}": value for name, value in progress.valid.items()}
         counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
         counted |= session.callbacks.facts(run.info())
+        counted["saving_seconds"] = round(progress.saving_seconds, 3)
         with suppress(OSError):  # on a full disk the error that led here is the one to print
             run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
         try:

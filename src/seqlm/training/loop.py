@@ -46,6 +46,7 @@ class Loop:
         for record in run.records():
             if isinstance(loss := record.get("train/loss"), float):
                 self.divergence.observe(loss, warming_up=True)
+        self._saved = time.monotonic()
 
     def fit(self, carry: Carry, saved_at: int | None) -> None:
         """Train from `carry` on; `saved_at` is the step of the checkpoint that it comes from, if any.
@@ -60,12 +61,10 @@ class Loop:
             if progress.step > progress.evaluated_at and not self.stop.number and (ended or self._evaluation_is_due()):
                 rank = self._evaluate()
                 ended = ended or session.ended(progress)
-            every = session.config.checkpoint.every
-            due = ended or self.stop.number or (every and progress.step % every == 0)
+            due = ended or self.stop.number or self._checkpoint_is_due()
             # Again at a step that is saved already if it has been evaluated since: the evaluation belongs to it.
             if rank is not None or (due and saved_at != progress.step):
-                session.save(self.run, progress, carry, rank)
-                self.logger.flush()
+                self._save(carry, rank)
                 saved_at = progress.step
             if self.stop.number:
                 raise Stopped(
@@ -145,14 +144,17 @@ class Loop:
     def _evaluate(self) -> tuple[float, float] | None:
         """Score valid, log it, and return its rank, lower is better: the monitored metric, then the loss.
 
-        None if a signal cut it short: then it never was.
+        None if a signal or the end of the time cut it short: then it never was.
         """
         session, progress, config = self.session, self.progress, self.session.config
         started = time.perf_counter()
         with session.evaluated_weights():
-            stopped = lambda: bool(self.stop.number)  # noqa: E731
+            stopped = lambda: bool(self.stop.number) or self._time_is_up()  # noqa: E731
             score = evaluate(session.model, session.task, session.valid, session.device, stopped=stopped)
-            if self.stop.number:
+            if score.partial:
+                progress.seconds = self._elapsed()
+                if not self.stop.number:
+                    self.console.write(f"step {progress.step:>7,}  valid not used: time was up inside the evaluation")
                 return None
             with status("sampling"):
                 text = session.task.display(session.model, session.data, config.sample)
@@ -164,7 +166,8 @@ class Loop:
             progress.losses.append(monitored)
             session.schedule.observe(monitored)
             session.averaging.observe(progress.losses)
-        progress.seconds += time.perf_counter() - started
+        progress.evaluation_seconds = time.perf_counter() - started
+        progress.seconds += progress.evaluation_seconds
         tagged = {f"valid/{name}": value for name, value in metrics.items()}
         self.logger.scalars(progress.step, progress.tokens, progress.seconds, tagged)
         if progress.valid:  # empty as long as no evaluation was finite
@@ -182,6 +185,25 @@ class Loop:
         self.console.evaluation(progress.step, shown, verdict, progress.seconds, text)
         session.callbacks.evaluation(metrics, improved)
         return rank
+
+    def _save(self, carry: Carry, rank: tuple[float, float] | None) -> None:
+        """Write a checkpoint, and bring the logs to the disk."""
+        started = time.perf_counter()
+        self.session.save(self.run, self.progress, carry, rank)
+        self.logger.flush()
+        self._saved = time.monotonic()
+        self.progress.saving_seconds += time.perf_counter() - started
+
+    def _checkpoint_is_due(self) -> bool:
+        """Every so many steps, and so many minutes after the last one."""
+        keep, step = self.session.config.checkpoint, self.progress.step
+        late = keep.minutes is not None and time.monotonic() - self._saved >= 60 * keep.minutes
+        return late or (keep.every is not None and step % keep.every == 0)
+
+    def _time_is_up(self) -> bool:
+        """Whether train.minutes have passed."""
+        minutes = self.session.config.train.minutes
+        return minutes is not None and self._elapsed() >= 60 * minutes
 
     def _evaluation_is_due(self) -> bool:
         """Every so many steps, or at the end of each epoch."""

@@ -107,20 +107,22 @@ def closing(run: RunFolder, session: Session, progress: Progress, diverged: bool
     """The table below the progress bar, with the next commands; `diverged`: before the best evaluation."""
     folder, trust = shlex.quote(str(run.path)), trust_word(session.config)
     test = " split=test" * ("test" in session.data.corpus.splits())
+    which = "" if progress.valid else " checkpoint=last"
     return labelled(
         [
             _best(session, progress, diverged),
             ("trained", f"{progress.step:,} steps, {progress.epoch} whole epochs, {progress.tokens:,} tokens"),
             (
                 "time",
-                f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s overall",
+                f"{clock(progress.seconds)}, {progress.tokens / max(progress.seconds, 1e-9):,.0f} tokens/s overall, "
+                f"{progress.saving_seconds:.1f} s of it saving",
             ),
-            ("next", f"seqlm eval {folder}{test}{trust}"),
+            ("next", f"seqlm eval {folder}{test}{which}{trust}"),
             (
                 "",
-                f"seqlm sample {folder} tokens=400{trust}"
+                f"seqlm sample {folder} tokens=400{which}{trust}"
                 if session.task.writes
-                else f"seqlm predict {folder} FILE{trust}",
+                else f"seqlm predict {folder} FILE{which}{trust}",
             ),
             ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
         ],

@@ -34,6 +34,7 @@ from ..tasks.base import Task
 from ..terminal import status
 from .callbacks import Callback, Callbacks, make_callbacks
 from .gradient import GraphedGradient, cuda_capture, gradient
+from .plan import End, Plan, planned
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Progress:
     batch: int = 0  # next one in this epoch
     tokens: int = 0
     seconds: float = 0.0
+    saving_seconds: float = 0.0  # of these: writing checkpoints
+    evaluation_seconds: float = 0.0  # of the last evaluation
     loss_sum: float = 0.0  # sum over the targets since the last log record
     loss_tokens: int = 0
     evaluated_at: int = 0
@@ -53,6 +56,15 @@ class Progress:
     bad_evaluations: int = 0  # in a row
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
     losses: list[float] = field(default_factory=list)  # the same of all evaluations
+    plan: Plan | None = None  # of the schedule; None: from the beginning to the end that the config says
+
+    @classmethod
+    def of(cls, start: checkpoint.Checkpoint) -> Progress:
+        """The progress that `Session.save` stored in a checkpoint."""
+        progress = cls(**migrate_progress(start.load_state()["progress"]))
+        if isinstance(progress.plan, dict):
+            progress.plan = Plan(**progress.plan)
+        return progress
 
     def observe(self, monitored: float, metrics: dict[str, float]) -> tuple[tuple[float, float], bool]:
         """Keep an evaluation; returns its rank, lower is better, and whether it is the best so far.
@@ -93,12 +105,20 @@ class Session:
     @cached_property
     def steps_planned(self) -> int | None:
         """Optimizer steps until the first limit that is not wall-clock time; of drawn chunks, about so many."""
-        limits, train = self.config.train.limits, self.train
+        return self._steps(self.config)
+
+    def _steps(self, config: Config) -> int | None:
+        limits, train = config.train.limits, self.train
         steps = [math.ceil(limits["tokens"] * train.count(0) / train.targets)] if "tokens" in limits else []
         steps += [int(limits["steps"])] if "steps" in limits else []
         if "epochs" in limits:
             steps.append(sum(train.count(epoch) for epoch in range(int(limits["epochs"]))))
         return min(steps, default=None)
+
+    def end_of(self, config: Config) -> End:
+        """The end that `config` plans for a run of this data: by the clock only if no other limit is given."""
+        steps = self._steps(config)
+        return ("seconds", 60 * (config.train.minutes or 0.0)) if steps is None else ("step", steps)
 
     def init_carry(self) -> Carry:
         """The carry at the start of an epoch."""
@@ -112,7 +132,7 @@ class Session:
             "steps": progress.step,
             "epochs": progress.epoch,
             "tokens": progress.tokens,
-            "minutes": progress.seconds / 60,
+            "minutes": (progress.seconds + self.reserved_seconds(progress)) / 60,
         }
         return (
             any(reached[unit] >= limit for unit, limit in limits.limits.items())
@@ -121,13 +141,22 @@ class Session:
             or self.callbacks.stopped is not None
         )
 
+    def reserved_seconds(self, progress: Progress) -> float:
+        """Seconds of train.minutes that are kept for the last evaluation; half of all at most.
+
+        A quarter more than the evaluation before has taken; before the first, an estimate from the speed of training,
+        which takes three times as long for a token.
+        """
+        minutes = self.config.train.minutes
+        if minutes is None:
+            return 0.0
+        estimate = progress.seconds / max(1, progress.tokens) * self.valid.targets / 2
+        return min(1.25 * (progress.evaluation_seconds or estimate), 60 * minutes / 2)
+
     def moment(self, progress: Progress) -> Moment:
-        """Where the schedule stands; by the clock only if no other limit was given, so that runs repeat exactly."""
-        planned, minutes = self.steps_planned, self.config.train.minutes
-        fraction = (
-            progress.step / planned if planned is not None else progress.seconds / (60 * minutes) if minutes else 0.0
-        )
-        return Moment(progress.step, progress.epoch, min(fraction, 1.0))
+        """Where the schedule stands."""
+        plan = progress.plan or planned(self, self.config)
+        return plan.moment(progress.step, progress.epoch, progress.seconds)
 
     def share(self, progress: Progress) -> float:
         """The share of the run that is done, by the limit that is nearest."""
@@ -188,7 +217,7 @@ class Session:
         tensors = iter(state["carry"])
         carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
         set_random_state(state["random"], self.device)
-        progress = Progress(**migrate_progress(state["progress"]))
+        progress = Progress.of(start)
         self.train.start_epoch(progress.epoch)
         # In case a kill came between saving it and saying it is the best.
         if progress.valid and progress.best_step == start.step:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks to stop at the next good moment, the second leaves at once."""
+"""Signals that ask a run to stop: it saves at the next good moment and leaves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any
 
 
 class StopSignal:
-    """Context manager; `number` becomes the signal's number once one has arrived, else stays 0."""
+    """Context manager; `number` becomes the signal's number once one has arrived, else stays 0.
 
-    HANDLED = (signal.SIGINT, signal.SIGTERM)
+    Asked to stop by Ctrl-C, `kill`, a terminal that is closed, and what batch systems send before time is up. A second
+    one from the keyboard leaves at once; any other second one changes nothing: SIGXCPU comes every second, and
+    `timeout` sends its signal twice.
+    """
+
+    HANDLED = (
+        signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+    )  # fmt: skip
+    KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 
     def __init__(self) -> None:
         self.number = 0
@@ -19,17 +27,21 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            self._before = {number: signal.signal(number, self._handle) for number in self.HANDLED}
+            for number in self.HANDLED:
+                if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:  # nohup
+                    continue
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed by Python
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number:  # the second one: as before, so that an interrupt is an exception and a notebook lives on
+        if not self.number:
+            self.number = number
+        elif number in self.KEYBOARD:  # as before: an interrupt is an exception, and a notebook lives on
             signal.signal(number, self._before[number] or signal.SIG_DFL)
             signal.raise_signal(number)
-        self.number = number

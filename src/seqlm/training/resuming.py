@@ -1,0 +1,129 @@
+"""Checks before a run is resumed: may these keys change, is there anything left to do, and from which checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..config.comparison import RESUMABLE, refused_changes
+from ..config.compose import compose_words, words_that_compose
+from ..config.schema import LIMITS, PARTS, Config
+from ..errors import ConfigError
+from ..runs import checkpoint
+from ..runs.folder import RunFolder
+from .session import Progress
+
+# Keys that weights of another run have no use for: they would not fit, or there would be nothing new in it.
+FROM_SCRATCH = ("seed", "model.", "init_from")
+
+
+def check_changes(run: RunFolder, saved: Config, changed: Config) -> None:
+    """Raise ConfigError, with the command for a new run, if `changed` is another experiment than the run's `saved`."""
+    refused = refused_changes(saved, changed)
+    if not refused:
+        return
+    choices = run.info().get("choices", {})
+    parts = {part: value for part in PARTS if isinstance(value := getattr(changed, part), str)}  # model=gru
+    lines = [f"  {part}: {choices.get(part)} -> {value}" for part, value in parts.items()]
+    lines += [f"  {key}: {old} -> {new}" for key, old, new in refused if key.partition(".")[0] not in parts]
+    raise ConfigError(
+        f"{run.path} goes on as it was begun; these keys cannot change on resume:\n"
+        + "\n".join(lines[:8] + [f"  and {len(lines) - 8} more"] * (len(lines) > 8))
+        + f"\n{_way_out(run, changed, [key for key, _, _ in refused])}"
+        + "\nOr change only: "
+        + ", ".join(key + "*" if key.endswith(".") else key for key in RESUMABLE)
+    )
+
+
+def _way_out(run: RunFolder, changed: Config, keys: list[str]) -> str:
+    """The command that starts a new run with the changed keys."""
+    info = run.info()
+    words = words_that_compose(changed, info.get("overrides") or _chosen(info.get("choices", {})))
+    if words is None:
+        return "start a new run with `seqlm train ...`"
+    if any(f"{key}.".startswith(FROM_SCRATCH) for key in keys):
+        return f"A new run from scratch:\n  {shlex.join(['seqlm', 'train', *words])}"
+    command = shlex.join(["seqlm", "train", f"init_from={run.path}", *words])
+    return f"A new run that begins with its weights (and optimizer: init_from.optimizer=true):\n  {command}"
+
+
+def _chosen(choices: dict[str, str]) -> list[str]:
+    """Words for the choices of a run that are not those that are taken without any words."""
+    experiment = [f"experiment={choices['experiment']}"] if "experiment" in choices else []
+    try:
+        usual = compose_words(experiment)[1]
+    except ConfigError:  # an experiment of the user's own, or one that needs to know where its data is
+        usual = {}
+    return experiment + [f"{key}={value}" for key, value in choices.items() if usual.get(key) != value]
+
+
+def newest_checkpoint(run: RunFolder) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint that is whole; None, with a word about it, if the run must begin anew.
+
+    Damaged checkpoints are put aside, never deleted.
+    """
+    if not checkpoint.steps(run.checkpoints):
+        print(f"{run.path} has no checkpoint yet: it begins anew", flush=True)
+        return None
+    try:
+        return checkpoint.find(run.checkpoints, "last", print)
+    except checkpoint.NoneWhole:
+        aside = _free(run.path / "checkpoints.damaged")
+        run.checkpoints.rename(aside)
+        print(
+            f"{run.path} has no checkpoint that is whole: it begins anew; the damaged ones are in {aside}", flush=True
+        )
+        return None
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of <path>.2, <path>.3, ... that is not there."""
+    number = 1
+    while (found := path if number == 1 else path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return found
+
+
+def _reached(progress: Progress) -> dict[str, float]:
+    """How far a run has come, in the units of its limits; an epoch counts from its first step on."""
+    epochs = progress.epoch + (progress.batch > 0)
+    return {"steps": progress.step, "epochs": epochs, "tokens": progress.tokens, "minutes": progress.seconds / 60}
+
+
+def check_limits(run: RunFolder, saved: Config, config: Config, progress: Progress) -> None:
+    """Raise ConfigError for a new limit that the run has passed already."""
+    reached = _reached(progress)
+    passed = [
+        f"train.{unit}={limit:,.10g} is too small: {run.path} has come to {reached[unit]:,.10g} {unit}; give more, or "
+        "leave it out"
+        for unit, limit in config.train.limits.items()
+        if limit != saved.train.limits.get(unit) and limit < reached[unit]
+    ]
+    if passed:
+        raise ConfigError("\n".join(passed))
+
+
+def is_finished(run: RunFolder, saved: Config, config: Config, progress: Progress) -> bool:
+    """Whether the run came to its end, and `config` gives it no other."""
+    info, keys = run.info(), (*LIMITS, "patience", "nonmonotone")
+    same = all(getattr(saved.train, key) == getattr(config.train, key) for key in keys)
+    return same and info.get("status") == "finished" and info.get("steps") == progress.step
+
+
+def finished(run: RunFolder, config: Config, progress: Progress) -> str:
+    """The lines that a finished run is answered with."""
+    limits, reached = config.train.limits, _reached(progress)
+    longer: list[Any] = [
+        f"train.{unit}={2 * limit:g}" if unit == "minutes" else f"train.{unit}={2 * int(limit)}"
+        for unit, limit in limits.items()
+        if unit == "minutes" or reached[unit] >= limit
+    ]
+    patience = config.train.patience
+    if patience is not None and progress.bad_evaluations >= patience:
+        longer = [f"train.patience={2 * patience}"]
+    word = [*longer, "train.nonmonotone=null"][0]
+    return (
+        f"{run.path} is finished: {progress.step:,} steps, best at step {progress.best_step:,}; nothing is changed.\n"
+        f"To train it on: seqlm resume {shlex.quote(str(run.path))} {word}"
+    )
