@@ -346,7 +346,7 @@ def test_published_figures_are_data_of_the_experiments():
     assert published_of("wlm_200") == {"protocol": "wlm"} and published_of("default") == published_of("laptop") == {}
     for name in ("atis_joint", "awd_ptb_finetune", "wlm_650", "melis_10m", "awd_enwik8"):  # made from others
         assert experiment(name, ["data.path=x", "init_from=run"])["published"] == published_of(name)
-    with pytest.raises(ConfigError, match="published={'tset': 3} should be a mapping or null"):
+    with pytest.raises(ConfigError, match="published.tset is unknown; did you mean published.test"):
         compose("+published.tset=3")
 
 

@@ -123,7 +123,8 @@ def finished(run: RunFolder, config: Config, progress: Progress) -> str:
     if patience is not None and progress.bad_evaluations >= patience:
         longer = [f"train.patience={2 * patience}"]
     word = [*longer, "train.nonmonotone=null"][0]
+    best = f"best at step {progress.best_step:,}" if progress.valid else "never evaluated"
     return (
-        f"{run.path} is finished: {progress.step:,} steps, best at step {progress.best_step:,}; nothing is changed.\n"
+        f"{run.path} is finished: {progress.step:,} steps, {best}; nothing is changed.\n"
         f"To train it on: seqlm resume {shlex.quote(str(run.path))} {word}"
     )
