@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ..config.comparison import resumed
 from ..config.schema import Config
 from ..config.values import load_config, with_words
+from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
 from ..terminal import status
 from .words import run_and_words
@@ -16,8 +16,9 @@ from .words import run_and_words
 def main(words: Sequence[str]) -> None:
     """`seqlm resume RUN [key=value ...]`."""
     folder, changes = run_and_words("resume", words)
-    saved = load_config(RunFolder.open(folder).config)
-    resumed(saved, with_words(Config, asdict(saved), changes))
+    run = RunFolder.open(folder)
+    saved = load_config(run.config)
+    check_changes(run, saved, with_words(Config, asdict(saved), changes))
     with status("loading torch"):  # once the run is there, and the words are known to be right
         from ..training.launch import resume
     resume(folder, changes)

@@ -85,6 +85,7 @@ VERBS = {
         [
             ("resume outputs/NAME", "after Ctrl-C, kill -9 or a power cut: the same bits"),
             ("resume outputs/NAME train.steps=20000", "extend a run"),
+            ("resume outputs/NAME train.steps=20000 schedule.extend=rewarm", "with its learning rate warmed up again"),
         ],
         "resume",
     ),

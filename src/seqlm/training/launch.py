@@ -21,6 +21,7 @@ from ..engines.choice import measured
 from ..errors import ConfigError, RunExists, Stopped
 from ..runs import checkpoint
 from ..runs.assemble import check_parts
+from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
 from ..runs.load import origin, with_absolute_paths, with_pinned_models
 from ..runs.naming import describe_model, run_name
@@ -32,7 +33,7 @@ from .loggers import RunLogger
 from .loop import Loop
 from .plan import extend, planned
 from .report import closing, declarations, describe_run, header, hparams, now
-from .resuming import check_changes, check_limits, finished, is_finished, newest_checkpoint
+from .resuming import check_limits, finished, is_finished, newest_checkpoint
 from .session import Progress, Session, assemble_session
 from .signals import StopSignal
 
@@ -71,7 +72,9 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], cal
     with shown_status("preparing the run"):
         session = assemble_session(config, callbacks=callbacks)
         typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
-        facts = {**typed, **describe_run(session), **_origins(session)}
+        origins = _origins(session)
+        facts = {**typed, **describe_run(session), **origins}
+    _say_beginning(config, origins)
 
     def fill(run: RunFolder) -> None:
         save_config(with_absolute_paths(config), run.config)
@@ -119,6 +122,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
                 "put the old text back, or start a new run"
             )
         origins = _origins(session) if start is None else {}
+        _say_beginning(config, origins)
         progress, carry = _beginning(session) if start is None else session.restore(start, run)
         changed = changes(saved, config)
         if told := extend(session, progress, saved, str(run.path)):
@@ -146,13 +150,17 @@ def _origins(session: Session) -> dict[str, Any]:
     """
     config = session.config
     kept: dict[str, Any] = {}
-    if (begins := config.begins_with) is not None:
-        began = begin_with_another(config, session.model, session.data.tokenizer, session.optimizer)
-        kept["began_with"] = began
-        print(describe_beginning(begins["run"], began), flush=True)
+    if config.begins_with is not None:
+        kept["began_with"] = begin_with_another(config, session.model, session.data.tokenizer, session.optimizer)
     for spec in config.model.get("language_models") or []:
         kept.setdefault("language_models", []).append(origin(RunFolder.open(spec["run"]), spec["checkpoint"]))
     return kept
+
+
+def _say_beginning(config: Config, origins: Mapping[str, Any]) -> None:
+    """Say what a run begins with, if that is another run."""
+    if config.begins_with and "began_with" in origins:
+        print(describe_beginning(config.begins_with["run"], origins["began_with"]), flush=True)
 
 
 def _beginning(session: Session) -> tuple[Progress, Carry]:
