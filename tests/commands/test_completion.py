@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,8 @@ def test_in_a_real_bash(home):
 
 
 def test_every_verb_completes_its_words(home):
+    Path("outputs/grid/.sweep").mkdir(parents=True)
+    assert candidates(["sweep"], "") == ["grid"]
     assert candidates([], "")[: len(VERBS)] == [*VERBS]
     for verb, entry in VERBS.items():
         flags = candidates([verb], "-")

@@ -142,9 +142,10 @@ def test_renamed_runs_and_runs_of_an_older_version_are_found():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["modle=gru", "seed=1,2"], r"^modle is not a key"),
-        (["modle=gru,lstm", "seed=1,2"], r"4 of 4 jobs cannot be run, so none was started:\nmodle .*\n  in every"),
+        (["modle=gru", "seed=1,2"], r"^modle is neither a group nor a key"),
+        (["modle=gru,lstm", "seed=1,2"], r"4 of 4 jobs .*, so none was started:\nmodle .*\n  in modle=gru seed=1; "),
         (["model=gru,gruu", "seed=1,2"], r"2 of 4 .*\nmodel=gruu is unknown.*\n  in model=gruu seed=1; model=gruu"),
+        (["optim.lr=fast", "seed=1,2"], r"2 of 2 .*\noptim.lr=fast should be a number\n  in every job"),
         (["optim.lr=1,fast"], r"1 of 2 .*\noptim.lr=fast should be a number\n  in optim.lr=fast"),
         (["seed=a"], r"^seed=a should be a whole number$"),
         (["run.name=x"], r"run.name=...: a sweep names its runs"),

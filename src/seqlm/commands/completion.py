@@ -146,11 +146,13 @@ def _flags(entry: Verb) -> dict[str, str]:
 
 
 def _places(place: str, last: str) -> list[str]:
-    """Candidates for a word as the help names it: RUN, DIR, FILE, LEVEL, and what is typed as it stands in `a|b`."""
+    """Candidates for a word as the help names it, NAME being that of a sweep; in `a|b` what is typed as it stands."""
     found: list[str] = []
     for name in place.split("|"):
         if name == "RUN":
             found += _runs(last)
+        elif name == "NAME":
+            found += _beginning(last, [path.parent.name for path in sorted(Path(OUTPUTS).glob("*/.sweep"))])
         elif name in ("DIR", "FILE"):
             found += _paths(last, folders_only=name == "DIR")
         elif name == "LEVEL":

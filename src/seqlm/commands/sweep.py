@@ -49,10 +49,7 @@ def main(words: Sequence[str]) -> None:
         slots = min(settings.jobs, len(plan.jobs))
         with Display(plan, len(plan.jobs) - len(due), slots) as display:
             running = launcher.Launcher(plan, slots, display)
-            try:
-                number, problems = running.run(due, settings.retry), running.problems
-            finally:  # Ctrl-C for the second time, or an error
-                running.kill()
+            number, problems = running.run(due, settings.retry), running.problems
     states = {job.number: job.place.state() for job in plan.jobs}
     _print_results(plan, states)
     failed = [job for job in plan.jobs if states[job.number] == FAILED or job.number in problems]

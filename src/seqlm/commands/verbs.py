@@ -17,7 +17,7 @@ TRAIN_WORDS = {
     "--config-dir DIR": "a folder with groups and options of your own: DIR/model/mine.yaml; default: none",
     "--cfg job|hydra|all": "print the configuration: job is ours, hydra that of hydra; default: train",
     "--resolve": "with --cfg: replace ${...} by values; default: shown as they stand",
-    "-p, --package NAME": "with --cfg: this part of it only, as --package model; default: all",
+    "-p, --package PART": "with --cfg: this part of it only, as --package model; default: all",
     "--info all|config|defaults|defaults-tree|plugins|searchpath": "how it is composed, and from where; default: all",
 }
 KEYS = {"key=value": "a key listed below, with its default; any may be left out"}
@@ -65,8 +65,9 @@ VERBS = {
         "train every combination of values; the same command again resumes them",
         {
             "NAME": "the folder of the sweep in run.root: outputs/NAME",
-            "group=option,...": "choose a part, or several: model=lstm,gru",
-            "key=value,...": "override a key; values of several jobs as for train -m: seed=1,2,3, seed=range(1,4)",
+            "group=option,...": "choose a part, or several: model=lstm,gru; default: that of train",
+            "key=value,...": "override a key, for several jobs as in train -m: seed=1,2,3 or seed=range(1,4); default: "
+            "that of train",
             "jobs=K": "so many at once, with cores and GPUs shared out among them; default: 1",
             "retry=true": "run failed jobs again, too; default: list them",
             "--dry-run": "list the jobs and how they stand; default: run them",

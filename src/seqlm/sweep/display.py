@@ -96,7 +96,7 @@ class Display:
             self.write(f"waiting for what another launcher runs, jobs: {left}; Ctrl-C leaves them alone")
 
     def stopping(self, running: int, left: int) -> None:
-        self.write(f"stopping at a checkpoint: {running} running, {left} not started; again to leave at once")
+        self.write(f"stopping at a checkpoint: {running} running, {left} not started; again: do not wait for them")
 
     def refresh(self) -> None:
         """Draw the bar, or now and then print a line about the whole."""

@@ -85,11 +85,6 @@ class Launcher:
                 self.display.refresh()
             return stop.number
 
-    def kill(self) -> None:
-        """End all that run, now; checkpoints that are there stay good."""
-        for one in self._running:
-            one.process.kill()
-
     def _wait(self) -> None:
         """Until a job ends, or it is time to look how they do."""
         for one in self._running:
