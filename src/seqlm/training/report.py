@@ -179,7 +179,11 @@ def _git_commit() -> str | None:
             ["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, check=True, timeout=10
         )
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=where, capture_output=True, text=True, timeout=10
+            ["git", "--no-optional-locks", "status", "--porcelain", "-uno"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return None
