@@ -177,7 +177,7 @@ def test_a_run_of_a_sweep_is_a_run(tmp_path):
     seqlm("sweep", "grid", *WORDS, "seed=1,2", cwd=tmp_path)
     name = next(iter(runs(tmp_path / "outputs" / "grid")))
     seqlm("eval", f"outputs/grid/{name}", cwd=tmp_path)
-    seqlm("resume", f"outputs/grid/{name}", "train.steps=44", cwd=tmp_path)
+    seqlm("resume", f"outputs/grid/{name}", "train.steps=44", "schedule.extend=hold", cwd=tmp_path)
     assert name in seqlm("runs", "outputs/grid", cwd=tmp_path).stdout
     alone = seqlm("train", *WORDS, "seed=1", "run.name=alone", cwd=tmp_path)
     assert alone.returncode == 0
