@@ -44,7 +44,8 @@ def printed() -> dict[str, str]:
         for node in ast.walk(tree):
             is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value
             if is_text and id(node) not in docs:  # a single word may be the older name of a key
-                found[f"{path.relative_to(ROOT)}:{node.lineno}:{node.col_offset}"] = node.value
+                place = f"{path.relative_to(ROOT)}:{node.lineno}:{node.col_offset}"  # one for all of an f-string
+                found[place] = found.get(place, "") + node.value
     for path in (REPOSITORY / "configs").rglob("*.yaml"):
         found[str(path.relative_to(REPOSITORY))] = "\n".join(re.findall("#.*", path.read_text(encoding="utf-8")))
     return found

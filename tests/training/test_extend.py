@@ -170,7 +170,7 @@ def test_the_average_of_an_extended_run(tmp_path, how, capsys):
     train(tiny(tmp_path, *COSINE, "averaging=mean", "averaging.start=0.5", "train.steps=20"), {})
     resume(tmp_path / "run", ["train.steps=24", f"schedule.extend={how}"])
     steps = checkpoint.find(tmp_path / "run" / "checkpoints", "last", print).load_state()["averaging"]["steps"]
-    assert ("the average of the weights begins anew" in capsys.readouterr().out) == (how == "rewarm")
+    assert ("the average of the weights starts again" in capsys.readouterr().out) == (how == "rewarm")
     assert steps == {"hold": 14, "replan": 14, "rewarm": 2}[how]
 
 
@@ -223,7 +223,7 @@ def test_a_limit_below_the_present_place_is_refused(tmp_path):
     assert files(tmp_path / "run") == before
 
 
-def test_a_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
+def test_a_run_without_a_checkpoint_says_that_it_starts_from_step_0(tmp_path, capsys):
     for name in ("whole", "parts"):
         train(tiny(tmp_path, "train.steps=8", name=name), {})
     folder = tmp_path / "parts" / "checkpoints"
@@ -234,14 +234,14 @@ def test_a_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
         capsys.readouterr()
         resume(tmp_path / "parts", [])
         said = capsys.readouterr().out
-        assert "has no checkpoint that is whole: it begins anew" in said and kept in said
+        assert "has no checkpoint that is whole: it starts from step 0" in said and kept in said
         assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
         assert {path.name for path in (tmp_path / "parts" / kept).iterdir()} == damaged
         for state in folder.glob("step-*/state.pt"):
             state.write_bytes(b"damaged")
     shutil.rmtree(folder)
     resume(tmp_path / "parts", [])
-    assert "has no checkpoint yet: it begins anew" in capsys.readouterr().out
+    assert "has no checkpoint yet: it starts from step 0" in capsys.readouterr().out
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 

@@ -22,7 +22,7 @@ class Schedule:
 
     `extend` is for a factor that depends on the planned end of the run, and says what becomes of it when the run is
     given another end. "hold": it comes to the old end, and stays as it is there | "replan": it is spread over the whole
-    run, as if that had been planned so | "rewarm": it begins anew, for the rest of the run (K. Gupta et al., arXiv
+    run, as if that had been planned so | "rewarm": it starts again, for the rest of the run (K. Gupta et al., arXiv
     2308.04014).
     """
 

@@ -200,7 +200,7 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 
 
 def _none_whole(folder: Path) -> ConfigError:
-    return NoneWhole(f"{folder} holds no whole checkpoint; seqlm resume {folder.parent} begins the run anew")
+    return NoneWhole(f"{folder} holds no whole checkpoint; seqlm resume {folder.parent} starts it from step 0")
 
 
 def verify(path: Path) -> str:

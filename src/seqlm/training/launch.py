@@ -93,7 +93,7 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], cal
 def resume(folder: str | Path, words: Sequence[str], callbacks: Sequence[Callback] = ()) -> Trained:
     """Resume the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
 
-    A run that was killed before its first checkpoint starts anew, which gives the same numbers.
+    A run that was killed before its first checkpoint starts from step 0, which gives the same numbers.
     """
     return _resume(RunFolder.open(folder), lambda saved: with_words(Config, asdict(saved), words), callbacks)
 

@@ -69,7 +69,7 @@ def extend(session: Session, progress: Progress, saved: Config, where: str) -> s
     restarted = how != "hold" and session.averaging.restart(session.moment(progress))
     return (
         f"{before:.3g} so far, now {_in_words(rates[how])} (schedule.extend={how})"
-        + "; the average of the weights begins anew" * restarted
+        + "; the average of the weights starts again" * restarted
     )
 
 
@@ -115,7 +115,11 @@ def _in_words(rates: Sequence[float]) -> str:
 
 def _question(where: str, old: Plan, run_end: End, before: float, rates: Mapping[str, Sequence[float]]) -> str:
     """The error that asks for schedule.extend, with what each choice does."""
-    meanings = {"hold": "stays as it is at the old end", "replan": "spread over the whole run", "rewarm": "begins anew"}
+    meanings = {
+        "hold": "stays as at the old end",
+        "replan": "spread over the whole run",
+        "rewarm": "starts again",
+    }
     lines = [f"  schedule.extend={how:<8} {_in_words(course)}: {meanings[how]}" for how, course in rates.items()]
     return (
         f"{where} was planned to end at {_place(old.run_end)}, now at {_place(run_end)}.\n"

@@ -14,12 +14,12 @@ from .session import Progress
 
 
 def newest_checkpoint(run: RunFolder) -> checkpoint.Checkpoint | None:
-    """The newest checkpoint that is whole; None, with a word about it, if the run must begin anew.
+    """The newest checkpoint that is whole; None, with a word about it, if the run must start from step 0.
 
     Damaged checkpoints are put aside, never deleted.
     """
     if not checkpoint.steps(run.checkpoints):
-        print(f"{run.path} has no checkpoint yet: it begins anew", flush=True)
+        print(f"{run.path} has no checkpoint yet: it starts from step 0", flush=True)
         return None
     try:
         return checkpoint.find(run.checkpoints, "last", print)
@@ -27,7 +27,8 @@ def newest_checkpoint(run: RunFolder) -> checkpoint.Checkpoint | None:
         aside = _free(run.path / "checkpoints.damaged")
         run.checkpoints.rename(aside)
         print(
-            f"{run.path} has no checkpoint that is whole: it begins anew; the damaged ones are in {aside}", flush=True
+            f"{run.path} has no checkpoint that is whole: it starts from step 0; the damaged ones are in {aside}",
+            flush=True,
         )
         return None
 
