@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from ..config.schema import LIMITS, Config
 from ..errors import ConfigError
@@ -70,15 +69,17 @@ def is_finished(run: RunFolder, saved: Config, config: Config, progress: Progres
 def finished(run: RunFolder, config: Config, progress: Progress) -> str:
     """The lines that a finished run is answered with."""
     limits, reached = config.train.limits, _reached(progress)
-    longer: list[Any] = [
-        f"train.{unit}={2 * limit:g}" if unit == "minutes" else f"train.{unit}={2 * int(limit)}"
+    longer = {
+        unit: f"train.{unit}={2 * limit:g}" if unit == "minutes" else f"train.{unit}={2 * int(limit)}"
         for unit, limit in limits.items()
-        if unit == "minutes" or reached[unit] >= limit
-    ]
+    }
+    ended_by = [word for unit, word in longer.items() if unit == "minutes" or reached[unit] >= limits[unit]]
     patience = config.train.patience
     if patience is not None and progress.bad_evaluations >= patience:
-        longer = [f"train.patience={2 * patience}"]
-    word = [*longer, "train.nonmonotone=null"][0]
+        ended_by = [f"train.patience={2 * patience}"]
+    elif not ended_by and config.train.nonmonotone is not None:
+        ended_by = ["train.nonmonotone=null"]
+    word = [*ended_by, *longer.values()][0]  # a callback may have ended it before any limit
     best = f"best at step {progress.best_step:,}" if progress.valid else "never evaluated"
     return (
         f"{run.path} is finished: {progress.step:,} steps, {best}; nothing is changed.\n"
