@@ -39,7 +39,7 @@ def train(*config: str | Mapping[str, Any] | Path, callbacks: Sequence[Callback]
 
     >>> import seqlm
     >>> run = seqlm.train("data=markov", "model=gru", {"data.tokens": 2000, "model.hidden_size": 8,
-    ...                   "train": {"steps": 20, "batch_size": 4}, "run.name": "first"})
+    ...                   "train": {"steps": 20, "batch_size": 4}, "schedule": "constant", "run.name": "first"})
     run ...
     >>> run.config.model["hidden_size"], run.checkpoint.step, sorted(run.metrics)
     (8, 20, ['valid/bpc', 'valid/loss', 'valid/ppl'])

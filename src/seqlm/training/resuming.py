@@ -60,10 +60,11 @@ def check_limits(run: RunFolder, saved: Config, config: Config, progress: Progre
 
 
 def is_finished(run: RunFolder, saved: Config, config: Config, progress: Progress) -> bool:
-    """Whether the run came to its end, and `config` gives it no other."""
+    """Whether the run came to its end, and `config` gives it no other; a callback may decide otherwise this time."""
     info, keys = run.info(), (*LIMITS, "patience", "nonmonotone")
     same = all(getattr(saved.train, key) == getattr(config.train, key) for key in keys)
-    return same and info.get("status") == "finished" and info.get("steps") == progress.step
+    ended = info.get("status") == "finished" and not info.get("stopped_by")
+    return same and ended and info.get("steps") == progress.step
 
 
 def finished(run: RunFolder, config: Config, progress: Progress) -> str:
