@@ -236,7 +236,7 @@ def test_two_files_to_a_translation(tmp_path):
     assert json.loads(said[1]) == {"words": ["three", "one"], "target": ["trois", "un"]}
     assert RunFolder(tmp_path / "run").status() == "finished"
     (tmp_path / "train.en").write_text("one\n")
-    failed = command("resume", tmp_path / "run", cwd=tmp_path, check=False)
+    failed = command("resume", tmp_path / "run", "train.epochs=32", cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "lines do not correspond" in failed.stderr and "Traceback" not in failed.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -260,8 +261,9 @@ def made(root, name):
 
 
 def test_names_of_runs_never_collide(tmp_path):
-    names = {made(tmp_path, None) for _ in range(50)}
-    assert len(names) == 50 and all(name.startswith("markov-lstm-2") for name in names)
+    with ThreadPoolExecutor(8) as several:  # of those that start at once, each gets a number
+        names = set(several.map(lambda _: made(tmp_path, None), range(50)))
+    assert names == {"markov-lstm", *(f"markov-lstm.{number}" for number in range(2, 51))}
     (tmp_path / "x").mkdir()
     made(tmp_path, "x")  # an empty folder is nobody's
     with pytest.raises(ConfigError, match="run.name=x:.*exists; choose another name, or resume=auto"):
