@@ -276,6 +276,13 @@ def test_what_cannot_be_compared(runs, monkeypatch, words, message):
         main(words)
 
 
+def test_runs_are_named_as_seqlm_runs_names_them(runs, tmp_path, monkeypatch, capsys):
+    runs.rename(tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    lines, _ = shown(capsys, "fast-1", "slow-1")
+    assert sorted(lines["name"]) == ["fast-1", "slow-1"]
+
+
 def test_the_command(runs):
     done = command("compare", "fast-1", "gru", cwd=runs, process=True)
     assert "model.cell" in done.stdout

@@ -23,7 +23,7 @@ from ..config.keys import dotted
 from ..config.values import as_typed, load_config
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
-from ..runs.folder import RunFolder, find_runs
+from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from ..runs.listing import as_value
 from ..runs.table import RunSummary, markdown, output_width, summarize, table, table_width
 from .words import pop_file, pop_flag, pop_option
@@ -138,8 +138,9 @@ def incomparable(settings: Sequence[Setting]) -> str:
 
 
 def _runs(place: str) -> list[RunFolder]:
-    """The run in a folder, or those below it."""
-    found = find_runs(Path(place))
+    """The run in a folder, or those below it; the folder may be named as it is called in outputs."""
+    inside = OUTPUTS / place
+    found = find_runs(inside if not Path(place).exists() and inside.is_dir() else Path(place))
     if not found:
         raise ConfigError(f"{place} is no run, and there is none in it; `seqlm runs` lists the runs in outputs")
     return found

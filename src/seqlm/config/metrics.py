@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 HUGE = 1e7  # numbers from here on are written with an exponent
 
 
+def readable(value: float, digits: int = 2, separator: str = ",") -> str:
+    """A number with its digits, or with an exponent if it is a huge one."""
+    return f"{value:{separator}.{digits}f}" if abs(value) < HUGE else f"{value:.3e}"
+
+
 class Metric(NamedTuple):
     """A measure of a model on a split.
 
@@ -27,9 +32,7 @@ class Metric(NamedTuple):
 
     def text(self, value: float | None) -> str:
         """`value` with its digits; nothing for None, which stands for a number that is not finite."""
-        if value is None:
-            return ""
-        return f"{value:.{self.digits}f}" if abs(value) < HUGE else f"{value:.3e}"
+        return "" if value is None else readable(value, self.digits, separator="")
 
     def rank(self, value: float) -> float:
         """`value` as a number that is better when lower."""

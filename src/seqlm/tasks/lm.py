@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..config.metrics import PERPLEXITY, Metric
+from ..config.metrics import PERPLEXITY, Metric, readable
 from ..config.schema import Config, SamplingConfig
 from ..data.batching.batches import IGNORE_INDEX, Batches
 from ..data.batching.streams import Chunk, Lengths, Streams, Tokens
@@ -89,9 +89,12 @@ class LanguageModeling(TextTask):
         return [
             ("tokens", f"{measured['tokens']:,}"),
             ("nats/token", f"{measured['loss']:.4f}"),
-            ("perplexity", f"{measured['ppl']:,.2f}"),
+            ("perplexity", readable(measured["ppl"])),
             ("bits per character", f"{measured['bpc']:.4f}   ({measured['characters']:,} characters)"),
-            ("perplexity per word", f"{measured['ppl_word']:,.2f}   ({measured['words']:,} words, line ends included)"),
+            (
+                "perplexity per word",
+                f"{readable(measured['ppl_word'])}   ({measured['words']:,} words, line ends included)",
+            ),
             ("out of vocabulary", f"{100 * measured['oov_rate']:.2f}%"),
             ("tokens/s", f"{measured['tokens_per_s']:,.0f}"),
         ]

@@ -43,7 +43,12 @@ def _free(path: Path) -> Path:
 def _reached(progress: Progress) -> dict[str, float]:
     """How far a run has come, in the units of its limits; an epoch counts from its first step on."""
     epochs = progress.epoch + (progress.batch > 0)
-    return {"steps": progress.step, "epochs": epochs, "tokens": progress.tokens, "minutes": progress.seconds / 60}
+    return {
+        "steps": progress.step,
+        "epochs": epochs,
+        "tokens": progress.tokens,
+        "minutes": round(progress.seconds / 60, 2),
+    }
 
 
 def check_limits(run: RunFolder, saved: Config, config: Config, progress: Progress) -> None:
