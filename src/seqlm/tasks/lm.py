@@ -86,6 +86,7 @@ class LanguageModeling(TextTask):
         }
 
     def rows(self, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+        per_word = readable(measured["ppl_word"])
         return [
             ("tokens", f"{measured['tokens']:,}"),
             ("nats/token", f"{measured['loss']:.4f}"),
@@ -93,7 +94,7 @@ class LanguageModeling(TextTask):
             ("bits per character", f"{measured['bpc']:.4f}   ({measured['characters']:,} characters)"),
             (
                 "perplexity per word",
-                f"{readable(measured['ppl_word'])}   ({measured['words']:,} words, line ends included)",
+                f"{per_word}   ({measured['words']:,} words, line ends included)",
             ),
             ("out of vocabulary", f"{100 * measured['oov_rate']:.2f}%"),
             ("tokens/s", f"{measured['tokens_per_s']:,.0f}"),

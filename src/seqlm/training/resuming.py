@@ -47,15 +47,19 @@ def _reached(progress: Progress) -> dict[str, float]:
         "steps": progress.step,
         "epochs": epochs,
         "tokens": progress.tokens,
-        "minutes": round(progress.seconds / 60, 2),
+        "minutes": progress.seconds / 60,
     }
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def check_limits(run: RunFolder, saved: Config, config: Config, progress: Progress) -> None:
     """Raise ConfigError for a new limit that the run has passed already."""
     reached = _reached(progress)
     passed = [
-        f"train.{unit}={limit:,.10g} is too small: {run.path} has come to {reached[unit]:,.10g} {unit}; give more, or "
+        f"train.{unit}={_shown(limit)} is too small: {run.path} has come to {_shown(reached[unit])} {unit}; give more, or "
         "leave it out"
         for unit, limit in config.train.limits.items()
         if limit != saved.train.limits.get(unit) and limit < reached[unit]
