@@ -59,8 +59,8 @@ def check_limits(run: RunFolder, saved: Config, config: Config, progress: Progre
     """Raise ConfigError for a new limit that the run has passed already."""
     reached = _reached(progress)
     passed = [
-        f"train.{unit}={_shown(limit)} is too small: {run.path} has come to {_shown(reached[unit])} {unit}; give more, or "
-        "leave it out"
+        f"train.{unit}={_shown(limit)} is too small: {run.path} has come to {_shown(reached[unit])} {unit}; "
+        "give more, or leave it out"
         for unit, limit in config.train.limits.items()
         if limit != saved.train.limits.get(unit) and limit < reached[unit]
     ]
