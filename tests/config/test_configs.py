@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from seqlm.commands.eval import check
 from seqlm.config.build import build, defaults
 from seqlm.config.compose import words_of
 from seqlm.config.schema import Config, EvalConfig, SampleConfig
 from seqlm.config.values import load_config, save_config, verb_config, with_words
-from seqlm.config.yaml_files import find_configs, read_yaml, verb_files
+from seqlm.config.yaml_files import find_configs, read_saved, read_yaml, verb_files
 from seqlm.errors import ConfigError
 from seqlm.evaluation.reproduction import task_of
 from seqlm.runs.assemble import check_parts
@@ -195,6 +196,14 @@ def test_the_verbs_yaml_files_hold_every_key():
     verb_config("eval", EvalConfig, [])
     verb_config("sample", SampleConfig, [])
     assert verb_config("eval", EvalConfig, ["data.path=2024", "bptt=9"]).data == {"path": "2024"}
+
+
+def test_a_saved_config_is_read_as_omegaconf_reads_it(tmp_path):
+    texts = ["08946e53a2", "12e5", "1e-05", "2024-01-02", "no", "null", "1_000", "0x1f", "1:30", "é: {"]
+    odd = [*texts, 1e-05, 1e16, None, -2e-7, 1.5, 3, True]
+    OmegaConf.save(OmegaConf.create({"odd": odd, "inner": {"lr": 1e-05, "name": "1984"}}), tmp_path / "config.yaml")
+    assert read_saved(tmp_path / "config.yaml") == read_yaml(tmp_path / "config.yaml")
+    assert read_saved(tmp_path / "config.yaml")["odd"] == odd
 
 
 def test_comments_explain_the_keys():
