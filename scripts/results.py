@@ -1,7 +1,7 @@
 """Records of finished runs, and the tables of docs/results.md and README.md made from them.
 
-    python scripts/results.py record RUN      write results/<experiment>[-<engine>][-seed<seed>].json from a scored run,
-                                              finished or interrupted
+    python scripts/results.py record RUN      write results/<experiment>[-<engine>][-<precision>][-seed<seed>].json
+                                              from a scored run, finished or interrupted
     python scripts/results.py table           rewrite the tables in docs/results.md and README.md
     python scripts/results.py table --check   fail if they do not show what results/ says
 
@@ -120,10 +120,11 @@ def _experiments() -> list[str]:
 
 
 def _settings(name: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """What to type for an experiment and the records of it, for each engine that was forced; no records if none are."""
+    """What to type for an experiment and the records of it, for each engine or precision that was forced."""
     words = "(no arguments)" if name == "default" else f"`experiment={name}`"
     records = {words: _seeds(name)}
     records |= {f"`experiment={name} engine={engine}`": _seeds(f"{name}-{engine}") for engine in ENGINES}
+    records |= {f"`experiment={name} precision=bf16`": _seeds(f"{name}-bf16")}
     return [(words, found) for words, found in records.items() if found] or [(words, [])]
 
 
@@ -245,7 +246,8 @@ def _steps(data: Mapping[str, Any]) -> str:
 
 
 def _lstm_layers(data: Mapping[str, Any]) -> str:
-    engines = ("auto", "native", "fused", "torch bf16", "auto bf16", "native bf16", "fused bf16")
+    ours = ["auto", "native", "fused", "persistent"]
+    engines = [*ours, "torch bf16", *(f"{engine} bf16" for engine in ours)]
     found = {(tuple(row["shape"]), row["engine"]): row for row in data["layers"] if row["torch"] == "LSTM"
              and row["cell"] in ("lstm", "LSTM")}  # fmt: skip
     rows = (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("valid", "test")  # that are scored
 FACTS = ("seqlm", "torch", "python", "git", "device", "hardware", "seed", "parameters", "steps", "tokens", "seconds")
+COMPUTED = ("engine", "precision")  # keys of how, not what: with another value it is the same experiment
 
 
 def finished(folder: Path) -> bool:
@@ -37,9 +38,10 @@ def experiment_of(run: RunFolder) -> str:
 
 
 def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
-    """<experiment>[-<engine>][-seed<seed>].json: the engine if one was forced, the seed if it is not the preset's."""
+    """<experiment>[-<engine>][-<precision>][-seed<seed>].json: what was forced, or is not as in the preset."""
     config = load_config(run.config)
     engine = [] if config.engine == "auto" else [config.engine]
+    engine += [] if config.precision == preset["precision"] else [config.precision]
     seed = [] if config.seed == preset["seed"] else [f"seed{config.seed}"]
     return "-".join([experiment_of(run), *engine, *seed]) + ".json"
 
@@ -60,7 +62,7 @@ def _changes(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str
     return [
         f"{key}: {old} -> {new}"
         for key, old, new in differences(expected, with_missing_options(config, expected))
-        if not key.startswith(IGNORED_KEYS) and key != "engine"
+        if not key.startswith(IGNORED_KEYS) and key not in COMPUTED
     ]
 
 
