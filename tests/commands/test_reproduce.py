@@ -65,10 +65,15 @@ def test_each_seed_and_engine_has_a_record_of_its_own(tmp_path):
     assert file_name(auto, {"seed": 7}) == "zaremba_small-seed1.json"
     assert file_name(forced, {"seed": 7}) == "zaremba_small-fused.json"
     assert file_name(forced, {"seed": 1}) == "zaremba_small-fused-seed7.json"
+    config = auto.config.read_text()
+    auto.config.write_text(config.replace("precision: float32", "precision: bf16"))
+    assert file_name(auto, {"seed": 1, "precision": "float32"}) == "zaremba_small-bf16.json"
+    assert file_name(auto, {"seed": 1, "precision": "bf16"}) == "zaremba_small.json"
 
 
 @pytest.mark.parametrize(
-    ("words", "name"), [([], ""), (["seed=2"], "-seed2"), (["seed=2", "engine=fused"], "-fused-seed2")]
+    ("words", "name"),
+    [([], ""), (["seed=2"], "-seed2"), (["seed=2", "engine=fused"], "-fused-seed2"), (["precision=bf16"], "-bf16")],
 )
 def test_each_seed_and_engine_is_trained_as_a_run_of_its_own(monkeypatch, tmp_path, words, name):
     seen = []

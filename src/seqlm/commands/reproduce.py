@@ -40,8 +40,9 @@ def _planned(words: Sequence[str]) -> tuple[Path, Sequence[str]]:
             f"seqlm reproduce measures experiment={name} as it is, but the words change {'; '.join(changed)}; leave "
             "them out, or use seqlm train"
         )
-    engine, seed = (pop_value(key, words, "")[0] for key in ("engine", "seed"))
-    own = f"reproduce-{name}" + f"-{engine}" * bool(engine) + f"-seed{seed}" * bool(seed)
+    engine, precision, seed = (pop_value(key, words, "")[0] for key in ("engine", "precision", "seed"))
+    parts = ["reproduce", name, engine, precision, f"seed{seed}" * bool(seed)]
+    own = "-".join(part for part in parts if part)
     run_name, words = pop_value("run.name", words, own)
     root, words = pop_value("run.root", words, "outputs")
     return Path(root) / run_name, words

@@ -41,7 +41,7 @@ def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
     """<experiment>[-<engine>][-<precision>][-seed<seed>].json: what was forced, or is not as in the preset."""
     config = load_config(run.config)
     engine = [] if config.engine == "auto" else [config.engine]
-    engine += [] if config.precision == preset["precision"] else [config.precision]
+    engine += [] if config.precision == preset.get("precision", "float32") else [config.precision]
     seed = [] if config.seed == preset["seed"] else [f"seed{config.seed}"]
     return "-".join([experiment_of(run), *engine, *seed]) + ".json"
 
