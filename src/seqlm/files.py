@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -53,6 +54,12 @@ def to_json(value: Any, indent: int | None = None, ascii: bool = True) -> str:
         return [plain(inner) for inner in item] if isinstance(item, (list, tuple)) else item
 
     return json.dumps(plain(value), indent=indent, allow_nan=False, ensure_ascii=ascii)
+
+
+def free_path(path: Path) -> Path:
+    """The path, or the first of <path>.2, <path>.3, ... that is not there."""
+    others = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], others) if not one.exists())
 
 
 def file_stem(text: str) -> str:

@@ -41,6 +41,13 @@ def columns(stream: TextIO) -> int:
         return shutil.get_terminal_size().columns
 
 
+def output_width() -> int | None:
+    """Columns for a table: those of the terminal, or $COLUMNS; None for a file or a pipe, as wide as need be."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return int(os.environ["COLUMNS"])
+    return columns(sys.stdout) if sys.stdout.isatty() else None
+
+
 def paint(text: str, style: str, stream: TextIO) -> str:
     """`text` in a style of STYLES; plain where `stream` is no terminal, or the user has set NO_COLOR."""
     if not style or not text or os.environ.get("NO_COLOR") or not is_terminal(stream):

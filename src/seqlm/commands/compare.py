@@ -18,15 +18,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.comparison import IGNORED_KEYS, comparable_config, with_missing_options
+from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_missing_options
 from ..config.keys import dotted
 from ..config.values import as_typed, load_config
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from ..runs.listing import as_value
-from ..runs.table import RunSummary, markdown, output_width, summarize, table, table_width
-from .words import pop_file, pop_flag, pop_option
+from ..runs.table import DAMAGED, RunSummary, blocks, markdown, summarize
+from ..terminal import output_width
+from .words import pop_file, pop_flag, pop_option, refuse_flags
 
 DATA = "data fingerprint"  # of train and of valid
 HISTORY = "resumed with"
@@ -74,8 +75,7 @@ def main(words: Sequence[str]) -> None:
     places, file = pop_file(words, "--json")
     places, sort = pop_option(places, "--sort", "a column: --sort 'valid ppl'")
     places, as_markdown = pop_flag(places, "--markdown")
-    if flags := [word for word in places if word.startswith("-")]:
-        raise ConfigError(f"seqlm compare knows no {flags[0]}; it takes runs, --sort, --markdown and --json FILE")
+    refuse_flags("compare", places, "runs, --sort, --markdown and --json FILE")
     settings = compare([run for place in places for run in _runs(place)])
     why = incomparable(settings)
     settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
@@ -86,7 +86,7 @@ def main(words: Sequence[str]) -> None:
         columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
     count = sum(len(one.runs) for one in settings)
     print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
-    print(_written(columns, as_markdown))
+    print(markdown(list(zip(*columns, strict=True)), 1) if as_markdown else blocks(columns, output_width()))
     for double, one in (pair for setting in settings for pair in setting.duplicates):
         print(f"{double.run.path} repeats {one.run.path}, with the same seed: counted once")
     if file:
@@ -149,30 +149,17 @@ def _runs(place: str) -> list[RunFolder]:
 def _read(run: RunFolder) -> list[ComparedRun]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
-        config = load_config(run.config)
-        plain = asdict(config)
-        settings = comparable_config(plain) | {
-            "init_from": config.init_from,
-            "model": plain["model"],
-        }  # from which runs, too
+        settings = telling_config(asdict(load_config(run.config)))
         info = run.info()
         return [ComparedRun(run, info, run.status(info), settings, summarize(run, info))]
-    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []
 
 
 def _canonical(config: Mapping[str, Any], key: str) -> str:
     """A value as text that is equal for equal values; nothing for null, which is what a part without the key has."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(name): plain(inner) for name, inner in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(inner) for inner in value]
-        return float(value) if type(value) is int else value
-
-    return "" if config.get(key) is None else json.dumps(plain(config[key]), sort_keys=True, default=str)
+    return "" if config.get(key) is None else canonical(config[key])
 
 
 def _keys(settings: Sequence[Setting]) -> list[str]:
@@ -220,24 +207,6 @@ def _sorted(columns: list[list[str]], key: str) -> list[list[str]]:
 
     order = sorted(range(len(cells)), key=value, reverse=down)
     return [[column[0], *(column[1:][row] for row in order)] for column in columns]
-
-
-def _written(columns: list[list[str]], as_markdown: bool) -> str:
-    """A line for each setting, or, if these are too wide or too few, blocks with a column for each."""
-    rows, width = list(zip(*columns, strict=True)), output_width()
-    if as_markdown:
-        return markdown(rows, 1)
-    if len(rows) - 1 >= len(columns) and (width is None or table_width(rows) <= width):
-        return table(rows, 1)
-    blocks: list[str] = []
-    settings, titles = rows[1:], rows[0]
-    while settings:
-        count = len(settings)
-        while count > 1 and width and table_width(list(zip(titles, *settings[:count], strict=True))) > width:
-            count -= 1
-        blocks.append(table(list(zip(titles, *settings[:count], strict=True)), 1))
-        settings = settings[count:]
-    return "\n\n".join(blocks)
 
 
 def _names(settings: Sequence[Setting]) -> list[str]:

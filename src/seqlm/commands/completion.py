@@ -17,10 +17,10 @@ from ..config.flags import values_of
 from ..config.reference import Reference
 from ..config.schema import PATH_KEYS
 from ..errors import ConfigError
+from ..runs.folder import OUTPUTS
 from .help import keys_of
 from .verbs import VERBS, Verb
 
-OUTPUTS = "outputs"  # where runs are, unless run.root says otherwise
 # Each calls the command as it was typed, which may be a path.
 SCRIPTS = {
     "bash": """\
@@ -152,7 +152,7 @@ def _places(place: str, last: str) -> list[str]:
         if name == "RUN":
             found += _runs(last)
         elif name == "NAME":
-            found += _beginning(last, [path.parent.name for path in sorted(Path(OUTPUTS).glob("*/.sweep"))])
+            found += _beginning(last, [path.parent.name for path in sorted(OUTPUTS.glob("*/.sweep"))])
         elif name in ("DIR", "FILE"):
             found += _paths(last, folders_only=name == "DIR")
         elif name == "LEVEL":
@@ -164,7 +164,7 @@ def _places(place: str, last: str) -> list[str]:
 
 def _runs(last: str) -> list[str]:
     """Runs, by their folder or by their name in outputs, and folders on the way to others."""
-    start = f"{OUTPUTS}/" if not last and Path(OUTPUTS).is_dir() else last
+    start = f"{OUTPUTS}/" if not last and OUTPUTS.is_dir() else last
     paths = _paths(start, folders_only=True)
     named = [path for path in _paths(f"{OUTPUTS}/{last}", folders_only=True) if path not in paths]
     shown = [(path, path) for path in paths] + [(path, path.removeprefix(f"{OUTPUTS}/")) for path in named]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
-from .words import pop_flag, pop_option
+from .words import pop_flag, pop_option, refuse_flags
 
 STATUSES = ("crashed", "failed", "interrupted", "damaged")  # finished runs are deleted by name only
 
@@ -21,8 +21,7 @@ def main(words: Sequence[str]) -> None:
     """
     words, status = pop_option(words, "--status", f"one of {', '.join(STATUSES)}")
     words, sure = pop_flag(words, "--yes")
-    if flags := [word for word in words if word.startswith("-")]:
-        raise ConfigError(f"seqlm rm knows no {flags[0]}: seqlm rm RUN ... | --status crashed [DIR] [--yes]")
+    refuse_flags("rm", words, "runs, --status and --yes")
     runs = _with_status(words, status) if status else [RunFolder.open(word) for word in words]
     if not runs and not status:
         raise ConfigError("seqlm rm needs a run: seqlm rm RUN ..., or --status crashed; `seqlm runs` lists them")

@@ -11,8 +11,9 @@ from ..errors import ConfigError
 from ..files import to_json
 from ..runs.folder import OUTPUTS, find_runs
 from ..runs.listing import TEXTS, Row, chosen, columns_of, ordered, row_of
-from ..runs.table import output_width, table, table_width
-from .words import pop_flag, pop_option
+from ..runs.table import table, table_width
+from ..terminal import output_width
+from .words import pop_flag, pop_option, refuse_flags
 
 # What is left out first where the terminal is too narrow; name, status and the first metric on valid stay.
 EXPENDABLE = ("note", "tokens/s", "parameters", "date", "overrides", "tags", "experiment", "steps", "seed", "model")
@@ -27,8 +28,7 @@ def main(words: Sequence[str]) -> None:
     words, conditions = pop_option(words, "--filter", "conditions: --filter 'model=gru valid<90'")
     words, as_json = pop_flag(words, "--json")
     words, as_csv = pop_flag(words, "--csv")
-    if flags := [word for word in words if word.startswith("-")]:
-        raise ConfigError(f"seqlm runs knows no {flags[0]}; it takes a folder, --sort, --filter, --json and --csv")
+    refuse_flags("runs", words, "a folder, --sort, --filter, --json and --csv")
     if len(words) > 1:
         raise ConfigError(f"seqlm runs takes one folder, not {len(words)}")
     folder = Path(words[0]) if words else OUTPUTS

@@ -23,6 +23,12 @@ def pop_value(key: str, words: Words, default: str) -> tuple[str, Words]:
     return (found or [default])[-1], [word for word in words if not word.startswith(f"{key}=")]
 
 
+def refuse_flags(verb: str, words: Words, takes: str) -> None:
+    """Raise ConfigError for a flag that is left in the words of a verb."""
+    if flags := [word for word in words if word.startswith("-")]:
+        raise ConfigError(f"seqlm {verb} knows no {flags[0]}; it takes {takes}")
+
+
 def pop_flag(words: Words, flag: str) -> tuple[list[str], bool]:
     """The words without a flag, and whether it was there."""
     return [word for word in words if word != flag], flag in words

@@ -87,10 +87,27 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
 
 
+def telling_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with which runs it begins with and reads: all that tells one run from another."""
+    return comparable_config(config) | {"init_from": config.get("init_from"), "model": config["model"]}
+
+
 def identity(config: Mapping[str, Any]) -> str:
     """A digest, in hexadecimal, that two configurations share if a run of one repeats a run of the other."""
-    text = json.dumps(comparable_config(config) | {"init_from": config.get("init_from")}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(telling_config(config), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """A value as a text that is equal for equal numbers, whether 1 or 1.0 was written."""
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, Mapping):
+            return {str(key): plain(item) for key, item in one.items()}
+        if isinstance(one, (list, tuple)):
+            return [plain(item) for item in one]
+        return float(one) if type(one) is int and abs(one) < 2**53 else one
+
+    return json.dumps(plain(value), sort_keys=True, default=str)
 
 
 def with_missing_options(config: Mapping[str, Any], like: Mapping[str, Any], where: str = "") -> dict[str, Any]:

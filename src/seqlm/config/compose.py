@@ -103,14 +103,12 @@ def run_jobs(words: Words, job: Job) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     def run(node: DictConfig) -> float | None:
         runtime, typed_words = HydraConfig.get().runtime, HydraConfig.get().overrides.task
-        values: Any = OmegaConf.to_container(node, resolve=True)
-        del values["paths"]  # which the data has read
-        folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+        values, folders = _values(node), _folders(runtime)
         return job(lambda: typed_config(values, folders), _taken(runtime.choices), list(typed_words))
 
     _check(words)
@@ -166,7 +164,7 @@ def compose_jobs(jobs: Sequence[Words], flags: Words = ()) -> Iterator[tuple[Con
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf, open_dict
+    from omegaconf import DictConfig, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     parse = lru_cache(maxsize=None)(lambda word: OverridesParser.create().parse_overrides([word]))
@@ -188,10 +186,7 @@ def compose_jobs(jobs: Sequence[Words], flags: Words = ()) -> Iterator[tuple[Con
                 base, hydra.cfg, runtime = common(*(word for word in job if word not in plain))
                 node = copy.deepcopy(base)
                 ConfigLoaderImpl._apply_overrides_to_config([one for word in plain for one in parse(word)], node)
-                values = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
-                del values["paths"]  # which the data has read
-                folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
-                yield typed_config(values, folders), _taken(runtime.choices)
+                yield typed_config(_values(node), _folders(runtime)), _taken(runtime.choices)
             except (HydraException, OmegaConfBaseException) as error:
                 if str(error) not in explained:  # composes again: once for a mistake that all jobs share
                     explained[str(error)] = explain([*job, *flags], error)
@@ -357,8 +352,6 @@ def _loader(flags: Words) -> Iterator[Any]:
     setbase("1.3")
     path = create_config_search_path(str(find_configs()))
     for folder in map(Path, values_of("--config-dir", flags)):
-        if not folder.is_dir():
-            raise ConfigError(f"--config-dir={folder} is not a folder")
         path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     try:
@@ -373,6 +366,20 @@ def _sets_a_key(word: str, loader: Any) -> bool:
     if re.search(r"[+~/@]", key):
         return False
     return "." in key or (key in {one.name for one in fields(Config)} and not loader.repository.group_exists(key))
+
+
+def _values(node: Any) -> dict[str, Any]:
+    """The values of a composed config."""
+    from omegaconf import OmegaConf
+
+    values = cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+    del values["paths"]  # which the data has read
+    return values
+
+
+def _folders(runtime: Any) -> list[Path]:
+    """The folders of YAML files that hydra has read from."""
+    return [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
 
 
 def _taken(choices: Mapping[str, Any]) -> Choices:

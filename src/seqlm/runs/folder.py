@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
 import os
 import secrets
@@ -16,7 +15,7 @@ from typing import Any
 
 from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
-from ..files import to_json, write_atomically
+from ..files import free_path, to_json, write_atomically
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 
@@ -45,7 +44,7 @@ class RunFolder:
         with ExitStack() as held:
             run = None
             while run is None:
-                path = root / (name or _free_name(root, stem))
+                path = root / name if name else free_path(root / stem)
                 aside = cls(path.with_name(f".{path.name}-{secrets.token_hex(4)}"))
                 try:
                     aside.path.mkdir(parents=True)
@@ -166,12 +165,6 @@ class RunFolder:
 
         kept = [to_json(record) + "\n" for record in self.records() if known(record)]
         write_atomically(self.metrics, "".join(kept))
-
-
-def _free_name(root: Path, stem: str) -> str:
-    """The stem, or the stem with the first number that no run has."""
-    names = itertools.chain([stem], (f"{stem}.{number}" for number in itertools.count(2)))
-    return next(name for name in names if not (root / name).exists())
 
 
 def check_free(root: Path, name: str | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ..config.metrics import Metric
 from ..errors import ConfigError
 from .folder import RunFolder
-from .table import summarize
+from .table import DAMAGED, summarize
 
 # Columns to the left, then numbers; metrics stand between steps and tokens/s.
 TEXTS = ("name", "status", "model", "experiment", "seed", "overrides", "tags", "note", "date")
@@ -24,7 +24,6 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 CONDITION = re.compile(r"(?P<key>[^<>=!]+?)(?P<sign><=|>=|!=|<|>|=)(?P<value>.*)")
 # Words that have a column of their own, or say where a run is.
 ELSEWHERE = ("model=", "experiment=", "seed=", "tags=", "note=", "run.", "paths.", "data.path=", "device=", "threads=")
-DAMAGED = (ConfigError, AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclass
@@ -52,7 +51,6 @@ def row_of(run: RunFolder, name: str) -> Row:
         info = run.info()
         found = summarize(run, info)
         overrides = [str(word) for word in info.get("overrides") or []]
-        shown = found.monitor if found.monitor in found.metrics else next(iter(found.metrics), "")
         facts: dict[str, Any] = {
             "name": name,
             "status": run.status(info),
@@ -67,8 +65,8 @@ def row_of(run: RunFolder, name: str) -> Row:
             "steps": found.steps,
             **{f"valid {metric}": value for metric, value in found.valid.items()},
             **{f"test {metric}": value for metric, value in found.test.items()},
-            "valid": found.valid.get(shown),
-            "test": found.test.get(shown),
+            "valid": found.valid.get(found.shown),
+            "test": found.test.get(found.shown),
             "tokens/s": round(found.tokens / found.seconds) if found.tokens and found.seconds else None,
         }
         typed = dict(word.lstrip("+").partition("=")[::2] for word in overrides)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ def describe_model(config: Config, choices: Mapping[str, str]) -> str:
     """The model in a word: its cell, after the preset if that is another kind of model, as tagger-gru."""
     model = config.model if isinstance(config.model, Mapping) else {}
     cell, preset = _cell(model), choices.get("model", "")
-    presets_of_cells = {*cell_nodes(), ""}
-    if preset in presets_of_cells:
+    if preset in {"", *_cell_names().values()}:
         return cell or preset or "model"
     return f"{preset}-{cell}" if cell and cell != "lstm" else preset
 
@@ -66,8 +66,13 @@ def _cell(model: Mapping[str, Any]) -> str:
     if len(targets) > 1:
         return "mixed"
     (target,) = targets
-    known = {found["_target_"]: name for name, found in cell_nodes().items()}
-    return known.get(target, target.rpartition(".")[2])
+    return _cell_names().get(target, target.rpartition(".")[2])
+
+
+@cache
+def _cell_names() -> dict[str, str]:
+    """The name of each cell in configs/model/cell, by its class."""
+    return {node["_target_"]: name for name, node in cell_nodes().items()}
 
 
 def _key_and_value(word: str) -> tuple[str, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..config.metrics import Metric, by_name
+from ..errors import ConfigError
 from .folder import RunFolder
+
+DAMAGED = (ConfigError, AttributeError, KeyError, TypeError, ValueError)  # what a damaged file may raise
 
 
 class RunSummary(NamedTuple):
@@ -26,11 +26,16 @@ class RunSummary(NamedTuple):
     test: dict[str, float | None]  # empty if that checkpoint was not scored on it
     metrics: dict[str, Metric]  # those that the task of the run declares, by name, without the loss
 
+    @property
+    def shown(self) -> str:
+        """The metric that says how good a run is: the monitored one, or for a loss what is made of it first."""
+        return self.monitor if self.monitor in self.metrics else next(iter(self.metrics), "")
+
 
 def summarize(run: RunFolder, info: Mapping[str, Any] | None = None) -> RunSummary:
     """Progress and metrics of a run, whose run.json may be at hand.
 
-    Raises ConfigError, AttributeError, TypeError or ValueError for damaged files.
+    Raises one of DAMAGED for damaged files.
     """
     info = run.info() if info is None else info
     metrics: dict[str, Any] = dict(info.get("metrics") or {})
@@ -62,13 +67,6 @@ def summarize(run: RunFolder, info: Mapping[str, Any] | None = None) -> RunSumma
     )
 
 
-def output_width() -> int | None:
-    """Columns of the terminal, or $COLUMNS; None for a file or a pipe, which are as wide as need be."""
-    if os.environ.get("COLUMNS", "").isdigit():
-        return int(os.environ["COLUMNS"])
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
 def markdown(lines: Sequence[Sequence[str]], left: int) -> str:
     """The same as a table of Markdown."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
@@ -79,6 +77,21 @@ def markdown(lines: Sequence[Sequence[str]], left: int) -> str:
 def table_width(lines: Sequence[Sequence[str]]) -> int:
     """Characters of the longest line of `table`."""
     return sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) - 2
+
+
+def blocks(columns: Sequence[Sequence[str]], width: int | None) -> str:
+    """A table of columns that begin with their titles; where rows are few, or too wide, they stand below each other."""
+    titles, *rows = zip(*columns, strict=True)
+    if len(rows) >= len(columns) and (width is None or table_width([titles, *rows]) <= width):
+        return table([titles, *rows], 1)
+    parts: list[str] = []
+    while rows:
+        count = len(rows)
+        while count > 1 and width and table_width(list(zip(titles, *rows[:count], strict=True))) > width:
+            count -= 1
+        parts.append(table(list(zip(titles, *rows[:count], strict=True)), 1))
+        rows = rows[count:]
+    return "\n\n".join(parts)
 
 
 def table(lines: Sequence[Sequence[str]], left: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from functools import partial
@@ -11,9 +10,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import ConfigError
 from ..runs.folder import RunFolder
-from ..runs.table import summarize
+from ..runs.table import DAMAGED, summarize
+from ..terminal import columns
 from ..training.console import clock
 from .place import FINISHED
 from .plan import Job, Plan
@@ -114,7 +113,7 @@ class Display:
 
     def _show(self, slot: int, text: str) -> None:
         if self._lines:
-            self._lines[slot].set_description_str(text[: shutil.get_terminal_size().columns - 1])
+            self._lines[slot].set_description_str(text[: columns(sys.stdout) - 1])
 
 
 def _last_record(run: RunFolder) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def _result(run: RunFolder) -> str:
     """The best value of the monitored metric, as `valid ppl 93.1`."""
     try:
         found = summarize(run)
-    except (ConfigError, AttributeError, KeyError, TypeError, ValueError):
+    except DAMAGED:
         return ""
-    shown = found.monitor if found.monitor in found.metrics else next(iter(found.metrics), "")
-    return f"valid {shown} {found.metrics[shown].text(found.valid.get(shown))}" if shown else ""
+    name = found.shown
+    return f"valid {name} {found.metrics[name].text(found.valid.get(name))}" if name else ""

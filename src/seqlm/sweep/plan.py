@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..config.comparison import IGNORED_KEYS, comparable_config, with_missing_options
+from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_missing_options
 from ..config.compose import Choices, compose_jobs, differing_words, expand, overrides
 from ..config.keys import dotted
 from ..config.schema import Config, RunConfig
@@ -101,18 +101,13 @@ def identity_of(config: Config, like: Job | None = None) -> dict[str, str]:
     With `like` it has the keys of the identity of that job: options that are younger than the config at their defaults.
     """
     plain = asdict(with_absolute_paths(config))
-    parts = _telling_parts(plain)
+    parts = telling_config(plain)
     if like is not None:
-        parts = with_missing_options(parts, _telling_parts(asdict(like.config)))
+        parts = with_missing_options(parts, telling_config(asdict(like.config)))
     found = {key: text for key, text in _texts(parts).items() if not key.startswith(KEPT)}
     if like is not None:
         found |= {key: text for key, text in _texts(plain).items() if key in like.identity and key not in found}
     return found
-
-
-def _telling_parts(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of a configuration that tell what it is, from which run it begins and which runs it reads included."""
-    return comparable_config(plain) | {"init_from": plain["init_from"], "model": plain["model"]}
 
 
 def _placed(job: Job, place: Place) -> Job:
@@ -159,20 +154,8 @@ def _identities(configs: Sequence[Config]) -> list[dict[str, str]]:
 
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values by dotted key as texts, equal for equal numbers; null is left out, as for a part without the key."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        return float(value) if type(value) is int and abs(value) < 2**53 else value
-
-    return {
-        key: json.dumps(plain(value), sort_keys=True, default=str)
-        for key, value in dotted(values).items()
-        if value is not None
-    }
+    """Values by dotted key as texts; null is left out, as for a part without the key."""
+    return {key: canonical(value) for key, value in dotted(values).items() if value is not None}
 
 
 def _as_typed(text: str | None) -> str:

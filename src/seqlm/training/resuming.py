@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from ..config.schema import LIMITS, Config
 from ..errors import ConfigError
+from ..files import free_path
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from .session import Progress
@@ -23,21 +23,13 @@ def newest_checkpoint(run: RunFolder) -> checkpoint.Checkpoint | None:
     try:
         return checkpoint.find(run.checkpoints, "last", print)
     except checkpoint.NoneWhole:
-        aside = _free(run.path / "checkpoints.damaged")
+        aside = free_path(run.path / "checkpoints.damaged")
         run.checkpoints.rename(aside)
         print(
             f"{run.path} has no checkpoint that is whole: it starts from step 0; the damaged ones are in {aside}",
             flush=True,
         )
         return None
-
-
-def _free(path: Path) -> Path:
-    """The path, or the first of <path>.2, <path>.3, ... that is not there."""
-    number = 1
-    while (found := path if number == 1 else path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return found
 
 
 def _reached(progress: Progress) -> dict[str, float]:
