@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from .config.compose import Choices, compose_words, words_of
+from .config.compose import Choices, compose_words
 from .config.keys import dotted
 from .config.schema import Config, LoadingConfig, SampleConfig
 from .config.values import as_typed, load_config, verb_options, with_words
+from .config.words import words_of
 from .config.yaml_files import read_yaml
 from .device import autocast, prepare
 from .errors import ConfigError

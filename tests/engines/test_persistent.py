@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqlm.cells import GRUCell, LayerNormLSTMCell, LSTMCell, PeepholeLSTMCell
-from seqlm.engines import ENGINES, compiled, compiled_loop, persistent
+from seqlm.engines import ENGINES, compiled, compiled_loop, pace, persistent
 from seqlm.layers import Recurrent, scan
 
 pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="there is no C compiler")
@@ -49,7 +49,7 @@ def test_the_number_of_threads_of_the_loop_changes_no_bit(rows, narrow, monkeypa
     monkeypatch.setattr(compiled_loop, "LEAST_WORK", 1)
     cell, results = LSTMCell(4, 45), []
     for count in (1, 2, 3):
-        monkeypatch.setattr(compiled_loop.Pace, "threads", lambda pace, steps, count=count: nullcontext(count))
+        monkeypatch.setattr(pace.Pace, "threads", lambda self, steps, count=count: nullcontext(count))
         results.append(chunk(cell, rows, narrow=narrow))
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
@@ -102,21 +102,21 @@ def test_without_a_gradient():
 
 
 def test_one_thread_is_taken_where_it_is_faster(monkeypatch):
-    pace, clock, seconds = compiled_loop.Pace(3), 0.0, {3: 2.0, 1: 1.0}  # others use the machine
-    monkeypatch.setattr(compiled_loop.time, "perf_counter", lambda: clock)
+    choice, clock, seconds = pace.Pace(3), 0.0, {3: 2.0, 1: 1.0}  # others use the machine
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock)
 
     def chunks(count):
         nonlocal clock
         taken = []
         for _ in range(count):
-            with pace.threads(100) as threads:
+            with choice.threads(100) as threads:
                 taken.append(threads)
                 clock += seconds[threads]
         return taken
 
-    first = chunks(2 * compiled_loop.RETRY - 1)
+    first = chunks(2 * pace.RETRY - 1)
     assert first[0] == 3 and first[-1] == 1
     seconds[3] = 0.6  # they have gone
-    assert chunks(compiled_loop.RETRY)[-1] == 3
-    with pace.threads(3) as threads:
+    assert chunks(pace.RETRY)[-1] == 3
+    with choice.threads(3) as threads:
         assert threads == 3  # too short to be timed

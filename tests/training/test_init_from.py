@@ -8,10 +8,11 @@ import shlex
 import pytest
 import torch
 
-from seqlm.config.compose import compose_words, words_that_compose
+from seqlm.config.compose import compose_words
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError
 from seqlm.runs import checkpoint
+from seqlm.runs.changes import words_that_compose
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.runs.transfer import Matched, _place

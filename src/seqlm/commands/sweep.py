@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from ..config.compose import overrides
 from ..config.flags import check_words, is_multirun
 from ..config.schema import SweepConfig
 from ..config.values import verb_config
+from ..config.words import overrides
 from ..errors import ConfigError, SeqlmError, Stopped
 from ..runs.table import table
 from ..sweep.place import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ConfigError
-from .comparison import differences
-from .flags import check_words, is_multirun, values_of
+from .flags import check_words, values_of
 from .keys import dotted
 from .reference import Reference
-from .schema import DATA_PATHS, PARTS, PATH_KEYS, Config
+from .schema import Config
 from .tree import find_configs
-from .values import nearest, typed, unknown_key
+from .values import typed, unknown_group, unknown_key, unknown_option
+from .words import GRAMMAR, INIT_FROM, Words, overrides, quoted_paths
 from .yaml_files import resolve_layer_cells
 
-Words = Sequence[str]
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
 Job = Callable[[Callable[[], Config], Choices, list[str]], float | None]
-# Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
-GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
 NO_NAMES = re.compile(r"(?i)[\[{].*|true|false|nan|[+-]?(inf|[\d.][\d.e_+-]*)")  # which hydra takes for no option
-WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
-INIT_FROM = "init_from."
 
 
 def compose_words(words: Words = ()) -> tuple[Config, Choices]:
@@ -42,51 +36,14 @@ def compose_words(words: Words = ()) -> tuple[Config, Choices]:
 
 def experiment(name: str, words: Words = ()) -> dict[str, Any]:
     """The values that `seqlm train experiment=NAME` composes; `default` is no experiment. Raises ConfigError."""
-    values, _ = _compose([*([] if name == "default" else [f"experiment={name}"]), *overrides(words)])
-    resolve_layer_cells(values["model"], [find_configs()])
-    return values
+    return compose_values([*([] if name == "default" else [f"experiment={name}"]), *overrides(words)])
 
 
-def words_of(config: Mapping[str, Any]) -> list[str]:
-    """Words of a command line that set the keys of a mapping, which may be dotted or nested by section."""
-    words = []
-    for key, value in config.items():
-        if isinstance(value, Mapping) and "." not in key:
-            words += [f"{key}.{inner}={_as_word(item)}" for inner, item in value.items()]
-        else:
-            words.append(f"{key}={_as_word(value)}")
-    return words
-
-
-def words_that_compose(config: Config, begin: Words) -> list[str] | None:
-    """Words from which `seqlm train` composes `config`, without its name and what it begins with; None if none do.
-
-    `begin` are words that are known to come near. A part of `config` may be the name of a choice, as in model=gru.
-    """
-    target = {key: value for key, value in asdict(config).items() if key not in ("run", "resume", "init_from")}
-    named = {part: target.pop(part) for part in PARTS if isinstance(target[part], str)}
-    data = target.get("data", {})
-    files = {f"data.{key}": data[key] for key in DATA_PATHS if isinstance(data.get(key), str)}
-    replaced = ("run.name=", "resume=", "init_from", *(f"{key}=" for key in files), *(f"{key}." for key in named))
-    words = [word for word in begin if not word.startswith(replaced)] + words_of({**named, **files})
-    try:
-        changed = _words_between(words, target)
-        keys = {word.partition("=")[0] for word in changed}
-        words = [word for word in words if word.partition("=")[0] not in keys] + changed
-        return None if _words_between(words, target) else words
-    except ConfigError:
-        return None
-
-
-def _words_between(words: Words, target: Mapping[str, Any]) -> list[str]:
-    """The words that `words` lack to compose the values of `target`."""
+def compose_values(words: Words) -> dict[str, Any]:
+    """The values that `seqlm train WORDS` composes, by section. Raises ConfigError."""
     values, _ = _compose(words)
     resolve_layer_cells(values["model"], [find_configs()])
-    found, wanted = (dotted({key: one[key] for key in target}) for one in (values, target))
-    return [
-        ("" if key in found else "+") + f"{key}={_as_word(new)}" if key in wanted else f"~{key}"
-        for key, _, new in differences(found, wanted)
-    ]
+    return values
 
 
 def typed_config(values: dict[str, Any], folders: Sequence[Path]) -> Config:
@@ -195,25 +152,6 @@ def compose_jobs(jobs: Sequence[Words], flags: Words = ()) -> Iterator[tuple[Con
                 yield error
 
 
-def overrides(words: Words) -> list[str]:
-    """Those of the words that are not flags, or what follows one."""
-    return [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
-
-
-def quoted_paths(words: Words) -> list[str]:
-    """The overrides, paths in quotes and ~ expanded: to hydra a plain é, & or ( is an error, and 1984 a number."""
-    several = is_multirun(words)  # then commas separate jobs
-    found = []
-    for word in _with_whole_init_from(overrides(words), several):
-        key, _, value = word.partition("=")
-        is_path = key.lstrip("+") in PATH_KEYS or key.lstrip("+").startswith("paths.")
-        if is_path and value and not GRAMMAR.match(value):
-            paths = value.split(",") if several else [value]
-            word = f"{key}=" + ",".join(_quoted(os.path.expanduser(path)) for path in paths)
-        found.append(word)
-    return found
-
-
 def _check(words: Words) -> None:
     """Raise ConfigError for words that hydra ignores, or ends in a traceback for."""
     check_words(words)
@@ -224,20 +162,6 @@ def _check(words: Words) -> None:
                 raise ConfigError(f"{group}=null chooses nothing; leave it out, or write ~{group} to have none")
             if NO_NAMES.fullmatch(value.partition(",")[0]):
                 raise ConfigError(unknown_option(group, value, options))
-
-
-def _with_whole_init_from(words: Words, several: bool) -> list[str]:
-    """`init_from=RUN init_from.optimizer=true` as one word: to hydra the first makes it a text, which has no keys."""
-    given = {key: value for word in words for key, _, value in [word.partition("=")] if f"{key}.".startswith(INIT_FROM)}
-    run = given.pop("init_from", given.pop(f"{INIT_FROM}run", ""))
-    if not given or not run or run.startswith("{"):
-        return list(words)
-    texts = {"run": run, **{key.removeprefix(INIT_FROM): value for key, value in given.items()}}
-    choices = [value.split(",") if several else [value] for value in texts.values()]
-    choices[0] = [path if GRAMMAR.match(path) else _quoted(os.path.expanduser(path)) for path in choices[0]]
-    jobs = (",".join(map(":".join, zip(texts, chosen, strict=True))) for chosen in itertools.product(*choices))
-    kept = [word for word in words if not f"{word.partition('=')[0]}.".startswith(INIT_FROM)]
-    return [*kept, "init_from=" + ",".join(f"{{{job}}}" for job in jobs)]
 
 
 def explain(words: Words, error: Exception) -> str:
@@ -296,21 +220,6 @@ def _wrong_option(word: str, reference: Reference) -> str:
         if not GRAMMAR.match(option) and not reference.page(f"{folder}/{option}"):
             return unknown_option(group, option, reference.groups[folder])
     return ""
-
-
-def unknown_option(group: str, option: str, allowed: Sequence[str]) -> str:
-    """The message for an option that a group does not have, the likely ones first."""
-    likely = [name for name in allowed if option and name.startswith(option)] or nearest(option, allowed, 3)
-    hint = f"did you mean {', '.join(likely[:3])}? " if likely else ""
-    return f"{group}={option} is unknown; {hint}allowed: {', '.join(allowed)}"
-
-
-def unknown_group(word: str, groups: Mapping[str, Sequence[str]]) -> str:
-    """The message for `group=option` if the group is misspelt; empty if it looks like something else."""
-    group, _, option = word.partition("=")
-    near = [name for name in nearest(group, groups, 3) if option in groups[name]]
-    near = near or (nearest(group, groups, 1) if "/" in group else [])
-    return f"{group} is neither a group nor a key; did you mean {near[0]}={option}?" if near else ""
 
 
 def _compose(words: Words) -> tuple[dict[str, Any], Choices]:
@@ -385,21 +294,3 @@ def _folders(runtime: Any) -> list[Path]:
 def _taken(choices: Mapping[str, Any]) -> Choices:
     """The options taken of our config groups."""
     return {group: choice for group, choice in choices.items() if choice and not group.startswith(("hydra", "local"))}
-
-
-def _as_word(value: Any) -> str:
-    """A plain value in hydra's grammar of overrides."""
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_as_word(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_as_word, value)) + "]"
-    if isinstance(value, (str, Path)):
-        plain = re.fullmatch(r"[A-Za-z_][\w/.-]*", str(value), re.ASCII) and not WORDS_OF_YAML.fullmatch(str(value))
-        return str(value) if plain else _quoted(str(value))
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _quoted(text: str) -> str:
-    """A text in hydra's grammar of overrides, where backslashes count only in front of a quote."""
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + (found[2] and "\\'"), text)
-    return f"'{escaped}'"

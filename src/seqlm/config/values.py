@@ -131,6 +131,21 @@ def nearest(name: str, names: Iterable[str], count: int) -> list[str]:
     return difflib.get_close_matches(name, list(names), count, 0.6)
 
 
+def unknown_option(group: str, option: str, allowed: Sequence[str]) -> str:
+    """The message for an option that a group does not have, the likely ones first."""
+    likely = [name for name in allowed if option and name.startswith(option)] or nearest(option, allowed, 3)
+    hint = f"did you mean {', '.join(likely[:3])}? " if likely else ""
+    return f"{group}={option} is unknown; {hint}allowed: {', '.join(allowed)}"
+
+
+def unknown_group(word: str, groups: Mapping[str, Sequence[str]]) -> str:
+    """The message for `group=option` if the group is misspelt; empty if it looks like something else."""
+    group, _, option = word.partition("=")
+    near = [name for name in nearest(group, groups, 3) if option in groups[name]]
+    near = near or (nearest(group, groups, 1) if "/" in group else [])
+    return f"{group} is neither a group nor a key; did you mean {near[0]}={option}?" if near else ""
+
+
 def unknown_key(key: str, known: Iterable[str], verb: str = "train") -> str:
     """The message for a key that does not exist, with its new name or the nearest one that does."""
     known = list(known)

@@ -10,9 +10,7 @@ some units, keeps their part of the packed weight in its cache, and waits for th
 from __future__ import annotations
 
 import ctypes
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
@@ -20,11 +18,10 @@ from torch import Tensor
 
 from .buffers import Buffers
 from .compiled import Bound, buffer_names, header, library, pointers, row_loops
+from .pace import Pace
 from .passes import Array, Kernel, Unsupported
 
 LEAST_WORK = 2**16  # multiplications of a step: below, threads cost more than they save
-LEAST_TIMED = 64  # steps of a chunk that are worth timing
-RETRY = 48  # chunks after which the other number of threads is tried again
 LEAST_ROWS = 4  # of a thread: for fewer, reading the weight takes longer than to multiply by it
 
 
@@ -53,33 +50,6 @@ class Direction(NamedTuple):
 
 
 FORWARD, BACKWARD = Direction("carry0", "r", False), Direction("dr", "next0", True)
-
-
-class Pace:
-    """How many threads meet at every step: all, or one while others use the machine, whichever was faster of late.
-
-    Beside a busy process, threads that wait for each other every few microseconds are slower than one of them. The
-    results are the same to the bit.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most, self.calls = most, 0
-        self.seconds: dict[int, float] = {}  # a step, by threads
-
-    @contextmanager
-    def threads(self, steps: int) -> Iterator[int]:
-        """The number of threads for so many steps, which are timed."""
-        if self.most == 1 or steps < LEAST_TIMED:
-            yield self.most
-            return
-        self.calls += 1
-        best = min(self.seconds, key=self.seconds.__getitem__, default=self.most)
-        count = (1 if best > 1 else self.most) if self.calls % RETRY == 0 else best
-        started = time.perf_counter()
-        yield count
-        spent = (time.perf_counter() - started) / steps
-        known = self.seconds.get(count, spent) if count == best else spent
-        self.seconds[count] = 0.7 * known + 0.3 * spent
 
 
 class Loop:

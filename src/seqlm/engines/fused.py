@@ -14,7 +14,6 @@ compiled.py on the CPU, triton_kernels.py on CUDA). chunk.py runs either around 
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -23,13 +22,14 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..cells import Carry, Cell, GatedCell, LinearCell, RecurrentDropout, carry_tensors, map_carry
+from ..cells import Carry, Cell, GatedCell, LinearCell, carry_tensors, map_carry
 from . import compiled, linear, triton_kernels
 from .affine import FastAffine
 from .chunk import Body, Chunk
 from .kernel_body import kernel_body
+from .origin import origin, settings
 from .passes import Unsupported, kernels_allowed, require_kernels
 from .program import compile
 from .scan import scan
@@ -37,8 +37,6 @@ from .torch_body import TorchBody
 from .trace import Layout, trace
 
 T = TypeVar("T")
-PLAIN = (bool, int, float, str, RecurrentDropout)  # attributes that can be compared
-INTERNAL = set(vars(nn.Module()))
 MOST_PROGRAMS = 128  # of a cell: shapes of chunks, where a program is of one shape
 MOST_SHARED = 256  # bodies kept for cells to come
 _refusals: weakref.WeakKeyDictionary[Cell, dict[Any, str | None]] = weakref.WeakKeyDictionary()
@@ -222,8 +220,8 @@ def _layout(z: Sequence[Tensor], extras: Sequence[Tensor], state: torch.dtype, n
 
 def _body(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) -> Body:
     """The cell's loop body for chunks of this shape, compiled at first use."""
-    settings = (layout, biased, _backend(cell), kernels_allowed(), *map(_settings, cell.modules()))
-    of_any_shape, of_this_shape = settings, (steps, rows, *settings)
+    of_any_shape = (layout, biased, _backend(cell), kernels_allowed(), *map(settings, cell.modules()))
+    of_this_shape = (steps, rows, *of_any_shape)
 
     def find() -> Body | None:
         with _cache_lock:
@@ -236,16 +234,16 @@ def _body(cell: GatedCell, layout: Layout, steps: int, rows: int, biased: bool) 
     def make() -> Body:
         if (body := find()) is not None:  # another thread was first
             return body
-        origin = _origin(cell)
+        source = origin(cell, _compiler(cell))
         with _cache_lock:
-            known = (_shared.get((origin, key)) for key in (of_any_shape, of_this_shape))
-            body = next((one for one in known if origin and one), None)
+            known = (_shared.get((source, key)) for key in (of_any_shape, of_this_shape))
+            body = next((one for one in known if source and one), None)
         body = body or _compile(cell, layout, steps, rows, biased)
         key = of_any_shape if body.any_shape and steps > 1 else of_this_shape
         with _cache_lock:
             _keep(_bodies.setdefault(cell, {}), key, body, MOST_PROGRAMS)
-            if origin:
-                _keep(_shared, (origin, key), body, MOST_SHARED)
+            if source:
+                _keep(_shared, (source, key), body, MOST_SHARED)
         return body
 
     return find() or _isolated(make)
@@ -266,6 +264,12 @@ def _backend(cell: GatedCell) -> Any:
     return triton_kernels if cell.weight_hh.device.type == "cuda" else compiled
 
 
+def _compiler(cell: GatedCell) -> str | None:
+    """The compiler of the kernels, where they are compiled by another program."""
+    found: str | None = getattr(_backend(cell), "compiler", str)()
+    return found
+
+
 def _keep(bodies: dict[Any, Body], key: Any, body: Body, most: int) -> None:
     """Add a body; the oldest is forgotten if there are too many."""
     while len(bodies) >= most:
@@ -275,39 +279,9 @@ def _keep(bodies: dict[Any, Body], key: Any, body: Body, most: int) -> None:
 
 def _unshare(cell: Cell) -> bool:
     """Forget the shared bodies of cells like this one; returns whether there were any."""
-    origin = _origin(cell) if isinstance(cell, GatedCell) else None
+    source = origin(cell, _compiler(cell)) if isinstance(cell, GatedCell) else None
     with _cache_lock:
-        stale = [key for key in _shared if key[0] == origin]
+        stale = [key for key in _shared if key[0] == source]
         for key in stale:
             del _shared[key]
     return bool(stale)
-
-
-def _origin(cell: GatedCell) -> tuple[Any, ...] | None:
-    """All that a trace depends on besides its settings: code, and shapes of tensors; None if that is not known."""
-    for module in cell.modules():
-        for name, value in vars(module).items():
-            plain = value is None or isinstance(value, (*PLAIN, tuple, list, dict, Tensor)) or callable(value)
-            if name not in INTERNAL and not plain:
-                return None  # an object of the author's, whose state may matter
-    tensors = (*cell.named_parameters(), *cell.named_buffers())
-    shapes = tuple((name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors)
-    compiler = getattr(_backend(cell), "compiler", str)()
-    return (*map(type, cell.modules()), shapes, compiler, *_code(type(cell).gates), *_code(type(cell).transition))
-
-
-def _code(function: Any) -> tuple[Any, ...]:
-    """A function and the plain values that it reads from outside of it."""
-    try:
-        outside = inspect.getclosurevars(function)
-    except TypeError:  # not a function of Python
-        return (function,)
-    names = {**outside.globals, **outside.nonlocals}
-    return (function, *((name, value) for name, value in sorted(names.items()) if isinstance(value, PLAIN)))
-
-
-def _settings(module: nn.Module) -> tuple[Any, ...]:
-    """The attributes of a module that are no tensors and may change its gates: numbers, switches, functions."""
-    plain = (value for value in vars(module).values() if isinstance(value, PLAIN) or callable(value))
-    public = (value for name, value in vars(module).items() if not name.startswith("_"))
-    return (*plain, *(repr(value) for value in public if type(value) in (tuple, list, dict)))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
 
-from ..config.comparison import RESUMABLE, refused_changes
-from ..config.compose import compose_words, words_that_compose
-from ..config.schema import PARTS, Config
+from ..config.comparison import RESUMABLE, differences, refused_changes
+from ..config.compose import compose_values, compose_words
+from ..config.keys import dotted
+from ..config.schema import DATA_PATHS, PARTS, Config
+from ..config.words import Words, as_word, words_of
 from ..errors import ConfigError
 from .folder import RunFolder
 
@@ -42,6 +47,35 @@ def _way_out(run: RunFolder, changed: Config, keys: list[str]) -> str:
         return f"A new run from scratch:\n  {shlex.join(['seqlm', 'train', *words])}"
     command = shlex.join(["seqlm", "train", f"init_from={run.path}", *words])
     return f"A new run that begins with its weights (and optimizer: init_from.optimizer=true):\n  {command}"
+
+
+def words_that_compose(config: Config, begin: Words) -> list[str] | None:
+    """Words from which `seqlm train` composes `config`, without its name and what it begins with; None if none do.
+
+    `begin` are words that are known to come near. A part of `config` may be the name of a choice, as in model=gru.
+    """
+    target = {key: value for key, value in asdict(config).items() if key not in ("run", "resume", "init_from")}
+    named = {part: target.pop(part) for part in PARTS if isinstance(target[part], str)}
+    data = target.get("data", {})
+    files = {f"data.{key}": data[key] for key in DATA_PATHS if isinstance(data.get(key), str)}
+    replaced = ("run.name=", "resume=", "init_from", *(f"{key}=" for key in files), *(f"{key}." for key in named))
+    words = [word for word in begin if not word.startswith(replaced)] + words_of({**named, **files})
+    try:
+        changed = _words_between(words, target)
+        keys = {word.partition("=")[0] for word in changed}
+        words = [word for word in words if word.partition("=")[0] not in keys] + changed
+        return None if _words_between(words, target) else words
+    except ConfigError:
+        return None
+
+
+def _words_between(words: Words, target: Mapping[str, Any]) -> list[str]:
+    """The words that `words` lack to compose the values of `target`."""
+    found, wanted = (dotted({key: one[key] for key in target}) for one in (compose_values(words), target))
+    return [
+        ("" if key in found else "+") + f"{key}={as_word(new)}" if key in wanted else f"~{key}"
+        for key, _, new in differences(found, wanted)
+    ]
 
 
 def _chosen(choices: dict[str, str]) -> list[str]:
