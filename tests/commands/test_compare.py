@@ -249,7 +249,10 @@ def test_names_tell_settings_apart(runs, capsys, monkeypatch):
     assert sorted(lines["name"]) == [str(runs / "deep" / "fast-1"), str(runs / "fast-1")]
 
 
-@pytest.mark.parametrize(("file", "text"), [("config.yaml", "{"), ("run.json", '{"parameters": {"total": "many"}}')])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("config.yaml", "{"), ("run.json", '{"parameters": {"total": "many"}}'), ("run.json", '{"history": 3}')],
+)
 def test_a_damaged_run_is_left_out_and_named(runs, capsys, file, text):
     (runs / "gru" / file).write_text(text)
     lines, said = shown(capsys, runs)

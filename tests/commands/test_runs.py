@@ -101,6 +101,7 @@ def test_orders(home, capsys):
         (["--sort", "size"], "--sort: size is no column; allowed: name, status"),
         (["--filter", "size=3"], "--filter: size is no column; allowed: name, status, .*optim.lr"),
         (["--filter", "gru"], "--filter: gru is no condition; write key"),
+        (["--filter", "valid<"], "--filter: valid< is no condition; write key"),
         (["--filter"], "--filter needs conditions: --filter 'model=gru valid<90'"),
         (["--best"], "knows no --best"), (["a", "b"], "takes one folder, not 2"),
         (["nowhere"], "nowhere is not a folder"),

@@ -35,13 +35,14 @@ FACTS = ("seed", "device", "hardware", "seqlm", "torch")
 
 
 class ComparedRun(NamedTuple):
-    """A run with its run.json, status and configuration, and how far it has come."""
+    """A run with its run.json, status and configuration, how far it has come, and where it was changed on the way."""
 
     run: RunFolder
     info: dict[str, Any]
     status: str
     config: dict[str, Any]
     summary: RunSummary
+    history: str | None
 
 
 class Setting(NamedTuple):
@@ -106,7 +107,7 @@ def compare(runs: Sequence[RunFolder]) -> list[Setting]:
             config = with_missing_options(config, other)
         keys = {key: value for key, value in dotted(config).items() if not key.startswith(IGNORED_KEYS)}
         keys[DATA] = str(one.info.get("data_fingerprint", ""))
-        keys[HISTORY] = _history(one.info)
+        keys[HISTORY] = one.history
         same = json.dumps({key: _canonical(keys, key) for key in sorted(keys) if _canonical(keys, key)})
         alone = "" if one.status == "finished" else str(one.run.path)
         setting = settings.setdefault(same + alone, Setting(keys, [], []))
@@ -151,7 +152,7 @@ def _read(run: RunFolder) -> list[ComparedRun]:
     try:
         settings = telling_config(asdict(load_config(run.config)))
         info = run.info()
-        return [ComparedRun(run, info, run.status(info), settings, summarize(run, info))]
+        return [ComparedRun(run, info, run.status(info), settings, summarize(run, info), _history(info))]
     except DAMAGED as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)
         return []

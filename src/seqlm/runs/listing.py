@@ -21,7 +21,7 @@ NUMBERS = ("parameters", "steps")
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "=": operator.eq,
 }  # fmt: skip
-CONDITION = re.compile(r"(?P<key>[^<>=!]+?)(?P<sign><=|>=|!=|<|>|=)(?P<value>.*)")
+CONDITION = re.compile(r"(?P<key>[^<>=!]+?)(?P<sign><=|>=|!=|<|>|=)(?P<value>.+)")
 # Words that have a column of their own, or say where a run is.
 ELSEWHERE = ("model=", "experiment=", "seed=", "tags=", "note=", "run.", "paths.", "data.path=", "device=", "threads=")
 
