@@ -8,8 +8,31 @@ import json
 import math
 import os
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from .errors import ConfigError
+
+MB = 1 << 20
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading its bytes. Raises ConfigError for a pipe or a device, which may never end; OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # to open a pipe would wait for its writer
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ConfigError(f"{path} is not a regular file; copy what it holds into one")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """All of a regular file. Raises ConfigError if it is larger than `limit` bytes, or no regular file; OSError."""
+    with open_regular(path) as handle:
+        data = handle.read(limit + 1)
+    if len(data) > limit:
+        raise ConfigError(f"{path} is larger than {limit / MB:,.0f} MB, which is all that is read of such a file")
+    return data
 
 
 def write_atomically(path: Path, text: str) -> None:
