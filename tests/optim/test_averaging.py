@@ -60,7 +60,7 @@ def test_nt_asgd_is_torchs_asgd():
     sgd = torch.optim.SGD([ours], lr=0.3)
     asgd = torch.optim.ASGD([theirs], lr=0.3, t0=0, lambd=0.0)
     averaging = NonMonotone(patience=0)
-    averaging.observe([1.0, 2.0])
+    averaging.observe([(1.0, 1.0), (2.0, 2.0)])
     for step in range(9):
         slope = torch.randn(4, dtype=torch.float64)
         for parameter, optimizer in ((ours, sgd), (theirs, asgd)):
@@ -82,7 +82,7 @@ def test_the_trigger_as_published(n):
             if published is None and len(logs) > n and value > min(logs[: len(logs) - n]):
                 published = k
             logs.append(value)
-            averaging.observe(logs)
+            averaging.observe([(one, one) for one in logs])  # what is monitored is the loss
             if found is None and averaging.begun:
                 found = k
         assert found == published
@@ -91,16 +91,16 @@ def test_the_trigger_as_published(n):
 
 def test_triggered_by_patience_or_by_time():
     averaging = Triggered(patience=2, start=0.75)
-    losses = [3.0, 2.0, 2.5, 1.9, 2.0, 1.95]
+    ranks = [(one, one) for one in (3.0, 2.0, 2.5, 1.9, 2.0, 1.95)]
     for count in range(1, 6):
-        averaging.observe(losses[:count])
+        averaging.observe(ranks[:count])
         assert not averaging.begun
-    averaging.observe(losses)
+    averaging.observe(ranks)
     assert averaging.begun
     equal = Triggered(patience=2)
-    equal.observe([2.0, 2.0, 2.0])  # as good is not better
+    equal.observe([(2.0, 0.5)] * 3)  # as good is not better
     assert equal.begun
-    equal.observe([1.0])  # begun is begun
+    equal.observe([(1.0, 0.5)])  # begun is begun
     assert equal.begun
     values, averages = walk(Triggered(patience=9, start=0.75))
     assert averages[8] is None
@@ -229,7 +229,7 @@ def test_what_a_run_begins_with_is_no_evaluation_of_its_own(tmp_path):
         "the second evaluation is compared with the first, not the start"
     )
     state = find(told.checkpoints, "last", print).load_state()
-    assert len(state["progress"]["losses"]) == len(steps) - 1
+    assert len(state["progress"]["ranks"]) == len(steps) - 1
 
 
 def test_stopping_when_no_longer_monotone(tmp_path):
@@ -237,8 +237,9 @@ def test_stopping_when_no_longer_monotone(tmp_path):
     train(tiny(tmp_path, *words), {})
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     valid = [record["valid/loss"] for record in records if "valid/loss" in record]
-    assert is_nonmonotone(valid, 1) == (len(valid) < 20)
-    assert not any(is_nonmonotone(valid[:k], 1) for k in range(1, len(valid)))
+    ranks = [(one, one) for one in valid]
+    assert is_nonmonotone(ranks, 1) == (len(valid) < 20)
+    assert not any(is_nonmonotone(ranks[:k], 1) for k in range(1, len(valid)))
 
 
 def test_drawn_lengths():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -345,7 +346,7 @@ def test_time_is_up_inside_an_evaluation(tmp_path, monkeypatch, capsys):
     assert not any("valid/loss" in record for record in run.records()) and not info["metrics"]
     found = checkpoint.find(run.checkpoints, "last", print)
     state = found.load_state()
-    assert state["progress"]["losses"] == [] and state["schedule"]["best"] == float("inf")
+    assert state["progress"]["ranks"] == [] and state["schedule"]["best"] == (math.inf, math.inf)
     assert state["progress"]["bad_evaluations"] == 0 and found.meta["rank"] is None
     with pytest.raises(ConfigError, match="checkpoint=best does not exist"):
         load_run(run.path)

@@ -49,12 +49,12 @@ def test_hold_then_decay_is_zarembas():
 def test_plateau_divides_after_evaluations_without_gain():
     schedule, factors = DivideOnPlateau(divisor=4, patience=2), []
     for loss in (3.0, 2.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1):
-        schedule.observe(loss)
+        schedule.observe((loss, loss))
         factors.append(schedule.factor(Moment(0, 0, 0)))
     assert factors == [1, 1, 1, 1 / 4, 1 / 4, 1 / 4, 1 / 16, 1 / 16]
     copy = DivideOnPlateau(divisor=4, patience=2)
     copy.load_state_dict(schedule.state_dict())
-    copy.observe(1.05), schedule.observe(1.05)
+    copy.observe((1.05, 1.05)), schedule.observe((1.05, 1.05))
     assert copy.factor(Moment(0, 0, 0)) == schedule.factor(Moment(0, 0, 0)) == 1 / 64
 
 

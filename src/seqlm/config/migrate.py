@@ -45,7 +45,7 @@ SCORE_KEYS = {
     "protocol": {"columns": "batch_size"},
     "adaptation": {"window": "bptt"},
 }
-PROGRESS_KEYS = {"window": "batch", "nats": "loss_sum", "nats_tokens": "loss_tokens"}
+PROGRESS_KEYS = {"window": "batch", "nats": "loss_sum", "nats_tokens": "loss_tokens", "losses": "ranks"}
 
 # Metrics of the tasks of version 0.1.0, whose run.json does not hold those that its task declares.
 METRICS = (
@@ -144,8 +144,11 @@ def migrate_score(score: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def migrate_progress(progress: Mapping[str, Any]) -> dict[str, Any]:
-    """The progress in the checkpoint of an older run with today's names."""
-    return dict(_with_names(progress, PROGRESS_KEYS))
+    """The progress in the checkpoint of an older run with today's names, and evaluations with today's ranks."""
+    migrated = dict(_with_names(progress, PROGRESS_KEYS))
+    # One that was compared by the metric alone has it twice: for the loss, which most runs monitor, that is its rank.
+    ranks = [(one, one) if isinstance(one, float) else one for one in migrated.get("ranks", ())]
+    return {**migrated, "ranks": ranks}
 
 
 def renamed(key: str) -> str | None:

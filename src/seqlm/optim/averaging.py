@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .schedules import Moment
+from .schedules import Moment, Rank
 
 
 class Averaging:
@@ -31,8 +31,8 @@ class Averaging:
         """Weight of the newest parameters in the average."""
         raise NotImplementedError
 
-    def observe(self, losses: Sequence[float]) -> None:
-        """Called after each evaluation with the losses of all so far, the newest last."""
+    def observe(self, ranks: Sequence[Rank]) -> None:
+        """Called after each evaluation with the ranks of all so far, the newest last."""
 
     def restart(self, at: Moment) -> bool:
         """Called when the rest of a run is planned anew; returns whether the average was dropped, to begin later."""
@@ -122,9 +122,10 @@ class Exponential(Averaging):
 class NonMonotone(Averaging):
     """NT-ASGD: the mean of the weights from the first evaluation on that is worse than one of long ago.
 
-    Begins when an evaluation `is_nonmonotone` with n = `patience`. As in torch.optim.ASGD(t0=0, lambd=0), which the
-    authors' code uses, the first two averages are the weights themselves: average_k = (w_2 + ... + w_k) / (k - 1). The
-    learning rate stays what the schedule says. S. Merity, N. S. Keskar and R. Socher, arXiv 1708.02182, algorithm 1.
+    Begins when an evaluation `is_nonmonotone` with n = `patience`; worse is by the monitored metric, then the loss. As
+    in torch.optim.ASGD(t0=0, lambd=0), which the authors' code uses, the first two averages are the weights themselves:
+    average_k = (w_2 + ... + w_k) / (k - 1). The learning rate stays what the schedule says. S. Merity, N. S. Keskar and
+    R. Socher, arXiv 1708.02182, algorithm 1.
     """
 
     def __init__(self, *, patience: int = 5) -> None:
@@ -133,8 +134,8 @@ class NonMonotone(Averaging):
             raise ValueError(f"patience={patience} must be at least 0")
         self.patience = patience
 
-    def observe(self, losses: Sequence[float]) -> None:
-        self.begun = self.begun or is_nonmonotone(losses, self.patience)
+    def observe(self, ranks: Sequence[Rank]) -> None:
+        self.begun = self.begun or is_nonmonotone(ranks, self.patience)
 
     def share(self) -> float:
         return 1 / max(1, self.steps - 1)
@@ -143,6 +144,7 @@ class NonMonotone(Averaging):
 class Triggered(Mean):
     """The mean of the weights from `patience` evaluations without a better one on, or from the part `start` of the run.
 
+    Better is what chooses the best checkpoint: a better monitored metric, or an equal one with a lower loss.
     G. Melis, C. Dyer and P. Blunsom, arXiv 1707.05589 (2017), and the code of arXiv 1909.01792.
     """
 
@@ -152,12 +154,14 @@ class Triggered(Mean):
             raise ValueError(f"patience={patience} must be at least 1")
         self.patience = patience
 
-    def observe(self, losses: Sequence[float]) -> None:
-        since = len(losses) - 1 - losses.index(min(losses))  # the first of the best
+    def observe(self, ranks: Sequence[Rank]) -> None:
+        since = len(ranks) - 1 - ranks.index(min(ranks))  # the first of the best
         self.begun = self.begun or since >= self.patience
 
 
-def is_nonmonotone(losses: Sequence[float], n: int) -> bool:
-    """Whether loss_k > min(loss_1 .. loss_{k-1-n}) for the last loss k: n before it do not count."""
-    *before, last = losses or [0.0]
+def is_nonmonotone(ranks: Sequence[Rank], n: int) -> bool:
+    """Whether rank_k > min(rank_1 .. rank_{k-1-n}) for the last evaluation k: n before it do not count."""
+    if not ranks:
+        return False
+    *before, last = ranks
     return len(before) > n and last > min(before[: len(before) - n])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 Extension = Literal["hold", "replan", "rewarm"]
 EXTENSIONS: tuple[str, ...] = get_args(Extension)
+# How good an evaluation is, better when lower, compared from left to right: the monitored metric (negated if higher is
+# better), then the loss. Whatever asks whether an evaluation is better compares these and nothing else.
+Rank: TypeAlias = tuple[float, float]
+WORST: Rank = (math.inf, math.inf)
 
 
 class Moment(NamedTuple):
@@ -18,7 +22,7 @@ class Moment(NamedTuple):
 
 
 class Schedule:
-    """factor(moment) multiplies the configured learning rate; observe(loss) is called after each evaluation.
+    """factor(moment) multiplies the configured learning rate; observe(rank) is called after each evaluation.
 
     `extend` is for a factor that depends on the planned end of the run, and says what becomes of it when the run is
     given another end. "hold": it comes to the old end, and stays as it is there | "replan": it is spread over the whole
@@ -31,7 +35,7 @@ class Schedule:
     def factor(self, at: Moment) -> float:
         raise NotImplementedError
 
-    def observe(self, valid_loss: float) -> None:
+    def observe(self, rank: Rank) -> None:
         pass
 
     def warming_up(self, at: Moment) -> bool:
@@ -73,7 +77,10 @@ class HoldThenDecay(Schedule):
 
 
 class DivideOnPlateau(Schedule):
-    """lr / divisor^k, k the number of times that `patience` evaluations in a row did not beat the best loss."""
+    """lr / divisor^k, k the number of times that `patience` evaluations in a row were no better than the best before.
+
+    Better is what chooses the best checkpoint: a better monitored metric, or an equal one with a lower loss.
+    """
 
     def __init__(self, *, divisor: float, patience: int = 1) -> None:
         if divisor <= 1:
@@ -81,14 +88,14 @@ class DivideOnPlateau(Schedule):
         if patience < 1:
             raise ValueError(f"patience={patience} must be at least 1")
         self.divisor, self.patience = divisor, patience
-        self.scale, self.best, self.bad = 1.0, math.inf, 0
+        self.scale, self.best, self.bad = 1.0, WORST, 0
 
     def factor(self, at: Moment) -> float:
         return self.scale
 
-    def observe(self, valid_loss: float) -> None:
-        if valid_loss < self.best:
-            self.best, self.bad = valid_loss, 0
+    def observe(self, rank: Rank) -> None:
+        if rank < self.best:
+            self.best, self.bad = rank, 0
             return
         self.bad += 1
         if self.bad == self.patience:
@@ -96,6 +103,11 @@ class DivideOnPlateau(Schedule):
 
     def state_dict(self) -> dict[str, Any]:
         return {"scale": self.scale, "best": self.best, "bad": self.bad}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if isinstance(self.best, float):  # of an older checkpoint, which compared by the metric alone
+            self.best = (self.best, self.best)
 
 
 class WarmupCosine(Schedule):

@@ -13,6 +13,7 @@ from torch import nn
 from ..cells import Carry
 from ..errors import NonFiniteError, Stopped
 from ..evaluation.evaluate import evaluate
+from ..optim.schedules import Rank
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import status
@@ -141,7 +142,7 @@ class Loop:
         progress.loss_sum, progress.loss_tokens = 0.0, 0
         self._busy, self._logged_tokens = 0.0, progress.tokens
 
-    def _evaluate(self) -> tuple[float, float] | None:
+    def _evaluate(self) -> Rank | None:
         """Score valid, log it, and return its rank, lower is better: the monitored metric, then the loss.
 
         None if a signal or the end of the time cut it short: then it never was.
@@ -163,9 +164,9 @@ class Loop:
         monitored = session.task.monitored(metrics)
         rank, improved = progress.observe(monitored, metrics)
         if progress.step:  # what another run has come to (init_from) is to be beaten, not a step of this one
-            progress.losses.append(monitored)
-            session.schedule.observe(monitored)
-            session.averaging.observe(progress.losses)
+            progress.ranks.append(rank)
+            session.schedule.observe(rank)
+            session.averaging.observe(progress.ranks)
         progress.evaluation_seconds = time.perf_counter() - started
         progress.seconds += progress.evaluation_seconds
         tagged = {f"valid/{name}": value for name, value in metrics.items()}
@@ -186,7 +187,7 @@ class Loop:
         session.callbacks.evaluation(metrics, improved)
         return rank
 
-    def _save(self, carry: Carry, rank: tuple[float, float] | None) -> None:
+    def _save(self, carry: Carry, rank: Rank | None) -> None:
         """Write a checkpoint, and bring the logs to the disk."""
         started = time.perf_counter()
         self.session.save(self.run, self.progress, carry, rank)

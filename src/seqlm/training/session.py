@@ -25,7 +25,7 @@ from ..device import autocast, prepare, random_state, set_random_state
 from ..errors import ConfigError
 from ..layers import Recurrent
 from ..optim.averaging import Averaging, is_nonmonotone
-from ..optim.schedules import Moment, Schedule
+from ..optim.schedules import Moment, Rank, Schedule
 from ..runs import checkpoint
 from ..runs.assemble import build_data, build_model, check_parts
 from ..runs.folder import RunFolder
@@ -55,7 +55,7 @@ class Progress:
     best_step: int = 0
     bad_evaluations: int = 0  # in a row
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
-    losses: list[float] = field(default_factory=list)  # the same of all evaluations
+    ranks: list[Rank] = field(default_factory=list)  # of all evaluations
     plan: Plan | None = None  # of the schedule; None: from the beginning to the end that the config says
 
     @classmethod
@@ -66,7 +66,7 @@ class Progress:
             progress.plan = Plan(**progress.plan)
         return progress
 
-    def observe(self, monitored: float, metrics: dict[str, float]) -> tuple[tuple[float, float], bool]:
+    def observe(self, monitored: float, metrics: dict[str, float]) -> tuple[Rank, bool]:
         """Keep an evaluation; returns its rank, lower is better, and whether it is the best so far.
 
         Of equal values of the monitored metric the lower loss is better: on a small split many are equal.
@@ -137,7 +137,7 @@ class Session:
         return (
             any(reached[unit] >= limit for unit, limit in limits.limits.items())
             or (limits.patience is not None and progress.bad_evaluations >= limits.patience)
-            or (limits.nonmonotone is not None and is_nonmonotone(progress.losses, limits.nonmonotone))
+            or (limits.nonmonotone is not None and is_nonmonotone(progress.ranks, limits.nonmonotone))
             or self.callbacks.stopped is not None
         )
 
@@ -181,7 +181,7 @@ class Session:
             return GraphedGradient(objective, self.parameters, cuda_capture(self.device), log)
         return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
 
-    def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: tuple[float, float] | None) -> None:
+    def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: Rank | None) -> None:
         """Write everything that can change the next step; then delete checkpoints that the retention rules do not keep.
 
         `rank` is how good it is, as compared from left to right; None if it has not been evaluated.
