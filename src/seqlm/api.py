@@ -12,6 +12,7 @@ import torch
 from .config.compose import Choices, compose_words
 from .config.keys import dotted
 from .config.schema import Config, LoadingConfig, SampleConfig
+from .config.trust import widening
 from .config.values import as_typed, load_config, verb_options, with_words
 from .config.words import words_of
 from .config.yaml_files import read_yaml
@@ -36,6 +37,7 @@ def train(*config: str | Mapping[str, Any] | Path, callbacks: Sequence[Callback]
     Args:
         config: words of `seqlm train` ("experiment=wlm_200"); mappings of its keys, nested or dotted; YAML files of
             such keys; or first the config.yaml of a run, which is trained anew. Later ones decide. None: the defaults.
+            `trust` counts in words and mappings, never in a file.
         callbacks: code of your own at each step, evaluation and checkpoint, after the `callbacks` of the config
 
     >>> import seqlm
@@ -140,6 +142,8 @@ def _composed(config: Sequence[Any]) -> tuple[Config, Choices, list[str]]:
         elif isinstance(one, (str, Path)):
             values = read_yaml(Path(one))
             if not (isinstance(values.get("model"), Mapping) and "_target_" in values["model"]):
+                if problems := widening(str(one), values, ()):
+                    raise ConfigError("\n".join(problems))
                 words += words_of(values)
             elif place:
                 raise ConfigError(f"{one} is the whole configuration of a run; give it first")

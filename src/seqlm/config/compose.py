@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import ConfigError
-from .flags import check_words, values_of
+from .flags import check_words, is_multirun, values_of
 from .keys import dotted
 from .reference import Reference
 from .schema import Config
 from .tree import find_configs
+from .trust import check_trust, has_own_files, widening
 from .values import typed, unknown_group, unknown_key, unknown_option
 from .words import GRAMMAR, INIT_FROM, Words, overrides, quoted_paths
 from .yaml_files import resolve_layer_cells
@@ -66,6 +67,7 @@ def run_jobs(words: Words, job: Job) -> None:
     def run(node: DictConfig) -> float | None:
         runtime, typed_words = HydraConfig.get().runtime, HydraConfig.get().overrides.task
         values, folders = _values(node), _folders(runtime)
+        check_trust(values, words)
         return job(lambda: typed_config(values, folders), _taken(runtime.choices), list(typed_words))
 
     _check(words)
@@ -85,24 +87,29 @@ def expand(words: Words) -> list[list[str]]:
     Values that an experiment lists in `hydra.sweeper.params` come first, as they do in `train -m`. Raises ConfigError.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     words = [*words, "-m"]  # commas separate jobs
     _check(words)
     with _loader(words) as loader:
-        parser = OverridesParser.create(config_loader=loader)
         try:
-            given = parser.parse_overrides(quoted_paths(words))
-            fixed = [str(one.input_line) for one in given if not one.is_sweep_override()]
-            listed = loader.load_configuration("train", fixed, RunMode.MULTIRUN).hydra.sweeper.params or {}
-            parsed = [*parser.parse_overrides([f"{key}={value}" for key, value in listed.items()]), *given]
-            jobs: list[list[str]] = BasicSweeper.split_arguments(parsed, None)[0]
+            jobs: list[list[str]] = BasicSweeper.split_arguments(_parsed(loader, words), None)[0]
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(words, error)) from error
     return jobs
+
+
+def _parsed(loader: Any, words: Words) -> list[Any]:
+    """The words of a multirun as hydra's overrides, behind those that an experiment lists."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+
+    parser = OverridesParser.create(config_loader=loader)
+    given = parser.parse_overrides(quoted_paths(words))
+    fixed = [str(one.input_line) for one in given if not one.is_sweep_override()]
+    listed = loader.load_configuration("train", fixed, RunMode.MULTIRUN).hydra.sweeper.params or {}
+    return [*parser.parse_overrides([f"{key}={value}" for key, value in listed.items()]), *given]
 
 
 def differing_words(jobs: Sequence[Words]) -> list[list[str]]:
@@ -162,6 +169,49 @@ def _check(words: Words) -> None:
                 raise ConfigError(f"{group}=null chooses nothing; leave it out, or write ~{group} to have none")
             if NO_NAMES.fullmatch(value.partition(",")[0]):
                 raise ConfigError(unknown_option(group, value, options))
+    if has_own_files(words):
+        _check_files(words)
+
+
+def _check_files(words: Words) -> None:
+    """Raise ConfigError for the user's YAML files if they widen what a configuration may do. Nothing in them is run."""
+    from hydra._internal.defaults_list import create_defaults_list
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+
+    ours, problems = f"file://{find_configs()}", []
+    with _loader(words) as loader:
+        for job in _group_choices(loader, words):
+            try:
+                parsed, files = loader._parse_overrides_and_create_caching_repo("train", job)
+                chosen = create_defaults_list(files, "train", parsed, prepend_hydra=True, skip_missing=False).defaults
+            except HydraException:  # composing it will tell
+                continue
+            for one in chosen:
+                name, package = str(one.config_path), f"{one.package}." if one.package else ""
+                found: Any = files.load_config(name)
+                is_ours = found.path == ours and not name.startswith("local/")
+                if found.path.startswith("file://") and not is_ours and isinstance(found.config, DictConfig):
+                    values = dotted(cast("dict[str, Any]", OmegaConf.to_container(found.config)), package)
+                    problems += widening(f"{found.path.removeprefix('file://')}/{name}.yaml", values, words)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _group_choices(loader: Any, words: Words) -> list[list[str]]:
+    """The words that choose files: those without commas, and with them the options of groups that each job has."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.errors import HydraException
+
+    if not is_multirun(words):
+        return [quoted_paths(words)]
+    try:
+        parsed = _parsed(loader, words)
+        fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+        groups = [one for one in parsed if one.is_sweep_override() and loader.repository.group_exists(one.key_or_group)]
+        return [fixed, *(fixed + job for job in BasicSweeper.split_arguments(groups, None)[0])]
+    except HydraException:  # composing them will tell
+        return []
 
 
 def explain(words: Words, error: Exception) -> str:
@@ -232,6 +282,7 @@ def _compose(words: Words) -> tuple[dict[str, Any], Choices]:
         values, choices = _composed(quoted_paths(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(words, error)) from error
+    check_trust(values, words)
     del values["paths"]  # which the data has read
     return values, choices
 

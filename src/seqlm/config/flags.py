@@ -13,13 +13,15 @@ INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 # Flags that hydra is given, with the values that they take; none for a flag that is on or off.
 FLAGS: Mapping[str, Sequence[str]] = {
     "--multirun": (), "--run": (), "--cfg": ("job", "hydra", "all"), "--resolve": (), "--package": ANY, "--info": INFO,
-    "--config-dir": ANY, "--config-path": ANY, "--config-name": ANY, "--hydra-help": (),
+    "--config-dir": ANY, "--hydra-help": (),
 }  # fmt: skip
 SHORT = {
     "-m": "--multirun", "-r": "--run", "-c": "--cfg", "-p": "--package", "-i": "--info", "-cd": "--config-dir",
     "-cp": "--config-path", "-cn": "--config-name", "-sc": "--shell-completion",
 }  # fmt: skip
 REFUSED = {
+    "--config-path": "use --config-dir DIR, whose files are read beside those of seqlm",
+    "--config-name": "the configuration is train.yaml; put yours into an experiment: --config-dir DIR experiment=NAME",
     "--shell-completion": "tab completion is `seqlm completion bash|zsh|fish`",
     "--experimental-rerun": "use `seqlm resume RUN`, or the words in its run.json again",
 }
