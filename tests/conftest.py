@@ -49,7 +49,7 @@ def cache(tmp_path_factory):
     """Encoded text and kernels go to a folder of this session, not to the user's; all of xdist's workers share it."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     os.environ["SEQLM_CACHE"] = str(folder)
     return folder
 

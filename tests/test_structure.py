@@ -11,18 +11,20 @@ import seqlm
 
 ROOT = Path(seqlm.__file__).parent
 # The map (files and folders at the root of the package) and what each may import from it: arrows point one way.
-LEAVES = {"__init__", "config", "data", "device", "errors", "files", "optim", "runs", "terminal"}  # they know no model
+# Leaves know no model.
+LEAVES = {"__init__", "cache", "config", "data", "device", "errors", "files", "optim", "runs", "terminal"}
 MAY: dict[str, set[str]] = {
     "terminal": set(),
     "errors": {"terminal"},
     "files": {"errors"},
+    "cache": {"errors", "files"},
     "device": {"errors"},
     "config": {"errors", "files"},
-    "data": {"errors", "files", "terminal"},
+    "data": {"cache", "errors", "files", "terminal"},
     "optim": {"errors"},
     "runs": {"config", "data", "device", "errors", "files", "terminal"},
     "cells": set(),
-    "engines": {"__init__", "cells", "config", "device", "files", "terminal"},
+    "engines": {"__init__", "cache", "cells", "config", "device", "files", "terminal"},
     "layers": {"cells", "engines"},
     "models": {"cells", "data", "engines", "errors", "layers"},
     "tasks": {"cells", "config", "data", "errors", "layers", "models", "optim"},
@@ -55,7 +57,7 @@ def imports(path: Path, at_load: bool = False) -> set[str]:
 
 
 def test_the_root_of_the_package_holds_few_files():
-    assert len(list(ROOT.glob("*.py"))) <= 9
+    assert len(list(ROOT.glob("*.py"))) <= 10
 
 
 def test_no_circle_of_files():

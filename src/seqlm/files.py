@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, their digests, and the cache folder. Imports no torch."""
+"""Files that are written whole or not at all, their digests. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import secrets
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,12 +36,23 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return data
 
 
-def write_atomically(path: Path, text: str) -> None:
+def beside(path: Path) -> Path:
+    """A name beside `path` that no other process has, to write it under: process numbers are alike in containers."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def create(path: Path, mode: int = 0o666) -> BinaryIO:
+    """Make a file that is not there and open it for writing; the umask takes from the rights `mode`. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, mode), "wb")
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     """Replace `path` by `text`: a reader sees the old content or the new, never a part."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = beside(path)
     try:
-        with aside.open("w", encoding="utf-8") as handle:
-            handle.write(text)
+        with create(aside, mode) as handle:
+            handle.write(text.encode())
             handle.flush()
             os.fsync(handle.fileno())
         aside.replace(path)
@@ -88,10 +100,3 @@ def free_path(path: Path) -> Path:
 def file_stem(text: str) -> str:
     """`text` as part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_") or "run"
-
-
-def cache_folder() -> Path:
-    """$SEQLM_CACHE, or seqlm in the user's cache folder; raises RuntimeError for a user without a home."""
-    if os.environ.get("SEQLM_CACHE"):
-        return Path(os.environ["SEQLM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqlm"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqlm.cache import cache_folder
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.streams import Streams
 from seqlm.data.corpus import TextCounts
@@ -22,7 +23,6 @@ from seqlm.data.sources.pydoc import PydocCorpus
 from seqlm.data.sources.text import TextCorpus, read_utf8, whole_file
 from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
 from seqlm.errors import ConfigError
-from seqlm.files import cache_folder
 
 TEXT = "the cat  sat\n\non the mat — naïve 😀\nthe end"
 
@@ -329,15 +329,25 @@ def test_the_cache_is_keyed_by_content_and_settings(tmp_path):
     assert encoded.counts.tokens == len(encoded.tokens) == encoded.counts.words
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "counts", "tokenizer"])
-def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, damage):
+@pytest.mark.parametrize("name", ["tokens.bin", "counts.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip"])
+def test_a_damaged_cache_is_made_anew(tmp_path, monkeypatch, capsys, name, damage):
+    """One flipped bit in a token is another token: nothing but a digest would show it."""
     monkeypatch.setenv("SEQLM_CACHE", str(tmp_path / "cache"))
     corpus = corpus_of(tmp_path)
-    whole = encode_split(corpus, "train", fit_tokenizer(corpus, WordTokenizer())).tokens.tolist()
-    name = {"cut": "tokens.bin", "empty": "tokens.bin", "counts": "counts.json", "tokenizer": "tokenizer.json"}[damage]
+
+    def made():
+        tokenizer = fit_tokenizer(corpus, WordTokenizer())
+        encoded = encode_split(corpus, "train", tokenizer)
+        return encoded.tokens.tolist(), encoded.counts, tokenizer.vocabulary
+
+    whole = made()
     (file,) = (tmp_path / "cache").glob(f"*/{name}")
-    file.write_bytes(b"" if damage == "empty" else file.read_bytes()[:-1])
-    assert encode_split(corpus, "train", fit_tokenizer(corpus, WordTokenizer())).tokens.tolist() == whole
+    content = file.read_bytes()
+    flipped = bytes([content[0] ^ 1]) + content[1:]
+    file.write_bytes({"cut": content[:-1], "empty": b"", "flip": flipped}[damage])
+    assert made() == whole and file.read_bytes() == content
+    assert capsys.readouterr().err.count("is damaged") == 1
 
 
 def test_text_that_changes_while_it_is_read_is_refused(tmp_path):
@@ -403,7 +413,7 @@ def test_processes_that_encode_at_once_never_see_half_a_file(tmp_path, monkeypat
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     outputs = {process.communicate()[0] for process in processes}
     assert len(outputs) == 1 and all(process.returncode == 0 for process in processes)
-    assert not [path.name for path in (tmp_path / "cache").iterdir() if path.name.startswith(".")]
+    assert not [path.name for path in (tmp_path / "cache").glob(".*-*")]
 
 
 def test_encoding_needs_little_memory(tmp_path, monkeypatch):

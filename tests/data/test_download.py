@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -33,7 +34,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.body, self.mode, self.cut, self.asked = BODY, "range", None, []
+        self.body, self.mode, self.cut, self.asked, self.closed = BODY, "range", None, [], False
 
     def remote(self, **changes):
         url = f"http://127.0.0.1:{self.server_address[1]}/file.bin"
@@ -45,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
         server, wanted = self.server, self.headers.get("Range")
         server.asked.append(wanted)
         start = int(wanted[6:-1]) if wanted else 0
+        while server.mode == "drip headers" and self.drop(b"H"):
+            pass
         if server.mode == "missing":
             return self.send_error(404)
         if wanted and server.mode != "no range" and start >= len(server.body):
@@ -60,7 +63,17 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if server.mode == "slow":
             threading.Event().wait(0.7)
+        while server.mode == "drip" and body and self.drop(body[:10]):
+            body = body[10:]
         self.wfile.write(body[: server.cut])
+
+    def drop(self, some):
+        """Whether somebody still listens."""
+        with suppress(OSError):
+            self.wfile.write(some)
+            threading.Event().wait(0.05)
+            return not self.server.closed
+        return False
 
     def log_message(self, *_):
         pass
@@ -72,6 +85,7 @@ def server():
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.closed = True
     server.shutdown()
     server.server_close()
     thread.join()
@@ -184,6 +198,32 @@ def test_an_unwritable_cache_is_said_so(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="set SEQLM_CACHE to another folder"):
         fetch(server.remote(), tmp_path / "file" / "file.bin")
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_link_in_the_place_of_the_file_is_not_written_through(server, tmp_path, link, size):
+    """Whoever put it there would have us write to a file of his choice."""
+    mine = tmp_path / "mine.txt"
+    mine.write_bytes(BODY[:size])
+    getattr(tmp_path / "file.bin.part", link)(mine)
+    fetch(server.remote(), tmp_path / "file.bin")
+    assert mine.read_bytes() == BODY[:size] and (tmp_path / "file.bin").read_bytes() == BODY and server.asked == [None]
+    (tmp_path / "other.bin").symlink_to(mine)
+    fetch(server.remote(), tmp_path / "other.bin")
+    assert mine.read_bytes() == BODY[:size] and (tmp_path / "other.bin").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(("mode", "message"), [
+    ("drip", r"too slow: less than 10 kB a second, [\d,]+ of 307,200 bytes so far; the same command resumes there"),
+    ("drip headers", "cannot be reached .no answer for 0.4 seconds"),
+])  # fmt: skip
+def test_a_server_that_sends_drop_by_drop_is_given_up(server, tmp_path, monkeypatch, mode, message):
+    server.mode = mode
+    monkeypatch.setattr("seqlm.data.sources.download.WINDOW", 0.4)
+    monkeypatch.setattr("seqlm.data.sources.download.TIMEOUT", 0.2)
+    with pytest.raises(ConfigError, match=message):
+        fetch(server.remote(), tmp_path / "file.bin")
 
 
 def test_two_processes_at_once_download_once(server, tmp_path):

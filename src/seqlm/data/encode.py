@@ -1,12 +1,12 @@
-"""Text to token ids, once: memory-mapped arrays in a cache keyed by content and settings."""
+"""Text to token ids, once: memory-mapped arrays in a cache keyed by content and settings.
+
+They are entries of the cache (`seqlm.cache`): digests are checked when they are opened, and damaged ones made again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cache import cache_folder, entry, private_folder
 from ..errors import ConfigError
-from ..files import cache_folder, flush
 from ..terminal import track
 from .corpus import Corpus, TextCounts
 from .tokenizers.text import KINDS, Tokenizer, load_tokenizer
@@ -73,7 +73,7 @@ def fit_tokenizer(corpus: Corpus, unfitted: Tokenizer, vocab_from: str = "train"
         blocks = (block for split in splits for block in _read(corpus, split, "reading for the vocabulary"))
         unfitted.fit(blocks).save(folder / "tokenizer.json")
 
-    fitted: Tokenizer = _cached(key, write, lambda folder: load_tokenizer(folder / "tokenizer.json"))[1]
+    fitted: Tokenizer = _cached(key, write, lambda folder: load_tokenizer(folder / "tokenizer.json"))
     return fitted
 
 
@@ -97,16 +97,14 @@ def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
         if corpus.fingerprint(split) != fingerprint:
             raise ConfigError(f"split={split} of this data changed while it was read; try again once it is written")
 
-    def read(folder: Path) -> Counts:
-        counts = Counts(**json.loads((folder / "counts.json").read_text()))
-        if (folder / "tokens.bin").stat().st_size != counts.tokens * dtype.itemsize:
-            raise ValueError("another size than written")
-        return counts
+    def read(folder: Path) -> Encoded | None:
+        counts = _read_counts(folder)
+        return Encoded(np.memmap(folder / "tokens.bin", dtype, "r"), counts, key) if counts.tokens else None
 
-    folder, counts = _cached(key, write, read)
-    if counts.tokens == 0:
+    encoded = _cached(key, write, read)
+    if encoded is None:
         raise ConfigError(f"split={split} of this data holds no tokens: the text is empty")
-    return Encoded(np.memmap(folder / "tokens.bin", dtype=dtype, mode="r"), counts, key)
+    return encoded
 
 
 def count_text(corpus: Corpus, split: str) -> Counts:
@@ -120,7 +118,11 @@ def count_text(corpus: Corpus, split: str) -> Counts:
         (folder / "counts.json").write_text(json.dumps(asdict(counts)))
 
     key = _key("counts", corpus.fingerprint(split), corpus.count_bytes)
-    return _cached(key, write, lambda folder: Counts(**json.loads((folder / "counts.json").read_text())))[1]
+    return _cached(key, write, _read_counts)
+
+
+def _read_counts(folder: Path) -> Counts:
+    return Counts(**json.loads((folder / "counts.json").read_text()))
 
 
 def _read(corpus: Corpus, split: str, title: str) -> Iterator[str]:
@@ -142,36 +144,13 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
-def _cached(key: str, write: Callable[[Path], None], read: Callable[[Path], T]) -> tuple[Path, T]:
-    """The folder `key` of the cache and what `read` finds in it; made by `write` if it is missing or damaged.
-
-    Written aside, flushed to disk and renamed, so that nobody ever sees half of it: of two processes that
-    encode at once, the second to finish finds the folder there and throws its own copy away.
-    """
-    folder = cache_folder() / key
+def _cached(key: str, write: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+    """The entry `key` of the cache as `read` returns it, made by `write` if it is missing or damaged."""
+    place = None
     try:
-        return folder, read(folder)
-    except (OSError, ValueError, KeyError, TypeError, ConfigError):
-        shutil.rmtree(folder, ignore_errors=True)
-    aside = folder.with_name(f".{key}-{os.getpid()}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(".*-*"):  # of a process that was killed while encoding
-            if time.time() - stale.stat().st_mtime > 86_400:
-                shutil.rmtree(stale, ignore_errors=True)
-        aside.mkdir()
-        write(aside)
-        for path in (*aside.iterdir(), aside):
-            flush(path)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-        return folder, read(folder)
+        place = private_folder()
+        return entry(place / key, write, read)
     except OSError as error:
         raise ConfigError(
-            f"the cache {folder.parent} cannot be used ({error}); set SEQLM_CACHE to another folder"
+            f"the cache {place or cache_folder()} cannot be used ({error}); set SEQLM_CACHE to another folder"
         ) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -9,7 +9,6 @@ with it wherever it is resumed.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -18,15 +17,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from .. import __version__
+from ..cache import locked, open_private, private_folder
 from ..device import hardware, processor
-from ..files import cache_folder, write_atomically
+from ..files import MB, write_atomically
 from ..terminal import status
 
 Ways = Mapping[str, Callable[[], float]]  # a trial each, which returns its seconds
@@ -119,7 +119,8 @@ class Choices:
                 self._stored = None
             if path is not None and stored != before:
                 with suppress(OSError):
-                    write_atomically(path, json.dumps(stored, indent=1, sort_keys=True) + "\n")
+                    record = {"sha256": _digest(stored), "answers": stored}
+                    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n", 0o600)
 
 
 def fastest(seconds: Mapping[str, float], usual: str, margin: float) -> str:
@@ -175,10 +176,10 @@ def _round_up(size: int) -> int:
 
 
 def _file() -> Path | None:
-    """The file of what this machine has measured; None for a user without a home."""
+    """The file of what this machine has measured; None where there can be none."""
     try:
-        return cache_folder() / "choices" / f"{_machine()}.json"
-    except RuntimeError:
+        return private_folder("choices") / f"{_machine()}.json"
+    except OSError:
         return None
 
 
@@ -188,43 +189,29 @@ def _locked_file() -> Iterator[Path | None]:
 
     Who holds it measures for seconds; if it is held for longer, its holder was stopped, and nobody waits for that.
     """
-    path = _file()
-    try:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        lock = None if path is None else (path.parent / ".lock").open("a")
-    except OSError:  # nothing may be written there
-        lock = None
-    if lock is None:
-        yield None
-        return
-    with lock:
-        yield path if _held(lock) else None
-
-
-def _held(lock: IO[str]) -> bool:
-    """Whether the lock could be had, within a time."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-        except OSError:  # a file system without locks
-            return False
+    path, held = _file(), False
+    with ExitStack() as lock:
+        with suppress(OSError):  # nothing may be written there
+            held = path is not None and lock.enter_context(locked(path.parent / ".lock", PATIENCE))
+        yield path if held else None
 
 
 def _read(path: Path | None) -> dict[str, Answer]:
-    """The file, or nothing if it is damaged: it can be measured anew."""
+    """The answers in the file, or nothing if it is damaged: they can be measured again."""
     try:
-        stored: Any = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-        whole = all(isinstance(answer["seconds"][answer["way"]], float) for answer in stored.values())
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        if path is None:
+            return {}
+        with open_private(path) as handle:
+            record = json.loads(handle.read(16 * MB))
+        stored: dict[str, Answer] = record["answers"]
+        whole = record["sha256"] == _digest(stored)
+        return stored if whole and all(answer["way"] in answer["seconds"] for answer in stored.values()) else {}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
         return {}
-    return stored if whole else {}
+
+
+def _digest(answers: Mapping[str, Answer]) -> str:
+    return hashlib.sha256(json.dumps(answers, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache

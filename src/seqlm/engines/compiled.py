@@ -3,7 +3,7 @@
     gates -> trace -> program -> kernels -> lower -> passes -> [compiled] -> kernel_body -> chunk
 
 One call does a whole step of all rows, on all threads, without a buffer in between. Compiled code is kept in the
-cache folder ($SEQLM_CACHE, or seqlm in the user's cache folder), named by its content and the processor.
+cache (`seqlm.cache`: a private folder, digests), named by its content and the processor.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from ..cache import entry, private_folder
 from ..device import processor
-from ..files import cache_folder, flush
 from ..terminal import status
 from .buffers import Buffers
 from .passes import Array, Kernel, Language, Pass, Unsupported, operations
@@ -254,45 +253,19 @@ def _load(source: str, program: str) -> ctypes.CDLL:
     """Compile a source, or find it compiled."""
     system = [*platform.libc_ver(), processor()]
     key = hashlib.sha256("\0".join([source, program, *FLAGS, *system]).encode()).hexdigest()[:24]
-    target = kernel_folder() / f"{key}.so"
     try:
-        if not _is_whole(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with status("compiling a kernel"):
-                _compile(program, source, target)
-        return ctypes.CDLL(str(target))
+        made = entry(private_folder("kernels") / key, lambda folder: _compile(program, source, folder), lambda it: it)
+        return ctypes.CDLL(str(made / "kernel.so"))
     except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error
 
 
-def _compile(program: str, source: str, target: Path) -> None:
-    """Write the library, and behind its end, where nothing reads, the SHA-256 of it."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        text, made = Path(folder) / "step.c", Path(folder) / "step.so"
-        text.write_text(source, encoding="utf-8")
-        done = subprocess.run(
-            [program, *FLAGS, str(text), "-o", str(made), "-lm"], capture_output=True, text=True, timeout=120
-        )
-        if done.returncode:
-            raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
-        code = made.read_bytes()
-        made.write_bytes(code + hashlib.sha256(code).digest())
-        flush(made)
-        made.replace(target)  # whole or not at all, also when two runs compile at once
-
-
-def _is_whole(library: Path) -> bool:
-    """Whether a library is there and ends in its digest: to load a part of one may end the process."""
-    try:
-        content = library.read_bytes()
-    except OSError:
-        return False
-    return hashlib.sha256(content[:-32]).digest() == content[-32:]
-
-
-def kernel_folder() -> Path:
-    """The folder of generated kernels. Raises Unsupported for a user without a home."""
-    try:
-        return cache_folder() / "kernels"
-    except RuntimeError as error:
-        raise Unsupported(f"there is no cache folder ({error}); set SEQLM_CACHE") from None
+def _compile(program: str, source: str, folder: Path) -> None:
+    """Write the source, kernel.c, and the library, kernel.so."""
+    text, made = folder / "kernel.c", folder / "kernel.so"
+    text.write_text(source, encoding="utf-8")
+    command = [program, *FLAGS, str(text), "-o", str(made), "-lm"]
+    with status("compiling a kernel"):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")

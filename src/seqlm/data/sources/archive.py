@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import tarfile
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from ...errors import ConfigError
-from ...files import flush
+from ...files import beside, create, flush
 
 MOST = 2 << 30  # bytes that all members together may declare
 BLOCK = 1 << 20
@@ -44,7 +43,7 @@ def unpack(archive: Path, choices: Sequence[Sequence[str]], folder: Path) -> lis
             members = _zip_members(opened) if isinstance(opened, zipfile.ZipFile) else _tar_members(opened)
             chosen = [_choose(members, names) for names in choices]
             folder.mkdir(parents=True, exist_ok=True)
-            asides = [folder / f".{name}.{os.getpid()}" for name, _ in chosen]
+            asides = [beside(folder / name) for name, _ in chosen]
             try:
                 for (_, member), aside in zip(chosen, asides, strict=True):
                     _write(member, aside)
@@ -127,7 +126,7 @@ def _choose(members: dict[str, list[_Member]], names: Sequence[str]) -> tuple[st
 def _write(member: _Member, target: Path) -> None:
     """Copy a member, at most the bytes it declares."""
     left = member.size
-    with member.open() as source, target.open("wb") as out:
+    with member.open() as source, create(target) as out:
         while block := source.read(BLOCK):
             left -= len(block)
             if left < 0:

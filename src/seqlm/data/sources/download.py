@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import fcntl
-import sys
+import math
+import os
+import queue
+import stat
+import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import BinaryIO, NamedTuple, TypeVar, cast
 
+from ...cache import locked
 from ...errors import ConfigError
-from ...files import flush, sha256_of
+from ...files import create, flush, sha256_of
 from ...terminal import bar
 
+T = TypeVar("T")
 BLOCK = 1 << 16  # bytes read at once
 TIMEOUT = 30.0  # seconds without an answer, or without the next byte
 TRIES = 5  # connections that may break before we give up
+LEAST_SPEED = 10_000  # bytes a second, on average over so many seconds: a slower server is given up, and in the end
+WINDOW = 60.0  # a download of N bytes takes N / LEAST_SPEED seconds at most
 
 
 class Remote(NamedTuple):
@@ -38,11 +45,13 @@ def fetch(remote: Remote, target: Path) -> None:
 
     What has arrived stays in `<target>.part`, where the next attempt goes on if the server allows it. Only a file of
     the right size and SHA-256 gets the name `target`. A second process that wants the same file waits for the first.
-    Raises ConfigError, with what to do by hand, if the server cannot be reached or sends something else.
+    A link in the place of either file is not followed. Raises ConfigError, with what to do by hand, if the server
+    cannot be reached, is too slow, or sends something else.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _held(target):
+        waiting = f"waiting for another process that downloads {target.name}"
+        with locked(target.with_name(f".{target.name}.lock"), math.inf, waiting):
             if target.is_file() and sha256_of(target) == remote.sha256:
                 return
             part = target.with_name(f"{target.name}.part")
@@ -63,35 +72,48 @@ def fetch(remote: Remote, target: Path) -> None:
         ) from error
 
 
-@contextmanager
-def _held(target: Path) -> Iterator[None]:
-    """Hold `target` for writing, waiting for whoever does now. Released even by kill -9."""
-    with target.with_name(f".{target.name}.lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that downloads {target.name}", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _receive(remote: Remote, part: Path, by_hand: str) -> None:
     """Fill `part` up to `remote.size` bytes, connecting anew where a connection breaks."""
     for _ in range(TRIES):
-        have = part.stat().st_size if part.is_file() else 0
+        have = _arrived(part)
         if have == remote.size:
             return
         if have > remote.size:  # of another version of the file
             part.unlink()
             have = 0
         with _connect(remote.url, have, by_hand) as response:
-            _append(response, remote, part, have)
-    have = part.stat().st_size if part.is_file() else 0
+            if _append(response, remote, part, have):
+                continue
+        raise ConfigError(
+            f"{remote.url} is too slow: less than {LEAST_SPEED / 1000:g} kB a second, {_arrived(part):,} of "
+            f"{remote.size:,} bytes so far; the same command resumes there. Or {by_hand}"
+        )
+    have = _arrived(part)
     if have != remote.size:
         raise ConfigError(
             f"{remote.url} broke off {TRIES} times, after {have:,} of {remote.size:,} bytes; the same command resumes "
             f"there. Or {by_hand}"
         )
+
+
+def _arrived(part: Path) -> int:
+    """The bytes that have arrived; a link, or a file that has another name too, is removed: it is not of our making."""
+    try:
+        facts = part.lstat()
+    except FileNotFoundError:
+        return 0
+    if stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1:
+        return facts.st_size
+    part.unlink()
+    return 0
+
+
+def _open_part(part: Path, resumed: bool) -> BinaryIO:
+    """The file for what arrives, to go on with it or to begin it again."""
+    if not resumed:
+        part.unlink(missing_ok=True)
+        return create(part, 0o600)
+    return os.fdopen(os.open(part, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC), "ab")
 
 
 def _connect(url: str, start: int, by_hand: str) -> HTTPResponse:
@@ -100,7 +122,8 @@ def _connect(url: str, start: int, by_hand: str) -> HTTPResponse:
     if start:
         headers["Range"] = f"bytes={start}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        request = urllib.request.Request(url, headers=headers)
+        response = _within(2 * TIMEOUT, lambda: urllib.request.urlopen(request, timeout=TIMEOUT))
         return cast("HTTPResponse", response)
     except urllib.error.HTTPError as error:
         error.close()
@@ -112,12 +135,35 @@ def _connect(url: str, start: int, by_hand: str) -> HTTPResponse:
         raise ConfigError(f"{url} cannot be reached ({reason}); without a network, {by_hand}") from None
 
 
-def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> None:
-    """Append the bytes of `response` to the `have` bytes of `part`, or replace them if it starts at byte 0."""
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """The result of `work`; raises TimeoutError if it takes longer, as a server can do that sends a header bytewise."""
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer for {seconds:g} seconds") from None
+    if error is not None:
+        raise error
+    return cast("T", result)
+
+
+def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> bool:
+    """Append the bytes of `response` to the `have` bytes of `part`, or replace them if it starts at byte 0.
+
+    Whether it was fast enough.
+    """
     resumed = response.status == 206
     if resumed and not str(response.headers["Content-Range"]).startswith(f"bytes {have}-"):
         part.unlink(missing_ok=True)  # not the bytes that were asked for: ask for all of them
-        return
+        return True
     length = response.headers["Content-Length"]
     if not resumed and length not in (None, str(remote.size)):
         raise ConfigError(
@@ -125,21 +171,27 @@ def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> No
             "data.path= with a copy that you trust"
         )
     shown = bar(remote.size, remote.name, "B", large=True, done=have if resumed else 0, delay=0)
-    with shown, part.open("ab" if resumed else "wb") as out:
+    with shown, _open_part(part, resumed) as out:
+        end, due = time.monotonic() + WINDOW, out.tell() + LEAST_SPEED * WINDOW
         while block := _next_block(response):
             out.write(block)
             shown.update(len(block))
+            if time.monotonic() > end:
+                if out.tell() < due:
+                    return False
+                end, due = time.monotonic() + WINDOW, out.tell() + LEAST_SPEED * WINDOW
             if out.tell() > remote.size:
                 part.unlink()
                 raise ConfigError(
                     f"{remote.url} is not the file it should be: it has more than {remote.size:,} bytes; it was thrown "
                     "away. Give data.path= with a copy that you trust"
                 )
+    return True
 
 
 def _next_block(response: HTTPResponse) -> bytes:
     """The next bytes; none at the end, nor where the connection breaks: the size tells them apart."""
     try:
-        return response.read(BLOCK)
+        return response.read1(BLOCK)  # what is there: to wait for a whole block would hide a slow server
     except (OSError, HTTPException):
         return b""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from ...cache import cache_folder, entry, is_whole, private_folder
 from ...errors import ConfigError
-from ...files import cache_folder, sha256_of
+from ...files import sha256_of
 from ..corpus import SPLITS, Corpus
 from ..encode import count_text
 from .archive import is_archive, unpack
@@ -98,27 +102,51 @@ def _in_folder(root: Path, names: Sequence[str]) -> Path:
 
 
 def _downloaded(choices: Sequence[Sequence[str]], remotes: Sequence[Remote]) -> list[Path]:
-    downloads = cache_folder() / "downloads"
-    targets = [downloads / remote.name for remote in remotes]
-    found = _already(remotes[0].sha256, choices)
-    if found:
+    if found := _already(remotes[0].sha256, choices):
         return found
+    downloads = _private("downloads")
+    targets = [downloads / remote.name for remote in remotes]
     for remote, target in zip(remotes, targets, strict=True):
         fetch(remote, target)
     return _unpacked(targets[0], remotes[0].sha256, choices) if is_archive(targets[0]) else targets
 
 
 def _unpacked(archive: Path, digest: str, choices: Sequence[Sequence[str]]) -> list[Path]:
+    """The members of an archive, from an entry of the cache."""
     base_names = [list(dict.fromkeys(Path(name).name for name in names)) for names in choices]
-    return _already(digest, choices) or unpack(archive, base_names, _folder_of(digest))
+    folder = _folder_of(digest, choices)
+
+    def make(aside: Path) -> None:
+        unpack(archive, base_names, aside)
+
+    try:
+        return entry(folder, make, partial(_members, choices=choices))
+    except OSError as error:
+        raise ConfigError(f"the cache {folder} cannot be used ({error}); set SEQLM_CACHE to another folder") from error
 
 
 def _already(digest: str, choices: Sequence[Sequence[str]]) -> list[Path]:
-    """The files of an archive that was unpacked before; empty unless all are there."""
-    folder = _folder_of(digest)
-    found = [next((folder / name for name in names if (folder / name).is_file()), None) for names in choices]
-    return [file for file in found if file] if None not in found else []
+    """The files of an archive that was unpacked before; empty unless all are there, and whole."""
+    folder = _folder_of(digest, choices)
+    return _members(folder, choices) if is_whole(folder) else []
 
 
-def _folder_of(digest: str) -> Path:
-    return cache_folder() / "unpacked" / digest[:32]
+def _members(folder: Path, choices: Sequence[Sequence[str]]) -> list[Path]:
+    """For each choice of names the file that there is."""
+    names = [[Path(name).name for name in some] for some in choices]
+    return [next(folder / name for name in some if (folder / name).is_file()) for some in names]
+
+
+def _folder_of(digest: str, choices: Sequence[Sequence[str]]) -> Path:
+    """The entry of these files of an archive."""
+    key = hashlib.sha256(json.dumps([digest, *choices]).encode()).hexdigest()[:32]
+    return _private("unpacked") / key
+
+
+def _private(name: str) -> Path:
+    try:
+        return private_folder(name)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache {cache_folder()} cannot be used ({error}); set SEQLM_CACHE to another folder"
+        ) from error
