@@ -20,7 +20,7 @@ from seqlm.data.encode import encode_split, fit_tokenizer
 from seqlm.data.sources.entropy import HiddenMarkov, MarkovChain
 from seqlm.data.sources.ptb import PennTreebank
 from seqlm.data.sources.pydoc import PydocCorpus
-from seqlm.data.sources.text import TextCorpus, read_utf8, whole_file
+from seqlm.data.sources.text import TextCorpus
 from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
 from seqlm.errors import ConfigError
 
@@ -168,22 +168,6 @@ def test_long_lines_are_cut_between_characters(tmp_path):
     (tmp_path / "a.txt").write_text("é" * 300_000, encoding="utf-8")
     corpus = TextCorpus(path=str(tmp_path / "a.txt"), fractions=[0.5001, 0.4999])
     assert "".join("".join(corpus.read(split)) for split in corpus.splits()) == "é" * 300_000
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 1 << 20])
-def test_characters_cut_by_blocks_are_put_together(tmp_path, monkeypatch, block):
-    monkeypatch.setattr("seqlm.data.sources.text.BLOCK", block)
-    (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")
-    assert "".join(read_utf8(whole_file(tmp_path / "a.txt", "data.path"))) == TEXT
-
-
-@pytest.mark.parametrize(("bad", "offset"), [(b"\xff", 7), (b"\xe9t", 7), (b"\xc3", 7), (b"\xed\xa0\x80", 7)])
-@pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_the_byte_that_is_not_utf8_is_named(tmp_path, monkeypatch, bad, offset, block):
-    monkeypatch.setattr("seqlm.data.sources.text.BLOCK", block)
-    (tmp_path / "a.txt").write_bytes("aé bcd".encode() + bad)
-    with pytest.raises(ConfigError, match=rf"a.txt is not UTF-8: byte {offset} is 0x{bad[0]:02x}"):
-        list(read_utf8(whole_file(tmp_path / "a.txt", "data.path")))
 
 
 def test_missing_empty_and_contradictory_texts_are_refused(tmp_path):

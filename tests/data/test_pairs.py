@@ -151,7 +151,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
         with pytest.raises(ConfigError, match=message):
             pairs(source, split)
     (tmp_path / "train.tsv").write_bytes(b"gr\xfc\xdfe\tx\n")
-    with pytest.raises(ConfigError, match=r"train.tsv is not UTF-8: byte 2"):
+    with pytest.raises(ConfigError, match=r"train.tsv, line 1: byte 0xfc is not UTF-8 .*at byte 2\)"):
         pairs(one, "train")
 
 

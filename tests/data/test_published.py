@@ -129,7 +129,7 @@ def test_both_forms_of_the_penn_treebank_by_character_are_one_text(tmp_path):
 def test_lines_cut_by_blocks_lose_their_outer_spaces_only(tmp_path, monkeypatch, block):
     folder = folder_of(tmp_path / "words", WORDS, "ptb.{}.txt")
     corpus = PennTreebankChar(path=str(folder))
-    monkeypatch.setattr("seqlm.data.sources.text.BLOCK", block)
+    monkeypatch.setattr("seqlm.data.reading.BLOCK", block)
     assert texts_of(corpus) == LINES
 
 
@@ -163,7 +163,7 @@ def test_text8_is_cut_at_the_published_places(tmp_path):
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_tokens_of_enwik8_are_its_bytes(tmp_path, monkeypatch, block):
     """A cut falls inside a character."""
-    monkeypatch.setattr("seqlm.data.sources.enwik8.BLOCK", block)
+    monkeypatch.setattr("seqlm.data.reading.BLOCK", block)
     data = "<é>abcdefghijkl€é😀z".encode()
     data = data[:24]  # the end, too, is inside a character
     (tmp_path / "enwik8").write_bytes(data)

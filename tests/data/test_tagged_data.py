@@ -77,7 +77,7 @@ def test_files_of_a_folder(tmp_path):
     ("a\t\n", {"separator": "tab"}, r"train.txt, line 1: the word or its tag is empty"),
     ("", {}, r"train.txt is empty"),
     ("-DOCSTART- O\n\n", {}, r"train.txt holds no sentence"),
-    (b"a O\ncaf\xe9 O\n", {}, r"train.txt, line 2: byte 0xe9 is not UTF-8; convert it"),
+    (b"a O\ncaf\xe9 O\n", {}, r"train.txt, line 2: byte 0xe9 is not UTF-8 .*data.encoding="),
     ("a O\n", {"tag": "ner"}, r"data.tag=ner is unknown; name the columns by data.columns"),
     ("a O\n", {"tag": "ner", "columns": ["w", "t"]}, r"data.tag=ner is unknown; the columns are w, t"),
     ("w t\na O\n", {"word": "x", "columns": "header"}, r"data.word=x is unknown; the columns are w, t"),

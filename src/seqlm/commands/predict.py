@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ..config.schema import PredictConfig
 from ..config.values import verb_config
 from ..errors import ConfigError
-from ..files import to_json
+from ..files import open_regular, to_json
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import status
@@ -23,6 +22,7 @@ from .words import run_and_words
 
 if TYPE_CHECKING:
     from ..data.examples import Example
+    from ..data.reading import TextReader
     from ..runs.load import LoadedRun
 
 
@@ -33,11 +33,12 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError("seqlm predict needs a file after the run's folder, or - for standard input")
     source, options = rest[0], verb_config("predict", PredictConfig, rest[1:])
     checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
-    if source != "-" and (not Path(source).exists() or Path(source).is_dir()):  # a pipe is as good as a file
+    if source != "-" and not Path(source).is_file():
         raise ConfigError(f"{source} is not a file; give one with an example on each line, or - for standard input")
     with status("loading torch"):  # once all that can be checked without it is right
         import torch
 
+        from ..data.reading import TextReader
         from ..device import autocast, prepare
         from ..runs.load import load_run
         from ..tasks.lines import EMPTY
@@ -49,7 +50,7 @@ def main(words: Sequence[str]) -> None:
     _check(run, columns)
     wrong = 0
     with ExitStack() as held:
-        lines = _lines(source, held)
+        lines = _lines(source, TextReader(run.config.data.get("encoding") or "auto"), held)
         while some := list(islice(lines, options.batch_size)):
             with torch.no_grad(), autocast(device, options.precision):
                 answers = run.task.predict_lines(run.model, run.tokenizer, some)
@@ -75,25 +76,24 @@ def _check(run: LoadedRun, columns: bool) -> None:
         raise ConfigError(f"{run.folder.path} reads nothing: it writes texts; use seqlm sample")
 
 
-def _lines(source: str, held: ExitStack) -> Iterator[Example]:
+def _lines(source: str, reader: TextReader, held: ExitStack) -> Iterator[Example]:
     """The fields in each line of a file, read as they are asked for."""
+    from ..data.reading import split_lines
+
     if source.endswith((".npy", ".npz")):
         from ..data.sources.features import arrays_of
 
         return ({"features": array} for array in arrays_of(Path(source)))
-    if source == "-":
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
-        return _fields(sys.stdin)
-    return _fields(held.enter_context(Path(source).open(encoding="utf-8", errors="surrogateescape", newline="\n")))
+    handle = sys.stdin.buffer if source == "-" else held.enter_context(open_regular(Path(source)))
+    name = "standard input" if source == "-" else source
+    return _fields(split_lines(reader.decode(handle, name, errors="surrogateescape"), name))
 
 
-def _fields(lines: TextIO) -> Iterator[Example]:
-    """The fields in each line, which a line feed ends; bytes that are not UTF-8 arrive as surrogates."""
-    for number, line in enumerate(lines, start=1):
-        text = line.rstrip("\r\n").removeprefix("\ufeff" if number == 1 else "")  # a byte-order mark is no text
+def _fields(lines: Iterable[str]) -> Iterator[Example]:
+    """The fields in each line; bytes that are not in the encoding arrive as surrogates."""
+    for number, text in enumerate(lines, start=1):
         if re.search("[\udc80-\udcff]", text):
-            yield {"error": f"line {number} is not UTF-8 text; convert it, as with `iconv -f latin1 -t utf-8`"}
+            yield {"error": f"line {number} is not text in the encoding of the run's data, or UTF-8; convert it"}
         elif not text.lstrip().startswith("{"):
             yield {"words": text}
         else:

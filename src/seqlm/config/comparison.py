@@ -12,10 +12,10 @@ from typing import Any
 from ..errors import ConfigError
 from .build import defaults
 from .keys import dotted
-from .schema import DATA_PATHS, LIMITS, Config
+from .schema import DATA_PATHS, LIMITS, READING_KEYS, Config
 
 # What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
-# where its data lies (the content is checked). Everything else would make it another experiment.
+# where its data lies and how it is read (the content is checked). Everything else would make it another experiment.
 RESUMABLE = [
     "train.steps",
     "train.epochs",
@@ -37,7 +37,7 @@ RESUMABLE = [
     "callbacks",
     "published",
     "published.",
-    *(f"data.{key}" for key in DATA_PATHS),
+    *(f"data.{key}" for key in (*DATA_PATHS, *READING_KEYS)),
 ]
 
 # Keys whose values make no other experiment.
@@ -84,7 +84,12 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("model"), Mapping) and kept["model"].get("language_models"):  # how each is read, not which
         read = [{key: spec[key] for key in spec if key == "reverse"} for spec in kept["model"]["language_models"]]
         kept["model"] = {**kept["model"], "language_models": read}
-    return {**kept, "data": {key: value for key, value in kept["data"].items() if key not in DATA_PATHS}}
+    return {**kept, "data": {key: value for key, value in kept["data"].items() if not _says_nothing(key, value)}}
+
+
+def _says_nothing(key: str, value: Any) -> bool:
+    """Whether a key of a data node is a path, or a way of reading that is the usual one, of today or (None) of once."""
+    return key in DATA_PATHS or (key in READING_KEYS and value in (READING_KEYS[key], None))
 
 
 def telling_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,12 @@ ADDED: dict[str, Any] = {
     "train.accumulate": 1,
 }
 
+# Keys of sources that are younger than 0.1.0, by the class: None is how that version read, to the byte.
+READ_AS_BEFORE = {
+    "seqlm.data.sources.text.TextCorpus": ("encoding", "newlines"),
+    "seqlm.data.sources.parallel.Parallel": ("encoding", "newlines"),
+}
+
 # Keys of the other verbs, older -> today's: they are typed, never saved.
 VERB_KEYS = {"lens": "protocol", "window": "bptt", "dynamic.window": "dynamic.bptt"}
 
@@ -120,6 +126,8 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     """The nested configuration of an older run with today's keys and names; one of today is left as it is."""
     migrated: dict[str, Any] = _with_targets(config)
     _split_text_models(migrated)
+    if isinstance(data := migrated.get("data"), dict):
+        migrated["data"] = {**dict.fromkeys(READ_AS_BEFORE.get(data.get("_target_", ""), ())), **data}
     for old, new in RENAMED.items():
         _rename(migrated, old.split("."), new.partition(";")[0].split("."))
     return migrated

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 from ..errors import ConfigError
 
-BLOCK = 1 << 20  # bytes or characters held at once while reading
 SPLITS = ("train", "valid", "test")
 
 

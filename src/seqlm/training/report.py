@@ -53,7 +53,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "note": session.config.note,
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
-        "entropy_note": session.data.corpus.note() or None,
+        "data_note": session.data.corpus.note() or None,
         **declarations(session.task),
     }
 

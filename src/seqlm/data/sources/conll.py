@@ -10,7 +10,7 @@ from typing import Literal
 from ...errors import ConfigError
 from ..corpus import SPLITS
 from ..examples import Example, Examples
-from .lines import read_lines
+from ..reading import Newlines, TextReader, split_blanks
 
 # What a file of a folder is called, as one of the parts of its name: train.txt, eng.testa, en_ewt-ud-dev.conllu.
 NAMES = {"train": {"train"}, "valid": {"valid", "dev", "val", "testa"}, "test": {"test", "testb"}}
@@ -38,6 +38,8 @@ class Conll(Examples):
         columns: Sequence[str] | Literal["header"] | None = None,
         separator: Literal["space", "tab"] = "space",
         comment: str | None = None,
+        encoding: str | None = "auto",
+        newlines: Newlines | None = "universal",
     ) -> None:
         given = {"train": train, "valid": valid, "test": test}
         if (path is None) == (not any(given.values())):
@@ -53,10 +55,14 @@ class Conll(Examples):
             if split not in self._files:
                 where = f"data.path={path} has no file for {split}" if path else f"data.{split} is not set"
                 raise ConfigError(f"{where}; give data.train and data.valid, a file each")
+        self._reader = TextReader(encoding, newlines)
         self.word, self.tag, self.columns, self.separator, self.comment = word, tag, columns, separator, comment
         if not isinstance(columns, str):  # else the files will say
             for key, column in (("word", word), ("tag", tag)):
                 self._index(key, column, list(columns or []))
+
+    def note(self) -> str:
+        return self._reader.note()
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in SPLITS if split in self._files)
@@ -67,7 +73,7 @@ class Conll(Examples):
         words: list[str] = []
         tags: list[str] = []
         width, first, found = 0, 0, False
-        for number, line in enumerate([*read_lines(path), ""], start=1):
+        for number, line in enumerate([*self._reader.content(path), ""], start=1):
             if not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT:
                 if words:
                     yield {"words": words, "tags": tags}
@@ -75,8 +81,7 @@ class Conll(Examples):
                 continue
             if self.comment is not None and line.startswith(self.comment):
                 continue
-            # Not str.split(): a word may hold a no-break space.
-            parts = line.split("\t") if self.separator == "tab" else re.split(r"[ \t]+", line.strip(" \t"))
+            parts = line.split("\t") if self.separator == "tab" else split_blanks(line)
             if names is None:
                 names = parts
                 continue

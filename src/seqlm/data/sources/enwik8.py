@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ..corpus import BLOCK, Corpus
+from ..corpus import Corpus
+from ..reading import TextReader
 from .download import Remote
 from .published import cut_bytes, find_files
 
@@ -36,10 +36,4 @@ class Enwik8(Corpus):
         return self._segments[split].end - self._segments[split].start
 
     def read(self, split: str) -> Iterator[str]:
-        path, start, end = self._segments[split]
-        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        with path.open("rb") as handle:
-            handle.seek(start)
-            while start < end and (chunk := handle.read(min(BLOCK, end - start))):
-                start += len(chunk)
-                yield decoder.decode(chunk, final=start == end)
+        return TextReader("utf-8", "keep").blocks(self._segments[split], errors="surrogateescape")

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ...errors import ConfigError
 from ..examples import Example
-from .labelled import numbered
+from ..reading import TextReader
 from .split_examples import SplitExamples
 
 TABLES = {  # of targets for the arrays of a folder
@@ -169,7 +169,7 @@ def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> 
 def read_table(path: Path) -> dict[str, tuple[str, str]]:
     """The text of a table for each NAME, with its line; nothing if there is no such file."""
     rows: dict[str, tuple[str, str]] = {}
-    for number, line in numbered(path) if path.is_file() else []:
+    for number, line in TextReader().numbered(path) if path.is_file() else []:
         where = f"{path}, line {number}"
         name, tabulator, target = line.partition("\t")
         name = name.strip().removesuffix(".npy")

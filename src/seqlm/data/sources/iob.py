@@ -9,7 +9,7 @@ from typing import ClassVar
 from ...errors import ConfigError
 from ..corpus import SPLITS
 from ..examples import Example, Examples
-from .lines import read_lines
+from ..reading import Newlines, TextReader, split_blanks
 
 WORDS, TAGS, LABEL = "seq.in", "seq.out", "label"
 
@@ -17,15 +17,15 @@ WORDS, TAGS, LABEL = "seq.in", "seq.out", "label"
 class Iob(Examples):
     """Tagged sentences: `path` is the folder with train, valid and perhaps test.
 
-    Each holds seq.in and seq.out, a sentence and its tags on each line, apart by white space; if it has a file `label`,
-    that holds a label for each sentence. Raises ConfigError, naming file and line.
+    Each holds seq.in and seq.out, a sentence and its tags on each line, with spaces or tabs between; a file `label`, if
+    it has one, holds a label for each sentence. Raises ConfigError, naming file and line.
     """
 
     files: ClassVar[tuple[str, ...]] = (WORDS, TAGS)
     needed: ClassVar[tuple[str, ...]] = ("train", "valid")
 
-    def __init__(self, *, path: str) -> None:
-        self.path = Path(path)
+    def __init__(self, *, path: str, encoding: str | None = "auto", newlines: Newlines | None = "universal") -> None:
+        self.path, self._reader = Path(path), TextReader(encoding, newlines)
         present = [split for split in SPLITS if split in self.needed or (self.path / split).is_dir()]
         expected = [f"{split}/{name}" for split in present for name in self.files]
         missing = [name for name in expected if not (self.path / name).is_file()]
@@ -36,17 +36,20 @@ class Iob(Examples):
             )
         self._splits = tuple(present)
 
+    def note(self) -> str:
+        return self._reader.note()
+
     def splits(self) -> tuple[str, ...]:
         return self._splits
 
     def examples(self, split: str) -> Iterator[Example]:
         files = [self.path / split / name for name in (WORDS, TAGS, LABEL)]
-        columns = {file.name: read_lines(file) for file in files if file.is_file()}
+        columns = {file.name: self._reader.content(file) for file in files if file.is_file()}
         if len({len(lines) for lines in columns.values()}) > 1:
             counts = ", ".join(f"{name} {len(lines)}" for name, lines in columns.items())
             raise ConfigError(f"{self.path / split}: the files have different numbers of lines: {counts}")
         for number, lines in enumerate(zip(*columns.values(), strict=True), start=1):
-            words, tags = lines[0].split(), lines[1].split()
+            words, tags = split_blanks(lines[0]), split_blanks(lines[1])
             if not words or len(words) != len(tags):
                 raise ConfigError(f"{self.path / split}, line {number}: {len(words)} words, {len(tags)} tags")
             yield {"words": words, "tags": tags, **({"label": lines[2].strip()} if LABEL in columns else {})}

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..examples import Example
-from .lines import read_lines
+from ..reading import Newlines, TextReader
 from .split_examples import SplitExamples
 
 
@@ -35,6 +35,8 @@ class Labelled(SplitExamples):
         text: int | str | None = None,
         label: int | str | None = None,
         fractions: Sequence[float] = (0.8, 0.1, 0.1),
+        encoding: str | None = "auto",
+        newlines: Newlines | None = "universal",
     ) -> None:
         super().__init__(path, fractions)
         kinds = {type(where) for where in (text, label) if where is not None}
@@ -42,6 +44,10 @@ class Labelled(SplitExamples):
             raise ConfigError(f"data.text={text} and data.label={label} must both be numbers of columns, or both names")
         self._named = kinds == {str}
         self._where = {"text": text, "label": label}
+        self._reader = TextReader(encoding, newlines)
+
+    def note(self) -> str:
+        return self._reader.note()
 
     def read(self, source: Path) -> Iterator[tuple[str, Example]]:
         kinds = {".tsv": self._table, ".txt": self._table, ".jsonl": self._objects}
@@ -58,7 +64,7 @@ class Labelled(SplitExamples):
     def _table(self, source: Path) -> Iterator[tuple[str, Any, Any]]:
         columns: dict[str, int] = {}
         width = 0
-        for number, line in numbered(source):
+        for number, line in self._reader.numbered(source):
             where, cells = f"{source}, line {number}", line.split("\t")
             if not columns:
                 width, columns = len(cells), self._columns(cells, where)
@@ -89,7 +95,7 @@ class Labelled(SplitExamples):
 
     def _objects(self, source: Path) -> Iterator[tuple[str, Any, Any]]:
         keys = {what: what if key is None else key for what, key in self._where.items()}
-        for number, line in numbered(source):
+        for number, line in self._reader.numbered(source):
             where = f"{source}, line {number}"
             try:
                 item = json.loads(line)
@@ -120,11 +126,6 @@ class Labelled(SplitExamples):
             raise ConfigError(f"data.path={source} holds neither a folder nor a .txt file for each label")
         for folder in folders:
             for file in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-                yield str(file), "\n".join(read_lines(file)).strip(), folder.name
+                yield str(file), "\n".join(self._reader.content(file)).strip(), folder.name
         for file in files if not folders else []:
-            yield from ((f"{file}, line {number}", line, file.stem) for number, line in numbered(file))
-
-
-def numbered(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers."""
-    return [(number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
+            yield from ((f"{file}, line {number}", line, file.stem) for number, line in self._reader.numbered(file))

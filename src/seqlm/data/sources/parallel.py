@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import ConfigError
 from ..corpus import SPLITS
 from ..examples import Example, Examples
-from .text import read_utf8, whole_file
+from ..reading import Newlines, TextReader, whole_file
 
 
 class Parallel(Examples):
@@ -29,7 +29,10 @@ class Parallel(Examples):
         train: str | None = None,
         valid: str | None = None,
         test: str | None = None,
+        encoding: str | None = "auto",
+        newlines: Newlines | None = "universal",
     ) -> None:
+        self._reader = TextReader(encoding, newlines)
         given = {"train": train, "valid": valid, "test": test}
         if (path is None) == (train is None and valid is None and test is None):
             raise ConfigError(
@@ -55,15 +58,19 @@ class Parallel(Examples):
                 for file in files:
                     whole_file(file, "data.path" if path else f"data.{split}")
 
+    def note(self) -> str:
+        return self._reader.note()
+
     def splits(self) -> tuple[str, ...]:
         return tuple(self._files)
 
     def examples(self, split: str) -> Iterator[Example]:
         files = self._files[split]
-        texts = [_lines(file) for file in files]
+        texts = [list(self._reader.lines(file)) for file in files]
         if len(texts) == 2 and len(texts[0]) != len(texts[1]):
             counts = " and ".join(f"{file} {len(lines):,}" for file, lines in zip(files, texts, strict=True))
-            raise ConfigError(f"lines do not correspond: {counts} lines")
+            remarks = "".join(f"; {remark}" for remark in [self._reader.note()] if remark)
+            raise ConfigError(f"lines do not correspond: {counts} lines{remarks}")
         for number, lines in enumerate(zip(*texts, strict=True), start=1):
             pair = lines if len(lines) == 2 else lines[0].split("\t")
             if len(pair) < 2:
@@ -72,9 +79,3 @@ class Parallel(Examples):
                 if not text.strip():
                     raise ConfigError(f"{file}, line {number}: the {what} is empty; leave the pair out")
             yield {"words": pair[0].strip(), "target": pair[1].strip()}
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a file: cut at line feeds alone, which is where other tools that align texts count them."""
-    lines = "".join(read_utf8(whole_file(path, "data"))).split("\n")
-    return lines if lines[-1] else lines[:-1]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..corpus import SPLITS, Corpus
+from ..reading import whole_file
 from .download import Remote
 from .ptb import WORD_FILES
-from .published import check_counts, find_files
-from .text import read_utf8, whole_file
+from .published import AS_PUBLISHED, check_counts, find_files
 
 
 class PennTreebankChar(Corpus):
@@ -34,11 +34,11 @@ class PennTreebankChar(Corpus):
         files: dict[str, Path] = dict(zip(SPLITS, find_files(path, names, self.REMOTES), strict=True))
         self._segments = {split: whole_file(file, "data.path") for split, file in files.items()}
         # The word files have no underscore anywhere, the spelled ones have it in every line.
-        self._spelled = {split: "_" in next(read_utf8(segment)) for split, segment in self._segments.items()}
+        self._spelled = {split: "_" in next(AS_PUBLISHED.blocks(segment)) for split, segment in self._segments.items()}
         check_counts(self, self.CHARACTERS, "characters", files)
 
     def read(self, split: str) -> Iterator[str]:
-        blocks = read_utf8(self._segments[split])
+        blocks = AS_PUBLISHED.blocks(self._segments[split])
         if self._spelled[split]:
             return (block.replace(" ", "").replace("_", " ") for block in blocks)
         return _stripped(blocks)

@@ -14,9 +14,11 @@ from ...errors import ConfigError
 from ...files import sha256_of
 from ..corpus import SPLITS, Corpus
 from ..encode import count_text
+from ..reading import Segment, TextReader, whole_file
 from .archive import is_archive, unpack
 from .download import Remote, fetch
-from .text import Segment, read_utf8, whole_file
+
+AS_PUBLISHED = TextReader(newlines="keep")
 
 
 class PublishedWords(Corpus):
@@ -36,7 +38,7 @@ class PublishedWords(Corpus):
         return self._segments[split].end - self._segments[split].start
 
     def read(self, split: str) -> Iterator[str]:
-        return read_utf8(self._segments[split])
+        return AS_PUBLISHED.blocks(self._segments[split])
 
 
 def find_files(path: str | None, choices: Sequence[Sequence[str]], remotes: Sequence[Remote]) -> list[Path]:

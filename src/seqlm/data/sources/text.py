@@ -4,62 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ...errors import ConfigError
-from ..corpus import BLOCK, SPLITS, Corpus, check_fractions
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8; it is no part of the text
-
-
-class Segment(NamedTuple):
-    """Bytes `start` to `end` of a file."""
-
-    path: Path
-    start: int
-    end: int
-
-
-def read_utf8(segment: Segment) -> Iterator[str]:
-    """Decode a segment in blocks; raises ConfigError naming the byte that is not UTF-8."""
-    with segment.path.open("rb") as handle:
-        handle.seek(segment.start)
-        offset, left, tail = segment.start, segment.end - segment.start, b""
-        if offset == 0 and left >= 3:
-            if handle.read(3) == BYTE_ORDER_MARK:
-                offset, left = 3, left - 3
-            else:
-                handle.seek(0)
-        while left > 0:
-            chunk = handle.read(min(BLOCK, left))
-            if not chunk:  # the file became shorter while we read it
-                break
-            left -= len(chunk)
-            data = tail + chunk
-            try:
-                text, tail = data.decode("utf-8"), b""
-            except UnicodeDecodeError as error:
-                # Three bytes at most: a character that the next block completes.
-                if left and error.reason == "unexpected end of data" and len(data) - error.start < 4:
-                    text, tail = data[: error.start].decode("utf-8"), data[error.start :]
-                else:
-                    raise ConfigError(
-                        f"{segment.path} is not UTF-8: byte {offset + error.start} is "
-                        f"0x{data[error.start]:02x} ({error.reason}); convert it, for example with "
-                        f"`iconv -f latin1 -t utf-8`"
-                    ) from None
-            offset += len(data) - len(tail)
-            yield text
-
-
-def whole_file(path: Path, key: str) -> Segment:
-    """The segment of all of `path`; raises ConfigError, naming `key`, if it is missing or empty."""
-    if not path.is_file():
-        raise ConfigError(f"{key}={path} does not exist or is not a file")
-    size = path.stat().st_size
-    if size == 0:
-        raise ConfigError(f"{key}={path} is empty")
-    return Segment(path, 0, size)
+from ..corpus import SPLITS, Corpus, check_fractions
+from ..reading import Newlines, Segment, TextReader, whole_file
 
 
 def _files(path: Path, key: str) -> list[Segment]:
@@ -124,7 +72,10 @@ class TextCorpus(Corpus):
         valid: str | None = None,
         test: str | None = None,
         fractions: Sequence[float] = (0.9, 0.05, 0.05),
+        encoding: str | None = "auto",
+        newlines: Newlines | None = "universal",
     ) -> None:
+        self._reader = TextReader(encoding, newlines)
         given = {"train": train, "valid": valid, "test": test}
         if path is None and train is None:
             raise ConfigError("data.path is not set: give a file or folder, or data.train and data.valid apart")
@@ -167,6 +118,9 @@ class TextCorpus(Corpus):
         for segment in self._segments[split]:
             if segment.start == 0 and last != "\n":  # the file before ended without a line feed
                 yield "\n"
-            for block in read_utf8(segment):
+            for block in self._reader.blocks(segment):
                 last = block[-1:] or last
                 yield block
+
+    def note(self) -> str:
+        return self._reader.note()

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from ..corpus import Corpus
 from .download import Remote
-from .published import cut_bytes, find_files
-from .text import read_utf8
+from .published import AS_PUBLISHED, cut_bytes, find_files
 
 
 class Text8(Corpus):
@@ -33,4 +32,4 @@ class Text8(Corpus):
         return self._segments[split].end - self._segments[split].start
 
     def read(self, split: str) -> Iterator[str]:
-        return read_utf8(self._segments[split])
+        return AS_PUBLISHED.blocks(self._segments[split])
