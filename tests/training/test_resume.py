@@ -323,13 +323,20 @@ def test_resume_refuses_what_would_be_another_run(tmp_path):
     assert RunFolder(tmp_path / "run").info()["status"] == "finished"
 
 
-def test_a_run_tells_all_that_it_was_computed_on(tmp_path):
-    train(tiny(tmp_path, "train.steps=4"), {})
+def test_a_run_tells_all_that_it_was_computed_on(tmp_path, capsys):
+    train(tiny(tmp_path, "train.steps=4", "engine=fused"), {})
     for steps, threads in ((6, 1), (8, 2), (10, 2)):
         resume(tmp_path / "run", [f"train.steps={steps}", f"threads={threads}", REPLAN])
+    resume(tmp_path / "run", ["train.steps=12", "precision=bf16", REPLAN])
     torch.set_num_threads(1)
     info = RunFolder.open(tmp_path / "run").info()
-    assert info["device"] == "cpu, 1 threads, float32; then cpu, 2 threads, float32" and info["resumed"] == 3
+    devices = [f"cpu, {computed}" for computed in ("1 threads, float32", "2 threads, float32", "2 threads, bf16")]
+    assert info["device"] == "; then ".join(devices) and info["resumed"] == 4
+    told = [line for line in capsys.readouterr().out.splitlines() if "bits will differ" in line]
+    assert told == [
+        f"trained on {old} so far, now on {new}: from here on its bits will differ"
+        for old, new in zip(devices[:2], devices[1:], strict=True)
+    ]
 
 
 def test_resume_refuses_changed_data(tmp_path):

@@ -23,12 +23,14 @@ RESUMABLE = [
     "train.minutes",
     "train.patience",
     "train.nonmonotone",
+    "train.on_nonfinite",
     "train.eval_every",
     "train.log_every",
     "checkpoint.",
     "sample.",
     "schedule.extend",
     "device",
+    "precision",
     "engine",
     "threads",
     "tags",
@@ -77,6 +79,8 @@ def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     loop = kept.get("train", {})
     if any(loop.get(unit) is not None for unit in LIMITS):
         kept["train"] = {key: value for key, value in loop.items() if key != "default_steps"}  # not in force
+    if loop.get("on_nonfinite") == "stop":  # as every run before there was the key
+        kept["train"] = {key: value for key, value in kept["train"].items() if key != "on_nonfinite"}
     if not kept.get("callbacks"):  # a key that is younger than most records
         kept.pop("callbacks", None)
     begins = config.get("init_from")  # whether, not from where

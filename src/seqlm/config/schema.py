@@ -34,6 +34,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 Engine = Literal["auto", "scan", "native", "fused", "persistent", "deferred"]  # of a layer
 ENGINES: tuple[str, ...] = get_args(Engine)
 WEIGHTS = ("raw", "average")
+ON_NONFINITE = ("stop", "skip", "rollback")
 STEP_ENGINES = (*ENGINES, "graph")  # of a training step
 
 
@@ -66,6 +67,7 @@ class TrainConfig:
     minutes: float | None = _key(above=0)
     patience: int | None = _key(least=1)
     nonmonotone: int | None = _key(least=0)
+    on_nonfinite: str = _key(allowed=ON_NONFINITE)
     eval_every: int | None = _key(least=1)
     log_every: int = _key(least=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,7 +13,7 @@ import torch
 
 from ..config.schema import EvalConfig
 from ..config.values import verb_config
-from ..errors import ConfigError
+from ..errors import ConfigError, NonFiniteError
 from ..layers import scale_dropout
 from ..runs.load import LoadedRun, load_run, same_vocabulary
 from ..tasks.base import Task
@@ -82,6 +83,9 @@ def score_runs(
         score = evaluate(run.model, task, task.batches(run.data, split, batch_size, read), device, options.precision)
         scorer = None
     seconds = time.perf_counter() - started
+    if not math.isfinite(score.loss_sum):
+        advice = f"; {' and '.join(options.adapting)} may be too much" if options.adapting else ""
+        raise NonFiniteError(f"the loss of {run.checkpoint.path} on {split} is not finite{advice}")
     measured = {
         "tokens": score.tokens,
         "loss_sum": score.loss_sum,

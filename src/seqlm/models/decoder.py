@@ -14,6 +14,7 @@ from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
 from ..data.fields import END
 from ..engines import Engine
+from ..errors import NonFiniteError
 from ..layers import Attention, Memory, WordEmbedding, linear_cross_entropy, make_dropout
 from .beam_search import beam_search, greedy
 from .sequence_model import checked_dropouts, last_outputs, size_of
@@ -165,7 +166,10 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def _draw(self, o: Tensor) -> Tensor:
         """A word for each row of o (B, H)."""
-        return torch.multinomial(self.linear(o).float().softmax(-1), 1).squeeze(1)
+        try:
+            return torch.multinomial(self.linear(o).float().softmax(-1), 1).squeeze(1)
+        except RuntimeError as error:
+            raise NonFiniteError(f"no word can be drawn: {error}") from None
 
     def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch, sampled: float = 0.0) -> Tensor:
         """Summed nats of the target words of a batch and of the end of each target."""

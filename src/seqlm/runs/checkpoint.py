@@ -13,8 +13,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,15 +182,9 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 
     Raises ConfigError if there are fewer.
     """
-    found: list[Checkpoint] = []
-    for step in reversed(steps(folder)):
-        damage = verify(folder / step_name(step))
-        if not damage:
-            found.insert(0, _opened(folder / step_name(step)))
-        else:
-            warn(f"checkpoint {folder / step_name(step)} is damaged ({damage}); trying the one before")
-        if len(found) == count:
-            return found
+    found = list(islice(whole(folder, warn), count))[::-1]
+    if len(found) == count:
+        return found
     if count == 1:
         raise _none_whole(folder)
     there = f"{len(found)} whole checkpoints ({', '.join(str(one.step) for one in found) or 'none'})"
@@ -197,6 +192,15 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
         f"average_last={count} needs more than the {there} in {folder}; use average_last={len(found)}, or train with "
         f"checkpoint.keep_last={count} or with checkpoint.keep_every=STEPS"
     )
+
+
+def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[Checkpoint]:
+    """Every checkpoint that is whole, the newest first; damaged ones are skipped with a word to `warn`."""
+    for step in reversed(steps(folder)):
+        if damage := verify(folder / step_name(step)):
+            warn(f"checkpoint {folder / step_name(step)} is damaged ({damage}); trying the one before")
+        else:
+            yield _opened(folder / step_name(step))
 
 
 def _none_whole(folder: Path) -> ConfigError:

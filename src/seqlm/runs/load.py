@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..terminal import status
 from . import checkpoint
 from .assemble import build_data, build_model, check_parts
+from .finite import check_loaded
 from .folder import RunFolder
 
 
@@ -66,6 +67,7 @@ class LoadedRun:
         with status("loading the weights"):
             model = build_model(self.config, self.tokenizer, trained_model)
             self.weights = _load_mean(found, model, self.config.eval_weights if weights == "auto" else weights)
+        check_loaded(model, self.checkpoint.path)
         if self.weights != weights and weights != "auto":
             raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
         self.model = model.eval()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config.schema import SampleConfig, SamplingConfig
 from ..data.tokenizers.text import Tokenizer
-from ..errors import ConfigError
+from ..errors import ConfigError, NonFiniteError
 from ..models.language_model import LanguageModel
 from .base import Task, evaluating
 
@@ -73,7 +73,9 @@ def check_prompt(tokenizer: Tokenizer, prompt: str, key: str = "prompt") -> None
 
 
 def draw(logits: Tensor, options: SamplingConfig, generator: torch.Generator) -> int:
-    """One token from logits (V,)."""
+    """One token from logits (V,). Raises NonFiniteError if there is NaN or infinity in them."""
+    if not logits.max().isfinite():
+        raise NonFiniteError("the logits of the model are not finite: no token can be drawn")
     if options.temperature == 0:
         return int(logits.argmax())
     logits = (logits.double() - logits.max()) / options.temperature  # at most 0: nothing overflows

@@ -55,6 +55,10 @@ class Console:
         if self._bar is not None:
             self._bar.update()
 
+    def back_to(self, step: int) -> None:
+        """Count from an earlier step on."""
+        self._step, self._began = step, None
+
     def write(self, text: str) -> None:
         """Print, without tearing the bar."""
         if self._bar is not None:

@@ -130,6 +130,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         save_config(config, run.config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
+        if device != devices[-1]:
+            print(f"trained on {devices[-1]} so far, now on {device}: from here on its bits will differ", flush=True)
         run.update(
             status="running",
             resumed=int(info.get("resumed", 0)) + 1,
@@ -186,7 +188,6 @@ def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, sav
         logger.charts(by_name(session.task.metrics))
         logger.hparams(hparams(run, session.config))
         with StopSignal() as stop:
-            console.start(progress.step, session.steps_planned)
             session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
             loop = Loop(run, session, progress, logger, console, stop)
             loop.fit(carry, saved_at)

@@ -23,6 +23,17 @@ class RunLogger:
     """Scalars and texts of one run; reopened at `start_step`, later points of the earlier session are hidden."""
 
     def __init__(self, folder: Path, *, start_step: int = 0) -> None:
+        self._folder = folder
+        self._open(start_step)
+
+    def reopen(self, start_step: int) -> None:
+        """Go on from an earlier step: points beyond it are hidden, and metrics.jsonl may have been replaced."""
+        self._writer.close()
+        self._metrics.close()
+        self._open(start_step)
+
+    def _open(self, start_step: int) -> None:
+        folder = self._folder
         _await_next_second(folder)
         # purge_step hides what a killed session wrote beyond its last checkpoint. It works only if the
         # first session marked its start too, hence 0 and not None.

@@ -14,12 +14,13 @@ from ..cells import Carry
 from ..errors import NonFiniteError, Stopped
 from ..evaluation.evaluate import evaluate
 from ..optim.schedules import Rank
-from ..runs import checkpoint
+from ..runs.finite import non_finite
 from ..runs.folder import RunFolder
 from ..terminal import status
 from .console import Console
 from .divergence import Divergence
 from .loggers import RunLogger
+from .recovery import Recovery
 from .report import trust_word
 from .session import Progress, Session
 from .signals import StopSignal
@@ -40,22 +41,37 @@ class Loop:
         self.run, self.session, self.progress = run, session, progress
         self.logger, self.console, self.stop = logger, console, stop
         self.gradient = session.gradient(console.write)
+        self.recovery = Recovery(run, session, progress, logger, console.write)
         self._started, self._seconds_before = time.perf_counter(), progress.seconds
+        self._warned, self.best_diverged, self._saved = False, False, time.monotonic()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Take up the records of the run where its progress stands."""
         # Since the last log record: seconds spent in steps, and the tokens that had been read by then.
-        self._busy, self._logged_tokens = 0.0, progress.tokens
-        self.divergence, self._warned, self.best_diverged = Divergence(), False, False
-        for record in run.records():
+        self._busy, self._logged_tokens = 0.0, self.progress.tokens
+        self.divergence = Divergence()
+        for record in self.run.records():
             if isinstance(loss := record.get("train/loss"), float):
                 self.divergence.observe(loss, warming_up=True)
-        self._saved = time.monotonic()
 
     def fit(self, carry: Carry, saved_at: int | None) -> None:
         """Train from `carry` on; `saved_at` is the step of the checkpoint that it comes from, if any.
 
-        Raises Stopped after a signal, NonFiniteError.
+        Raises Stopped after a signal, NonFiniteError if that ends the run (`train.on_nonfinite`).
         """
+        self.console.start(self.progress.step, self.session.steps_planned)
+        self.session.model.train()
+        while True:
+            try:
+                return self._fit(carry, saved_at)
+            except NonFiniteError as error:
+                carry, saved_at = self.recovery.roll_back(error)
+                self.console.back_to(self.progress.step)
+                self._begin()
+
+    def _fit(self, carry: Carry, saved_at: int | None) -> None:
         session, progress = self.session, self.progress
-        session.model.train()
         while True:
             progress.seconds = self._elapsed()
             ended, rank = session.ended(progress), None
@@ -78,19 +94,26 @@ class Loop:
             if session.callbacks.stopped:  # by what came after the checkpoint
                 continue
             started = time.perf_counter()
-            carry, loss, norm = self._step(carry)
+            taken = self._step(carry)
             self._busy += time.perf_counter() - started
+            if taken is None:
+                carry = session.init_carry()
+                continue
+            carry, loss, norm = taken
             self.console.step()
             session.callbacks.step(loss, norm)
             if progress.step % session.config.train.log_every == 0:
                 self._log(norm)
 
-    def _step(self, carry: Carry) -> tuple[Carry, float, float]:
-        """One optimizer step on the next batch; returns the carry after it, its mean loss, the norm of the gradient."""
+    def _step(self, carry: Carry) -> tuple[Carry, float, float] | None:
+        """One optimizer step on the next batch; returns the carry after it, its mean loss, the norm of the gradient.
+
+        None if the batch was skipped.
+        """
         session, progress, options = self.session, self.progress, self.session.config.train
         at = session.moment(progress)
         session.task.begin_step(at)
-        factor = session.schedule.factor(at) * session.train.lr_scale(progress.batch)
+        factor = session.lr_factor(at, progress) * session.train.lr_scale(progress.batch)
         for group, lr in zip(session.optimizer.param_groups, session.learning_rates, strict=True):
             group["lr"] = lr * factor
         if progress.batch == 0:
@@ -98,25 +121,35 @@ class Loop:
         batch = session.train[progress.batch].to(session.device)
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
         normalizer = max(1, batch.tokens) if options.loss_unit == "mean" else batch.batch_size
-        carry, loss = self.gradient(batch, carry, normalizer)
-        summed = loss.item()
+        try:
+            carry, loss = self.gradient(batch, carry, normalizer)
+            summed = loss.item()
+        except NonFiniteError:  # what a model draws from
+            summed = math.nan
         # An infinite loss can have a finite gradient: it is not followed either.
         finite = math.isfinite(summed)
         norm = descend(session.optimizer, session.parameters, options.clip_norm, options.l2) if finite else math.nan
         if not math.isfinite(norm):
-            raise NonFiniteError(self._non_finite(summed))
-        session.averaging.update(session.parameters, at)
+            self.recovery.skip(self._non_finite(summed))
+            self._next_batch()
+            return None
+        session.update_average(at)
         progress.step += 1
-        progress.batch += 1
-        if progress.batch == len(session.train):
-            progress.batch, progress.epoch = 0, progress.epoch + 1
-            session.train.start_epoch(progress.epoch)
+        progress.skipped_in_a_row = 0
+        self._next_batch()
         progress.tokens += batch.tokens
         if progress.step == 1:
             self.divergence.begin(summed / max(1, batch.tokens))
         progress.loss_sum += summed
         progress.loss_tokens += batch.tokens
         return carry, summed / max(1, batch.tokens), norm
+
+    def _next_batch(self) -> None:
+        progress, train = self.progress, self.session.train
+        progress.batch += 1
+        if progress.batch == len(train):
+            progress.batch, progress.epoch = 0, progress.epoch + 1
+            train.start_epoch(progress.epoch)
 
     def _log(self, norm: float) -> None:
         """Log the means since the last record."""
@@ -149,6 +182,7 @@ class Loop:
         """
         session, progress, config = self.session, self.progress, self.session.config
         started = time.perf_counter()
+        session.check_evaluated()
         with session.evaluated_weights():
             stopped = lambda: bool(self.stop.number) or self._time_is_up()  # noqa: E731
             score = evaluate(session.model, session.task, session.valid, session.device, stopped=stopped)
@@ -157,6 +191,8 @@ class Loop:
                 if not self.stop.number:
                     self.console.write(f"step {progress.step:>7,}  valid not used: time was up inside the evaluation")
                 return None
+            if not math.isfinite(score.loss_sum):
+                raise NonFiniteError("the loss of valid is not finite")
             with status("sampling"):
                 text = session.task.display(session.model, session.data, config.sample)
                 figures = session.task.figures(session.model, session.data)
@@ -216,17 +252,12 @@ class Loop:
         return self._seconds_before + time.perf_counter() - self._started
 
     def _non_finite(self, summed: float) -> str:
-        """Where NaN or infinity came from, and the remedy."""
-        parameters = self.session.model.named_parameters()
-        bad = [name for name, p in parameters if p.grad is not None and not p.grad.isfinite().all()]
-        source = f"the gradient of {bad[0]}" if math.isfinite(summed) and bad else "the loss"
-        kept, lr = checkpoint.steps(self.run.checkpoints), self.session.optimizer.param_groups[0]["lr"]
-        newest = f"The last checkpoint is of step {kept[-1]:,} in {self.run.checkpoints}." if kept else None
-        return (
-            f"{source} is not finite at step {self.progress.step:,} (lr {lr:g}, loss sum {summed:g}); "
-            f"no step was taken with it.\n{newest or 'There is no checkpoint yet.'} "
-            "Try a lower optim.lr or train.clip_norm in a new run."
-        )
+        """Where NaN or infinity came from. Raises NonFiniteError if it was the weights: no batch is the cause then."""
+        self.session.check_evaluated()
+        named = self.session.model.named_parameters()
+        bad = non_finite((name, one.grad) for name, one in named if one.grad is not None)
+        gradient = f"the gradient of {bad}" if bad else "the norm of the gradient"
+        return f"{gradient if math.isfinite(summed) else 'the loss'} is not finite"
 
 
 def descend(

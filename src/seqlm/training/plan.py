@@ -60,7 +60,7 @@ def extend(session: Session, progress: Progress, saved: Config, where: str) -> s
         progress.plan = choices["replan"]
         return ""
     rates = {how: _rates(session, plan, progress) for how, plan in choices.items()}
-    how, before = session.schedule.extend, _rate(session, old, progress.step - 1, progress.epoch, progress.seconds)
+    how, before = session.schedule.extend, _rate(session, old, progress, progress.step - 1, progress.seconds)
     if how is None:
         if accepts(session.config.schedule, "schedule", "extend", trust=session.config.trust):
             raise ConfigError(_question(where, old, run_end, before, rates))
@@ -87,9 +87,10 @@ def _depends_on_the_end(session: Session, progress: Progress, old: Plan, new: Pl
     return len({session.schedule.factor(at) for at in moments}) > 1
 
 
-def _rate(session: Session, plan: Plan, step: int, epoch: int, seconds: float) -> float:
-    """The learning rate of a step under a plan."""
-    return session.learning_rates[0] * session.schedule.factor(plan.moment(max(step, 0), epoch, seconds))
+def _rate(session: Session, plan: Plan, progress: Progress, step: int, seconds: float) -> float:
+    """The learning rate of a step under a plan, in the epoch of now."""
+    at = plan.moment(max(step, 0), progress.epoch, seconds)
+    return session.learning_rates[0] * session.lr_factor(at, progress)
 
 
 def _rates(session: Session, plan: Plan, progress: Progress) -> list[float]:
@@ -98,9 +99,9 @@ def _rates(session: Session, plan: Plan, progress: Progress) -> list[float]:
     left = end - 1 - progress.step if unit == "step" else end - progress.seconds
     shares = [index / SAMPLES for index in range(SAMPLES + 1)]
     return [
-        _rate(session, plan, progress.step + round(left * share), progress.epoch, progress.seconds)
+        _rate(session, plan, progress, progress.step + round(left * share), progress.seconds)
         if unit == "step"
-        else _rate(session, plan, progress.step + index, progress.epoch, progress.seconds + left * share)
+        else _rate(session, plan, progress, progress.step + index, progress.seconds + left * share)
         for index, share in enumerate(shares)
     ]
 

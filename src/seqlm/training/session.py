@@ -22,12 +22,13 @@ from ..data.batching.batches import Batch, Batches
 from ..data.dataset import Data
 from ..data.tokenizers.text import load_tokenizer
 from ..device import autocast, prepare, random_state, set_random_state
-from ..errors import ConfigError
+from ..errors import ConfigError, NonFiniteError
 from ..layers import Recurrent
 from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Rank, Schedule
 from ..runs import checkpoint
 from ..runs.assemble import build_data, build_model, check_parts
+from ..runs.finite import non_finite, non_finite_in
 from ..runs.folder import RunFolder
 from ..runs.load import trained_model
 from ..tasks.base import Task
@@ -54,6 +55,9 @@ class Progress:
     best_loss: float = math.inf  # the monitored metric, lower is better
     best_step: int = 0
     bad_evaluations: int = 0  # in a row
+    skipped: int = 0  # batches whose loss or gradient was not finite
+    skipped_in_a_row: int = 0
+    rollbacks: int = 0  # to a checkpoint, each of which has halved the learning rate
     valid: dict[str, float] = field(default_factory=dict)  # of the best evaluation
     ranks: list[Rank] = field(default_factory=list)  # of all evaluations
     plan: Plan | None = None  # of the schedule; None: from the beginning to the end that the config says
@@ -94,7 +98,7 @@ class Session:
     averaging: Averaging
     train: Batches
     valid: Batches
-    learning_rates: list[float]
+    learning_rates: list[float]  # of the optimizer's groups, before the schedule
     callbacks: Callbacks
 
     @cached_property
@@ -158,6 +162,17 @@ class Session:
         plan = progress.plan or planned(self, self.config)
         return plan.moment(progress.step, progress.epoch, progress.seconds)
 
+    def lr_factor(self, at: Moment, progress: Progress) -> float:
+        """The schedule's factor on the learning rates, halved at each rollback."""
+        return self.schedule.factor(at) * 0.5**progress.rollbacks
+
+    def update_average(self, at: Moment) -> None:
+        """Take the weights after a step into the average, once there is one. Raises NonFiniteError, before it does."""
+        averages = self.averaging.begun or self.averaging.begins(at)
+        if averages and (name := non_finite(self.model.named_parameters())):
+            raise NonFiniteError(f"{name} is not finite")
+        self.averaging.update(self.parameters, at)
+
     def share(self, progress: Progress) -> float:
         """The share of the run that is done, by the limit that is nearest."""
         minutes = self.config.train.minutes
@@ -184,7 +199,8 @@ class Session:
     def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: Rank | None) -> None:
         """Write everything that can change the next step; then delete checkpoints that the retention rules do not keep.
 
-        `rank` is how good it is, as compared from left to right; None if it has not been evaluated.
+        `rank` is how good it is, as compared from left to right; None if it has not been evaluated. Raises
+        NonFiniteError, and writes nothing, if anything in it is not finite.
         """
         state = {
             "progress": asdict(progress),
@@ -195,6 +211,8 @@ class Session:
             "random": random_state(self.device),
             "callbacks": self.callbacks.state_dict(),
         }
+        if name := non_finite_in(checkpoint.weights_of(self.model), state):
+            raise NonFiniteError(f"{name} is not finite")
         averaged = bool(self.averaging.average)
         meta = {"step": progress.step, "rank": rank, "averaged": averaged, "seqlm": __version__}
         saved = checkpoint.save(run.checkpoints, self.model, state, meta)
@@ -205,6 +223,14 @@ class Session:
             run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every
         )
         self.callbacks.save(saved)
+
+    def check_evaluated(self) -> None:
+        """Raise NonFiniteError if the weights, or the average that is evaluated in their place, are not finite."""
+        named = list(self.model.named_parameters())
+        trained = [name for name, parameter in named if parameter.requires_grad]
+        averages = [(f"the average of {name}", one) for name, one in zip(trained, self.averaging.average, strict=False)]
+        if name := non_finite([*named, *averages]):
+            raise NonFiniteError(f"{name} is not finite")
 
     def restore(self, start: checkpoint.Checkpoint, run: RunFolder) -> tuple[Progress, Carry]:
         """Put everything back that `save` stored."""
