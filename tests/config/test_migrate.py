@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from seqlm.commands.compare import compare
+from seqlm.config.comparison import changes, refused_changes
 from seqlm.config.migrate import RENAMED, migrate, renamed
 from seqlm.config.values import load_config
 from seqlm.config.yaml_files import read_yaml
@@ -60,6 +62,15 @@ def test_a_migrated_config_stays_as_it_is(name):
     once = migrate(read_yaml(KEPT / "runs" / name / "config.yaml"))
     assert migrate(once) == once
     load_config(KEPT / "runs" / name / "config.yaml")
+
+
+def test_options_that_are_younger_than_a_run_do_not_keep_it_from_going_on():
+    """As long as they are at their defaults: with resume=auto all of today's keys are there."""
+    saved = load_config(KEPT / "runs" / "tagging" / "config.yaml")
+    today = replace(saved, task={**saved.task, "scheme": None, "strict": False})
+    assert refused_changes(saved, today) == [] and changes(saved, today) == {}
+    strict = replace(saved, task={**saved.task, "strict": True})
+    assert refused_changes(saved, strict) == [("task.strict", False, True)]
 
 
 def test_older_runs_compare(kept):

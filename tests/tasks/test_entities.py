@@ -7,8 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from seqlm.commands.eval import evaluate_run
+from seqlm.errors import ConfigError
+from seqlm.runs.folder import RunFolder
 from seqlm.tasks.base import Score
 from seqlm.tasks.tagging import Tagging, entities
+from seqlm.training.launch import train
+
+from ..conftest import compose
 
 # Tags and the entities that the rules of conlleval find in them, worked out by hand.
 CASES = {
@@ -144,3 +150,46 @@ def test_confusions_begin_with_the_most_frequent():
     pairs = [(["B-a"], ["B-b"])] * 2 + [(["O"], ["B-b"])] * 3 + [(["O"], ["O"])] * 9
     found = [(row["target"], row["prediction"], row["count"]) for row in Tagging().report(scored(pairs))["confusions"]]
     assert found == [("O", "B-b", 3), ("B-a", "B-b", 2)]
+
+
+# Of word segmentation with types, and of parts of speech some of which have a name of one letter.
+SEGMENTED = "人 B-ORG\n工 M-ORG\n智 M-ORG\n能 E-ORG\n， O\n天 B-LOC\n气 E-LOC\n好 S-PER\n\n"
+SPEECH = "the RD\nhouse S\nin E\nnow B\n\n"
+
+
+def run_on(folder, text, *words):
+    for split in ("train", "valid"):
+        (folder / f"{split}.conll").write_text(text * 6, encoding="utf-8")
+    files = [f"data.{split}={folder / split}.conll" for split in ("train", "valid")]
+    short = ["task=tagging", "model=tagger", "data=conll", "model.hidden_size=4", "train.steps=2", "train.batch_size=3",
+             "threads=1", "sample.tokens=0", f"run.root={folder}", "run.name=run"]  # fmt: skip
+    train(compose(*short, *files, *words), {})
+    return folder / "run"
+
+
+def test_a_run_counts_by_the_scheme_of_its_tags(tmp_path, capsys):
+    """Recognised in train, shown, and the same when the run is scored, unless another is asked for."""
+    run = run_on(tmp_path, SEGMENTED)
+    assert "entities    BMES, recognised in the tags of train" in capsys.readouterr().out
+    evaluate_run(str(run), [], False)
+    shown = capsys.readouterr().out.splitlines()
+    supports = {line.split()[0]: line.split()[-1] for line in shown if line.startswith(("ORG", "LOC", "PER"))}
+    assert supports == {"ORG": "6", "LOC": "6", "PER": "6"} and "entities read as  BMES" in shown
+    with pytest.raises(ConfigError, match="task.scheme=IOBES has no tag M-ORG, which this data has; its letters"):
+        evaluate_run(str(run), ["task.scheme=IOBES"], False)
+
+
+def test_tags_that_are_no_entities_have_no_f1(tmp_path):
+    with pytest.raises(ConfigError, match=r"but the tag RD fits no scheme .*; use task.monitor=accuracy"):
+        run_on(tmp_path, SPEECH)
+    run = RunFolder.open(run_on(tmp_path, SPEECH, "task.monitor=accuracy"))
+    assert set(run.info()["metrics"]) == {"valid/loss", "valid/accuracy"}
+
+
+def test_strict_counts_what_is_whole(tmp_path, capsys):
+    run = run_on(tmp_path, "a B-x\nb I-x\nc O\nd B-x\n\n" * 20 + "e I-x\nf O\n\n")
+    capsys.readouterr()
+    for words, support in (([], "246"), (["task.strict=true"], "240")):
+        evaluate_run(str(run), words, False)
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert next(row[-1] for row in rows if row[:1] == ["x"]) == support

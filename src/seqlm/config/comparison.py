@@ -52,8 +52,12 @@ def may_change(key: str) -> bool:
 
 
 def refused_changes(saved: Config, changed: Config) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) for each key that may not change when a run is resumed. Paths of both are absolute."""
-    return [(key, old, new) for key, old, new in differences(asdict(saved), asdict(changed)) if not may_change(key)]
+    """(key, old, new) for each key that may not change when a run is resumed. Paths of both are absolute.
+
+    An option that is younger than the run has not changed if it is at its default.
+    """
+    old = with_missing_options(asdict(saved), asdict(changed))
+    return [(key, old, new) for key, old, new in differences(old, asdict(changed)) if not may_change(key)]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -64,8 +68,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 def changes(saved: Config, config: Config) -> dict[str, list[Any]]:
     """The keys that a resumed run changes, {key: [before, now]}; none of those that change no result."""
-    parts = [_that_matters(comparable_config(asdict(one))) for one in (saved, config)]
-    return {key: [old, new] for key, old, new in differences(*parts)}
+    whole = with_missing_options(asdict(saved), asdict(config)), asdict(config)
+    before, now = (_that_matters(comparable_config(one)) for one in whole)
+    return {key: [old, new] for key, old, new in differences(before, now)}
 
 
 def _that_matters(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .batching.batches import IGNORE_INDEX
+from .tag_schemes import CONLLEVAL, TagScheme, named, recognise, transitions
 from .tokenizers.text import EOS, UNK, Tokenizer, most_frequent
 
 if TYPE_CHECKING:
@@ -214,11 +215,39 @@ class Target(Words):
 
 
 class Tags(Vocabulary):
-    """A list of strings, one for each step; one that train lacks has no id."""
+    """A list of strings, one for each step; one that train lacks has no id.
+
+    `scheme` is how they say where entities are, None if they do not, with the reason in `no_scheme`.
+    """
 
     name = source = title = "tags"
     size, fill = "num_tags", IGNORE_INDEX
     sequence = aligned = True
+
+    def __init__(self, tokenizer: ExampleTokenizer) -> None:
+        super().__init__(tokenizer)
+        self.pairs: Counter[tuple[str, str]] = Counter()
+        self.scheme: TagScheme | None = CONLLEVAL
+        self.no_scheme = ""
+
+    def see(self, value: Any) -> None:
+        super().see(value)
+        self.pairs.update(transitions(value))
+
+    def fit(self) -> None:
+        super().fit()
+        self.scheme, self.no_scheme = recognise(self.items, self.pairs)
+
+    def save(self, data: dict[str, Any]) -> None:
+        super().save(data)
+        data["tag_scheme"] = self.scheme and self.scheme.name
+
+    def load(self, data: Mapping[str, Any]) -> bool:
+        """An older tokenizer has no scheme: its tags are read as conlleval reads them."""
+        if found := super().load(data):
+            name = data.get("tag_scheme", CONLLEVAL.name)
+            self.scheme = None if name is None else named(name, self.items)
+        return found
 
 
 class Label(Vocabulary):

@@ -91,7 +91,9 @@ class LoadedRun:
 
     @cached_property
     def task(self) -> Any:
-        return build(self.config.task, "task", trust=self.config.trust)
+        task = build(self.config.task, "task", trust=self.config.trust)
+        task.prepare(self.tokenizer)
+        return task
 
 
 def load_run(

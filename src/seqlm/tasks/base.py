@@ -74,6 +74,17 @@ class Task(ABC):
         if self.monitor not in (known := by_name(self.metrics)):
             raise ConfigError(f"task.monitor={self.monitor} is no metric of this task; there are: {', '.join(known)}")
 
+    def prepare(self, tokenizer: Any) -> None:
+        """Called once with the tokenizer of a run, before it is trained or used: what depends on its vocabularies.
+
+        Raises ConfigError.
+        """
+        return None
+
+    def decisions(self) -> list[tuple[str, str]]:
+        """Rows in the header of a run: what was decided from its data."""
+        return []
+
     @abstractmethod
     def training(self, data: Data, config: Config) -> Batches:
         """The batches to learn from."""

@@ -20,7 +20,7 @@ from ..models.sequence_model import SequenceModel
 from .base import Score
 from .classification import Classification
 from .examples import Encoded, ExampleTask, Prediction
-from .tagging import Tagging, require_entities
+from .tagging import Tagging
 
 
 class Joint(ExampleTask):
@@ -28,27 +28,40 @@ class Joint(ExampleTask):
 
     In training the loss of labels counts `label_weight` times. Besides the metrics of tagging and classification there
     is `frame`: the share of examples that have all tags and the label right. `monitor`: the metric on valid that
-    chooses weights: frame, f1 of entities, accuracy of labels, or loss. C.-W. Goo et al., "Slot-Gated Modeling for
-    Joint Slot Filling and Intent Prediction" (2018).
+    chooses weights: frame, f1 of entities, accuracy of labels, or loss. `scheme` and `strict` are those of Tagging.
+    C.-W. Goo et al., "Slot-Gated Modeling for Joint Slot Filling and Intent Prediction" (2018).
     """
 
     head = JointHead
     targets = ("tags", "label")
     metrics = (F1, ACCURACY, Metric("frame", percent=True))
     reported = ("f1", "accuracy")
+    inference_options = ("scheme", "strict")
 
     def __init__(
-        self, *, monitor: Literal["frame", "f1", "accuracy", "loss"] = "frame", label_weight: float = 1.0
+        self,
+        *,
+        monitor: Literal["frame", "f1", "accuracy", "loss"] = "frame",
+        label_weight: float = 1.0,
+        scheme: str | None = None,
+        strict: bool = False,
     ) -> None:
         if not 0 < label_weight < math.inf:
             raise ValueError(f"label_weight={label_weight} must be greater than 0")
         self.monitor, self.label_weight = monitor, label_weight
-        self.parts: dict[str, ExampleTask] = {"tags": Tagging(), "label": Classification()}
+        self.tagging = Tagging(scheme=scheme, strict=strict)
+        self.parts: dict[str, ExampleTask] = {"tags": self.tagging, "label": Classification()}
+
+    def prepare(self, tokenizer: ExampleTokenizer) -> None:
+        self.tagging.prepare(tokenizer)
+
+    def decisions(self) -> list[tuple[str, str]]:
+        return self.tagging.decisions()
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
         if self.monitor == "f1":
-            require_entities(data)
+            self.tagging.require_entities(data.tokenizer)
 
     def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
         if self.label_weight == 1:
@@ -69,12 +82,12 @@ class Joint(ExampleTask):
         return counts
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
-        """loss (nats per tag or label), f1 of entities, accuracy of labels, frame."""
+        """loss (nats per tag or label), f1 of entities if the tags have a scheme, accuracy of labels, frame."""
         parts = {name: part.compute_metrics(self._of(name, score), data, split) for name, part in self.parts.items()}
         frames = self._of("frame", score).counts
         return {
             "loss": score.loss,
-            "f1": parts["tags"]["f1"],
+            **{name: value for name, value in parts["tags"].items() if name == "f1"},
             "accuracy": parts["label"]["accuracy"],
             "frame": frames[True] / frames.total(),
         }

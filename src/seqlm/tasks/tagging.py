@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
@@ -12,6 +13,8 @@ from ..config.metrics import ACCURACY, F1
 from ..config.schema import Config
 from ..data.dataset import Data
 from ..data.examples import Example
+from ..data.fields import Tags
+from ..data.tag_schemes import CONLLEVAL, TagScheme, check_name, entities, forced
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
 from ..models.heads import TagHead
@@ -20,24 +23,6 @@ from .base import Score
 from .examples import Encoded, ExampleTask, Prediction
 
 CONFUSIONS = 20  # of tags, in a report
-
-
-def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """(type, first, last + 1) of every entity in tags `prefix-type` and O, as conlleval reads them.
-
-    An entity goes on at I- or E- of its type, after B- or I-; it begins anew at every B- and S-, and wherever else a
-    tag is not O. So IOB, IOB2, IOBES and BILOU are all read, broken sequences too.
-    """
-    found, kind, start, before = set(), None, 0, "O"
-    for place, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        prefix = {"L": "E", "U": "S"}.get(prefix, prefix)  # last and unit of BILOU are end and single of IOBES
-        if not (prefix in ("I", "E") and before in ("B", "I") and name == kind):
-            if kind is not None:
-                found.add((kind, start, place))
-            kind, start = name if prefix in ("B", "I", "E", "S") else None, place
-        before = prefix
-    return found
 
 
 class EntityCounts(NamedTuple):
@@ -59,21 +44,64 @@ class EntityCounts(NamedTuple):
 class Tagging(ExampleTask):
     """A tag for every word: loss = -sum_t ln p(tag_t | x), and F1 of whole entities.
 
-    `monitor`: the metric on valid that chooses weights: f1, accuracy or loss. E. F. Tjong Kim Sang and S. Buchholz,
-    "Introduction to the CoNLL-2000 Shared Task: Chunking" (2000), whose conlleval counts entities.
+    The scheme of the tags is recognised from train and saved with the tokenizer; data/tag_schemes.py says how each is
+    counted. To name another is an option of the task, not of the data: ids, model and loss are the same under any, and
+    a trained run can be counted by another, `seqlm eval RUN task.scheme=IOB2 task.strict=true`. E. F. Tjong Kim Sang
+    and S. Buchholz, "Introduction to the CoNLL-2000 Shared Task: Chunking" (2000), whose conlleval counts entities.
+
+    Args:
+        monitor: the metric on valid that chooses weights: f1, accuracy or loss.
+        scheme: of the tags: IOB1, IOB2, IOE1, IOE2, IOBES, BILOU, BMES or BMEWO; None: recognised.
+        strict: entities that break the scheme do not count, in targets and predictions alike; of BMES and BMEWO they
+            never do.
     """
 
     head = TagHead
     targets = ("tags",)
     metrics = (F1, ACCURACY)
+    inference_options = ("scheme", "strict")
 
-    def __init__(self, *, monitor: Literal["f1", "accuracy", "loss"] = "f1") -> None:
-        self.monitor = monitor
+    def __init__(
+        self,
+        *,
+        monitor: Literal["f1", "accuracy", "loss"] = "f1",
+        scheme: str | None = None,
+        strict: bool = False,
+    ) -> None:
+        self.monitor, self.forced, self.strict = monitor, scheme and check_name(scheme), strict
+        self.scheme: TagScheme | None = CONLLEVAL
+        self.no_scheme = ""  # the reason why there is none
+
+    def prepare(self, tokenizer: ExampleTokenizer) -> None:
+        """Take the scheme that is forced on the tags, or was recognised in them."""
+        if (field := tokenizer.fields.get("tags")) is None:
+            return
+        assert isinstance(field, Tags)
+        self.scheme = forced(self.forced, field.items) if self.forced else field.scheme
+        self.no_scheme = field.no_scheme
+        if self.scheme is not None:
+            self.scheme = replace(self.scheme, strict=self.strict)
+
+    def decisions(self) -> list[tuple[str, str]]:
+        origin = "by task.scheme" if self.forced else "recognised in the tags of train"
+        return [("entities", f"{self.scheme}, {origin}" if self.scheme else f"none: {self.no_scheme}")]
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
         if self.monitor == "f1":
-            require_entities(data)
+            self.require_entities(data.tokenizer)
+
+    def require_entities(self, tokenizer: ExampleTokenizer) -> None:
+        """Raise ConfigError if nothing can be judged by the F1 of entities."""
+        if self.scheme is None:
+            raise ConfigError(
+                f"task.monitor=f1 counts entities, but {self.no_scheme}; use task.monitor=accuracy, or name the scheme "
+                "with task.scheme=..."
+            )
+        if not any(entities([tag], replace(self.scheme, strict=False)) for tag in tokenizer.vocabularies["tags"]):
+            raise ConfigError(
+                "task.monitor=f1 counts entities, but no tag of this data begins one (B-...); use task.monitor=accuracy"
+            )
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["tags"]
@@ -81,17 +109,22 @@ class Tagging(ExampleTask):
 
     def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
         counts: Counter[Any] = Counter()
-        predicted, gold = entities(prediction["tags"]), entities(target["tags"])
-        for name, group in (("predicted", predicted), ("gold", gold), ("correct", predicted & gold)):
-            counts.update((name, kind) for kind, _, _ in group)
+        if self.scheme is not None:
+            predicted, gold = (entities(one["tags"], self.scheme) for one in (prediction, target))
+            for name, group in (("predicted", predicted), ("gold", gold), ("correct", predicted & gold)):
+                counts.update((name, kind) for kind, _, _ in group)
         counts.update(("tag", a, b) for a, b in zip(target["tags"], prediction["tags"], strict=True))
         return counts
 
     def compute_metrics(self, score: Score, data: Data, split: str) -> dict[str, float]:
-        """loss (nats per tag), precision, recall and f1 of entities, accuracy of tags."""
+        """loss (nats per tag), precision, recall and f1 of entities if the tags have a scheme, accuracy of tags."""
         right = sum(number for key, number in score.counts.items() if key[0] == "tag" and key[1] == key[2])
         tags = sum(number for key, number in score.counts.items() if key[0] == "tag")
-        return {"loss": score.loss, **_entity_counts(score).rates(), "accuracy": right / tags}
+        rates = {} if self.scheme is None else _entity_counts(score).rates()
+        return {"loss": score.loss, **rates, "accuracy": right / tags}
+
+    def rows(self, measured: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return [*super().rows(measured), *([("entities read as", str(self.scheme))] if self.scheme else [])]
 
     def report(self, score: Score) -> dict[str, Any]:
         """`types`: rates and number (`support`) of each type of entity; `confusions`: of tags, most frequent first."""
@@ -103,14 +136,6 @@ class Tagging(ExampleTask):
             "types": {kind: {**row.rates(), "support": row.gold} for kind, row in rows.items()},
             "confusions": [{"target": a, "prediction": b, "count": number} for number, a, b in wrong[:CONFUSIONS]],
         }
-
-
-def require_entities(data: Data) -> None:
-    """Raise ConfigError if nothing can be judged by the F1 of entities."""
-    if not any(entities([tag]) for tag in data.tokenizer.vocabularies["tags"]):
-        raise ConfigError(
-            "task.monitor=f1 counts entities, but no tag of this data begins one (B-...); use task.monitor=accuracy"
-        )
 
 
 def _entity_counts(score: Score, kind: str | None = None) -> EntityCounts:

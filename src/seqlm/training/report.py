@@ -71,6 +71,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         ("device", describe(session.device, config.precision) + _speed_of_products(session)),
         ("data", data.describe()),
         ("", data.corpus.note()),
+        *session.task.decisions(),
         ("parameters", parameters_in_words(session.model)),
     ]
     layers = [module for module in session.model.modules() if isinstance(module, Recurrent)]

@@ -265,6 +265,7 @@ def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Se
     with status("reading the data"):
         data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
     task: Task = build(config.task, "task", trust=config.trust)
+    task.prepare(data.tokenizer)
     with status("building the model"):
         model = build_model(config, data.tokenizer, trained_model).to(device)
     with status("checking that all goes together"):
