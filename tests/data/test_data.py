@@ -78,6 +78,11 @@ def test_block_boundaries_change_nothing(make, text):
         assert make().fit(blocks(TEXT, size)).vocabulary == tokenizer.vocabulary
 
 
+def test_a_text_without_spaces_is_not_one_word():
+    with pytest.raises(ConfigError, match="longer than 1,048,576 characters: ACGTACGTACGT.*tokenizer=char"):
+        WordTokenizer().fit(["ACGT" * (1 << 18)] * 3)
+
+
 @pytest.mark.parametrize("text", [TEXT, TEXT + "\n", "a", " ", "a \n b"])
 def test_counts_agree_with_the_word_tokenizer(text):
     tokenizer = WordTokenizer().fit([text])
@@ -181,7 +186,7 @@ def test_missing_empty_and_contradictory_texts_are_refused(tmp_path):
         ({"path": str(tmp_path / "nope")}, "nope does not exist"),
         ({"path": str(tmp_path / "empty.txt")}, "empty.txt is empty"),
         ({"path": str(tmp_path / "folder")}, "folder without any text"),
-        ({"path": str(tmp_path / "one.txt")}, "too few lines to split"),
+        ({"path": str(tmp_path / "one.txt")}, "too short to split"),
         ({"path": str(tmp_path / "one.txt"), "fractions": [0.5, 0.6]}, "sum 1"),
     ]
     for arguments, message in cases:

@@ -10,7 +10,7 @@ import pytest
 from seqlm.config.comparison import comparable_config
 from seqlm.config.migrate import migrate
 from seqlm.data import reading
-from seqlm.data.reading import NotText, TextReader, split_lines, whole_file
+from seqlm.data.reading import TextReader, split_lines, whole_file
 from seqlm.data.sources.conll import Conll
 from seqlm.data.sources.features import Features
 from seqlm.data.sources.iob import Iob
@@ -79,14 +79,14 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path, block, bad, offset):
     ("ab\n".encode("utf-16-le") * 9, "looks like UTF-16: data.encoding=utf-16-le"),
     ("ab\n".encode("utf-16-be") * 9, "looks like UTF-16: data.encoding=utf-16-be"),
     ("ab\n".encode("utf-32-le") * 9, "looks like UTF-32: data.encoding=utf-32-le"),
-    (b"a text\n" * 99 + b"\0", "NUL bytes.*data.encoding=utf-8 reads it all the same"),
-    (b"a text\n" * 99_999 + b"\0", "NUL bytes.*data.encoding=utf-8 reads it all the same"),
+    (b"a text\n" * 99 + b"\0", "NUL bytes.*to read it all the same: data.encoding=utf-8"),
+    (b"a text\n" * 99_999 + b"\0", "NUL bytes.*to read it all the same: data.encoding=utf-8"),
     (b"\x1f\x8b\x08 packed", "is a gzip file, not a text; unpack"),
     (b"%PDF-1.4 abc", "is a PDF file"),
 ])  # fmt: skip
 def test_what_is_no_text_is_told_with_what_to_type(tmp_path, data, message):
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(NotText, match=message):
+    with pytest.raises(ConfigError, match=message):
         text_of(tmp_path / "a.txt")
     if "data.encoding=" in message:
         assert text_of(tmp_path / "a.txt", message.split("data.encoding=")[1].split()[0])

@@ -44,10 +44,6 @@ class Segment(NamedTuple):
     end: int
 
 
-class NotText(ConfigError):
-    """A file that is evidently no text."""
-
-
 def whole_file(path: Path, key: str) -> Segment:
     """The segment of all of `path`; raises ConfigError, naming `key`, if it is missing or empty."""
     if not path.is_file():
@@ -78,17 +74,17 @@ class TextReader:
         if encoding not in (None, "auto") and not _is_encoding(encoding):
             raise ValueError(f"encoding={encoding} is no text encoding that Python knows; allowed: auto, {ENCODINGS}")
         self._encoding = encoding or "utf-8"
-        self._universal = newlines == "universal"
+        self.universal = newlines == "universal"
         self._seen: dict[str, dict[str, None]] = {}  # remark -> names of files
 
     def blocks(self, segment: Segment, errors: str = "strict") -> Iterator[str]:
         """The text of a segment in blocks cut anywhere. Raises ConfigError for what is no text in its encoding."""
-        with _opened(segment.path) as handle:
+        with open_text(segment.path) as handle:
             yield from self.decode(handle, str(segment.path), segment.start, segment.end, errors)
 
     def lines(self, path: Path) -> Iterator[str]:
         """The lines of a file without their ends. Raises ConfigError for one that is no text, or too long."""
-        with _opened(path) as handle:
+        with open_text(path) as handle:
             if os.fstat(handle.fileno()).st_size > LARGEST_FILE:
                 raise ConfigError(f"{path} is larger than {LARGEST_FILE / MB:,.0f} MB; split it into several files")
             yield from split_lines(self.decode(handle, str(path)), str(path))
@@ -111,9 +107,18 @@ class TextReader:
         return "; ".join(f"{_some(list(names))}: {remark}" for remark, names in self._seen.items())
 
     def codec(self, path: Path) -> tuple[str, int]:
-        """The encoding of a file, and the bytes of its mark. Raises NotText if it holds none."""
-        with _opened(path) as handle:
+        """The encoding of a file, and the bytes of its mark. Raises ConfigError if it holds no text."""
+        with open_text(path) as handle:
             return self._codec(handle.read(HEAD), str(path))
+
+    def is_binary(self, path: Path) -> bool:
+        """Whether a file is evidently no text, in whatever encoding."""
+        with open_text(path) as handle:
+            head = handle.read(HEAD)
+        if head.startswith(tuple(MARKS)):
+            return False
+        wide = self._encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32", "utf16", "utf32"))
+        return head.startswith(tuple(SIGNATURES)) or (b"\0" in head and not wide and not _wide(head))
 
     def decode(
         self, handle: BinaryIO, name: str, start: int = 0, end: int | None = None, errors: str = "strict"
@@ -132,7 +137,7 @@ class TextReader:
             handle.seek(start)
         head = head[start:]
         decoder = codecs.getincrementaldecoder(codec)(errors)
-        lines = io.IncrementalNewlineDecoder(None, translate=True) if self._universal else None
+        lines = io.IncrementalNewlineDecoder(None, translate=True) if self.universal else None
         place, ended = start, False
         while not ended:
             left = BLOCK if end is None else min(BLOCK, end - place)
@@ -144,7 +149,9 @@ class TextReader:
             except UnicodeDecodeError as error:
                 raise self._refusal(name, codec, error, place) from None
             if self._encoding == "auto" and "\0" in text:
-                raise NotText(f"{name} holds NUL bytes, as no text does; data.encoding={codec} reads it all the same")
+                raise ConfigError(
+                    f"{name} holds NUL bytes, as no text does; to read it all the same: data.encoding={codec}"
+                )
             text = lines.decode(text, ended) if lines else text
             if text:
                 yield text
@@ -170,9 +177,11 @@ class TextReader:
             return marked, len(mark)
         for signature, kind in SIGNATURES.items():
             if head.startswith(signature):
-                raise NotText(f"{name} is a {kind} file, not a text; unpack or convert it")
+                raise ConfigError(f"{name} is a {kind} file, not a text; unpack or convert it")
         if b"\0" in head:
-            raise NotText(f"{name} holds NUL bytes, as no UTF-8 text does; {_advice(head)}")
+            wide = _wide(head)
+            looks = f"it looks like UTF-{wide[4:6]}: " if wide else "to read it all the same: "
+            raise ConfigError(f"{name} holds NUL bytes, as no UTF-8 text does; {looks}data.encoding={wide or 'utf-8'}")
         return "utf-8", 0
 
     def _refusal(self, name: str, codec: str, error: UnicodeDecodeError, place: int) -> ConfigError:
@@ -180,7 +189,7 @@ class TextReader:
         offset = place - len(error.object) + error.start
         line = ""
         if Path(name).is_file() and not codec.startswith(("utf-16", "utf-32")):
-            with _opened(Path(name)) as handle:
+            with open_text(Path(name)) as handle:
                 before = sum(piece.count(b"\n") for piece in _pieces(handle, offset))
             line = f", line {before + 1:,}"
         title = "UTF-8" if codec == "utf-8" else codec
@@ -214,7 +223,7 @@ def split_lines(blocks: Iterable[str], name: str) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def open_text(path: Path) -> Iterator[BinaryIO]:
     """A regular file, open for reading. Raises ConfigError if it cannot be read."""
     try:
         handle = open_regular(path)
@@ -253,20 +262,17 @@ def _is_encoding(name: str) -> bool:
         return False
 
 
-def _advice(head: bytes) -> str:
-    """How to read a file without a mark that holds NULs: where most of them are tells the order of bytes."""
+def _wide(head: bytes) -> str:
+    """The encoding, of two or four bytes a character, that the NULs in a file without a mark speak for; or nothing."""
     zeros = [head[place::4].count(0) for place in range(4)]
     few = len(head) // 6  # of the quarter at each place
-    wide = {
+    likely = {
         "utf-32-le": zeros[0] <= few < min(zeros[1:]),
         "utf-32-be": zeros[3] <= few < min(zeros[:3]),
         "utf-16-le": max(zeros[::2]) <= few < min(zeros[1::2]),
         "utf-16-be": max(zeros[1::2]) <= few < min(zeros[::2]),
     }
-    for codec, likely in wide.items():
-        if likely:
-            return f"it looks like UTF-{codec[4:6]}: data.encoding={codec}"
-    return "data.encoding=utf-8 reads it all the same"
+    return next((codec for codec, one in likely.items() if one), "")
 
 
 def _some(names: list[str]) -> str:

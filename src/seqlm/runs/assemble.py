@@ -22,7 +22,7 @@ def check_parts(config: Config) -> None:
     """Raise ConfigError that lists every mistake in every part, before anything is built or written."""
     corpus, reading = _split_data(config.data)
     parts: list[tuple[Any, str, tuple[str, ...]]] = [
-        (corpus, "data", ()),
+        (corpus, "data", ("outputs",)),
         (reading.get("tokenizer", {}), "data.tokenizer", ()),
         (config.model, "model", ("vocab_size", "sizes", "engine", "load")),
         (config.task, "task", ()),
@@ -49,7 +49,8 @@ def check_parts(config: Config) -> None:
 def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
     """The data of a config; the tokenizer is fitted unless the run already has one."""
     corpus_node, reading = _split_data(config.data)
-    corpus = build(corpus_node, "data", trust=config.trust)
+    known = {"outputs": str(config.run.root)} if accepts(corpus_node, "data", "outputs", trust=config.trust) else {}
+    corpus = build(corpus_node, "data", trust=config.trust, **known)
     rename = reading.get("rename") or {}
     if tokenizer is not None:
         return Data(corpus, tokenizer, reading.get("limit"), rename)

@@ -1,4 +1,4 @@
-"""Any UTF-8 text: a file, a folder of files, or files that are split already."""
+"""Any text: a file, a folder of files, or files that are split already."""
 
 from __future__ import annotations
 
@@ -8,60 +8,17 @@ from pathlib import Path
 from ...errors import ConfigError
 from ..corpus import SPLITS, Corpus, check_fractions
 from ..reading import Newlines, Segment, TextReader, whole_file
-
-
-def _files(path: Path, key: str) -> list[Segment]:
-    """`path` itself, or all non-empty files below it that are not hidden, sorted by name."""
-    if not path.exists():
-        raise ConfigError(f"{key}={path} does not exist")
-    if path.is_file():
-        return [whole_file(path, key)]
-    found = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-        and file.stat().st_size
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
-    if not found:
-        raise ConfigError(f"{key}={path} is a folder without any text in it")
-    return [whole_file(file, key) for file in found]
-
-
-def _cut(segments: Sequence[Segment], position: int) -> int:
-    """Move a byte position within the concatenation of `segments` to the start of a line, or of a character."""
-    before = 0
-    for path, start, end in segments:
-        if position <= before + end - start:
-            with path.open("rb") as handle:
-                handle.seek(start + position - before)
-                line = handle.readline(1 << 16)
-            if line.endswith(b"\n"):
-                return position + len(line)
-            while line and line[0] & 0xC0 == 0x80:  # inside a character
-                line, position = line[1:], position + 1
-            return position
-        before += end - start
-    return before
-
-
-def _between(segments: Sequence[Segment], first: int, last: int) -> list[Segment]:
-    """The bytes `first` to `last` of the concatenation of `segments`."""
-    pieces, before = [], 0
-    for path, start, end in segments:
-        low, high = max(first - before, 0), min(last - before, end - start)
-        if low < high:
-            pieces.append(Segment(path, start + low, start + high))
-        before += end - start
-    return pieces
+from .cuts import cut_text
+from .folder import Folder
 
 
 class TextCorpus(Corpus):
-    """UTF-8 text from `path` (a file or a folder), or from `train`, `valid` and `test` files given apart.
+    """Text from `path` (a file or a folder), or from `train`, `valid` and `test` files given apart.
 
-    A folder that holds train.txt and valid.txt (and perhaps test.txt) is taken as split already.
-    Otherwise `path` is cut in order, at line ends, into `fractions` of its bytes. Raises ConfigError for
-    missing, empty or badly encoded files.
+    A folder that holds train.txt and valid.txt (and perhaps test.txt) is taken as split already; of any other, hidden
+    files, runs (`outputs` is where they are written) and files that are no text are skipped. `path` is cut in order,
+    at line ends, or inside a line where none is near, into `fractions` of its bytes. `encoding` and `newlines` are
+    arguments of TextReader. Raises ConfigError for missing, empty or badly encoded files.
     """
 
     def __init__(
@@ -74,8 +31,10 @@ class TextCorpus(Corpus):
         fractions: Sequence[float] = (0.9, 0.05, 0.05),
         encoding: str | None = "auto",
         newlines: Newlines | None = "universal",
+        outputs: str | None = None,
     ) -> None:
-        self._reader = TextReader(encoding, newlines)
+        self._reader, self._outputs = TextReader(encoding, newlines), outputs
+        self._folders: list[Folder] = []
         given = {"train": train, "valid": valid, "test": test}
         if path is None and train is None:
             raise ConfigError("data.path is not set: give a file or folder, or data.train and data.valid apart")
@@ -84,28 +43,35 @@ class TextCorpus(Corpus):
         if path is None:
             if valid is None:
                 raise ConfigError("data.valid is not set: a model is chosen on it; or give data.path alone to be split")
-            self._segments = {split: _files(Path(name), f"data.{split}") for split, name in given.items() if name}
+            self._segments = {split: self._files(Path(name), f"data.{split}") for split, name in given.items() if name}
             return
         root = Path(path)
         if (root / "train.txt").is_file() and (root / "valid.txt").is_file():
             present = [split for split in SPLITS if (root / f"{split}.txt").is_file()]
-            self._segments = {split: _files(root / f"{split}.txt", "data.path") for split in present}
+            self._segments = {split: self._files(root / f"{split}.txt", "data.path") for split in present}
             return
         check_fractions(fractions)
-        segments = _files(root, "data.path")
-        total = sum(end - start for _, start, end in segments)
-        cuts = [0]
-        for index in range(1, len(fractions)):
-            cuts.append(max(cuts[-1], _cut(segments, round(total * sum(fractions[:index])))))
-        cuts.append(total)
-        self._segments = {}
-        for split, first, last in zip(SPLITS, cuts, cuts[1:], strict=False):
-            self._segments[split] = _between(segments, first, last)
-            if not self._segments[split]:
-                raise ConfigError(
-                    f"data.path={path} has too few lines to split: nothing is left for {split}; "
-                    "give data.train and data.valid apart, or other data.fractions"
-                )
+        parts = cut_text(self._files(root, "data.path"), fractions, self._reader)
+        self._segments = dict(zip(SPLITS, parts, strict=False))
+        if empty := [split for split, part in self._segments.items() if not part]:
+            raise ConfigError(
+                f"data.path={path} is too short to split: nothing is left for {empty[0]}; give data.train and "
+                "data.valid apart, or other data.fractions"
+            )
+
+    def _files(self, path: Path, key: str) -> list[Segment]:
+        """`path` itself, or all texts below it."""
+        if not path.exists():
+            raise ConfigError(f"{key}={path} does not exist")
+        if not path.is_dir():
+            return [whole_file(path, key)]
+        folder = Folder(path, self._reader, self._outputs)
+        found = folder.texts()
+        if not found:
+            why = f" ({folder.note()})" if folder.note() else ""
+            raise ConfigError(f"{key}={path} is a folder without any text in it{why}")
+        self._folders.append(folder)
+        return [whole_file(file, key) for file in found]
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self._segments)
@@ -123,4 +89,4 @@ class TextCorpus(Corpus):
                 yield block
 
     def note(self) -> str:
-        return self._reader.note()
+        return "; ".join(filter(None, [*(folder.note() for folder in self._folders), self._reader.note()]))

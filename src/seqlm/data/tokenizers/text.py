@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 UNK, EOS = "<unk>", "<eos>"
+LONGEST_WORD = 1 << 20  # characters: more are held at once by no text that has words
 Ids = NDArray[np.int64]
 
 
@@ -239,6 +240,11 @@ def _words(blocks: Iterable[str]) -> Iterator[list[str]]:
     tail, last = "", "\n"
     for block in blocks:
         text, last = tail + block, block[-1:] or last
+        if len(tail) > LONGEST_WORD:
+            raise ConfigError(
+                f"a word of this text is longer than {LONGEST_WORD:,} characters: {tail[:20]}...; where no space "
+                "stands between words, use data/tokenizer=char"
+            )
         cut = max(text.rfind(space) for space in " \n\t\r") + 1
         text, tail = text[:cut], text[cut:]
         if text:
