@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_missing_options
 from ..config.keys import dotted
-from ..config.values import as_typed, load_config
+from ..config.values import as_typed
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from ..runs.listing import as_value
+from ..runs.sealed import saved_config
 from ..runs.table import DAMAGED, RunSummary, blocks, markdown, summarize
 from ..terminal import output_width
 from .words import pop_file, pop_flag, pop_option, refuse_flags
@@ -150,7 +151,7 @@ def _runs(place: str) -> list[RunFolder]:
 def _read(run: RunFolder) -> list[ComparedRun]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
-        settings = telling_config(asdict(load_config(run.config)))
+        settings = telling_config(asdict(saved_config(run)))
         info = run.info()
         return [ComparedRun(run, info, run.status(info), settings, summarize(run, info), _history(info))]
     except DAMAGED as error:

@@ -103,12 +103,17 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
+    """The config in a file that `save_config` wrote, of a run for instance. Raises ConfigError."""
+    return config_of(read_saved(path))
+
+
+def config_of(saved: Mapping[str, Any]) -> Config:
     """The config of a run. What it lists under `trust` is not believed: trust comes from command lines only.
 
     Keys of older versions become today's, and those that are younger than the run have the values of
     configs/train.yaml.
     """
-    values, defaults = _flatten(migrate(read_saved(path)), Config), _defaults()
+    values, defaults = _flatten(migrate(saved), Config), _defaults()
     younger = {key: defaults[key] for key in _keys(Config) if key in defaults and key not in values}
     config = typed(Config, nested({**younger, **values}))
     config.trust = []

@@ -2,7 +2,7 @@
 
 checkpoints/step-000012000/model.safetensors   weights
                            state.pt            optimizer, schedule, progress, carry, random numbers
-                           meta.json           format, step, rank, version: readable without torch
+                           meta.json           format, step, rank, version, config: readable without torch
                            MANIFEST.sha256     of the three; neither format notices flipped bits itself
 checkpoints/last, best                         the name of a folder
 """
@@ -10,10 +10,12 @@ checkpoints/last, best                         the name of a folder
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -223,6 +225,18 @@ def verify(path: Path) -> str:
     except (OSError, ValueError) as error:
         return str(error)
     return ""
+
+
+def newest_meta(folder: Path) -> dict[str, Any] | None:
+    """The newest meta.json that is as its manifest says, without a look at the weights; None if there is none."""
+    for step in reversed(steps(folder)):
+        path = folder / step_name(step)
+        with suppress(OSError, ValueError):
+            text = (path / "meta.json").read_bytes()
+            if f"{hashlib.sha256(text).hexdigest()}  meta.json\n" in (path / "MANIFEST.sha256").read_text("utf-8"):
+                found: dict[str, Any] = json.loads(text)
+                return found
+    return None
 
 
 def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:

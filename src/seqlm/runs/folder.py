@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,8 @@ from ..errors import ConfigError, RunExists
 from ..files import free_path, to_json, write_atomically
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
+CHECKSUM = "checksum"  # key of run.json, of all its others
+_noted: set[Path] = set()  # folders whose run.json was said to be edited
 
 
 class RunFolder:
@@ -92,12 +96,17 @@ class RunFolder:
             raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
         if not isinstance(info, dict):
             raise ConfigError(f"{self.path / 'run.json'} is not a record of a run")
+        if info.pop(CHECKSUM, checksum := _checksum(info)) != checksum and self.path not in _noted:
+            _noted.add(self.path)
+            print(f"note: {self.path / 'run.json'} was edited or damaged since seqlm wrote it", file=sys.stderr)
         return migrate_info(info)
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
         known = self.info() if (self.path / "run.json").is_file() else {}
-        write_atomically(self.path / "run.json", to_json({**known, **changes}, indent=2) + "\n")
+        info = {**known, **changes}
+        info[CHECKSUM] = _checksum(info)
+        write_atomically(self.path / "run.json", to_json(info, indent=2) + "\n")
 
     def status(self, info: Mapping[str, Any] | None = None) -> str:
         """The status in run.json, which may be at hand; `crashed` if it is running but its process is gone."""
@@ -127,16 +136,14 @@ class RunFolder:
             yield
 
     def records(self) -> list[dict[str, Any]]:
-        """metrics.jsonl; what a kill cut short is left out."""
-        if not self.metrics.is_file():
-            return []
-        records = []
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict) and isinstance(record.get("step"), int):
-                    records.append(record)
-        return records
+        """metrics.jsonl; what a kill cut short, or damaged, is left out."""
+        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.is_file() else []
+        return [record for line in lines if (record := _record(line)) is not None]
+
+    def metrics_so_far(self) -> dict[str, Any]:
+        """Length and SHA-256 of metrics.jsonl, which a checkpoint keeps."""
+        data = self.metrics.read_bytes() if self.metrics.is_file() else b""
+        return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def save_sample(self, step: int, text: str) -> None:
         """Keep the text that was shown at an evaluation."""
@@ -157,14 +164,41 @@ class RunFolder:
             return {}
         return migrate_score(result) if isinstance(result, dict) else {}
 
-    def forget_after(self, step: int, evaluated_at: int) -> None:
-        """Drop metrics beyond `step` and evaluations beyond `evaluated_at`, which a resumed run will repeat."""
+    def forget_after(self, step: int, evaluated_at: int, kept: Mapping[str, Any] | None = None) -> None:
+        """Drop metrics beyond `step` and evaluations beyond `evaluated_at`, which a resumed run will repeat.
+
+        `kept` is the `metrics_so_far` of the checkpoint at `step`. If records are damaged, the file is put aside as it
+        was, and named.
+        """
 
         def known(record: dict[str, Any]) -> bool:
             return bool(record["step"] <= (evaluated_at if "valid/loss" in record else step))
 
-        kept = [to_json(record) + "\n" for record in self.records() if known(record)]
-        write_atomically(self.metrics, "".join(kept))
+        data = self.metrics.read_bytes() if self.metrics.is_file() else b""
+        lines = data.split(b"\n")[:-1]  # behind the last line feed is what a kill cut short
+        records = [_record(line) for line in lines]
+        damaged = [str(number) for number, record in enumerate(records, 1) if record is None]
+        if damaged or (kept and hashlib.sha256(data[: kept["bytes"]]).hexdigest() != kept["sha256"]):
+            aside = free_path(self.path / "metrics.damaged.jsonl")
+            aside.write_bytes(data)
+            which = f"line {', '.join(damaged[:5])}{', ...' * (len(damaged) > 5)}" if damaged else "a number in it"
+            print(f"note: {self.metrics} is damaged ({which}); as it was it is kept in {aside.name}", file=sys.stderr)
+        whole = [to_json(record) + "\n" for record in records if record is not None and known(record)]
+        write_atomically(self.metrics, "".join(whole))
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is damaged."""
+    with suppress(ValueError, RecursionError):
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            return record
+    return None
+
+
+def _checksum(info: Mapping[str, Any]) -> str:
+    others = {key: value for key, value in info.items() if key != CHECKSUM}
+    return hashlib.sha256(to_json(others).encode()).hexdigest()
 
 
 def check_free(root: Path, name: str | None) -> None:

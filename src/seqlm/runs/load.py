@@ -15,7 +15,6 @@ from torch import nn
 
 from ..config.build import build
 from ..config.schema import DATA_PATHS, Config
-from ..config.values import load_config
 from ..data.dataset import Data
 from ..data.tokenizers.text import Tokenizer, load_tokenizer
 from ..errors import ConfigError
@@ -24,6 +23,7 @@ from . import checkpoint
 from .assemble import build_data, build_model, check_parts
 from .finite import check_loaded
 from .folder import RunFolder
+from .sealed import check_tokenizer, saved_config
 
 
 def trained_model(
@@ -117,7 +117,8 @@ def load_run(
     not a run.
     """
     run = RunFolder.open(folder)
-    config = load_config(run.config)
+    config = saved_config(run)
+    check_tokenizer(run)
     config.engine, config.trust = engine, list(trust)
     if data:
         config.data = {**(config.data if isinstance(config.data, dict) else {}), **data}

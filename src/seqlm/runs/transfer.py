@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..config.build import accepts, build
 from ..config.schema import Config
-from ..config.values import load_config
 from ..data.fields import Vocabulary
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.text import Tokenizer, load_tokenizer
@@ -21,6 +20,7 @@ from ..errors import ConfigError
 from . import checkpoint
 from .folder import RunFolder
 from .load import origin, trained_model, warn
+from .sealed import check_tokenizer, saved_config
 
 
 class Matched(NamedTuple):
@@ -60,7 +60,8 @@ def begin_with_another(
         run = RunFolder.open(folder)
     except ConfigError as error:
         raise ConfigError(f"init_from={folder}: {error}") from None
-    theirs = load_config(run.config)
+    theirs = saved_config(run)
+    check_tokenizer(run)
     start = checkpoint.find(run.checkpoints, "best" if (run.checkpoints / "best").is_file() else "last", warn)
     matched = _matched(folder, load_tokenizer(run.tokenizer), tokenizer)
     axes = _vocabulary_axes(config, tokenizer, matched) if matched else {}

@@ -15,7 +15,7 @@ from ..cells import Carry
 from ..config.comparison import changes
 from ..config.metrics import by_name
 from ..config.schema import Config
-from ..config.values import load_config, save_config, with_words
+from ..config.values import save_config, with_words
 from ..device import describe
 from ..engines.choice import measured
 from ..errors import ConfigError, RunExists, Stopped
@@ -25,6 +25,7 @@ from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
 from ..runs.load import origin, with_absolute_paths, with_pinned_models
 from ..runs.naming import describe_model, run_name
+from ..runs.sealed import check_tokenizer, meta, saved_config, seal, write_config
 from ..runs.transfer import begin_with_another, describe_beginning
 from ..terminal import status as shown_status
 from .callbacks import Callback, TrainingState
@@ -80,6 +81,7 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], cal
         save_config(with_absolute_paths(config), run.config)
         session.data.tokenizer.save(run.tokenizer)
         run.update(status="running", started=now(), **facts)
+        seal(run)
 
     try:
         with RunFolder.create(root, name, run_name(config, choices, words), fill) as run:
@@ -102,7 +104,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
     """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
     with run.locked(), measured.of_run(run.info().get("measured", {})):
         checkpoint.tidy(run.checkpoints)
-        saved = load_config(run.config)
+        saved = saved_config(run)
+        check_tokenizer(run)
         config = with_absolute_paths(with_pinned_models(change(saved), saved))
         config = replace(config, run=saved.run, resume=saved.resume)
         check_changes(run, saved, config)
@@ -127,7 +130,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         changed = changes(saved, config)
         if told := extend(session, progress, saved, str(run.path)):
             print(f"learning rate {told}", flush=True)
-        save_config(config, run.config)
+        write_config(run, config)
         info, device = run.info(), describe(session.device, config.precision)
         devices = info.get("device", device).split("; then ")
         if device != devices[-1]:
@@ -142,7 +145,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
             **declarations(session.task),
             **origins,
         )
-        return _run(run, session, progress, carry, None if start is None else start.step)
+        return _run(run, session, progress, carry, start)
 
 
 def _origins(session: Session) -> dict[str, Any]:
@@ -171,12 +174,16 @@ def _beginning(session: Session) -> tuple[Progress, Carry]:
     return Progress(evaluated_at=evaluated_at, plan=planned(session, session.config)), session.init_carry()
 
 
-def _run(run: RunFolder, session: Session, progress: Progress, carry: Carry, saved_at: int | None) -> Trained:
+def _run(
+    run: RunFolder, session: Session, progress: Progress, carry: Carry, start: checkpoint.Checkpoint | None
+) -> Trained:
     """Train on from `progress`, with logs and signals, and set the run's status at the end.
 
-    `saved_at` is the step of the checkpoint that it was restored from, if any.
+    `start` is the checkpoint that it was restored from, if any.
     """
-    run.forget_after(progress.step, progress.evaluated_at)
+    saved_at = None if start is None else start.step
+    run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
+    session.sealed = meta(run, with_absolute_paths(session.config))
     measured.keep(lambda made: run.update(measured=made))
     console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
     status, logger = "failed", None

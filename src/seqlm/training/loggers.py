@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -85,6 +86,8 @@ class RunLogger:
     def flush(self) -> None:
         """Bring everything written so far to the disk."""
         self._writer.flush()
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
 
     def close(self, status: str) -> None:
         """End the session: `finished` and `failed` as such, anything else leaves it open to be resumed."""

@@ -226,8 +226,8 @@ class Loop:
     def _save(self, carry: Carry, rank: Rank | None) -> None:
         """Write a checkpoint, and bring the logs to the disk."""
         started = time.perf_counter()
+        self.logger.flush()  # first: the checkpoint keeps the digest of metrics.jsonl
         self.session.save(self.run, self.progress, carry, rank)
-        self.logger.flush()
         self._saved = time.monotonic()
         self.progress.saving_seconds += time.perf_counter() - started
 

@@ -74,7 +74,7 @@ class Recovery:
             (run.checkpoints / name).rename(free_path(run.path / f"{name}.damaged"))
         restored, carry = session.restore(start, run)
         vars(progress).update({**vars(restored), **kept, "rollbacks": rollbacks})
-        run.forget_after(progress.step, progress.evaluated_at)
+        run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
         self.logger.reopen(progress.step)
         session.save(run, progress, carry, start.meta.get("rank"))
         self.logger.scalars(progress.step, progress.tokens, progress.seconds, {"train/rollbacks": rollbacks})

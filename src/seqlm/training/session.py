@@ -100,6 +100,7 @@ class Session:
     valid: Batches
     learning_rates: list[float]  # of the optimizer's groups, before the schedule
     callbacks: Callbacks
+    sealed: dict[str, Any] = field(default_factory=dict)  # what every checkpoint keeps of the run's files (runs/sealed)
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
@@ -214,7 +215,8 @@ class Session:
         if name := non_finite_in(checkpoint.weights_of(self.model), state):
             raise NonFiniteError(f"{name} is not finite")
         averaged = bool(self.averaging.average)
-        meta = {"step": progress.step, "rank": rank, "averaged": averaged, "seqlm": __version__}
+        meta: dict[str, Any] = {"step": progress.step, "rank": rank, "averaged": averaged, "seqlm": __version__}
+        meta |= {"metrics": run.metrics_so_far(), **self.sealed}
         saved = checkpoint.save(run.checkpoints, self.model, state, meta)
         if rank is not None and progress.best_step == progress.step:
             checkpoint.point_best(run.checkpoints, saved)
