@@ -578,6 +578,50 @@ def test_leftovers_of_a_killed_save_are_swept(tmp_path):
     assert not list(folder.glob(".*")) and 24 in names(folder)
 
 
+def test_leftovers_of_a_killed_write_are_swept(tmp_path):
+    trained(tmp_path)
+    ours = [f"checkpoints/.{name}.{end}" for name in ("last", "best") for end in (os.getpid(), "0a1b2c3d4e5f6071")]
+    ours += [".run.json.0a1b2c3d4e5f6071", ".metrics.jsonl.77", ".config.new.yaml"]
+    others = [".eval-test.json.0a1b2c3d4e5f6071", ".notes"]  # of who holds no lock, and of the user
+    for name in ours + others:
+        (tmp_path / "run" / name).write_text("half")
+    resume(tmp_path / "run", ["train.steps=24", REPLAN])
+    assert [name for name in ours + others if (tmp_path / "run" / name).exists()] == others
+
+
+def test_folders_of_killed_beginnings_are_swept(tmp_path):
+    stale, held, young, foreign = (tmp_path / f".{name}-0a1b2c3d" for name in ("stale", "held", "young", "foreign"))
+    for folder in (stale, held, young, foreign):
+        folder.mkdir()
+        (folder / ("notes" if folder == foreign else ".lock")).touch()
+    for folder in (stale, held, foreign):
+        os.utime(folder, (0, 0))
+    with RunFolder(held).locked():
+        train(tiny(tmp_path, "train.steps=2"), {})
+    assert not stale.exists() and held.exists() and young.exists() and foreign.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\x00", b"step-000000777\n", b"../../elsewhere\n", None])
+def test_damaged_pointers_are_not_believed_and_written_again(tmp_path, damage):
+    """None: a folder is in its place."""
+    folder = trained(tmp_path)
+    best = (folder / "best").read_text()
+    for pointer in ("last", "best"):
+        (folder / pointer).unlink()
+        (folder / pointer).mkdir() if damage is None else (folder / pointer).write_bytes(damage)
+    assert checkpoint.best_step(folder) == int(best.strip().removeprefix("step-"))
+    resume(tmp_path / "run", ["train.steps=24", REPLAN])
+    assert (folder / "last").read_text() == "step-000000024\n" and names(folder)[-1] == 24
+    assert (folder / (folder / "best").read_text().strip()).is_dir()
+
+
+def test_a_pointer_that_a_kill_left_behind_is_corrected(tmp_path):
+    folder = trained(tmp_path)
+    (folder / "last").write_text("step-000000004\n")
+    resume(tmp_path / "run", [])  # which is finished: nothing is trained
+    assert (folder / "last").read_text() == "step-000000020\n"
+
+
 def test_ctrl_c_ends_a_sweep(tmp_path):
     words = ["train", "-m", *TINY, "train.steps=1000000", "seed=1,2", f"run.root={tmp_path / 'runs'}"]
     process = subprocess.Popen(

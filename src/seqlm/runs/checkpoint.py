@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SeqlmError
-from ..files import flush, sha256_of, write_atomically
+from ..files import flush, sha256_of
+from .pointers import point, pointed, ranked
+from .pointers import step_name as step_name
+from .pointers import steps as steps
 
 if TYPE_CHECKING:  # which checkpoints there are is known without torch
     from torch import Tensor, nn
@@ -34,11 +37,6 @@ FILES = ("model.safetensors", "state.pt", "meta.json")
 
 class NoneWhole(ConfigError):
     """No checkpoint of a run is whole."""
-
-
-def step_name(step: int) -> str:
-    """The folder of a checkpoint, below `checkpoints`."""
-    return f"step-{step:09d}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
     from safetensors.torch import save_file
 
     meta = {"format": FORMAT, **meta}
-    final, aside = folder / step_name(meta["step"]), folder / f".{step_name(meta['step'])}-{os.getpid()}"
+    final, aside = folder / step_name(meta["step"]), folder / f".{step_name(meta['step'])}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tidy(folder)
@@ -114,7 +112,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         aside.rename(final)
         shutil.rmtree(old, ignore_errors=True)
         flush(folder)
-        write_atomically(folder / "last", final.name + "\n")
+        point(folder, "last", meta["step"])
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, safetensors as its own
         raise _save_failed(final, error) from error
     except Exception as error:
@@ -128,13 +126,13 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
 
 def point_best(folder: Path, checkpoint: Checkpoint) -> None:
     """Make `best` name this checkpoint."""
-    write_atomically(folder / "best", checkpoint.path.name + "\n")
+    point(folder, "best", checkpoint.step)
 
 
 def best_step(folder: Path) -> int:
     """The step of the best checkpoint; raises ConfigError if there is none."""
     try:
-        return int((_pointed(folder, "best") or "").removeprefix("step-"))
+        return int((pointed(folder, "best") or "").removeprefix("step-"))
     except ValueError:
         raise ConfigError(f"{folder.parent} has no best checkpoint yet: it has not been evaluated") from None
 
@@ -171,9 +169,9 @@ def check_exists(folder: Path, which: str) -> None:
 
 def locate(folder: Path, which: str) -> Path:
     """The folder of the checkpoint `best`, or of a step, not verified; raises ConfigError if there is none."""
-    name = step_name(int(which)) if which.isdecimal() else _pointed(folder, "best") if which == "best" else None
+    name = step_name(int(which)) if which.isdecimal() else pointed(folder, "best") if which == "best" else None
     if name is None or not (folder / name).is_dir():
-        pointers = [pointer for pointer in ("best", "last") if _pointed(folder, pointer)]
+        pointers = [pointer for pointer in ("best", "last") if pointed(folder, pointer)]
         there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
         raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
     return folder / name
@@ -242,11 +240,9 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
 def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:
     """Delete old checkpoints, never what `last` or `best` name."""
     saved = steps(folder)
-    ranks = {step: _rank(folder / step_name(step)) for step in saved}
-    ranked = sorted((step for step in saved if ranks[step]), key=lambda step: (ranks[step], step))
-    kept = {*saved[-keep_last:], *ranked[:keep_best]}
+    kept = {*saved[-keep_last:], *ranked(folder)[:keep_best]}
     kept |= {step for step in saved if keep_every and step and step % keep_every == 0}
-    named = {_pointed(folder, pointer) for pointer in ("last", "best")}
+    named = {pointed(folder, pointer) for pointer in ("last", "best")}
     for step in saved:
         if step not in kept and step_name(step) not in named:
             shutil.rmtree(folder / step_name(step), ignore_errors=True)
@@ -260,6 +256,21 @@ def tidy(folder: Path) -> None:
             old.rename(final)
     for stale in folder.glob(".*step-*"):
         shutil.rmtree(stale, ignore_errors=True)
+    for stale in (*folder.glob(".last.*"), *folder.glob(".best.*")):
+        stale.unlink(missing_ok=True)
+
+
+def correct_pointers(folder: Path, newest: Checkpoint, best_step: int | None) -> None:
+    """Make `last` and `best` say what is true at a resume from `newest`, whose progress knows the best step, if any.
+
+    A kill may have come between a checkpoint and its pointer; either may be damaged. For who holds the run.
+    """
+    point(folder, "last", newest.step)
+    whole = [step for step in (best_step, *ranked(folder)) if step is not None and (folder / step_name(step)).is_dir()]
+    if whole:
+        point(folder, "best", whole[0])
+    else:
+        (folder / "best").unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> Checkpoint:
@@ -270,27 +281,6 @@ def _opened(path: Path) -> Checkpoint:
             "use the version of seqlm in the run's run.json"
         )
     return Checkpoint(path, meta)
-
-
-def steps(folder: Path) -> list[int]:
-    """The steps there are checkpoints of, whole or not, in order."""
-    names = (path.name.removeprefix("step-") for path in folder.glob("step-*") if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def _pointed(folder: Path, pointer: str) -> str | None:
-    try:
-        return (folder / pointer).read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
-def _rank(path: Path) -> list[float]:
-    """How good an evaluated checkpoint is, the best first; empty if it was not evaluated."""
-    try:
-        return json.loads((path / "meta.json").read_text(encoding="utf-8")).get("rank") or []
-    except (OSError, ValueError):
-        return []
 
 
 def _save_failed(path: Path, error: Exception) -> SeqlmError:

@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,9 @@ from ..files import free_path, to_json, write_atomically
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 CHECKSUM = "checksum"  # key of run.json, of all its others
+LEFTOVER = re.compile(r"\.config\.new\.yaml|\.(run\.json|config\.yaml|metrics\.jsonl|tokenizer\.json)\.[0-9a-f]+")
+UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}")  # of a run that is being made
+UNFINISHED_SECONDS = 60.0  # after which one that nobody holds is one that nobody is about to hold either
 _noted: set[Path] = set()  # folders whose run.json was said to be edited
 
 
@@ -45,6 +50,7 @@ class RunFolder:
         """
         if name is not None and (".." in Path(name).parts or Path(name).is_absolute()):
             raise ConfigError(f"run.name={name} leaves run.root; set run.root to where the run should be")
+        _sweep((root / name).parent if name else root)
         with ExitStack() as held:
             run = None
             while run is None:
@@ -68,6 +74,12 @@ class RunFolder:
                 finally:
                     shutil.rmtree(aside.path, ignore_errors=True)
             yield run
+
+    def tidy(self) -> None:
+        """Clear files that a process was killed while writing, for who holds the run; nobody else writes these."""
+        for file in self.path.glob(".*"):
+            if LEFTOVER.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -194,6 +206,17 @@ def _record(line: bytes) -> dict[str, Any] | None:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
     return None
+
+
+def _sweep(root: Path) -> None:
+    """Delete what is left of runs whose process was killed while it made them: hidden folders that nobody holds."""
+    for path in root.glob(".*-????????"):
+        with suppress(OSError):
+            files = [file.name for file in path.iterdir()] if UNFINISHED.fullmatch(path.name) else ["no run"]
+            if time.time() - path.stat().st_mtime < UNFINISHED_SECONDS or (files and ".lock" not in files):
+                continue
+            with suppress(ConfigError), RunFolder(path).locked():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _checksum(info: Mapping[str, Any]) -> str:

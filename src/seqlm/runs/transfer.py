@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from . import checkpoint
 from .folder import RunFolder
 from .load import origin, trained_model, warn
+from .pointers import pointed
 from .sealed import check_tokenizer, saved_config
 
 
@@ -62,7 +63,7 @@ def begin_with_another(
         raise ConfigError(f"init_from={folder}: {error}") from None
     theirs = saved_config(run)
     check_tokenizer(run)
-    start = checkpoint.find(run.checkpoints, "best" if (run.checkpoints / "best").is_file() else "last", warn)
+    start = checkpoint.find(run.checkpoints, "best" if pointed(run.checkpoints, "best") else "last", warn)
     matched = _matched(folder, load_tokenizer(run.tokenizer), tokenizer)
     axes = _vocabulary_axes(config, tokenizer, matched) if matched else {}
     own, stored = checkpoint.weights_of(model), load_file(start.path / "model.safetensors")

@@ -103,6 +103,7 @@ def resume(folder: str | Path, words: Sequence[str], callbacks: Sequence[Callbac
 def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Sequence[Callback]) -> Trained:
     """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
     with run.locked(), measured.of_run(run.info().get("measured", {})):
+        run.tidy()
         checkpoint.tidy(run.checkpoints)
         saved = saved_config(run)
         check_tokenizer(run)
@@ -112,6 +113,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         start = newest_checkpoint(run)
         if start is not None:
             past = Progress.of(start)
+            checkpoint.correct_pointers(run.checkpoints, start, past.best_step if past.valid else None)
             check_limits(run, saved, config, past)
             if is_finished(run, saved, config, past):
                 print(finished(run, config, past), flush=True)
@@ -126,7 +128,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
             )
         origins = _origins(session) if start is None else {}
         _say_beginning(config, origins)
-        progress, carry = _beginning(session) if start is None else session.restore(start, run)
+        progress, carry = _beginning(session) if start is None else session.restore(start)
         changed = changes(saved, config)
         if told := extend(session, progress, saved, str(run.path)):
             print(f"learning rate {told}", flush=True)

@@ -72,7 +72,8 @@ class Recovery:
         for step in [step for step in checkpoint.steps(run.checkpoints) if step > start.step]:
             name = checkpoint.step_name(step)
             (run.checkpoints / name).rename(free_path(run.path / f"{name}.damaged"))
-        restored, carry = session.restore(start, run)
+        restored, carry = session.restore(start)
+        checkpoint.correct_pointers(run.checkpoints, start, restored.best_step if restored.valid else None)
         vars(progress).update({**vars(restored), **kept, "rollbacks": rollbacks})
         run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
         self.logger.reopen(progress.step)

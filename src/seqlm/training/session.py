@@ -234,7 +234,7 @@ class Session:
         if name := non_finite([*named, *averages]):
             raise NonFiniteError(f"{name} is not finite")
 
-    def restore(self, start: checkpoint.Checkpoint, run: RunFolder) -> tuple[Progress, Carry]:
+    def restore(self, start: checkpoint.Checkpoint) -> tuple[Progress, Carry]:
         """Put everything back that `save` stored."""
         state = start.load_state()
         start.load_weights(self.model)
@@ -247,9 +247,6 @@ class Session:
         set_random_state(state["random"], self.device)
         progress = Progress.of(start)
         self.train.start_epoch(progress.epoch)
-        # In case a kill came between saving it and saying it is the best.
-        if progress.valid and progress.best_step == start.step:
-            checkpoint.point_best(run.checkpoints, start)
         return progress, carry
 
 
