@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_missing_options
 from ..config.keys import dotted
-from ..config.values import as_typed
+from ..config.values import as_typed, load_config
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from ..runs.listing import as_value
-from ..runs.sealed import saved_config
+from ..runs.sealed import is_as_written
 from ..runs.table import DAMAGED, RunSummary, blocks, markdown, summarize
 from ..terminal import output_width
 from .words import pop_file, pop_flag, pop_option, refuse_flags
@@ -151,8 +151,10 @@ def _runs(place: str) -> list[RunFolder]:
 def _read(run: RunFolder) -> list[ComparedRun]:
     """The run with all that is known of it, or nothing if its files are damaged."""
     try:
-        settings = telling_config(asdict(saved_config(run)))
+        settings = telling_config(asdict(load_config(run.config)))
         info = run.info()
+        if not is_as_written(run):
+            print(f"note: {run.config} was edited or damaged since seqlm wrote it", file=sys.stderr)
         return [ComparedRun(run, info, run.status(info), settings, summarize(run, info), _history(info))]
     except DAMAGED as error:
         print(f"seqlm: {run.path} is left out: {error!s:.300}", file=sys.stderr)

@@ -13,10 +13,10 @@ from ..config.keys import dotted, nested
 from ..config.metrics import Metric, by_name
 from ..config.migrate import METRICS, migrate_flat, migrate_score
 from ..config.tree import find_configs
+from ..config.values import load_config
 from ..config.yaml_files import read_yaml
 from ..errors import SeqlmError
 from ..runs.folder import RunFolder
-from ..runs.sealed import saved_config
 from ..runs.table import table
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def experiment_of(run: RunFolder) -> str:
 
 def file_name(run: RunFolder, preset: Mapping[str, Any]) -> str:
     """<experiment>[-<engine>][-<precision>][-seed<seed>].json: what was forced, or is not as in the preset."""
-    config = saved_config(run)
+    config = load_config(run.config)
     engine = [] if config.engine == "auto" else [config.engine]
     engine += [] if config.precision == preset.get("precision", "float32") else [config.precision]
     seed = [] if config.seed == preset["seed"] else [f"seed{config.seed}"]
@@ -68,7 +68,7 @@ def _changes(config: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str
 
 def check(run: RunFolder, preset: Mapping[str, Any]) -> None:
     """Raise SeqlmError unless the run is the experiment of its name, and finished or interrupted."""
-    if changed := changes(asdict(saved_config(run)), preset):
+    if changed := changes(asdict(load_config(run.config)), preset):
         raise SeqlmError(f"{run.path} is not {experiment_of(run)} as published here: {'; '.join(changed)}")
     if (status := run.info()["status"]) not in ("finished", "interrupted"):
         raise SeqlmError(f"{run.path} is {status}, not finished")
@@ -82,7 +82,7 @@ def record(run: RunFolder, preset: Mapping[str, Any]) -> dict[str, Any]:
     test is scored once.
     """
     check(run, preset)
-    info, config, name = run.info(), saved_config(run), experiment_of(run)
+    info, config, name = run.info(), load_config(run.config), experiment_of(run)
     task: Task = build(config.task, "task")
     scores: dict[str, dict[str, Any]] = {}
     figures = preset.get("published") or {}

@@ -52,15 +52,20 @@ def meta(run: RunFolder, config: Config) -> dict[str, Any]:
     return {"config": asdict(config), "sha256": {run.tokenizer.name: sha256_of(run.tokenizer)}}
 
 
+def is_as_written(run: RunFolder) -> bool:
+    """Whether config.yaml is as run.json knows it, or run.json is of an older version."""
+    known = _digests(run).get(run.config.name)
+    return not isinstance(known, list) or sha256_of(run.config) in known
+
+
 def saved_config(run: RunFolder) -> Config:
     """The config of a run. Raises ConfigError, with the keys that differ, if config.yaml is not as seqlm wrote it.
 
     Where run.json and the newest checkpoint disagree, the checkpoint is believed, because it has a manifest.
     """
-    known = _digests(run).get(run.config.name)
-    as_written = isinstance(known, list) and sha256_of(run.config) in known
+    believed = is_as_written(run)
     step, then = _in_checkpoint(run)
-    if then is None and (known is None or as_written):
+    if then is None and believed:
         return load_config(run.config)
     try:
         now = load_config(run.config)
@@ -71,7 +76,7 @@ def saved_config(run: RunFolder) -> Config:
             f"{run.config} is not as seqlm wrote it: it was edited or damaged.\n{_way_out(run, 0, None, [])}"
         )
     # A run that was resumed under other keys, and killed before it saved, has them in config.yaml alone.
-    differing = refused_changes(then, now) if known is None or as_written else differences(asdict(then), asdict(now))
+    differing = refused_changes(then, now) if believed else differences(asdict(then), asdict(now))
     if not differing:
         return now
     lines = [f"  {key}={as_typed(old)}, and the file has {as_typed(new)}" for key, old, new in differing[:SHOWN]]
