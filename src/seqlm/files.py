@@ -36,6 +36,20 @@ def read_bounded(path: Path, limit: int) -> bytes:
     return data
 
 
+def read_json(path: Path, limit: int = 16 * MB) -> Any:
+    """The JSON in a regular file of at most `limit` bytes.
+
+    Raises ConfigError if it is larger or no regular file; ValueError if it is damaged, or nested too deep; OSError.
+    """
+    data = read_bounded(path, limit)
+    if data.count(b"[") + data.count(b"{") > 1 << 22:  # an empty list takes thirty times the memory of its brackets
+        raise ValueError("more than 4 million lists and mappings")
+    try:
+        return json.loads(data.decode("utf-8", "surrogatepass"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def beside(path: Path) -> Path:
     """A name beside `path` that no other process has, to write it under: process numbers are alike in containers."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -70,8 +84,8 @@ def flush(path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as handle:
+    """SHA-256 of a file, in hexadecimal. Raises ConfigError if it is no regular file; OSError."""
+    with open_regular(path) as handle:
         digest = hashlib.sha256()
         for block in iter(lambda: handle.read(1 << 20), b""):
             digest.update(block)

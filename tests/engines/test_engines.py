@@ -400,9 +400,7 @@ def test_code_that_others_may_have_written_is_not_run(monkeypatch, tmp_path, cap
     compiled._load.cache_clear()
     assert compiled.library(source).one() == 1
     (made,) = (tmp_path / "cache" / "kernels").glob("*/kernel.so")
-    made.symlink_to(
-        made.rename(made.with_name("of_another.so"))
-    )  # the digest is right, but the file lies where its owner can change it
+    made.symlink_to(made.rename(made.with_name("of_another.so")))  # the digest is right, but another can change it
     compiled._load.cache_clear()
     assert compiled.library(source).one() == 1 and "is damaged" in capfd.readouterr().err
     (tmp_path / "cache" / "kernels").chmod(0o777)

@@ -22,7 +22,7 @@ from .tree import find_configs
 from .trust import check_trust, has_own_files, widening
 from .values import typed, unknown_group, unknown_key, unknown_option
 from .words import GRAMMAR, INIT_FROM, Words, overrides, quoted_paths
-from .yaml_files import resolve_layer_cells
+from .yaml_files import check_yaml, resolve_layer_cells
 
 Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
 Job = Callable[[Callable[[], Config], Choices, list[str]], float | None]
@@ -170,7 +170,32 @@ def _check(words: Words) -> None:
             if NO_NAMES.fullmatch(value.partition(",")[0]):
                 raise ConfigError(unknown_option(group, value, options))
     if has_own_files(words):
+        _guard_files()
         _check_files(words)
+
+
+def _guard_files() -> None:
+    """Have hydra load no YAML file without a look at its bounds."""
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+    from yaml import YAMLError
+
+    Plugins.instance()  # which registers where files come from
+    source_of_files: Any = SourcesRegistry.instance().resolve("file")
+    load = source_of_files.load_config
+    if load.__module__ == __name__:
+        return
+
+    def load_within_bounds(source: Any, config_path: str) -> Any:
+        path = Path(source.path) / source._normalize_file_name(config_path)
+        try:
+            check_yaml(path)
+        except (OSError, ValueError, YAMLError) as error:
+            if path.exists():  # else hydra tells what there is
+                raise ConfigError(f"{path} cannot be read: {error}") from error
+        return load(source, config_path)
+
+    source_of_files.load_config = load_within_bounds
 
 
 def _check_files(words: Words) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import MB, read_bounded
 from .tree import find_configs
 
 # The keys that help names first.
@@ -68,7 +69,7 @@ def read_page(path: Path) -> Page:
     keys: list[Key] = []
     sections = [(-1, "")]  # (indentation, prefix of the keys in it)
     is_global = False
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_bounded(path, MB).decode("utf-8", "replace").splitlines():
         text = line.strip()
         if text.startswith("#"):
             comment = text[1:].removeprefix(" ")

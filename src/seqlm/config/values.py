@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import ConfigError
-from ..files import write_atomically
+from ..files import MB, read_bounded, write_atomically
 from .build import describe_type, fits, mismatches
 from .keys import dotted, nested
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
@@ -98,7 +98,7 @@ def _verb_defaults(verb: str) -> dict[str, Any]:
 def save_config(config: Config, path: Path) -> None:
     """Write plain YAML that `load_config` reads back to an equal object."""
     text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or read_bounded(path, 4 * MB).decode() != text:
         write_atomically(path, text)
 
 

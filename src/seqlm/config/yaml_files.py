@@ -13,12 +13,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..errors import ConfigError
+from ..files import MB, read_bounded
 from .tree import find_configs
+
+MOST_VALUES, MOST_DEEP = 100_000, 100  # that a YAML file may hold, and how many levels of them
+SUSPICIOUS = re.compile(r"&|(?:[-?:] ){20}|\n {200}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError if there is none."""
     try:
+        check_yaml(path)
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
@@ -30,12 +35,44 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_saved(path: Path) -> dict[str, Any]:
     """The mapping in a file that `save_config` wrote, which holds no interpolations: ten times as fast."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _SavedLoader)  # noqa: S506: it is a safe one
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = yaml.load(check_yaml(path), _SavedLoader)  # noqa: S506: it is a safe one
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # TypeError: a list as a key
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold keys and values")
     return values
+
+
+def check_yaml(path: Path) -> str:
+    """The text of a YAML file, after a look at its size, its depth, and what its aliases (`*name`) stand for.
+
+    A few lines of aliases can stand for billions of values. Raises ConfigError, ValueError, YAMLError; OSError.
+    """
+    text = read_bounded(path, 4 * MB).decode()
+    if not SUSPICIOUS.search(text) and text.count("[") + text.count("{") <= MOST_DEEP:
+        return text
+    started: list[tuple[str | None, int]] = []  # collections that are not at their end
+    stands_for: dict[str, int] = {}
+    count = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.AliasEvent):
+            name = event.anchor or ""
+            if any(anchor == name for anchor, _ in started):
+                raise ConfigError(f"{path}: *{name} stands in what it stands for")
+            count += stands_for.get(name, 0)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            started.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = started.pop()
+            stands_for[anchor or ""] = count - before
+        elif isinstance(event, yaml.ScalarEvent):
+            stands_for[event.anchor or ""] = 1
+            count += 1
+        if count > MOST_VALUES or len(started) > MOST_DEEP:
+            kind = f"{MOST_VALUES:,} values" if count > MOST_VALUES else f"{MOST_DEEP} levels"
+            raise ConfigError(f"{path} holds more than {kind}, aliases written out; that is no configuration")
+    return text
 
 
 class _SavedLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .batching.batches import IGNORE_INDEX
 from .tag_schemes import CONLLEVAL, TagScheme, named, recognise, transitions
-from .tokenizers.text import EOS, UNK, Tokenizer, most_frequent
+from .tokenizers.text import EOS, UNK, Tokenizer, most_frequent, texts_of
 
 if TYPE_CHECKING:
     from .tokenizers.examples import ExampleTokenizer
@@ -92,6 +92,13 @@ class Field(ABC):
         return json.dumps(value).encode("utf-8", "surrogatepass")
 
 
+def size_in(name: str, value: object) -> int:
+    """A number of features as it stands in a file under a key; raises ValueError if it is something else."""
+    if not isinstance(value, int) or not 0 <= value < 1 << 24:
+        raise ValueError(f"{name}={value!r:.80} should be a number of features")
+    return value
+
+
 def padded(values: Sequence[Any], fill: float, dtype: type) -> NDArray[Any]:
     """Sequences (T, ...) side by side (T, B, ...), filled up to the longest."""
     table = np.full((max(map(len, values)), len(values), *np.shape(values[0])[1:]), fill, dtype)
@@ -140,7 +147,11 @@ class Vocabulary(Field):
     def load(self, data: Mapping[str, Any]) -> bool:
         items = data["vocabularies"].get(self.name)
         if items is not None:
-            self._set(list(items), list(data.get("counts", {}).get(self.name, [])))
+            counts = data.get("counts", {}).get(self.name, [])
+            whole = isinstance(counts, list) and all(isinstance(count, int) for count in counts)
+            if not whole or len(counts) not in (0, len(items)):
+                raise ValueError(f"counts.{self.name} should be a whole number for each of vocabularies.{self.name}")
+            self._set(texts_of(f"vocabularies.{self.name}", items), counts)
         return items is not None
 
     def encode(self, value: Any) -> Any:
@@ -284,7 +295,7 @@ class Features(Field):
         data["num_features"] = self.width
 
     def load(self, data: Mapping[str, Any]) -> bool:
-        self.width = int(data["num_features"])
+        self.width = size_in("num_features", data["num_features"])
         return self.width > 0
 
     def encode(self, value: Any) -> Any:
@@ -324,7 +335,9 @@ class Value(Field):
 
     def load(self, data: Mapping[str, Any]) -> bool:
         if "value" in data:
-            self.width, self.sequence = int(data["value"]["size"]), bool(data["value"]["steps"])
+            if not isinstance(data["value"], dict):
+                raise ValueError(f"value={data['value']!r:.80} should be a mapping")
+            self.width, self.sequence = size_in("value.size", data["value"]["size"]), bool(data["value"]["steps"])
             self.aligned = self.sequence
         return "value" in data
 

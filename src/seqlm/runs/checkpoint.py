@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SeqlmError
-from ..files import flush, sha256_of
+from ..files import MB, flush, read_bounded, read_json, sha256_of
 from .pointers import point, pointed, ranked
 from .pointers import step_name as step_name
 from .pointers import steps as steps
@@ -210,7 +210,7 @@ def _none_whole(folder: Path) -> ConfigError:
 def verify(path: Path) -> str:
     """The damage in the files of a checkpoint, or an empty text; raises ConfigError if they may not be read."""
     try:
-        lines = (path / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
+        lines = read_bounded(path / "MANIFEST.sha256", 1 << 16).decode().splitlines()
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         if sorted(listed) != sorted(FILES):
             return "its manifest is incomplete"
@@ -220,7 +220,7 @@ def verify(path: Path) -> str:
     except PermissionError as error:
         way_out = f"its owner can type chmod -R a+rX {path.parent.parent}"
         raise ConfigError(f"{error.filename} may not be read by this user; {way_out}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         return str(error)
     return ""
 
@@ -229,9 +229,10 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
     """The newest meta.json that is as its manifest says, without a look at the weights; None if there is none."""
     for step in reversed(steps(folder)):
         path = folder / step_name(step)
-        with suppress(OSError, ValueError):
-            text = (path / "meta.json").read_bytes()
-            if f"{hashlib.sha256(text).hexdigest()}  meta.json\n" in (path / "MANIFEST.sha256").read_text("utf-8"):
+        with suppress(OSError, ValueError, ConfigError):
+            text = read_bounded(path / "meta.json", 16 * MB)
+            manifest = read_bounded(path / "MANIFEST.sha256", 1 << 16).decode()
+            if f"{hashlib.sha256(text).hexdigest()}  meta.json\n" in manifest:
                 found: dict[str, Any] = json.loads(text)
                 return found
     return None
@@ -274,7 +275,7 @@ def correct_pointers(folder: Path, newest: Checkpoint, best_step: int | None) ->
 
 
 def _opened(path: Path) -> Checkpoint:
-    meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    meta = read_json(path / "meta.json")
     if meta.get("format") != FORMAT:
         raise ConfigError(
             f"{path} was written in checkpoint format {meta.get('format')}, this seqlm reads format {FORMAT}; "

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
-from ..files import free_path, to_json, write_atomically
+from ..files import MB, free_path, read_bounded, read_json, to_json, write_atomically
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 CHECKSUM = "checksum"  # key of run.json, of all its others
@@ -103,7 +103,7 @@ class RunFolder:
     def info(self) -> dict[str, Any]:
         """run.json: status, versions, seed, parameters, data fingerprint, metrics; with today's keys if it is older."""
         try:
-            info = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            info = read_json(self.path / "run.json")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
         if not isinstance(info, dict):
@@ -149,13 +149,16 @@ class RunFolder:
 
     def records(self) -> list[dict[str, Any]]:
         """metrics.jsonl; what a kill cut short, or damaged, is left out."""
-        lines = self.metrics.read_bytes().split(b"\n") if self.metrics.is_file() else []
+        lines = self._metrics_bytes().split(b"\n")
         return [record for line in lines if (record := _record(line)) is not None]
 
     def metrics_so_far(self) -> dict[str, Any]:
         """Length and SHA-256 of metrics.jsonl, which a checkpoint keeps."""
-        data = self.metrics.read_bytes() if self.metrics.is_file() else b""
+        data = self._metrics_bytes()
         return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _metrics_bytes(self) -> bytes:
+        return read_bounded(self.metrics, 512 * MB) if self.metrics.is_file() else b""
 
     def save_sample(self, step: int, text: str) -> None:
         """Keep the text that was shown at an evaluation."""
@@ -171,8 +174,8 @@ class RunFolder:
     def eval_result(self, split: str) -> dict[str, Any]:
         """The last result of `seqlm eval` for `split`, with today's keys; empty if there is none."""
         try:
-            result = json.loads((self.path / f"eval-{split}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            result = read_json(self.path / f"eval-{split}.json")
+        except (OSError, ValueError, ConfigError):
             return {}
         return migrate_score(result) if isinstance(result, dict) else {}
 
@@ -186,7 +189,7 @@ class RunFolder:
         def known(record: dict[str, Any]) -> bool:
             return bool(record["step"] <= (evaluated_at if "valid/loss" in record else step))
 
-        data = self.metrics.read_bytes() if self.metrics.is_file() else b""
+        data = self._metrics_bytes()
         lines = data.split(b"\n")[:-1]  # behind the last line feed is what a kill cut short
         records = [_record(line) for line in lines]
         damaged = [str(number) for number, record in enumerate(records, 1) if record is None]
@@ -245,4 +248,5 @@ def find_runs(root: Path) -> list[RunFolder]:
         for file in root.rglob("run.json")
         if not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
-    return [RunFolder(file.parent) for file in sorted(files) if (file.parent / "config.yaml").is_file()]
+    found = [file.parent for file in sorted(files) if file.is_file()]
+    return [RunFolder(folder) for folder in found if (folder / "config.yaml").is_file()]

@@ -6,12 +6,11 @@ holds the run writes it again.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..files import free_path, read_bounded, write_atomically
+from ..files import free_path, read_bounded, read_json, write_atomically
 
 NAME = re.compile(r"step-\d+")
 
@@ -68,7 +67,7 @@ def ranked(folder: Path) -> list[int]:
 def _rank(path: Path) -> list[float]:
     """How good an evaluated checkpoint is, the best first; empty if it was not evaluated."""
     try:
-        rank = json.loads((path / "meta.json").read_bytes()).get("rank")
+        rank = read_json(path / "meta.json").get("rank")
         return [float(one) for one in rank or []]
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, ConfigError):
         return []

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..errors import ConfigError
+from ..files import open_regular
 from ..runs.folder import RunFolder
 from ..runs.table import DAMAGED, summarize
 from ..terminal import columns
@@ -119,15 +121,15 @@ class Display:
 def _last_record(run: RunFolder) -> dict[str, Any]:
     """The last line of metrics.jsonl with losses of training; empty if there is none yet."""
     try:
-        with run.metrics.open("rb") as handle:
+        with open_regular(run.metrics) as handle:
             handle.seek(max(0, handle.seek(0, 2) - 4096))
             lines = handle.read().split(b"\n")
-    except OSError:
+    except (OSError, ConfigError):
         return {}
     for line in reversed(lines):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "train/loss" in record and isinstance(record.get("step"), int):
             return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, SeqlmError
-from ..files import to_json, write_atomically
+from ..files import read_json, to_json, write_atomically
 from ..runs.folder import RunFolder
 
 NEW, RUNNING, INTERRUPTED, FINISHED, FAILED = "new", "running", "interrupted", "finished", "failed"
@@ -96,8 +95,8 @@ class Place:
     def failure(self) -> str:
         """The error that the job ended with, as far as it is known."""
         try:
-            return str(json.loads(self._failure.read_text(encoding="utf-8"))["error"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return str(read_json(self._failure)["error"])
+        except (OSError, ValueError, KeyError, TypeError, ConfigError):
             return "see its log"
 
     def set_failure(self, error: str | None, **facts: Any) -> None:

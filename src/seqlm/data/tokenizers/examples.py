@@ -120,6 +120,11 @@ class ExampleTokenizer:
     @classmethod
     def load(cls, data: dict[str, Any]) -> ExampleTokenizer:
         """From the file that `save` wrote."""
+        if data["settings"].get("unit", "word") not in ("word", "char"):
+            raise ValueError(f"settings.unit={data['settings']['unit']!r:.80} should be word or char")
+        for name in ("vocabularies", "counts"):
+            if not isinstance(data.get(name, {}), dict):
+                raise ValueError(f"{name} should be a mapping, not a {type(data[name]).__name__}")
         tokenizer = cls(**data["settings"])
         fields = {name: kind(tokenizer) for name, kind in FIELDS.items()}
         tokenizer.fields = {name: field for name, field in fields.items() if field.load(data)}

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
+from ...files import MB, read_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 UNK, EOS = "<unk>", "<eos>"
 LONGEST_WORD = 1 << 20  # characters: more are held at once by no text that has words
+MOST_BYTES = 48 * MB  # of a tokenizer.json: some four million words
 Ids = NDArray[np.int64]
 
 
@@ -71,6 +73,9 @@ class Tokenizer(ABC):
 
 def check_cut(min_count: int, max_size: int | None) -> None:
     """Raise ValueError for settings that cannot cut a vocabulary."""
+    for name, value in (("min_count", min_count), ("max_size", max_size)):
+        if not isinstance(value, int) and not (value is None and name == "max_size"):
+            raise ValueError(f"{name}={value!r:.80} must be a whole number")
     if min_count < 1:
         raise ValueError(f"min_count={min_count} must be at least 1")
     if max_size is not None and max_size < 3:
@@ -130,6 +135,8 @@ class CharTokenizer(_Vocabulary, Tokenizer):
         fitted = super().with_vocabulary(vocabulary)
         fitted._table = np.zeros(0x110000, dtype=np.int64)
         for index, character in enumerate(vocabulary[1:], start=1):
+            if len(character) != 1:
+                raise ValueError(f"vocabulary[{index}]={character!r:.80} should be one character")
             fitted._table[ord(character)] = index
         return fitted
 
@@ -220,15 +227,40 @@ def load_tokenizer(path: Path) -> Any:
     from .examples import ExampleTokenizer
 
     try:
-        data = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
-        if data["kind"] == ExampleTokenizer.kind:
+        data = read_json(path, MOST_BYTES)
+        if not isinstance(data, dict):
+            raise ValueError("it should be a mapping")
+        kinds = {**KINDS, ExampleTokenizer.kind: ExampleTokenizer}
+        kind, settings = data.get("kind"), data.get("settings")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(f"kind={kind!r:.80} should be {' or '.join(kinds)}")
+        if not isinstance(settings, dict):
+            raise ValueError(f"settings={settings!r:.80} should be a mapping")
+        if kind == ExampleTokenizer.kind:
             return ExampleTokenizer.load(data)
-        tokenizer = KINDS[data["kind"]](**data["settings"])
+        tokenizer = KINDS[kind](**settings)
         if isinstance(tokenizer, ByteTokenizer):
             return tokenizer
-        return tokenizer.with_vocabulary(list(data["vocabulary"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a tokenizer of seqlm ({type(error).__name__}: {error})") from error
+        vocabulary = texts_of("vocabulary", data.get("vocabulary"))
+        if len(vocabulary) < 2:
+            raise ValueError(f"vocabulary has {len(vocabulary)} entries, but {UNK} and the end of a line are two")
+        return tokenizer.with_vocabulary(vocabulary)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{path} is not a tokenizer of seqlm: {said}") from error
+
+
+def texts_of(name: str, items: object) -> list[str]:
+    """A list of texts, each once, as it stands in a file under a key; raises ValueError if it is something else."""
+    if not isinstance(items, list):
+        raise ValueError(f"{name} should be a list of texts, not a {type(items).__name__}")
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ValueError(f"{name}[{index}]={item!r:.80} should be a text")
+    if len(set(items)) < len(items):
+        twice = next(item for item, count in Counter(items).items() if count > 1)
+        raise ValueError(f"{name} has {twice!r:.80} twice")
+    return items
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

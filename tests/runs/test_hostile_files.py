@@ -1,0 +1,76 @@
+"""A folder of runs that strangers may have filled: nothing in it hangs, and damage is a row, not a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+
+import pytest
+
+from seqlm.errors import ConfigError
+from seqlm.files import MB
+from seqlm.runs import checkpoint
+from seqlm.runs.folder import RunFolder, find_runs
+from seqlm.runs.listing import row_of
+from seqlm.runs.table import summarize
+
+from ..conftest import REPOSITORY
+
+KEPT = REPOSITORY / "tests" / "kept" / "v0.1.0" / "runs" / "lm"
+FILES = ["run.json", "config.yaml", "metrics.jsonl", "eval-test.json"]
+CONTENTS = [b"", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"0" * (17 * MB)]
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(KEPT, tmp_path / "runs" / "lm")
+    return RunFolder(tmp_path / "runs" / "lm")
+
+
+def replaced(path, content):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+
+
+@pytest.mark.parametrize("content", [None, *CONTENTS])
+@pytest.mark.parametrize("name", FILES)
+def test_a_table_of_runs_has_a_row_for_a_damaged_one(run, name, content):
+    replaced(run.path / name, content)
+    rows = [row_of(one, one.name).facts["status"] for one in find_runs(run.path.parent)]
+    assert rows in ([], ["damaged"], ["finished"])
+    assert rows == ["damaged"] or name != "run.json" or content is None
+
+
+def test_a_running_run_reads_its_records_within_bounds(run):
+    run.update(status="running", metrics={})
+    whole = summarize(run).steps
+    with run.metrics.open("ab") as handle:
+        handle.write(b"[" * (3 * MB) + b"\nnull\n3\n")
+    assert summarize(run).steps == whole
+    replaced(run.metrics, None)
+    assert not summarize(run).valid  # as if there were no records
+    with run.path.joinpath("large").open("wb") as handle:
+        handle.truncate(513 * MB)
+    (run.path / "large").rename(run.metrics)
+    with pytest.raises(ConfigError, match="larger than 512 MB"):
+        run.records()
+
+
+@pytest.mark.parametrize("content", [None, *CONTENTS])
+def test_a_checkpoint_is_damaged_whatever_its_files_are(run, content):
+    """None is opened before its manifest and all that it lists was read, and that within bounds."""
+    folder = run.checkpoints
+    (step,) = checkpoint.steps(folder)[-1:]
+    for name in ("MANIFEST.sha256", "model.safetensors", "meta.json"):
+        path = folder / checkpoint.step_name(step) / name
+        before = path.read_bytes()
+        replaced(path, content)
+        assert checkpoint.verify(path.parent)
+        checkpoint.prune(folder, keep_last=3, keep_best=1, keep_every=None)
+        replaced(path, before)
+    for pointer in ("last", "best"):
+        replaced(folder / pointer, content)
+    with suppress(ConfigError):
+        assert checkpoint.best_step(folder) == step
+    assert checkpoint.find(folder, "last", pytest.fail).step == step
