@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from seqlm.config.migrate import migrate
 from seqlm.data.sources.labelled import Labelled
 from seqlm.errors import ConfigError
 
@@ -64,7 +65,9 @@ def test_columns_by_name_and_number(tmp_path):
     assert Labelled(path=str(tmp_path)).splits() == ("train", "valid")
     for columns in ({"text": "text", "label": "label"}, {"text": "text"}, {"label": "label"}):
         assert read(Labelled(path=str(tmp_path), **columns), "train") == ROWS
-    assert read(Labelled(path=str(tmp_path), text=1, label=2), "train") == [("label", "text"), *ROWS]
+    assert read(Labelled(path=str(tmp_path), text=1, label=2), "train") == ROWS
+    for header in (False, None):
+        assert read(Labelled(path=str(tmp_path), text=1, label=2, header=header), "train") == [("label", "text"), *ROWS]
 
 
 def test_keys_and_kinds_in_json(tmp_path):
@@ -155,7 +158,7 @@ def test_what_is_wrong_with_a_path(tmp_path):
     (tmp_path / "README.md").write_text("about")
     with pytest.raises(ConfigError, match="neither a folder nor a .txt file for each label"):
         read(Labelled(path=str(tmp_path)), "train")
-    with pytest.raises(ConfigError, match=r"README.md should be a folder, or end in .tsv, .txt, .jsonl"):
+    with pytest.raises(ConfigError, match=r"README.md should be a folder, or end in .tsv, .txt, .csv, .jsonl"):
         read(Labelled(path=str(tmp_path / "README.md")), "train")
     tsv(tmp_path / "train.tsv")
     with pytest.raises(ConfigError, match="has train.tsv, but no valid"):
@@ -170,3 +173,140 @@ def test_what_is_wrong_with_a_path(tmp_path):
     (tmp_path / "valid" / "neg" / "9.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ConfigError, match="9.txt, line 1: byte 0xe9 is not UTF-8"):
         read(Labelled(path=str(tmp_path)), "valid")
+
+
+# ---- headers, quotes, separators, fields of fields, empty parts
+
+
+def table(tmp_path, content, name="train.tsv", path=None, **how):
+    for split in ("train", "valid"):
+        (tmp_path / name.replace("train", split)).write_text(content, newline="")
+    corpus = Labelled(path=str(tmp_path), **how)
+    return read(corpus, "train"), corpus.note()
+
+
+@pytest.mark.parametrize(("content", "how", "expected"), [
+    ("label\ttext\npos\ta b\n", {}, [("pos", "a b")]),
+    ("Sentence\tLabel\na b\tpos\n", {}, [("pos", "a b")]),
+    ("id\ttext\tsentiment\n1\ta b\tpos\n", {}, [("pos", "a b")]),
+    ("id\tclass\treview\n1\tpos\ta b\n", {"label": 1, "text": 2}, [("pos", "a b")]),
+    ("grade\twords\n1.5\ta b\n-2\tc\n", {}, [("1.5", "a b"), ("-2", "c")]),
+    ("any\tname\npos\ta b\n", {"header": True}, [("pos", "a b")]),
+])  # fmt: skip
+def test_a_header_is_recognised_and_said(tmp_path, content, how, expected):
+    found, note = table(tmp_path, content, **how)
+    assert found == expected and "train.tsv: the first line is a header, label in column" in note
+    found, note = table(tmp_path, content, **{**how, "header": False})
+    assert len(found) == len(expected) + 1 and not note
+
+
+def test_what_is_no_header(tmp_path):
+    for content in ("label\tx\npos\ta\n", "a\tb\n1\tc\nd\te\n", "1\ta\n2\tb\n3\tc\n"):
+        found, note = table(tmp_path, content)
+        assert len(found) == content.count("\n") and not note
+    with pytest.raises(ConfigError, match="data.header=false, but data.text and data.label are names"):
+        table(tmp_path, "a\tb\n", header=False, text="a")
+
+
+QUOTED = [
+    ('pos\t"he said ""fine"""\nneg\tno\n', [("pos", 'he said "fine"'), ("neg", "no")]),
+    ('"pos"\t"fine"\n"neg"\t"no"\n', [("pos", "fine"), ("neg", "no")]),
+    ('pos\t"two\nlines"\nneg\tno\n', [("pos", "two\nlines"), ("neg", "no")]),
+    ('pos\t"a\ttab"\nneg\tno\n', [("pos", "a\ttab"), ("neg", "no")]),
+]
+TEXTS = [
+    ('pos\t"fine" he said\nneg\tno\n', [("pos", '"fine" he said'), ("neg", "no")]),
+    ('pos\t"fine"\nneg\tno\n', [("pos", '"fine"'), ("neg", "no")]),
+    ('pos\t5" disks\nneg\tsaid ""no""\n', [("pos", '5" disks'), ("neg", 'said ""no""')]),
+    ('pos\t"open\nneg\tno\n', [("pos", '"open'), ("neg", "no")]),
+]
+
+
+@pytest.mark.parametrize(("content", "expected", "quoted"), [(*q, True) for q in QUOTED] + [(*t, False) for t in TEXTS])
+def test_quotes_are_of_the_table_or_of_the_text(tmp_path, content, expected, quoted):
+    found, note = table(tmp_path, content)
+    assert found == expected and ("without them (data.quoting=false" in note) == quoted
+    for plain in (False, None):
+        if quoted and content.count("\n") == 2 and content.count("\t") == 2:
+            assert table(tmp_path, content, quoting=plain)[0][0][1].startswith('"')
+        elif not quoted:
+            assert table(tmp_path, content, quoting=plain)[0] == expected
+
+
+@pytest.mark.parametrize(("content", "how", "expected"), [
+    ('pos,"a, b"\nneg,c\n', {}, [("pos", "a, b"), ("neg", "c")]),
+    ("pos;a, b\nneg;c, d, e\n", {}, [("pos", "a, b"), ("neg", "c, d, e")]),
+    ("text,label\r\na b,pos\r\n", {}, [("pos", "a b")]),
+    ("pos|a, b\n", {"separator": "|"}, [("pos", "a, b")]),
+    ("pos\ta, b\n", {"separator": "tab"}, [("pos", "a, b")]),
+    ('pos,"a\n\nb"\n', {}, [("pos", "a\n\nb")]),
+])  # fmt: skip
+def test_csv(tmp_path, content, how, expected):
+    assert table(tmp_path, content, "train.csv", **how)[0] == expected
+
+
+def test_what_is_wrong_in_csv(tmp_path):
+    for content, message in [
+        ('pos,a\nneg,"b" c\n', "train.csv, line 2: .*data.quoting=false"),
+        ('pos,a\nneg,"b\n', "train.csv, line 2: unexpected end of data"),
+        ("pos,a\nneg,b,c\n", "line 2: 3 columns, but 2"),
+        ("pos\n", r"line 1: 1 columns, with commas between; there is no number 1 \(data.text"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            table(tmp_path, content, "train.csv")
+    with pytest.raises(ConfigError, match="data.separator=, , should be tab, comma, semicolon or a single character"):
+        table(tmp_path, "a,b\n", "train.csv", separator=", ,")
+    tsv(tmp_path / "train.tsv")
+    assert read(Labelled(path=str(tmp_path)), "train") == ROWS  # before .csv was read there was no choice
+
+
+def test_fields_of_fields_in_json(tmp_path):
+    item = {
+        "a": {"b": "plain", "tokens": [{"w": "two"}, {"w": "words"}]},
+        "y": [{"l": "pos"}, {"l": "neg"}],
+        "a.c": "dot",
+    }
+    for text, label, expected in [
+        ("a.b", "y.0.l", ("pos", "plain")),
+        ("a.tokens.w", "y.1.l", ("neg", ["two", "words"])),
+        ("a.c", "a.b", ("plain", "dot")),
+    ]:
+        found, _ = table(tmp_path, json.dumps(item) + "\n", "train.jsonl", text=text, label=label)
+        assert found == [expected]
+    for text, message in [("a.x", "no key data.text=a.x, but b, tokens"), ("a.b.c", "data.text=a.b.c, for this is no")]:
+        with pytest.raises(ConfigError, match=message):
+            table(tmp_path, json.dumps(item) + "\n", "train.jsonl", text=text, label="a.b")
+    with pytest.raises(ConfigError, match="line 1: not JSON"):
+        table(tmp_path, "[" * 100_000, "train.jsonl")
+
+
+def test_empty_parts_are_counted_and_left_out_if_asked(tmp_path):
+    content = "pos\ta\nneg\t\n\tb\n \t \npos\tc\nneg\t\n"
+    with pytest.raises(ConfigError) as raised:
+        table(tmp_path, content)
+    assert str(raised.value).splitlines() == [
+        f"{tmp_path}/train.tsv: 3 of its examples have an empty part; data.skip_empty=true leaves them out",
+        "  line 2: the text is empty",
+        "  line 3: the label is empty",
+        "  line 6: the text is empty",
+    ]
+    found, note = table(tmp_path, content + "neg\t\n", skip_empty=True)
+    assert found == [("pos", "a"), ("pos", "c")] and note == "left out, for a part of them is empty: 4 in train.tsv"
+
+
+def test_a_folder_of_labels_passes_over_runs_and_binary_files(tmp_path):
+    folders(tmp_path / "all")
+    (tmp_path / "all" / "pos" / "picture.txt").write_bytes(b"\0\1")
+    (tmp_path / "all" / "outputs" / "a").mkdir(parents=True)
+    (tmp_path / "all" / "outputs" / "notes.txt").write_text("of a run\n")
+    corpus = Labelled(path=str(tmp_path / "all"), outputs=str(tmp_path / "all" / "outputs"))
+    assert sorted(sum((read(corpus, split) for split in corpus.splits()), [])) == sorted(ROWS)
+    assert corpus.note() == "skipped in all: 1 hidden, 1 of runs; skipped in pos: 1 binary"
+
+
+def test_tables_of_older_runs_are_read_as_before(tmp_path):
+    node = {"_target_": "seqlm.data.sources.labelled.Labelled", "path": str(tmp_path)}
+    arguments = {key: value for key, value in migrate({"data": node})["data"].items() if key != "_target_"}
+    assert arguments == {"path": str(tmp_path), "header": None, "quoting": None}
+    found, note = table(tmp_path, 'label\ttext\npos\t"he said ""fine"""\n', **{**arguments, "path": str(tmp_path)})
+    assert found == [("label", "text"), ("pos", '"he said ""fine"""')] and not note

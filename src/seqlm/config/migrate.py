@@ -39,6 +39,7 @@ ADDED: dict[str, Any] = {
 READ_AS_BEFORE = {
     "seqlm.data.sources.text.TextCorpus": ("encoding", "newlines"),
     "seqlm.data.sources.parallel.Parallel": ("encoding", "newlines"),
+    "seqlm.data.sources.labelled.Labelled": ("header", "quoting"),
 }
 
 # Keys of the other verbs, older -> today's: they are typed, never saved.

@@ -26,7 +26,7 @@ def _key(
 
 DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
 # Keys of a data node that say how its files are read, with their defaults: the text that comes of it is checked.
-READING_KEYS = {"encoding": "auto", "newlines": "universal"}
+READING_KEYS = {"encoding": "auto", "newlines": "universal", "header": "auto", "quoting": "auto", "skip_empty": False}
 PATH_KEYS = ("run.root", "init_from", *(f"data.{key}" for key in DATA_PATHS))  # keys that name files
 PARTS = ("data", "model", "task", "optim", "schedule", "averaging")  # keys of a node each, chosen by part=choice
 LIMITS = ("steps", "epochs", "tokens", "minutes")  # keys of train that end a run

@@ -156,7 +156,7 @@ class TextReader:
             if text:
                 yield text
         if lines and set(lines.newlines or ()) & {"\r", "\r\n"}:
-            self._remark("carriage returns are read as line ends (data.newlines=keep leaves them)", name)
+            self.remark("carriage returns are read as line ends (data.newlines=keep leaves them)", name)
 
     def _codec(self, head: bytes, name: str) -> tuple[str, int]:
         """The encoding of a file that begins with `head`, and the bytes of its mark."""
@@ -173,7 +173,7 @@ class TextReader:
             )
         if marked:
             if marked != "utf-8":
-                self._remark(f"read as {marked}, as its mark says", name)
+                self.remark(f"read as {marked}, as its mark says", name)
             return marked, len(mark)
         for signature, kind in SIGNATURES.items():
             if head.startswith(signature):
@@ -198,7 +198,8 @@ class TextReader:
             f"; data.encoding= says how it is written ({ENCODINGS})"
         )
 
-    def _remark(self, remark: str, name: str) -> None:
+    def remark(self, remark: str, name: str) -> None:
+        """Keep a remark on a file for `note`."""
         self._seen.setdefault(remark, {})[Path(name).name] = None
 
 

@@ -28,6 +28,8 @@ class SplitExamples(Examples):
         if not root.exists():
             raise ConfigError(f"data.path={path} does not exist")
         found = {split: [one for end in self.endings if (one := root / (split + end)).exists()] for split in SPLITS}
+        for split, paths in found.items():  # a .csv beside another form was no source before it could be read
+            found[split] = paths if len(paths) == 1 else [path for path in paths if path.suffix != ".csv"]
         self._sources = {split: paths[0] for split, paths in found.items() if paths}
         for split, paths in found.items():
             if len(paths) > 1:
