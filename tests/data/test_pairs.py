@@ -144,12 +144,21 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     two, one = Parallel(path=path, source="de", target="en"), Parallel(path=path)
     for source, split, message in [
         (two, "train", r"lines do not correspond: .*train.de 2 and .*train.en 1 lines"),
-        (two, "valid", r"valid.de, line 2: the source is empty"),
+        (
+            two,
+            "valid",
+            r"valid.de: 1 of its examples has an empty part; data.skip_empty=true .*\n  line 2: the source is",
+        ),
         (one, "train", r"train.tsv, line 2: there is no tab"),
-        (one, "valid", r"valid.tsv, line 1: the target is empty"),
+        (one, "valid", r"valid.tsv: 1 of .*\n  line 1: the target is empty"),
     ]:
         with pytest.raises(ConfigError, match=message):
             pairs(source, split)
+    skipping = Parallel(path=path, source="de", target="en", skip_empty=True)
+    assert pairs(skipping, "valid") == [("eins", "1"), ("drei", "3")]
+    assert skipping.note() == "left out, for a part of them is empty: 1 in valid.de"
+    (tmp_path / "train.tsv").write_text("a\tb\n\nc\td\n \t \n")
+    assert pairs(Parallel(path=path, skip_empty=True), "train") == [("a", "b"), ("c", "d")]
     (tmp_path / "train.tsv").write_bytes(b"gr\xfc\xdfe\tx\n")
     with pytest.raises(ConfigError, match=r"train.tsv, line 1: byte 0xfc is not UTF-8 .*at byte 2\)"):
         pairs(one, "train")

@@ -74,7 +74,7 @@ def test_files_of_a_folder(tmp_path):
     ("a O\nb O x\n", {}, r"train.txt, line 2: 3 columns, but line 1 has 2"),
     ("a O\n\nb\n", {}, r"train.txt, line 3: 1 columns, but line 1 has 2"),
     ("a O\n", {"tag": 2}, r"train.txt, line 1: 2 columns, so there are no data.word=0 and data.tag=2"),
-    ("a\t\n", {"separator": "tab"}, r"train.txt, line 1: the word or its tag is empty"),
+    ("a\t\n", {"separator": "tab"}, r"train.txt: 1 of its examples .*\n  line 1: the word or its tag is empty"),
     ("", {}, r"train.txt is empty"),
     ("-DOCSTART- O\n\n", {}, r"train.txt holds no sentence"),
     (b"a O\ncaf\xe9 O\n", {}, r"train.txt, line 2: byte 0xe9 is not UTF-8 .*data.encoding="),
@@ -86,6 +86,47 @@ def test_what_is_wrong_with_a_column_file(tmp_path, text, options, message):
     folder = files(tmp_path, train=text)
     with pytest.raises(ConfigError, match=message):
         list(Conll(path=folder, **options).examples("train"))
+
+
+def test_empty_words_and_tags_are_left_out_if_asked(tmp_path):
+    conll = Conll(path=files(tmp_path / "a", "a\tO\nb\t\n\nc\tO\n\n\tO\n"), separator="tab", skip_empty=True)
+    assert read(conll) == [(["c"], ["O"])] and conll.note() == "left out, for a part of them is empty: 2 in train.txt"
+    folder = side_by_side(tmp_path / "b", label="x\n \ny\n\n", **{"seq.in": "a b\nc\nd\n", "seq.out": "O O\nO\nO\n"})
+    iob = Iob(path=folder, skip_empty=True)
+    assert [example["words"] for example in iob.examples("train")] == [["a", "b"], ["d"]]
+    assert iob.note() == "left out, for a part of them is empty: 1 in train"
+
+
+def test_a_no_break_space_is_part_of_a_word(tmp_path):
+    expected = [(["pay", "10\u00a0000", "now"], ["O", "B-sum", "O"])]
+    assert read(Conll(path=files(tmp_path / "a", "pay O\n10\u00a0000 B-sum\nnow O\n"))) == expected
+    texts = {"seq.in": "pay 10\u00a0000\tnow\n", "seq.out": "O  B-sum O \n"}
+    assert read(Iob(path=side_by_side(tmp_path / "b", **texts))) == expected
+
+
+def test_a_conllu_file_is_read_as_it_is(tmp_path):
+    lines = ["# sent_id = 1", "# text = du pain", "1-2\tdu" + "\t_" * 8, "1\tde\tde\tADP\tP" + "\t_" * 5]
+    lines += ["2\tle\tle\tDET\tD" + "\t_" * 5, "2.1" + "\t_" * 9, "3\tNew York\tpain\tNOUN\tN" + "\t_" * 5]
+    folder = files(tmp_path / "a", "\n".join(lines) + "\n\n", names=["fr-ud-train.conllu", "fr-ud-dev.conllu"])
+    source = Conll(path=folder)
+    assert read(source) == [(["de", "le", "New York"], ["ADP", "DET", "NOUN"])]
+    assert source.note() == "fr-ud-train.conllu: read as CoNLL-U, column form and its upos"
+    assert read(Conll(path=folder, word="lemma", tag="xpos")) == [(["de", "le", "pain"], ["P", "D", "N"])]
+    other = files(tmp_path / "b", "1\tde\tde\tADP\n# text = du pain\n")
+    with pytest.raises(ConfigError, match="line 2: 5 columns, but line 1 has 4; data.comment='#' leaves out"):
+        read(Conll(path=other))
+    with pytest.raises(ConfigError, match="2: 5 columns, but line 1 has 4; data.separator=tab takes"):
+        read(Conll(path=files(tmp_path / "c", "1\tde\tde\tADP\n2\tNew York\tde\tNOUN\n")))
+
+
+def test_a_line_of_a_document_ends_a_sentence(tmp_path):
+    text = "one O\nOslo B-city\n-DOCSTART- O\ntwo O\n"
+    assert read(Conll(path=files(tmp_path, text))) == [(["one", "Oslo"], ["O", "B-city"]), (["two"], ["O"])]
+    tabs = text.replace(" ", "\t")
+    assert read(Conll(path=files(tmp_path, tabs), separator="tab")) == [
+        (["one", "Oslo"], ["O", "B-city"]),
+        (["two"], ["O"]),
+    ]
 
 
 def test_what_is_wrong_with_a_folder_of_column_files(tmp_path):
@@ -127,7 +168,10 @@ def test_what_is_wrong_with_files_side_by_side(tmp_path):
 
     for files, message in [
         ({"seq.out": "B-ORG O\nB-PER O\n"}, r"valid, line 2: 1 words, 2 tags"),
-        ({"seq.in": "EU rejects\n\nPeter\n", "seq.out": "B-ORG O\n\nB-PER\n"}, r"valid, line 2: 0 words, 0 tags"),
+        (
+            {"seq.in": "EU rejects\n\nPeter\n", "seq.out": "B-ORG O\n\nB-PER\n"},
+            r"valid: 1 of its examples .*\n  line 2 of seq.in and seq.out",
+        ),
         ({"seq.out": "B-ORG O\n"}, r"valid: the files have different numbers of lines: seq.in 2, seq.out 1"),
         ({"seq.in": ""}, r"seq.in is empty"),
     ]:

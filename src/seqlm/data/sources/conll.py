@@ -4,17 +4,59 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ...errors import ConfigError
 from ..corpus import SPLITS
 from ..examples import Example, Examples
 from ..reading import Newlines, TextReader, split_blanks
+from .empties import Empties
 
 # What a file of a folder is called, as one of the parts of its name: train.txt, eng.testa, en_ewt-ud-dev.conllu.
 NAMES = {"train": {"train"}, "valid": {"valid", "dev", "val", "testa"}, "test": {"test", "testb"}}
 DOCUMENT = "-DOCSTART-"  # the first word of a line between documents
+# The columns of a .conllu file (https://universaldependencies.org/format.html).
+CONLLU = ["id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc"]
+Which: TypeAlias = Literal["word", "tag"]
+WHICH: tuple[Which, ...] = ("word", "tag")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the lines of a file are read: the columns of words and tags, and the other arguments of Conll."""
+
+    word: int | str = 0
+    tag: int | str = -1
+    columns: Sequence[str] | Literal["header"] | None = None
+    separator: Literal["space", "tab"] = "space"
+    comment: str | None = None
+
+    def for_conllu(self) -> Layout:
+        """The same with what a .conllu file needs in place of each default."""
+        usual = Layout()
+        return Layout(
+            CONLLU.index("form") if self.word == usual.word else self.word,
+            CONLLU.index("upos") if self.tag == usual.tag else self.tag,
+            self.columns or CONLLU,
+            "tab",
+            self.comment or "#",
+        )
+
+    def place(self, key: Which, names: Sequence[str]) -> int:
+        """The zero-based index of the column of words or tags."""
+        column = self.word if key == "word" else self.tag
+        if isinstance(column, int):
+            return column
+        if column not in names:
+            known = f"the columns are {', '.join(names)}" if names else "name the columns by data.columns=[...]"
+            raise ConfigError(f"data.{key}={column} is unknown; {known}")
+        return names.index(column)
+
+    def parts(self, line: str) -> list[str]:
+        """The columns of a line. A word may hold any other space than those that separate."""
+        return line.split("\t") if self.separator == "tab" else split_blanks(line)
 
 
 class Conll(Examples):
@@ -22,8 +64,15 @@ class Conll(Examples):
 
     `word` and `tag` are columns, by number (-1 is the last) or by name; names are given as `columns`, or are in the
     first line of each file (`columns="header"`). Columns stand apart by spaces and tabs, or each by a single `tab`.
-    Lines that begin with `comment` are left out, and in .conllu files contractions (1-2) and empty nodes (1.1), whose
-    words have lines of their own or none. A line -DOCSTART- ends a sentence. Raises ConfigError, naming file and line.
+    Lines that begin with `comment` are left out. A line -DOCSTART- ends a sentence. Raises ConfigError, naming file and
+    line.
+
+    In a .conllu file the defaults stand for its form and upos, tabs, comments that begin with #, and the names of its
+    columns; contractions (1-2) and empty nodes (1.1), whose words have lines of their own or none, are left out.
+
+    Args:
+        encoding, newlines: arguments of TextReader
+        skip_empty: leave out sentences in which a word or a tag is empty
     """
 
     def __init__(
@@ -40,6 +89,7 @@ class Conll(Examples):
         comment: str | None = None,
         encoding: str | None = "auto",
         newlines: Newlines | None = "universal",
+        skip_empty: bool = False,
     ) -> None:
         given = {"train": train, "valid": valid, "test": test}
         if (path is None) == (not any(given.values())):
@@ -55,63 +105,82 @@ class Conll(Examples):
             if split not in self._files:
                 where = f"data.path={path} has no file for {split}" if path else f"data.{split} is not set"
                 raise ConfigError(f"{where}; give data.train and data.valid, a file each")
-        self._reader = TextReader(encoding, newlines)
-        self.word, self.tag, self.columns, self.separator, self.comment = word, tag, columns, separator, comment
-        if not isinstance(columns, str):  # else the files will say
-            for key, column in (("word", word), ("tag", tag)):
-                self._index(key, column, list(columns or []))
+        self._reader, self._empties = TextReader(encoding, newlines), Empties(skip_empty)
+        self._layouts: dict[Path, Layout] = {}
+        for file in self._files.values():
+            layout = Layout(word, tag, columns, separator, comment)
+            self._layouts[file] = layout = layout.for_conllu() if self._is_conllu(file) else layout
+            if not isinstance(layout.columns, str):  # else the files will say
+                for key in WHICH:
+                    layout.place(key, layout.columns or [])
 
     def note(self) -> str:
-        return self._reader.note()
+        return "; ".join(filter(None, [self._empties.note(), self._reader.note()]))
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in SPLITS if split in self._files)
 
     def examples(self, split: str) -> Iterator[Example]:
-        path = self._files[split]
-        names = None if self.columns == "header" else list(self.columns or [])
-        words: list[str] = []
-        tags: list[str] = []
-        width, first, found = 0, 0, False
-        for number, line in enumerate([*self._reader.content(path), ""], start=1):
-            if not line.strip() or line.split(maxsplit=1)[0] == DOCUMENT:
-                if words:
-                    yield {"words": words, "tags": tags}
-                    words, tags, found = [], [], True
-                continue
-            if self.comment is not None and line.startswith(self.comment):
-                continue
-            parts = line.split("\t") if self.separator == "tab" else split_blanks(line)
-            if names is None:
-                names = parts
-                continue
-            word, tag = self._index("word", self.word, names), self._index("tag", self.tag, names)
-            if path.suffix == ".conllu" and re.fullmatch(r"\d+[-.]\d+", parts[0]):
-                continue
-            width, first = width or len(parts), first or number
-            if len(parts) != width:
-                raise ConfigError(f"{path}, line {number}: {len(parts)} columns, but line {first} has {width}")
-            if not all(-width <= column < width for column in (word, tag)):
-                raise ConfigError(
-                    f"{path}, line {number}: {width} columns, so there are no data.word={self.word} and "
-                    f"data.tag={self.tag}; columns count from 0, or are apart by data.separator=tab"
-                )
-            if not parts[word] or not parts[tag]:
-                raise ConfigError(f"{path}, line {number}: the word or its tag is empty")
-            words.append(parts[word])
-            tags.append(parts[tag])
+        path, found = self._files[split], False
+        with self._empties.of(path) as empty:
+            for rows in self._sentences(path):
+                gap = next((number for number, word, tag in rows if not word or not tag), None)
+                if gap is not None:
+                    empty(f"line {gap}: the word or its tag is empty")
+                    continue
+                found = True
+                yield {"words": [word for _, word, _ in rows], "tags": [tag for _, _, tag in rows]}
         if not found:
             raise ConfigError(f"{path} holds no sentence")
 
-    @staticmethod
-    def _index(key: str, column: int | str, names: Sequence[str]) -> int:
-        """Zero-based index of a column."""
-        if isinstance(column, int):
-            return column
-        if column not in names:
-            known = f"the columns are {', '.join(names)}" if names else "name the columns by data.columns=[...]"
-            raise ConfigError(f"data.{key}={column} is unknown; {known}")
-        return names.index(column)
+    def _sentences(self, path: Path) -> Iterator[list[tuple[int, str, str]]]:
+        """The sentences of a file: the number, word and tag of each of their lines."""
+        layout = self._layouts[path]
+        names = None if layout.columns == "header" else list(layout.columns or [])
+        rows: list[tuple[int, str, str]] = []
+        width, first = 0, 0
+        for number, line in enumerate([*self._reader.content(path), ""], start=1):
+            if not line.strip() or split_blanks(line)[:1] == [DOCUMENT]:
+                if rows:
+                    yield rows
+                    rows = []
+                continue
+            if layout.comment is not None and line.startswith(layout.comment):
+                continue
+            parts = layout.parts(line)
+            if names is None:
+                names = parts
+                continue
+            word, tag = layout.place("word", names), layout.place("tag", names)
+            if path.suffix.lower() == ".conllu" and re.fullmatch(r"\d+[-.]\d+", parts[0]):
+                continue
+            width, first = width or len(parts), first or number
+            if len(parts) != width:
+                raise ConfigError(
+                    f"{path}, line {number}: {len(parts)} columns, but line {first} has {width}{self._hint(path, line)}"
+                )
+            if not all(-width <= column < width for column in (word, tag)):
+                raise ConfigError(
+                    f"{path}, line {number}: {width} columns, so there are no data.word={layout.word} and "
+                    f"data.tag={layout.tag}; columns count from 0, or are apart by data.separator=tab"
+                )
+            rows.append((number, parts[word], parts[tag]))
+        if layout.columns is CONLLU:
+            form, upos = (CONLLU[layout.place(key, CONLLU)] for key in WHICH)
+            self._reader.remark(f"read as CoNLL-U, column {form} and its {upos}", str(path))
+
+    def _is_conllu(self, path: Path) -> bool:
+        """Whether a file is named .conllu and has the ten columns of that format."""
+        lines = (line for line in self._reader.lines(path) if line.strip() and not line.startswith("#"))
+        return path.suffix.lower() == ".conllu" and len(next(lines, "").split("\t")) == len(CONLLU)
+
+    def _hint(self, path: Path, line: str) -> str:
+        """Keys that may be meant, where lines do not have as many columns."""
+        layout = self._layouts[path]
+        comment = layout.comment is None and any(one.startswith("#") for one in self._reader.content(path))
+        hints = ["data.comment='#' leaves out lines that begin with #"] * comment
+        hints += ["data.separator=tab takes spaces for parts of words"] * ("\t" in line and layout.separator == "space")
+        return "".join(f"; {hint}" for hint in hints)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from ...errors import ConfigError
 from ..corpus import SPLITS
 from ..examples import Example, Examples
 from ..reading import Newlines, TextReader, whole_file
+from .empties import Empties
 
 
 class Parallel(Examples):
@@ -17,7 +18,11 @@ class Parallel(Examples):
     `path` is a folder. With `source` and `target`, de and en say, it holds train.de and train.en, valid.de and
     valid.en, perhaps test.de and test.en; else train.tsv, valid.tsv, perhaps test.tsv. Or `train`, `valid` and `test`
     name files with tabs, wherever they are. What stands behind a second tab is left out. Raises ConfigError, naming
-    file and line, if two files do not have the same number of lines, a line is empty, or one has no tab.
+    file and line, if two files do not have the same number of lines, a text is empty, or one has no tab.
+
+    Args:
+        encoding, newlines: arguments of TextReader
+        skip_empty: leave out pairs in which a text is empty
     """
 
     def __init__(
@@ -31,8 +36,9 @@ class Parallel(Examples):
         test: str | None = None,
         encoding: str | None = "auto",
         newlines: Newlines | None = "universal",
+        skip_empty: bool = False,
     ) -> None:
-        self._reader = TextReader(encoding, newlines)
+        self._reader, self._empties = TextReader(encoding, newlines), Empties(skip_empty)
         given = {"train": train, "valid": valid, "test": test}
         if (path is None) == (train is None and valid is None and test is None):
             raise ConfigError(
@@ -59,7 +65,7 @@ class Parallel(Examples):
                     whole_file(file, "data.path" if path else f"data.{split}")
 
     def note(self) -> str:
-        return self._reader.note()
+        return "; ".join(filter(None, [self._empties.note(), self._reader.note()]))
 
     def splits(self) -> tuple[str, ...]:
         return tuple(self._files)
@@ -71,11 +77,14 @@ class Parallel(Examples):
             counts = " and ".join(f"{file} {len(lines):,}" for file, lines in zip(files, texts, strict=True))
             remarks = "".join(f"; {remark}" for remark in [self._reader.note()] if remark)
             raise ConfigError(f"lines do not correspond: {counts} lines{remarks}")
-        for number, lines in enumerate(zip(*texts, strict=True), start=1):
-            pair = lines if len(lines) == 2 else lines[0].split("\t")
-            if len(pair) < 2:
-                raise ConfigError(f"{files[0]}, line {number}: there is no tab between a source and a target")
-            for what, text, file in zip(("source", "target"), pair, (files[0], files[-1]), strict=False):
-                if not text.strip():
-                    raise ConfigError(f"{file}, line {number}: the {what} is empty; leave the pair out")
-            yield {"words": pair[0].strip(), "target": pair[1].strip()}
+        with self._empties.of(files[0]) as empty:
+            for number, lines in enumerate(zip(*texts, strict=True), start=1):
+                pair = list(lines) if len(lines) == 2 else lines[0].split("\t")
+                if len(pair) < 2 and pair[0].strip():
+                    raise ConfigError(f"{files[0]}, line {number}: there is no tab between a source and a target")
+                source, target = (text.strip() for text in (*pair, "")[:2])
+                if not source or not target:
+                    both = "the source and the target are" if not (source or target) else ""
+                    empty(f"line {number}: {both or ('the source is' if target else 'the target is')} empty")
+                    continue
+                yield {"words": source, "target": target}
