@@ -292,7 +292,7 @@ def test_a_tag_for_every_step(tmp_path):
 def test_tags_without_entities_are_not_judged_by_them(tmp_path):
     arrays, _, tags = some(20)
     as_archive(tmp_path / "all.npz", arrays, tags=tags)
-    with pytest.raises(ConfigError, match="no tag of this data begins one .* use task.monitor=accuracy"):
+    with pytest.raises(ConfigError, match="the tag a fits no scheme .* use task.monitor=accuracy"):
         train(config_on(tmp_path, tmp_path / "all.npz", "task=tagging", "model=tagger"), {})
 
 

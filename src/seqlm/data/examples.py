@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from .corpus import SPLITS
-from .fields import FIELDS, Field
+from .field import Field
+from .fields import FIELDS
 
 Example: TypeAlias = Mapping[str, Any]  # values by the `source` of a field: see fields.py
 

@@ -1,10 +1,7 @@
-"""Fields of examples: how each is counted, encoded and padded. A new kind of input or target is one class here."""
+"""Fields of examples: how each is counted, encoded and padded. A new kind of input or target is one class of these."""
 
 from __future__ import annotations
 
-import json
-import math
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -12,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigError
 from .batching.batches import IGNORE_INDEX
+from .field import Field, padded
+from .number_fields import Features, Value
 from .tag_schemes import CONLLEVAL, TagScheme, named, recognise, transitions
 from .tokenizers.text import EOS, UNK, Tokenizer, most_frequent, texts_of
 
@@ -25,86 +23,6 @@ if TYPE_CHECKING:
 
 PAD = "<pad>"
 UNKNOWN, END = 0, 1  # ids of <unk> and <eos> in vocabularies of text
-
-
-class Field(ABC):
-    """One kind of input or target: `name` in batches, made of the entry `source` of an example.
-
-    A field is fitted on train (`see` each value, then `fit`), encodes one value after the other, and pads a batch of
-    them. It is saved with the tokenizer, whose settings say how texts are split.
-    """
-
-    name: str
-    source: str
-    title: str = ""  # in the header of a run; empty: not shown
-    renames: ClassVar[tuple[str, ...]] = ()  # the other fields that data.rename may make of it
-    sequence: bool = False  # (T, B, ...) with lengths; else one entry for each example
-    aligned: bool = False  # one entry for each step that is read: lengths must agree
-    fill: ClassVar[float] = 0  # what follows the end of a sequence
-    dtype: ClassVar[type] = np.int64
-
-    def __init__(self, tokenizer: ExampleTokenizer) -> None:
-        self.tokenizer = tokenizer
-
-    def see(self, value: Any) -> None:
-        """Take notice of a value in train."""
-        return None
-
-    def fit(self) -> None:
-        """Decide on ids, once all of train was seen."""
-        return None
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The numbers that a model must know of it; the first one is shown in the header of a run."""
-        return {}
-
-    def save(self, data: dict[str, Any]) -> None:
-        """Add what was fitted to what is saved of a tokenizer."""
-        return None
-
-    def load(self, data: Mapping[str, Any]) -> bool:
-        """Read what `save` wrote; returns whether there was something."""
-        return False
-
-    @abstractmethod
-    def encode(self, value: Any) -> Any:
-        """The numbers of one value. Raises ConfigError for what it cannot be."""
-
-    def lacks(self, encoded: Any) -> str:
-        """Why nothing of an encoded target can be scored; empty if something can."""
-        return ""
-
-    def pad(self, values: Sequence[Any]) -> dict[str, Tensor]:
-        """Encoded values as tensors of a batch, by name."""
-        if not self.sequence:
-            return {self.name: torch.tensor(values)}
-        return {self.name: torch.from_numpy(padded(values, self.fill, self.dtype))}
-
-    @staticmethod
-    def targets(tensor: Tensor) -> int:
-        """How many targets that count there are in what `pad` made."""
-        return int((tensor != IGNORE_INDEX).sum())
-
-    @staticmethod
-    def digest(value: Any) -> bytes:
-        """Bytes that change whenever a value does."""
-        return json.dumps(value).encode("utf-8", "surrogatepass")
-
-
-def size_in(name: str, value: object) -> int:
-    """A number of features as it stands in a file under a key; raises ValueError if it is something else."""
-    if not isinstance(value, int) or not 0 <= value < 1 << 24:
-        raise ValueError(f"{name}={value!r:.80} should be a number of features")
-    return value
-
-
-def padded(values: Sequence[Any], fill: float, dtype: type) -> NDArray[Any]:
-    """Sequences (T, ...) side by side (T, B, ...), filled up to the longest."""
-    table = np.full((max(map(len, values)), len(values), *np.shape(values[0])[1:]), fill, dtype)
-    for index, value in enumerate(values):
-        table[: len(value), index] = value
-    return table
 
 
 class Vocabulary(Field):
@@ -274,104 +192,6 @@ class Label(Vocabulary):
 
     def encode(self, value: Any) -> int:
         return self.ids.get(value, IGNORE_INDEX)
-
-
-class Features(Field):
-    """Instead of words, or beside them: an array (T, F) of numbers, or what becomes one when it is read."""
-
-    name = source = "features"
-    title, dtype = "numbers a step", np.float32
-    sequence = aligned = True
-    width = 0
-
-    def see(self, value: Any) -> None:
-        self.width = int(np.shape(value)[-1])
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"num_features": self.width}
-
-    def save(self, data: dict[str, Any]) -> None:
-        data["num_features"] = self.width
-
-    def load(self, data: Mapping[str, Any]) -> bool:
-        self.width = size_in("num_features", data["num_features"])
-        return self.width > 0
-
-    def encode(self, value: Any) -> Any:
-        where, values = getattr(value, "path", "an example"), np.asarray(value)
-        if values.shape[1:] != (self.width,):
-            raise ConfigError(f"{where}: features {values.shape}, but in train {self.width} numbers a step")
-        if not np.isfinite(values).all():
-            step, place = np.argwhere(~np.isfinite(values))[0]
-            raise ConfigError(f"{where}: features hold {values[step, place]} at step {step}, number {place}")
-        return value  # not `values`: what is read from a file stays there until a batch needs it
-
-    @staticmethod
-    def digest(value: Any) -> bytes:
-        return str(value.shape).encode() + np.asarray(value).tobytes()
-
-
-class Value(Field):
-    """Numbers to predict: K for the whole, (1, B, K), or for each step, (T, B, K); NaN where one is missing.
-
-    An example has a number, a list of K, an array (T, K), or a text of K numbers.
-    """
-
-    name = source = "value"
-    title, dtype, fill = "numbers to predict", np.float32, math.nan
-    width = 0
-
-    def see(self, value: Any) -> None:
-        rows, self.width = self.numbers(value).shape
-        self.sequence = self.aligned = self.sequence or rows != 1
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"num_values": self.width, "value_steps": int(self.sequence)}
-
-    def save(self, data: dict[str, Any]) -> None:
-        data["value"] = {"size": self.width, "steps": self.sequence}
-
-    def load(self, data: Mapping[str, Any]) -> bool:
-        if "value" in data:
-            if not isinstance(data["value"], dict):
-                raise ValueError(f"value={data['value']!r:.80} should be a mapping")
-            self.width, self.sequence = size_in("value.size", data["value"]["size"]), bool(data["value"]["steps"])
-            self.aligned = self.sequence
-        return "value" in data
-
-    def numbers(self, value: Any) -> NDArray[Any]:
-        """A value as an array (1, K) or (T, K)."""
-        try:
-            value = [float(number) for number in value.split()] if isinstance(value, str) else value
-            array = np.asarray(value, dtype=np.float32)
-        except (TypeError, ValueError):
-            raise ConfigError(f"an example has value {value!r}; it should be a number, numbers, or nan") from None
-        if array.ndim > 2 or 0 in array.shape or np.isinf(array).any():
-            raise ConfigError(f"an example has value {value}; it should be finite numbers (K,) or (T, K), or nan")
-        return array if array.ndim == 2 else array.reshape(1, -1)
-
-    def encode(self, value: Any) -> NDArray[Any]:
-        numbers = self.numbers(value)
-        if numbers.shape[1] != self.width or not (self.sequence or len(numbers) == 1):
-            each = "at each step" if self.sequence else "for the whole"
-            raise ConfigError(f"an example has a value {numbers.shape}, but in train there are {self.width} {each}")
-        return numbers
-
-    def lacks(self, encoded: Any) -> str:
-        return "every value is missing" if np.isnan(encoded).all() else ""
-
-    def pad(self, values: Sequence[Any]) -> dict[str, Tensor]:
-        return {self.name: torch.from_numpy(padded(values, self.fill, self.dtype))}
-
-    @staticmethod
-    def targets(tensor: Tensor) -> int:
-        return int((~tensor.isnan()).sum())
-
-    @staticmethod
-    def digest(value: Any) -> bytes:
-        return Features.digest(np.asarray(value))
 
 
 class Tokens(Field):

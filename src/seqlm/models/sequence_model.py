@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..cells import Carry, Cell, require_positive, require_probability
 from ..data.batching.bucketed import ExampleBatch
-from ..data.fields import UNKNOWN, Field
+from ..data.field import Field
+from ..data.fields import UNKNOWN
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..engines import Engine
 from ..errors import ConfigError

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from ...errors import ConfigError
 from ..examples import Example
-from ..fields import FIELDS, Field, Vocabulary, Words
+from ..field import Field
+from ..fields import FIELDS, Vocabulary, Words
 from .text import check_cut
 
 
