@@ -35,7 +35,7 @@ MAY: dict[str, set[str]] = {
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
     "commands": LEAVES | {"bench", "cells", "engines", "evaluation", "layers", "models", "sweep", "tasks", "training"},
     "api": {"config", "device", "errors", "evaluation", "runs", "tasks", "training"},
-    "cli": {"__init__", "commands", "config", "errors"},
+    "cli": {"__init__", "commands", "config", "errors", "training"},
     "__main__": {"cli"},
     "__init__": {"api", "cells", "errors", "layers", "models", "runs", "training"},
 }

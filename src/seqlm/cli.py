@@ -9,9 +9,16 @@ from difflib import get_close_matches
 
 from . import __version__
 from .commands.verbs import VERBS
-from .errors import ConfigError, SeqlmError, broken_pipe, print_error
+from .errors import ConfigError, SeqlmError, broken_pipe, memory_advice, print_error
+from .training.signals import Interrupted, LeaveOnSignal
 
 HELP = ("-h", "--help", "help")
+ENOUGH_MEMORY = "Close other programs, or use a machine with more memory"
+LESS_MEMORY = {  # training gives its own advice
+    "eval": "It needs less with batch_size=1, a smaller bptt (bptt=64), a smaller cache.size, or device=cpu",
+    "sample": "It needs less with a shorter prompt, with average_last=null, or with device=cpu",
+    "predict": "It needs less with batch_size=1, with shorter lines, or with device=cpu",
+}
 OLD_VERBS = {"certify": "reproduce"}  # understood for one version
 
 
@@ -34,7 +41,11 @@ def main() -> None:
             hint = f"did you mean {near[0]}? " if near else ""
             raise ConfigError(f"seqlm {verb} is unknown; {hint}verbs: {', '.join(VERBS)}")
         else:
-            importlib.import_module(f".commands.{verb}", __package__).main(words)
+            with LeaveOnSignal(), memory_advice(lambda: LESS_MEMORY.get(verb, ENOUGH_MEMORY)):
+                importlib.import_module(f".commands.{verb}", __package__).main(words)
+    except Interrupted as error:
+        print(f"seqlm: stopped by {error}", file=sys.stderr)
+        sys.exit(128 + error.number)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

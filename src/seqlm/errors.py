@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .terminal import paint
@@ -36,6 +39,10 @@ class CallbackError(SeqlmError):
     """A callback of the user's own failed; checkpoints of the run are whole."""
 
 
+class OutOfMemory(SeqlmError):
+    """More memory was asked for than there is."""
+
+
 class Stopped(SeqlmError):
     """A signal ended the work; everything is saved."""
 
@@ -48,6 +55,27 @@ def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
     print(f"{paint('seqlm:', 'red', sys.stderr)} {error}", file=sys.stderr, flush=True)
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's, that of torch on the CPU, or that of a GPU."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
+
+
+@contextmanager
+def memory_advice(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn an allocation that fails into OutOfMemory: how much was asked for, and the lines of `advice`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        found = re.search(r"allocate (\d+) bytes|allocate ([\d.]+ [KMG]iB)", str(error))
+        asked = f": {found[2] or f'{int(found[1]) / 1e9:,.3g} GB'} more were asked for" if found else ""
+        raise OutOfMemory(f"out of memory{asked}\n{advice()}") from None
 
 
 def install_hint(extra: str) -> str:

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, SeqlmError
+from ..errors import ConfigError, SeqlmError, is_out_of_memory
 from ..files import MB, flush, read_bounded, read_json, sha256_of
 from .pointers import point, pointed, ranked
 from .pointers import step_name as step_name
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # which checkpoints there are is known without torch
     from torch import Tensor, nn
 
 FORMAT = 1
+ATTEMPTS = 5  # to read a checkpoint of a run that is being trained, which deletes older ones
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
 FILES = ("model.safetensors", "state.pt", "meta.json")
 
@@ -114,6 +115,8 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         flush(folder)
         point(folder, "last", meta["step"])
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, safetensors as its own
+        if is_out_of_memory(error):
+            raise
         raise _save_failed(final, error) from error
     except Exception as error:
         if type(error).__module__.startswith("safetensors"):
@@ -153,10 +156,15 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     """
     if which == "last":
         return newest(folder, 1, warn)[0]
-    path = locate(folder, which)
-    if damage := verify(path):
-        raise ConfigError(f"{path} is damaged ({damage}); use checkpoint=last for the newest that is whole")
-    return _opened(path)
+    for _ in range(ATTEMPTS):
+        path = locate(folder, which)
+        with suppress(FileNotFoundError):
+            damage = verify(path)
+            if not damage:
+                return _opened(path)
+            if path.is_dir():
+                raise ConfigError(f"{path} is damaged ({damage}); use checkpoint=last for the newest that is whole")
+    raise ConfigError(f"{path} was deleted while it was read: its run is being trained; try again")
 
 
 def check_exists(folder: Path, which: str) -> None:
@@ -197,10 +205,14 @@ def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkp
 def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[Checkpoint]:
     """Every checkpoint that is whole, the newest first; damaged ones are skipped with a word to `warn`."""
     for step in reversed(steps(folder)):
-        if damage := verify(folder / step_name(step)):
-            warn(f"checkpoint {folder / step_name(step)} is damaged ({damage}); trying the one before")
+        path = folder / step_name(step)
+        damage = verify(path)
+        if not path.is_dir():  # pruned meanwhile, by who trains the run
+            continue
+        if damage:
+            warn(f"checkpoint {path} is damaged ({damage}); trying the one before")
         else:
-            yield _opened(folder / step_name(step))
+            yield _opened(path)
 
 
 def _none_whole(folder: Path) -> ConfigError:

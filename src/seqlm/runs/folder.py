@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
 from ..files import MB, free_path, read_bounded, read_json, to_json, write_atomically
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
+LOOKS, LOOK_SECONDS = 200, 0.01  # how often, and after how long, a lock that others look at is tried again
 CHECKSUM = "checksum"  # key of run.json, of all its others
 LEFTOVER = re.compile(r"\.config\.new\.yaml|\.(run\.json|config\.yaml|metrics\.jsonl|tokenizer\.json)\.[0-9a-f]+")
 UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}")  # of a run that is being made
@@ -125,23 +126,35 @@ class RunFolder:
         info = self.info() if info is None else info
         if info.get("status") == "running" and info.get("host") == socket.gethostname():
             try:
-                with self.locked():
-                    return "crashed"
-            except ConfigError:
-                return "running"
-            except OSError:  # a folder we may not write to
+                return "running" if self.is_held() else "crashed"
+            except OSError:  # a file we may not read
                 return "unknown"
         return str(info.get("status", "unknown"))
 
+    def is_held(self) -> bool:
+        """Whether a process trains this run. Nothing is written, and no resume is kept from it: see `locked`."""
+        try:
+            with (self.path / ".lock").open() as handle:
+                return not _locks(handle, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9."""
+        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9.
+
+        Who only looks whether it is held shares the lock for a moment, which is waited for.
+        """
         with (self.path / ".lock").open("a+") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                raise ConfigError(f"{self.path} is being trained by another process (pid {handle.read()})") from None
+            for _ in range(LOOKS):
+                if _locks(handle, fcntl.LOCK_EX):
+                    break
+                if self.is_held():
+                    handle.seek(0)
+                    raise ConfigError(f"{self.path} is being trained by another process (pid {handle.read()})")
+                time.sleep(LOOK_SECONDS)
+            else:
+                raise ConfigError(f"{self.path}/.lock is shared by another process all the time; end that first")
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
@@ -209,6 +222,15 @@ def _record(line: bytes) -> dict[str, Any] | None:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
     return None
+
+
+def _locks(handle: IO[str], kind: int) -> bool:
+    """Whether the lock of an open file could be had, until it is closed."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sweep(root: Path) -> None:

@@ -56,17 +56,13 @@ class LoadedRun:
 
     def load(self, which: str, weights: str, average_last: int | None) -> None:
         """Build the model and load its weights."""
-        folder = self.folder
-        if average_last is None:
-            found = [checkpoint.find(folder.checkpoints, which, warn)]
-        elif which == "best":
-            found = checkpoint.newest(folder.checkpoints, average_last, warn)
-        else:
+        if average_last is not None and which != "best":
             raise ConfigError(f"checkpoint={which} and average_last={average_last} both choose; leave one of them out")
-        self.checkpoint, self.steps = found[-1], [one.step for one in found]
         with status("loading the weights"):
             model = build_model(self.config, self.tokenizer, trained_model)
-            self.weights = _load_mean(found, model, self.config.eval_weights if weights == "auto" else weights)
+            kind = self.config.eval_weights if weights == "auto" else weights
+            found, self.weights = _read_weights(self.folder.checkpoints, model, which, kind, average_last)
+        self.checkpoint, self.steps = found[-1], [one.step for one in found]
         check_loaded(model, self.checkpoint.path)
         if self.weights != weights and weights != "auto":
             raise ConfigError(f"weights={weights} does not exist in {self.checkpoint.path}; use weights={self.weights}")
@@ -150,6 +146,28 @@ def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
 def warn(text: str) -> None:
     """Print on standard error."""
     print(text, file=sys.stderr)
+
+
+def _read_weights(
+    folder: Path, model: nn.Module, which: str, kind: str, average_last: int | None
+) -> tuple[list[checkpoint.Checkpoint], str]:
+    """Give a model its weights; returns whose they are, and which kind.
+
+    Checkpoints of a run that is being trained may be deleted while they are read: then it is the next one's turn.
+    """
+    for _ in range(checkpoint.ATTEMPTS):
+        if average_last is None:
+            found = [checkpoint.find(folder, which, warn)]
+        else:
+            found = checkpoint.newest(folder, average_last, warn)
+        try:
+            return found, _load_mean(found, model, kind)
+        except OSError:
+            gone = [one.path for one in found if not one.path.is_dir()]
+            if not gone:
+                raise
+            warn(f"{gone[0]} was deleted while it was read: its run is being trained; trying the next one")
+    raise ConfigError(f"{gone[0]} was deleted while it was read, {checkpoint.ATTEMPTS} times; try again")
 
 
 def _load_mean(found: Sequence[checkpoint.Checkpoint], model: nn.Module, which: str) -> str:

@@ -44,11 +44,9 @@ class Place:
         if status == FINISHED:
             return FINISHED
         if status == RUNNING:  # or its process is gone, on whichever machine that was
-            try:
-                with self.run.locked():
-                    status = INTERRUPTED
-            except ConfigError:
+            if self.run.is_held():
                 return RUNNING
+            status = INTERRUPTED
         return FAILED if status == FAILED or self._failure.is_file() else INTERRUPTED
 
     def finished(self) -> bool:

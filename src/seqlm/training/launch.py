@@ -18,7 +18,7 @@ from ..config.schema import Config
 from ..config.values import save_config, with_words
 from ..device import describe
 from ..engines.choice import measured
-from ..errors import ConfigError, RunExists, Stopped
+from ..errors import ConfigError, RunExists, Stopped, memory_advice
 from ..runs import checkpoint
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
@@ -33,7 +33,7 @@ from .console import Console
 from .loggers import RunLogger
 from .loop import Loop
 from .plan import extend, planned
-from .report import closing, declarations, describe_run, header, hparams, now
+from .report import closing, declarations, describe_run, header, hparams, less_memory, now
 from .resuming import check_limits, finished, is_finished, newest_checkpoint
 from .session import Progress, Session, assemble_session
 from .signals import StopSignal
@@ -70,7 +70,7 @@ def train(
 
 def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], callbacks: Sequence[Callback]) -> Trained:
     name, root = config.run.name, Path(config.run.root)
-    with shown_status("preparing the run"):
+    with shown_status("preparing the run"), memory_advice(partial(less_memory, config)):
         session = assemble_session(config, callbacks=callbacks)
         typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
         origins = _origins(session)
@@ -118,7 +118,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
             if is_finished(run, saved, config, past):
                 print(finished(run, config, past), flush=True)
                 return Trained(run, past.best_loss, config)
-        with shown_status("preparing the run"):
+        with shown_status("preparing the run"), memory_advice(partial(less_memory, config, run)):
             session = assemble_session(config, run, callbacks)
         known = run.info().get("data_fingerprint")
         if known != (found := session.data.fingerprint):
@@ -181,42 +181,48 @@ def _run(
 ) -> Trained:
     """Train on from `progress`, with logs and signals, and set the run's status at the end.
 
-    `start` is the checkpoint that it was restored from, if any.
+    `start` is the checkpoint that it was restored from, if any. A signal that comes before the first step or after the
+    last is answered there, too: the run is saved, or as good as finished.
     """
-    saved_at = None if start is None else start.step
-    run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
-    session.sealed = meta(run, with_absolute_paths(session.config))
-    measured.keep(lambda made: run.update(measured=made))
-    console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
-    status, logger = "failed", None
-    try:
-        logger = RunLogger(run.path, start_step=0 if saved_at is None else progress.step)
-        print(header(run, session, progress), flush=True)
-        if saved_at is None:
-            logger.text("config", run.config.read_text(encoding="utf-8"), 0)
-        logger.charts(by_name(session.task.metrics))
-        logger.hparams(hparams(run, session.config))
-        with StopSignal() as stop:
+    with StopSignal() as stop, memory_advice(partial(less_memory, session.config, run)):
+        saved_at = None if start is None else start.step
+        run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
+        session.sealed = meta(run, with_absolute_paths(session.config))
+        measured.keep(lambda made: run.update(measured=made))
+        console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
+        status, logger = "failed", None
+        try:
+            logger = RunLogger(run.path, start_step=0 if saved_at is None else progress.step)
+            print(header(run, session, progress), flush=True)
+            if saved_at is None:
+                logger.text("config", run.config.read_text(encoding="utf-8"), 0)
+            logger.charts(by_name(session.task.metrics))
+            logger.hparams(hparams(run, session.config))
             session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
             loop = Loop(run, session, progress, logger, console, stop)
             loop.fit(carry, saved_at)
-        status = "finished"
-    except (Stopped, KeyboardInterrupt):
-        status = "interrupted"
-        raise
-    finally:
-        console.close()
-        valid = {f"valid/{name}": value for name, value in progress.valid.items()}
-        counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-        counted |= session.callbacks.facts(run.info())
-        counted["saving_seconds"] = round(progress.saving_seconds, 3)
-        with suppress(OSError):  # on a full disk the error that led here is the one to print
-            run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
-        try:
-            session.callbacks.end(status)
+            status = "finished"
+        except (Stopped, KeyboardInterrupt):
+            status = "interrupted"
+            raise
         finally:
-            if logger is not None:
-                with suppress(OSError):
-                    logger.close(status)
-    print(closing(run, session, progress, loop.best_diverged), flush=True)
-    return Trained(run, progress.best_loss, session.config)
+            console.close()
+            _close(run, session, progress, logger, status)
+        print(closing(run, session, progress, loop.best_diverged), flush=True)
+        return Trained(run, progress.best_loss, session.config)
+
+
+def _close(run: RunFolder, session: Session, progress: Progress, logger: RunLogger | None, status: str) -> None:
+    """Write how the run has ended, and close its logs."""
+    valid = {f"valid/{name}": value for name, value in progress.valid.items()}
+    counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+    counted |= session.callbacks.facts(run.info())
+    counted["saving_seconds"] = round(progress.saving_seconds, 3)
+    with suppress(OSError):  # on a full disk the error that led here is the one to print
+        run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
+    try:
+        session.callbacks.end(status)
+    finally:
+        if logger is not None:
+            with suppress(OSError):
+                logger.close(status)

@@ -24,6 +24,7 @@ from ..engines.product import bf16_speed
 from ..layers import Recurrent
 from ..models.stack import count_parameters, parameters_in_words
 from ..runs.folder import RunFolder
+from ..runs.pointers import steps
 from ..tasks.base import Task
 from ..terminal import labelled
 from .console import clock
@@ -129,6 +130,26 @@ def closing(run: RunFolder, session: Session, progress: Progress, diverged: bool
         ],
         sys.stdout,
     )
+
+
+def less_memory(config: Config, run: RunFolder | None = None) -> str:
+    """Keys that need less memory in training, and what is saved of a run that has run out of it."""
+    train = config.train
+    less = [
+        f"train.accumulate={2 * train.accumulate} (the same gradient)",
+        f"train.batch_size={max(1, train.batch_size // 2)}",
+        f"train.bptt={max(1, train.bptt // 2)}",
+        f"train.eval_batch_size={max(1, train.eval_batch_size // 2)}",
+        *(["precision=bf16"] if config.precision != "bf16" else []),
+    ]
+    lines = [f"A new run needs less with {', '.join(less)}, or a smaller model"]
+    if run is not None:
+        saved = steps(run.checkpoints)
+        newest = (
+            f"The newest checkpoint is of step {saved[-1]:,} in {run.checkpoints}" if saved else "Nothing is saved yet"
+        )
+        lines.append(f"{newest}; with more memory: seqlm resume {shlex.quote(str(run.path))}{trust_word(config)}")
+    return "\n".join(lines)
 
 
 def trust_word(config: Config) -> str:

@@ -8,6 +8,14 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a command where it stood, as Ctrl-C does: all that it held is cleared on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class StopSignal:
     """Context manager; `number` becomes the signal's number once one has arrived, else stays 0.
 
@@ -16,7 +24,7 @@ class StopSignal:
     `timeout` sends its signal twice.
     """
 
-    HANDLED = (
+    HANDLED: tuple[signal.Signals, ...] = (
         signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
     )  # fmt: skip
     KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
@@ -45,3 +53,19 @@ class StopSignal:
         elif number in self.KEYBOARD:  # as before: an interrupt is an exception, and a notebook lives on
             signal.signal(number, self._before[number] or signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+class LeaveOnSignal(StopSignal):
+    """Context manager of a whole command: a signal that would kill it raises Interrupted instead.
+
+    So locks are released and files written aside are deleted in every phase: loading, compiling, encoding, scoring.
+    Training puts StopSignal in its place, from before its first step to after its last line.
+    """
+
+    HANDLED = tuple(number for number in StopSignal.HANDLED if number != signal.SIGINT)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.number:
+            self.number = number
+            raise Interrupted(number)
+        super()._handle(number, frame)

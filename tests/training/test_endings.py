@@ -1,0 +1,113 @@
+"""Ends that a run does not choose: memory that is out, signals in every phase; and readers beside who trains."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+
+import pytest
+import torch
+
+import seqlm.runs.load
+import seqlm.training.launch
+import seqlm.training.loop
+import seqlm.training.session
+from seqlm.errors import ConfigError
+from seqlm.runs import checkpoint
+from seqlm.runs.folder import RunFolder
+from seqlm.runs.load import load_run
+
+from ..conftest import TINY
+from ..conftest import seqlm as command
+from .test_resume import trained
+
+
+def test_looking_at_a_run_holds_it_from_nobody(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    run.update(status="running", host=socket.gethostname())
+    assert run.status() == "crashed" and not (tmp_path / ".lock").exists()
+    with run.locked():
+        assert run.status() == "running"
+        with pytest.raises(ConfigError, match=rf"trained by another process \(pid {os.getpid()}\)"), run.locked():
+            pass
+    looking = (tmp_path / ".lock").open()
+    fcntl.flock(looking, fcntl.LOCK_SH)  # `seqlm runs`, at this very moment
+    monkeypatch.setattr(time, "sleep", lambda seconds: looking.close())
+    with run.locked():
+        assert looking.closed and run.status() == "running"
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_is_replaced(tmp_path, monkeypatch, capsys):
+    folder = trained(tmp_path)
+    original, best = checkpoint.Checkpoint.load_weights, checkpoint.best_step(folder)
+
+    def load_weights(self, model):
+        if self.step == best:
+            checkpoint.point_best(folder, checkpoint.find(folder, "16", print))
+            shutil.rmtree(self.path)
+        original(self, model)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "load_weights", load_weights)
+    assert load_run(tmp_path / "run").checkpoint.step == 16 != best
+    assert "was deleted while it was read" in capsys.readouterr().err
+
+
+ALLOCATION = (
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+    "4096000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError(ALLOCATION), torch.OutOfMemoryError("CUDA out of memory.")]
+)
+def test_out_of_memory_is_told_with_advice(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(seqlm.training.loop, "descend", fail)
+        done = command("train", *TINY, "run.name=run", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 3
+    assert ("4.1 GB more were asked for" in done.stderr) == (str(error) == ALLOCATION)
+    assert "train.accumulate=2 (the same gradient), train.batch_size=2" in done.stderr
+    assert "step 0 in outputs/run/checkpoints; with more memory: seqlm resume outputs/run" in done.stderr
+    assert RunFolder(tmp_path / "outputs" / "run").info()["status"] == "failed"
+    monkeypatch.setattr(seqlm.training.session, "build_data", fail)
+    done = command("train", *TINY, "run.name=second", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "train.batch_size=2" in done.stderr and "resume" not in done.stderr
+    monkeypatch.setattr(seqlm.runs.load, "build_model", fail)
+    for verb, words in (("eval", []), ("sample", []), ("predict", ["-"])):
+        done = command(verb, "run", *words, "checkpoint=last", cwd=tmp_path, check=False)
+        assert done.returncode == 1 and re.match("seqlm: out of memory.*\nIt needs less", done.stderr)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGQUIT", "SIGXCPU", "SIGTERM"])
+def test_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path, monkeypatch, name):
+    number = signal.Signals[name]
+    monkeypatch.setattr(seqlm.training.session, "build_data", lambda *_: signal.raise_signal(number))
+    done = command("train", *TINY, "run.name=run", cwd=tmp_path, check=False)
+    assert done.returncode == 128 + number and f"stopped by {name}" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("outputs/*")) and not list(tmp_path.glob("outputs/.*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "status"), [("header", "interrupted"), ("hparams", "interrupted"), ("closing", "finished")]
+)
+def test_a_signal_around_the_loop_is_answered(tmp_path, monkeypatch, place, status):
+    original = getattr(seqlm.training.launch, place)
+
+    def send(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(seqlm.training.launch, place, send)
+    done = command("train", *TINY, "run.name=run", "train.steps=4", cwd=tmp_path, check=False)
+    run = RunFolder(tmp_path / "outputs" / "run")
+    assert done.returncode == (0 if status == "finished" else 143) and run.info()["status"] == status
+    assert checkpoint.find(run.checkpoints, "last", print).step == (4 if status == "finished" else 0)
