@@ -1,0 +1,1 @@
+"""Attacks on the product, by kind: a file for each campaign, and what they share."""
