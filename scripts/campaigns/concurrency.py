@@ -63,7 +63,7 @@ def _one_cache(case: Case, where: str) -> None:
     if _check(case, where, done, allowed=(0,)):
         _equal(case, where, whole, case.folder / "one")
         _equal(case, where, whole, case.folder / "two")
-    if left := [path.name for path in (case.folder / "cache").rglob(".*") if path.suffix != ".lock"]:
+    if left := [path.name for path in (case.folder / "cache").rglob(".*") if path.name != ".lock"]:
         case.fail("litter", f"{where}: {left}")
 
 
@@ -105,7 +105,12 @@ def _readers(case: Case, where: str) -> None:
     words, _ = words_of(case, "lm", "plain", *OFTEN, "train.steps=200", "train.eval_every=5"), None
     run = case.folder / "run"
     job = case.start(training(case, words))
-    verbs = [["eval", run], ["runs", "."], ["sample", run, "tokens=4"], ["eval", run, "checkpoint=last"]]
+    verbs: list[list[object]] = [
+        ["eval", run],
+        ["runs", "."],
+        ["sample", run, "tokens=4"],
+        ["eval", run, "checkpoint=last"],
+    ]
     while not run.is_dir() and os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.01)
     for number in range(6):

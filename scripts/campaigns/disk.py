@@ -20,8 +20,8 @@ NEWNS, NEWUSER = 0x00020000, 0x10000000  # of unshare(2)
 REMOUNT, REC, PRIVATE = 32, 16384, 1 << 18  # of mount(2)
 PAGE = 4096
 VERBS = (
-    ("resume", "run", "train.steps=30"), ("eval", "run"), ("eval", "run", "split=test"), ("runs", "."), ("predict", "run", "-"),
-    ("compare", "run", "run"),
+    ("resume", "run", "train.steps=30"), ("eval", "run"), ("eval", "run", "split=test"), ("runs", "."),
+    ("predict", "run", "-"),
 )  # fmt: skip
 
 

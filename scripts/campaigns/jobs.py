@@ -151,10 +151,8 @@ class Job:
             os.environ.update(self._env)
             os.chdir(self._folder)
             sys.stdin = io.TextIOWrapper(os.fdopen(os.dup(0), "rb"), encoding="utf-8")
-            sys.stdout = io.TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="utf-8", write_through=True)
-            sys.stderr = io.TextIOWrapper(
-                os.fdopen(os.dup(2), "wb"), encoding="utf-8", errors="backslashreplace", write_through=True
-            )
+            sys.stdout = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115
+            sys.stderr = open(os.dup(2), "w", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.resetwarnings()
             for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
@@ -188,4 +186,6 @@ def _exit_code(action: Action) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+    finally:
+        sys.stdout.flush()
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from .jobs import preload
 from .runner import Campaign, Report, attack
 
-NAMES = ("kill", "signals", "flip", "disk", "memory", "concurrency")
+NAMES = ("kill", "signals", "flip", "disk", "memory", "concurrency", "hostile", "fuzz", "soak", "portability")
 PRINTED = 12  # failures of a campaign that are shown
 
 
