@@ -1,8 +1,8 @@
-"""Records of finished runs, and the tables of docs/results.md and README.md made from them.
+"""Records of finished runs, and the tables of docs/results.md, docs/reliability.md and README.md made from them.
 
     python scripts/results.py record RUN      write results/<experiment>[-<engine>][-<precision>][-seed<seed>].json
                                               from a scored run, finished or interrupted
-    python scripts/results.py table           rewrite the tables in docs/results.md and README.md
+    python scripts/results.py table           rewrite the tables in docs/ and README.md
     python scripts/results.py table --check   fail if they do not show what results/ says
 
 A record holds no path and no text: what was measured, with which code, on which hardware. Runs that differ in nothing
@@ -29,7 +29,7 @@ from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiment"
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+README, PAGE, RELIABILITY = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reliability.md"
 HEADLINES = ("(no arguments)", "zaremba_small", "laptop", "laptop_char", "atis_slots", "atis_intent_lm", "atis_joint")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
@@ -321,6 +321,25 @@ def _growth(data: Mapping[str, Any]) -> str:
     return _table(["a step's time grows with", "milliseconds", "exponent"], rows)
 
 
+def reliability() -> str:
+    """What `scripts/campaign.py full` found, as a Markdown table; empty until it has been made."""
+    path = RESULTS / "reliability.json"
+    if not path.is_file():
+        return ""
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = (
+        [f"`{one['name']}`", one["about"], ", ".join(f"{count:,} {what}" for what, count in one["counts"].items()),
+         str(one["failures"]), ", ".join(f"`{name}`" for name, noticed in one["mutants"].items() if noticed),
+         f"{one['cpu_seconds']:.0f} s"]
+        for one in data["campaigns"]
+    )  # fmt: skip
+    table = _table(["campaign", "attack", "seen", "failures", "mutants that it noticed", "CPU"], rows)
+    return (
+        f"{data['hardware']}, torch {data['torch']}, Python {data['python']}, seed {data['seed']}: "
+        f"{data['seconds'] / 60:.0f} minutes with {data['workers']} workers.\n\n{table}\n"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -335,6 +354,7 @@ def main() -> int:
         data = measured_speed()
         short = [headlines(texts, others), *([ratios(data)] if data else [])]
         shown = {README: "\n\n".join(short) + "\n", PAGE: f"{texts}\n\n{others}\n{speed(data) if data else ''}"}
+        shown[RELIABILITY] = reliability()
         stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)

@@ -129,7 +129,7 @@ CAMPAIGN = Campaign(
     "disk",
     f"a full disk, at {LEVELS} sizes of the disk and under {len(VERBS)} verbs",
     case,
-    sizes={"short": 4, "full": LEVELS},
+    sizes={"short": 3, "full": LEVELS},
     least={"levels": LEVELS},
     mutants={"leave-parts": _part, "bare-message": _bare},
 )

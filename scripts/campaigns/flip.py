@@ -158,7 +158,7 @@ CAMPAIGN = Campaign(
     "flip",
     "a flipped bit or a lost end of any file of a run or a cache, and then a verb that reads it",
     case,
-    sizes={"short": 6, "full": 305},
+    sizes={"short": 2, "full": 305},
     least={"flips": 3000},
     mutants=MUTANTS,
 )

@@ -274,7 +274,7 @@ CAMPAIGN = Campaign(
     "fuzz",
     "damaged and made-up inputs of every reader",
     case,
-    sizes={"short": 6, "full": 200},
+    sizes={"short": 4, "full": 200},
     least={"inputs": 100_000},
     mutants={"let-json-errors-through": _let_through},
 )

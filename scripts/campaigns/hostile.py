@@ -362,7 +362,7 @@ CAMPAIGN = Campaign(
     "hostile",
     f"{len(ATTACKS)} kinds of hostile files in {len(TARGETS)} places that are read",
     case,
-    sizes={"short": 30, "full": 620},
+    sizes={"short": 20, "full": 620},
     least={"hostile files": 600},
     mutants=MUTANTS,
 )

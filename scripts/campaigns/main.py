@@ -1,19 +1,26 @@
-"""The command line of the campaigns."""
+"""The command line of the campaigns, what they print, and the record of a full one."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
+import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .jobs import preload
 from .runner import Campaign, Report, attack
 
-NAMES = ("kill", "signals", "flip", "disk", "memory", "concurrency", "hostile", "fuzz", "soak", "portability")
+NAMES = (
+    "kill", "flip", "disk", "signals", "nonfinite", "memory", "hostile", "concurrency", "words", "fuzz", "soak",
+    "portability",
+)  # fmt: skip
 PRINTED = 12  # failures of a campaign that are shown
+RECORD = Path(__file__).resolve().parents[2] / "results" / "reliability.json"
 
 
 def load(name: str) -> Campaign:
@@ -24,46 +31,108 @@ def load(name: str) -> Campaign:
 
 def main(words: Sequence[str]) -> int:
     """Run the campaigns that `words` name; returns the exit code."""
-    options = _parser().parse_args(words)
-    names = [options.only] if options.only else NAMES
+    parser = _parser()
+    options = parser.parse_args(words)
+    if (options.case is not None or options.mutant) and not options.only:
+        parser.error("--case and --mutant are of one campaign: --only NAME")
+    campaigns = [load(name) for name in ([options.only] if options.only else NAMES)]
+    if options.mutant and options.mutant not in campaigns[0].mutants:
+        parser.error(f"--mutant={options.mutant} is unknown; {options.only} has: {', '.join(campaigns[0].mutants)}")
     preload()
-    found = {}
-    for name in names:
-        campaign = load(name)
-        if options.mutant:
-            campaign.mutants[options.mutant]()
+    if options.mutant:
+        campaigns[0].mutants[options.mutant]()
+    reports, whole = {}, options.size == "full" and options.case is None and not options.mutant
+    for campaign in campaigns:
         numbers = range(campaign.sizes[options.size]) if options.case is None else [options.case]
         with tempfile.TemporaryDirectory(prefix="campaign-") as place:
             report = attack(campaign, numbers, seed=options.seed, workers=options.workers, place=Path(place))
-        if options.size == "full" and options.case is None:
-            check_reach(campaign, report)
-        found[name] = report
-        show(campaign, report, options.size)
-    return int(any(report.failures for report in found.values()))
+        if whole:
+            _check_reach(campaign, report)
+            _try_mutants(campaign, report, options)
+        reports[campaign.name] = report
+        _show(campaign, report, options.size)
+    if whole and not options.only:
+        RECORD.write_text(json.dumps(_record(campaigns, reports, options), indent=1) + "\n", encoding="utf-8")
+    return int(any(report.failures for report in reports.values()))
 
 
-def check_reach(campaign: Campaign, report: Report) -> None:
-    """What the full form must have seen, or it has not tried enough."""
+def _check_reach(campaign: Campaign, report: Report) -> None:
+    """What the full form must have tried, or it has shown nothing."""
     for what, least in campaign.least.items():
         if report.counts[what] < least:
-            report.failures.append((-1, f"too little: {report.counts[what]} {what}, at least {least} are wanted"))
+            report.failures.append((None, f"too few: {report.counts[what]} {what}, at least {least} are wanted"))
 
 
-def show(campaign: Campaign, report: Report, size: str) -> None:
+def _try_mutants(campaign: Campaign, report: Report, options: argparse.Namespace) -> None:
+    """The short form against each broken product, in a process of its own: it must fail."""
+    for name, change in campaign.mutants.items():
+        pid = os.fork()
+        if not pid:
+            change()
+            with tempfile.TemporaryDirectory(prefix="campaign-") as place:
+                numbers = range(campaign.sizes["short"])
+                found = attack(campaign, numbers, seed=options.seed, workers=options.workers, place=Path(place))
+            os._exit(int(bool(found.failures)))
+        noticed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        report.mutants[name] = noticed
+        if not noticed:
+            report.failures.append((None, f"the mutant {name} was not noticed"))
+
+
+def _show(campaign: Campaign, report: Report, size: str) -> None:
     """A line of counts, and how to repeat what failed."""
     counts = ", ".join(f"{count:,} {what}" for what, count in sorted(report.counts.items()))
-    print(f"{campaign.name}: {counts}; {len(report.failures)} failures, "
-          f"{report.seconds:.0f} s, {report.cpu_seconds:.0f} s of CPU", flush=True)  # fmt: skip
+    print(
+        f"{campaign.name}: {counts or 'nothing counted'}; {len(report.failures)} failures, "
+        f"{report.seconds:.0f} s, {report.cpu_seconds:.0f} s of CPU",
+        flush=True,
+    )
     for number, failure in report.failures[:PRINTED]:
-        print(f"  {failure}\n    python scripts/campaign.py {size} --only {campaign.name} --case {number}", flush=True)
+        again = "" if number is None else f"\n    scripts/campaign.py {size} --only {campaign.name} --case {number}"
+        print(f"  {failure}{again}", flush=True)
+
+
+def _record(
+    campaigns: Sequence[Campaign], reports: Mapping[str, Report], options: argparse.Namespace
+) -> dict[str, Any]:
+    """What results/reliability.json holds: counts, no path and no text of a failure."""
+    import torch
+
+    import seqlm
+    from seqlm.device import hardware
+
+    return {
+        "seqlm": seqlm.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "hardware": hardware(torch.device("cpu")),
+        "seed": options.seed,
+        "workers": options.workers,
+        "seconds": round(sum(report.seconds for report in reports.values())),
+        "cpu_seconds": round(sum(report.cpu_seconds for report in reports.values())),
+        "campaigns": [
+            {
+                "name": campaign.name,
+                "about": campaign.about,
+                "cases": reports[campaign.name].cases,
+                "counts": dict(sorted(reports[campaign.name].counts.items())),
+                "wanted": dict(campaign.least),
+                "failures": len(reports[campaign.name].failures),
+                "mutants": reports[campaign.name].mutants,
+                "seconds": round(reports[campaign.name].seconds, 1),
+                "cpu_seconds": round(reports[campaign.name].cpu_seconds, 1),
+            }
+            for campaign in campaigns
+        ],
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/campaign.py")
     parser.add_argument("size", nargs="?", choices=("short", "full"), default="short")
     parser.add_argument("--only", choices=NAMES, help="this campaign")
-    parser.add_argument("--case", type=int, help="this case of it")
-    parser.add_argument("--mutant", help="a broken product")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--case", type=int, help="this case of it, as it was")
+    parser.add_argument("--mutant", help="a broken product, which it must notice")
+    parser.add_argument("--seed", type=int, default=1, help="of all that is drawn")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cases side by side")
     return parser

@@ -97,7 +97,8 @@ class Report:
     """What a campaign has found."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[int, str]] = field(default_factory=list)  # case, what was seen
+    failures: list[tuple[int | None, str]] = field(default_factory=list)  # case, what was seen
+    mutants: dict[str, bool] = field(default_factory=dict)  # broken products by name: whether they were noticed
     cases: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -117,7 +118,7 @@ def attack(campaign: Campaign, numbers: Iterable[int], *, seed: int, workers: in
         running[process.watched] = process
     while running:
         _gather(running, report)
-    report.failures.sort()
+    report.failures.sort(key=lambda failure: (failure[0] or 0, failure[1]))
     report.seconds, report.cpu_seconds = time.monotonic() - started, _cpu_seconds() - used
     return report
 

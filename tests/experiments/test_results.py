@@ -164,6 +164,8 @@ def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
     page.write_text(readme.read_text())
     monkeypatch.setattr(results, "README", readme)
     monkeypatch.setattr(results, "PAGE", page)
+    monkeypatch.setattr(results, "RELIABILITY", tmp_path / "reliability.md")
+    results.RELIABILITY.write_text(readme.read_text())
 
     def done(*words):
         monkeypatch.setattr(sys, "argv", ["results.py", "table", *words])
@@ -173,9 +175,30 @@ def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
     told(tmp_path, "atis_jordan", 1, 3, {"f1": 0.95})
     assert done("--check") == 1 and "F1 95.00" not in page.read_text()
     assert done() == 0 and done("--check") == 0
+    assert done() == 0 and results.RELIABILITY.read_text() == f"before\n{results.START}\n{results.END}\nafter\n"
     for text in (page.read_text(), readme.read_text()):
         assert text.startswith("before\n") and text.endswith("\nafter\n") and "`experiment=zaremba_small`" in text
     assert "F1 95.00" in page.read_text() and "atis_jordan" not in readme.read_text()
+
+
+def test_the_record_of_reliability_is_a_table(results, tmp_path):
+    assert results.reliability() == ""
+    campaign = {"name": "kill", "about": "kill -9", "cases": 3, "counts": {"kills": 3000}, "failures": 0,
+                "mutants": {"skip-flush": True, "unseen": False}, "cpu_seconds": 3.2}  # fmt: skip
+    made = {"hardware": "a CPU", "torch": "2", "python": "3", "seed": 1, "seconds": 120, "workers": 2}
+    (tmp_path / "reliability.json").write_text(json.dumps({**made, "campaigns": [campaign]}))
+    text = results.reliability()
+    assert "2 minutes with 2 workers" in text and "| `kill` | kill -9 | 3,000 kills | 0 | `skip-flush` | 3 s |" in text
+
+
+def test_the_record_of_reliability_is_whole():
+    """Of a full campaign: all of it was tried, nothing was found, every broken product was noticed."""
+    path = REPOSITORY / "results" / "reliability.json"
+    if not path.is_file():
+        pytest.skip("python scripts/campaign.py full makes it")
+    for campaign in json.loads(path.read_text())["campaigns"]:
+        assert campaign["failures"] == 0 and all(campaign["mutants"].values()) and campaign["mutants"], campaign["name"]
+        assert all(campaign["counts"][what] >= least for what, least in campaign["wanted"].items()), campaign["name"]
 
 
 def test_a_run_becomes_a_record(results, tmp_path, monkeypatch):
