@@ -60,6 +60,8 @@ def preload() -> None:
     for module in pkgutil.walk_packages(seqlm.__path__, "seqlm."):
         if "triton" not in module.name and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for encoding in ("utf-32-le", "utf-16", "utf-8-sig", "latin-1", "cp1252"):  # another user may not read Python's
+        "".encode(encoding)
     for name in LATER:
         with suppress(ImportError):  # of an extra
             importlib.import_module(name)
