@@ -11,7 +11,7 @@ from .conftest import REPOSITORY
 
 SCRIPTS = str(REPOSITORY / "scripts")
 # Each group in a process of its own: to load torch and the product takes as long as a campaign.
-GROUPS = [("signals", "nonfinite"), ("soak", "portability")]
+GROUPS = [("kill", "signals", "nonfinite"), ("fuzz", "soak", "portability")]
 MUTANTS = [("kill", "forget-random-state"), ("kill", "skip-flush"), ("signals", "swallow-signal")]
 
 

@@ -92,7 +92,8 @@ def _answer(case: Case, place: Path, verb: str, task: str) -> tuple[int, str, st
 
 def _plain(text: str) -> str:
     """Without what no two calls share."""
-    return re.sub(r"\d+(\.\d+)?( ?(s|min|h|ms|tokens/s|MB)\b)|[\d,.]+ tokens/s|\d\d:\d\d(:\d\d)?", "N", text)
+    text = re.sub(r"\d+(\.\d+)?( ?(s|min|h|ms|tokens/s|MB)\b)|[\d,.]+ tokens/s|\d\d:\d\d(:\d\d)?", "N", text)
+    return re.sub(r"  +", "  ", text)
 
 
 def _damage(case: Case, place: Path) -> tuple[Path, str]:

@@ -290,6 +290,21 @@ def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
     assert not (folder / ".step-000000030-1").is_dir()
 
 
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_part_of_it(tmp_path, monkeypatch):
+    folder = trained(tmp_path, "checkpoint.keep_last=2")
+
+    def killed(path, **_):
+        (path / "meta.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        checkpoint.prune(folder, keep_last=1, keep_best=0, keep_every=None)
+    assert not any(checkpoint.verify(folder / checkpoint.step_name(step)) for step in checkpoint.steps(folder))
+    checkpoint.tidy(folder)
+    assert not list(folder.glob(".*"))
+
+
 def test_a_failed_write_never_costs_the_config(tmp_path, monkeypatch):
     train(tiny(tmp_path, "train.steps=8"), {})
     before = (tmp_path / "run" / "config.yaml").read_text()

@@ -258,7 +258,10 @@ def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | Non
     named = {pointed(folder, pointer) for pointer in ("last", "best")}
     for step in saved:
         if step not in kept and step_name(step) not in named:
-            shutil.rmtree(folder / step_name(step), ignore_errors=True)
+            aside = folder / f".{step_name(step)}-old"  # hidden first: a kill leaves no part of it to be seen
+            with suppress(OSError):
+                (folder / step_name(step)).rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def tidy(folder: Path) -> None:
