@@ -77,7 +77,7 @@ def _check_kept(case: Case, run: Path, done: Path) -> None:
 
 
 def damage_of(path: Path) -> str:
-    """What is wrong with the files of a checkpoint, found without the product."""
+    """The damage in the files of a checkpoint, found without the product; empty if there is none."""
     try:
         lines = (path / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
         listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}

@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check_reach(campaign: Campaign, report: Report) -> None:
-    """What the full form must have tried, or it has shown nothing."""
+    """Fail a full form that has not tried enough to show something."""
     for what, least in campaign.least.items():
         if report.counts[what] < least:
             report.failures.append((None, f"too few: {report.counts[what]} {what}, at least {least} are wanted"))
@@ -95,7 +95,7 @@ def _show(campaign: Campaign, report: Report, size: str) -> None:
 def _record(
     campaigns: Sequence[Campaign], reports: Mapping[str, Report], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """What results/reliability.json holds: counts, no path and no text of a failure."""
+    """The content of results/reliability.json: counts, no path and no text of a failure."""
     import torch
 
     import seqlm

@@ -42,7 +42,7 @@ class Case:
         self.counts[what] += times
 
     def fail(self, kind: str, detail: str) -> None:
-        """What must not be was seen; `kind` is counted."""
+        """Note a failure, and count its kind."""
         self.counts[kind] += 1
         self.failures.append(f"{kind}: {detail}")
 
@@ -94,7 +94,7 @@ class Campaign:
 
 @dataclass
 class Report:
-    """What a campaign has found."""
+    """Findings of a campaign."""
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int | None, str]] = field(default_factory=list)  # case, what was seen

@@ -154,10 +154,10 @@ def difference(one: Any, other: Any, where: str = "") -> str:
 
 
 def train_or_resume(case: Case, words: Sequence[str], run: Path) -> Action | Sequence[object]:
-    """What brings a run further: it is started if it does not exist yet."""
+    """The action that brings a run further: it is started if it does not exist yet."""
     return ["resume", run] if (run / "run.json").is_file() else training(case, words, run.parent, run.name)
 
 
 def litter(run: Path) -> list[str]:
-    """What no run should hold: hidden files and folders other than its lock."""
+    """Hidden files and folders other than the lock, which no run should hold."""
     return sorted(str(path.relative_to(run)) for path in run.rglob(".*") if path.name != ".lock")
