@@ -17,6 +17,15 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def with_text_keys(value: Any) -> Any:
+    """A value with texts as the keys of its mappings, however deep: to YAML the 1 of {1: 2.0} is a number."""
+    if isinstance(value, Mapping):
+        return {
+            str(key).lower() if isinstance(key, bool) else str(key): with_text_keys(item) for key, item in value.items()
+        }
+    return [with_text_keys(item) for item in value] if isinstance(value, list) else value
+
+
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Values by dotted key as nested mappings: the inverse of `dotted`."""
     result: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from yaml import YAMLError
 from ..errors import ConfigError
 from ..files import MB, read_bounded, write_atomically
 from .build import describe_type, fits, mismatches
-from .keys import dotted, nested
+from .keys import dotted, nested, with_text_keys
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
 from .schema import PATH_KEYS, Config
 from .tree import find_configs
@@ -32,7 +32,7 @@ def typed(schema: type[T], values: Mapping[str, Any], verb: str = "train") -> T:
 
     `verb` is the one whose help is pointed to.
     """
-    flat, known = _flatten(values, schema), _keys(schema)
+    flat, known = _flatten(with_text_keys(values), schema), _keys(schema)
     for key, value in flat.items():  # run.name=2024 is a name
         if isinstance(value, (int, float)) and not isinstance(value, bool) and key in known and fits("", known[key][0]):
             flat[key] = str(value)

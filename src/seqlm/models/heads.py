@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,14 +17,17 @@ from .sequence_model import size_of
 class TagHead(nn.Module):
     """A tag for every word: p(tag_t | x) = softmax(W y_t + b)."""
 
+    takes_weights: ClassVar[bool] = True  # of classes, in its loss_sum
+
     def __init__(self, input_size: int, sizes: Mapping[str, int]) -> None:
         super().__init__()
         self.linear = nn.Linear(input_size, size_of(sizes, "num_tags", "tags"))
 
-    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
-        """Summed nats of the tags of a batch that have an id."""
-        logits = exact(self.linear(ys).flatten(0, 1))
-        return F.cross_entropy(logits, batch["tags"].flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch, weights: Tensor | None = None) -> Tensor:
+        """Summed nats of the tags of a batch that have an id, each times the weight (K,) of its class."""
+        logits, tags = exact(self.linear(ys).flatten(0, 1)), batch["tags"].flatten()
+        weights = weights if weights is None else weights.to(logits.dtype)
+        return F.cross_entropy(logits, tags, weights, ignore_index=IGNORE_INDEX, reduction="sum")
 
     def best(self, ys: Tensor, lengths: Tensor) -> Tensor:
         """The best tags (T, B), whatever beyond a length."""
@@ -42,12 +46,15 @@ class CRFHead(TagHead):
     A tag without an id is summed over: p of the tags that have one.
     """
 
+    takes_weights = False
+
     def __init__(self, input_size: int, sizes: Mapping[str, int]) -> None:
         super().__init__(input_size, sizes)
         self.crf = LinearChainCRF(self.linear.out_features)
 
-    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
-        """Summed nats of the tags of a batch that have an id."""
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch, weights: Tensor | None = None) -> Tensor:
+        """Summed nats of the tags of a batch that have an id; no tag of them has a loss of its own to be weighted."""
+        assert weights is None, "refused when the run is checked"
         return self.crf.nll(self.linear(ys), batch["tags"], lengths).sum()
 
     def best(self, ys: Tensor, lengths: Tensor) -> Tensor:

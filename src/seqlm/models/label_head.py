@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from ..cells import padding_mask, require_probability
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.bucketed import ExampleBatch
 from ..errors import ConfigError
+from ..layers import exact
 from .heads import TagHead
 from .sequence_model import last_outputs, size_of
 
@@ -58,6 +59,8 @@ class LabelHead(PooledHead):
     Szegedy et al., arXiv 1512.00567).
     """
 
+    takes_weights: ClassVar[bool] = True  # of classes, in its loss_sum
+
     def __init__(
         self, input_size: int, sizes: Mapping[str, int], pooling: Pooling = "last", smoothing: float = 0.0
     ) -> None:
@@ -71,11 +74,19 @@ class LabelHead(PooledHead):
         logits: Tensor = self.linear(self.pool(ys, lengths))
         return logits
 
-    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch) -> Tensor:
-        """Summed loss of the labels of a batch that have an id; smoothed while training."""
+    def loss_sum(self, ys: Tensor, lengths: Tensor, batch: ExampleBatch, weights: Tensor | None = None) -> Tensor:
+        """Summed loss of the labels of a batch that have an id; smoothed while training.
+
+        `weights` (K,) of classes count as in torch: w_y (1 - s) -ln p(y), and w_k s / K -ln p(k) for every label k.
+        """
         smoothing = self.smoothing if self.training else 0.0
         logits, labels = self.logits(ys, lengths), batch["label"]
-        return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing)
+        if weights is not None:  # which bfloat16 would round
+            logits = exact(logits)
+            weights = weights.to(logits.dtype)
+        return F.cross_entropy(
+            logits, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing
+        )
 
     def label(self, ys: Tensor, lengths: Tensor) -> list[int]:
         """The best label of every sequence."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal
 
+from torch import Tensor, nn
+
+from ..cells import Carry
 from ..config.metrics import ACCURACY, MACRO_F1
+from ..config.schema import Config
+from ..data.batching.bucketed import Bucketed, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..models.label_head import LabelHead
 from ..models.sequence_model import SequenceModel
 from .base import Score
+from .class_weights import ClassWeights, WeightedLoss
 from .examples import Encoded, ExampleTask, Prediction
 from .tagging import EntityCounts
 
@@ -19,8 +25,11 @@ from .tagging import EntityCounts
 class Classification(ExampleTask):
     """A label for every sequence: loss = -ln p(label | x), accuracy, and F1 averaged over labels.
 
-    `monitor`: the metric on valid that chooses weights: accuracy, macro_f1 or loss. A label that train lacks counts as
-    wrong.
+    A label that train lacks counts as wrong.
+
+    Args:
+        monitor: the metric on valid that chooses weights: accuracy, macro_f1 or loss.
+        class_weights: how many times each label counts in training: "balanced", or weights by label; see WeightedLoss.
     """
 
     head = LabelHead
@@ -28,8 +37,28 @@ class Classification(ExampleTask):
     metrics = (ACCURACY, MACRO_F1)
     reported = ("accuracy",)
 
-    def __init__(self, *, monitor: Literal["accuracy", "macro_f1", "loss"] = "accuracy") -> None:
+    def __init__(
+        self,
+        *,
+        monitor: Literal["accuracy", "macro_f1", "loss"] = "accuracy",
+        class_weights: ClassWeights = None,
+    ) -> None:
         self.monitor = monitor
+        self.weighted = WeightedLoss(class_weights, "label", "task.class_weights")
+
+    def check(self, config: Config, model: nn.Module, data: Data) -> None:
+        super().check(config, model, data)
+        self.weighted.check(model.head)
+
+    def training(self, data: Data, config: Config) -> Bucketed:
+        self.weighted.fit(data["train"])
+        return super().training(data, config)
+
+    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        return carry, *self.weighted(model.head, model.encode(batch), batch)
+
+    def decisions(self) -> list[tuple[str, str]]:
+        return self.weighted.decisions()
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
         names = tokenizer.vocabularies["label"]

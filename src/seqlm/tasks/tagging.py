@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..cells import Carry
 from ..config.metrics import ACCURACY, F1
 from ..config.schema import Config
+from ..data.batching.bucketed import Bucketed, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
 from ..data.fields import Tags
@@ -20,6 +22,7 @@ from ..errors import ConfigError
 from ..models.heads import TagHead
 from ..models.sequence_model import SequenceModel
 from .base import Score
+from .class_weights import ClassWeights, WeightedLoss
 from .examples import Encoded, ExampleTask, Prediction
 
 CONFUSIONS = 20  # of tags, in a report
@@ -54,6 +57,7 @@ class Tagging(ExampleTask):
         scheme: of the tags: IOB1, IOB2, IOE1, IOE2, IOBES, BILOU, BMES or BMEWO; None: recognised.
         strict: entities that break the scheme do not count, in targets and predictions alike; of BMES and BMEWO they
             never do.
+        class_weights: how many times each tag counts in training: "balanced", or weights by tag; see WeightedLoss.
     """
 
     head = TagHead
@@ -67,7 +71,9 @@ class Tagging(ExampleTask):
         monitor: Literal["f1", "accuracy", "loss"] = "f1",
         scheme: str | None = None,
         strict: bool = False,
+        class_weights: ClassWeights = None,
     ) -> None:
+        self.weighted = WeightedLoss(class_weights, "tags", "task.class_weights")
         self.monitor, self.forced, self.strict = monitor, scheme and check_name(scheme), strict
         self.scheme: TagScheme | None = CONLLEVAL
         self.no_scheme = ""  # the reason why there is none
@@ -83,13 +89,25 @@ class Tagging(ExampleTask):
             self.scheme = replace(self.scheme, strict=self.strict)
 
     def decisions(self) -> list[tuple[str, str]]:
-        origin = "by task.scheme" if self.forced else "recognised in the tags of train"
-        return [("entities", f"{self.scheme}, {origin}" if self.scheme else f"none: {self.no_scheme}")]
+        older = self.scheme is not None and self.scheme.name == CONLLEVAL.name
+        origin = "as when it was begun" if older else "recognised in the tags of train"
+        shown = f"{self.scheme}, {'by task.scheme' if self.forced else origin}"
+        if self.scheme is None:
+            shown = f"none: {self.no_scheme or 'the tags are of no scheme'}"
+        return [("entities", shown), *self.weighted.decisions()]
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
+        self.weighted.check(model.head)
         if self.monitor == "f1":
             self.require_entities(data.tokenizer)
+
+    def training(self, data: Data, config: Config) -> Bucketed:
+        self.weighted.fit(data["train"])
+        return super().training(data, config)
+
+    def objective(self, model: SequenceModel, batch: ExampleBatch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
+        return carry, *self.weighted(model.head, model.encode(batch), batch)
 
     def require_entities(self, tokenizer: ExampleTokenizer) -> None:
         """Raise ConfigError if nothing can be judged by the F1 of entities."""
