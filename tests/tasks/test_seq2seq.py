@@ -9,8 +9,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
+from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.errors import ConfigError, Stopped
+from seqlm.evaluation.evaluate import evaluate
 from seqlm.optim.schedules import Moment
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
@@ -271,3 +274,57 @@ def test_a_run_may_be_asked_to_write_otherwise(tmp_path):
     (tmp_path / "lines").write_text("a b\n")
     failed = command("predict", tmp_path / "run", "lines", "task.baem=2", cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "did you mean task.beam?" in failed.stderr
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """A run on pairs whose targets hold words that are rare in train, so that <unk> is among its words."""
+    folder = tmp_path_factory.mktemp("names")
+    pairs = [f"greet Name{index} now\thello name{index}\n" for index in range(12)]
+    for split in ("train", "valid"):
+        (folder / f"{split}.tsv").write_text("".join(pairs))
+    train(compose("task=seq2seq", "model=seq2seq", "data=parallel", f"data.path={folder}", "data.tokenizer.min_count=2",
+                  "data.tokenizer.lowercase=true", "model.hidden_size=8", "train.steps=60", "train.batch_size=6",
+                  "train.eval_every=60", "optim.lr=0.03", "schedule=constant", "threads=1", "sample.tokens=0",
+                  f"run.root={folder}", "run.name=run"), {})  # fmt: skip
+    return folder / "run"
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_unknown_words_are_copied_from_where_attention_is(names, beam):
+    """As the source has them; without the option none is written."""
+    plain, copying = (load_run(names, task={"beam": beam, "replace_unk": switch}) for switch in (False, True))
+    examples = copying.data["valid"].originals
+    assert not any("<unk>" in one["target"] for one in plain.task.answers(plain.model, plain.tokenizer, examples))
+    for example in examples:
+        (answer,) = copying.task.answers(copying.model, copying.tokenizer, [example])
+        heatmap = copying.task.attention_map(copying.model, copying.tokenizer, example)
+        source = copying.tokenizer.split(example["words"])
+        assert "<unk>" in heatmap.rows, "it has learned that a name is an unknown word"
+        expected = [
+            source[row.argmax()] if word == "<unk>" else word
+            for word, row in zip(heatmap.rows[:-1], heatmap.values, strict=False)
+        ]
+        assert answer == {"target": expected}
+    batches = copying.task.batches(copying.data, "valid", 5, 0)
+    score = evaluate(copying.model, copying.task, batches, torch.device("cpu"))
+    (written,) = copying.task.predict_lines(copying.model, copying.tokenizer, [{"words": "greet Ada now"}])
+    assert "<unk>" not in written["target"]
+    assert score.counts["right"] >= 12 * 2
+
+
+def test_copied_words_are_counted_in_the_form_that_is_looked_up():
+    target = {"read": ["greet", "ada", "now"], "target": ["hello", "ada"]}
+    counts = Seq2Seq(replace_unk=True).count({"target": ["hello", "<unk>"], "copies": {1: 1}}, target)
+    assert counts["right"] == 3 and counts["length", 3, "exact"] == 1
+
+
+def test_nothing_to_copy_is_refused(tmp_path):
+    none = ["model.head.attention=none", "model.head.input_feeding=false", "train.steps=2", "train.eval_every=2"]
+    with pytest.raises(ConfigError, match=r"task.replace_unk=true copies .* most attention, and this model has none"):
+        train(copying(tmp_path, *none, "task.replace_unk=true"), {})
+    train(copying(tmp_path, *none), {})
+    with pytest.raises(ConfigError, match=r"task.replace_unk=true copies .* most attention, and this model has none"):
+        load_run(tmp_path / "run", task={"replace_unk": True})
+    with pytest.raises(ConfigError, match="copies words of the source, and this data has none"):
+        Seq2Seq(replace_unk=True).prepare(ExampleTokenizer())

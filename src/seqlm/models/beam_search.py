@@ -27,22 +27,24 @@ def length_penalty(length: float, penalty: float) -> float:
     return float(((5 + length) / 6) ** penalty)
 
 
-def _permitted(logs: Tensor, at_limit: Tensor) -> Tensor:
-    """ln p (B, V) of what may follow: never `<unk>`, which is never right; at the limit (B,) only the end."""
+def _permitted(logs: Tensor, at_limit: Tensor, unk: bool) -> Tensor:
+    """ln p (B, V) of what may follow: `<unk>`, which is never right, only if `unk`; at the limit (B,) only the end."""
     words = torch.arange(logs.shape[1], device=logs.device)
-    return logs.masked_fill((at_limit.unsqueeze(1) & (words != END)) | (words == UNKNOWN), -torch.inf)
+    refused = at_limit.unsqueeze(1) & (words != END)
+    return logs.masked_fill(refused if unk else refused | (words == UNKNOWN), -torch.inf)
 
 
-def greedy(step: Step, state: Carry, limits: Tensor) -> list[Hypothesis]:
+def greedy(step: Step, state: Carry, limits: Tensor, unk: bool = False) -> list[Hypothesis]:
     """The most probable word, one after the other, for each of B sequences: at most `limits` (B,) words, then the end.
 
-    `step` is (state, words (B)) -> (state, ln p of the next word (B, V)); the first word it reads is the end.
+    `step` is (state, words (B)) -> (state, ln p of the next word (B, V)); the first word it reads is the end. `unk`:
+    `<unk>` may be written.
     """
     words, going = torch.full_like(limits, END), torch.ones_like(limits, dtype=torch.bool)
     rows, total = [], torch.zeros((), device=limits.device)
     for place in range(int(limits.max()) + 1):
         state, logs = step(state, words)
-        best, words = _permitted(logs, place >= limits).max(-1)
+        best, words = _permitted(logs, place >= limits, unk).max(-1)
         total = total + torch.where(going, best, 0.0)
         rows.append(words)
         going = going & (words != END)
@@ -53,7 +55,7 @@ def greedy(step: Step, state: Carry, limits: Tensor) -> list[Hypothesis]:
 
 
 def beam_search(
-    step: Step, state: Carry, limits: Tensor, known: list[Hypothesis], size: int, penalty: float
+    step: Step, state: Carry, limits: Tensor, known: list[Hypothesis], size: int, penalty: float, unk: bool = False
 ) -> list[Hypothesis]:
     """The best hypothesis of each of B sequences, by ln p / lp, among those that a beam of `size` ends with.
 
@@ -70,7 +72,7 @@ def beam_search(
     words, written = torch.full_like(wide, END), torch.empty(count * size, 0, dtype=torch.long, device=device)
     for place in range(int(limits.max()) + 1):
         state, logs = step(state, words)
-        logs = _permitted(logs, place >= wide).view(count, size, -1) + totals.unsqueeze(-1)
+        logs = _permitted(logs, place >= wide, unk).view(count, size, -1) + totals.unsqueeze(-1)
         totals, index = logs.flatten(1).topk(size)
         totals = totals.masked_fill(slots >= room, -torch.inf)
         parents = (torch.arange(count, device=device).unsqueeze(1) * size + index // logs.shape[-1]).flatten()

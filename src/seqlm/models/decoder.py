@@ -181,18 +181,25 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def write(
-        self, ys: Tensor, lengths: Tensor, *, beam: int = 1, length_penalty: float = 0.0, max_length: int | None = None
+        self,
+        ys: Tensor,
+        lengths: Tensor,
+        *,
+        beam: int = 1,
+        length_penalty: float = 0.0,
+        max_length: int | None = None,
+        unk: bool = False,
     ) -> list[list[int]]:
         """The target of each source, as ids without the end: greedily, or the best found by a beam.
 
-        At most `max_length` words, or twice as many as the source has and ten.
+        At most `max_length` words, or twice as many as the source has and ten; `<unk>` is written only if `unk`.
         """
         limits = 2 * lengths + 10 if max_length is None else torch.full_like(lengths, max_length)
         memory, state = self.start(ys, lengths)
-        found = greedy(self.scores(memory, state), state, limits)
+        found = greedy(self.scores(memory, state), state, limits, unk)
         if beam > 1:
             memory, state = map_carry(lambda tensor: tensor.repeat_interleave(beam, 0), (memory, state))
-            found = beam_search(self.scores(memory, state), state, limits, found, beam, length_penalty)
+            found = beam_search(self.scores(memory, state), state, limits, found, beam, length_penalty, unk)
         return [words for words, _ in found]
 
     def scores(self, memory: Any, state: State) -> Step:

@@ -127,6 +127,8 @@ def load_run(
         raise ConfigError(f"task.{key} does nothing when a run is tested; it may change {options}")
     check(loaded)
     loaded.load(checkpoint, weights, average_last)
+    if task:
+        loaded.task.check_inference(loaded.model)
     return loaded
 
 

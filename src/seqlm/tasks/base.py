@@ -85,6 +85,10 @@ class Task(ABC):
         """Rows in the header of a run: what was decided from its data."""
         return []
 
+    def check_inference(self, model: Any) -> None:
+        """Raise ConfigError for an inference option that this model has no use for."""
+        return None
+
     @abstractmethod
     def training(self, data: Data, config: Config) -> Batches:
         """The batches to learn from."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from ..config.schema import Config, SamplingConfig
 from ..data.batching.bucketed import EncodedExamples, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
-from ..data.fields import END
+from ..data.fields import END, UNKNOWN
 from ..data.tokenizers.examples import ExampleTokenizer
+from ..errors import ConfigError
 from ..models.decoder import Decoder
 from ..models.sequence_model import SequenceModel
 from ..optim.schedules import Moment
@@ -34,7 +35,10 @@ class Seq2Seq(ExampleTask):
     decoder draws (S. Bengio et al., arXiv 1506.03099): that probability from the first step on (`sampling_schedule`
     "constant"), or rising from 0 with the part of the run that is done ("linear"). Writes greedily, or with a `beam`,
     of which the best by ln p / ((5 + length) / 6)^`length_penalty` is taken (Y. Wu et al., arXiv 1609.08144);
-    `max_length` words at most, or twice as many as the source has and ten. `bleu` adds BLEU and chrF by sacrebleu.
+    `max_length` words at most, or twice as many as the source has and ten. It never writes `<unk>`; with `replace_unk`
+    it does, and the word of the source that has most attention at that place is put there instead, as names and numbers
+    need it that are rare in train (M.-T. Luong et al., arXiv 1410.8206, by attention: S. Jean et al., arXiv
+    1412.2007). `bleu` adds BLEU and chrF by sacrebleu.
     """
 
     head = Decoder
@@ -46,7 +50,7 @@ class Seq2Seq(ExampleTask):
         Metric("chrf", 2, title="chrF"),
     )
     reported = ("exact", "bleu", "chrf")
-    inference_options = ("beam", "length_penalty", "max_length", "bleu")
+    inference_options = ("beam", "length_penalty", "max_length", "replace_unk", "bleu")
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Seq2Seq(ExampleTask):
         beam: int = 1,
         length_penalty: float = 0.0,
         max_length: int | None = None,
+        replace_unk: bool = False,
         scheduled_sampling: float = 0.0,
         sampling_schedule: Literal["linear", "constant"] = "linear",
         bleu: bool = False,
@@ -75,10 +80,22 @@ class Seq2Seq(ExampleTask):
         self.search_options = {"beam": beam, "length_penalty": length_penalty, "max_length": max_length}
         self.scheduled_sampling, self.sampling_schedule = scheduled_sampling, sampling_schedule
         self.sampled = 0.0 if sampling_schedule == "linear" else scheduled_sampling
-        self.bleu, self.monitor = bleu, monitor
+        self.bleu, self.monitor, self.replace_unk = bleu, monitor, replace_unk
+
+    def prepare(self, tokenizer: ExampleTokenizer) -> None:
+        if self.replace_unk and "words" not in tokenizer.fields:
+            raise ConfigError("task.replace_unk=true copies words of the source, and this data has none; leave it out")
+
+    def check_inference(self, model: SequenceModel) -> None:
+        if self.replace_unk and model.head.attention is None:
+            raise ConfigError(
+                "task.replace_unk=true copies the word of the source that has most attention, and this model has none "
+                "(model.head.attention=none); leave it out"
+            )
 
     def check(self, config: Config, model: nn.Module, data: Data) -> None:
         super().check(config, model, data)
+        self.check_inference(model)  # type: ignore[arg-type]
         if self.bleu:
             corpus_scores([], [])
 
@@ -90,15 +107,38 @@ class Seq2Seq(ExampleTask):
         return carry, model.head.loss_sum(*model.encode(batch), batch, self.sampled), None
 
     def predict(self, model: SequenceModel, encoded: Encoded, tokenizer: ExampleTokenizer) -> list[Prediction]:
-        names = tokenizer.vocabularies["target"]
-        return [{"target": [names[word] for word in row]} for row in model.head.write(*encoded, **self.search_options)]
+        names, written = tokenizer.vocabularies["target"], self._write(model, encoded)
+        predictions: list[Prediction] = [{"target": [names[word] for word in row]} for row in written]
+        if any(UNKNOWN in row for row in written):
+            for prediction, row, weights in zip(
+                predictions, written, model.head.attend(*encoded, written), strict=True
+            ):
+                prediction["copies"] = {
+                    place: int(weights[place].argmax()) for place, word in enumerate(row) if word == UNKNOWN
+                }
+        return predictions
+
+    def _write(self, model: SequenceModel, encoded: Encoded) -> list[list[int]]:
+        words: list[list[int]] = model.head.write(*encoded, **self.search_options, unk=self.replace_unk)
+        return words
+
+    def answers(
+        self, model: SequenceModel, tokenizer: ExampleTokenizer, examples: Iterable[Example]
+    ) -> list[Prediction]:
+        kept = list(examples)
+        predictions = super().answers(model, tokenizer, kept)
+        for prediction, example in zip(predictions, kept, strict=True):
+            if copies := prediction.pop("copies", None):
+                prediction["target"] = with_copies(prediction["target"], copies, tokenizer.split(example["words"]))
+        return predictions
 
     def references(self, examples: Sequence[Example], tokenizer: ExampleTokenizer) -> Sequence[Example]:
         """Targets as units, in the form in which they are looked up, and what is read at each step."""
         return [{"read": steps_read(one, tokenizer), "target": tokenizer.units(one["target"])} for one in examples]
 
     def count(self, prediction: Prediction, target: Example) -> Counter[Any]:
-        words, reference = prediction["target"], target["target"]
+        reference = target["target"]
+        words = with_copies(prediction["target"], prediction.get("copies", {}), target["read"])
         right = sum(a == b for a, b in zip(words, reference, strict=False)) + (len(words) == len(reference))
         counts: Counter[Any] = Counter(right=right, places=max(len(words), len(reference)) + 1)  # with the end
         counts["length", len(target["read"]), "exact" if words == reference else "wrong"] += 1
@@ -161,10 +201,15 @@ class Seq2Seq(ExampleTask):
         batch = EncodedExamples.of([example], tokenizer).batch([0])
         with evaluating(model):
             ys, lengths = model.encode(batch.to(next(model.parameters()).device))
-            words = model.head.write(ys, lengths, **self.search_options)
+            words = self._write(model, (ys, lengths))
             weights = model.head.attend(ys, lengths, words)[0].float().cpu().numpy()
         rows = [tokenizer.vocabularies["target"][word] for word in (*words[0], END)]
         return Heatmap(weights, rows, steps_read(example, tokenizer), "written", "read")
+
+
+def with_copies(words: Sequence[str], copies: Mapping[int, int], source: Sequence[str]) -> list[str]:
+    """Words that were written, those at the places in `copies` replaced by the ones of the source that it names."""
+    return [source[copies[place]] if place in copies else word for place, word in enumerate(words)]
 
 
 def steps_read(example: Example, tokenizer: ExampleTokenizer) -> list[str]:
