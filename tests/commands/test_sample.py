@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from seqlm import GRUCell, LanguageModel, Recurrent, Stack
+from seqlm.config.compose import compose_words
 from seqlm.config.schema import SampleConfig
-from seqlm.config.values import verb_config
+from seqlm.config.values import load_config, verb_config
 from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
+from seqlm.runs.folder import RunFolder
+from seqlm.sweep.plan import make_plan
 from seqlm.tasks.generation import draw, generate
 from seqlm.training.launch import train
 
+from ..conftest import seqlm as command
 from ..conftest import tiny
 
 TEXT = "to be or not to be\nthat is the question\n"
@@ -122,3 +128,34 @@ def test_sampling_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     "".join(generate(model, tokenizer, how("tokens=9")))
     assert (torch.get_rng_state() == before).all() and model.training
+
+
+def test_a_random_seed_is_told_and_writes_the_same_again(tmp_path):
+    train(tiny(tmp_path, "train.steps=2"), {})
+
+    def sampled(seed):
+        return command("sample", tmp_path / "run", "tokens=60", f"seed={seed}", cwd=tmp_path)
+
+    first = sampled("random")
+    (seed,) = re.findall(r"^seed (\d+) was drawn; seed=\1 writes the same again$", first.stderr, re.M)
+    assert sampled(seed).stdout == first.stdout != sampled("random").stdout
+
+
+def test_the_seed_of_a_run_is_drawn_once(tmp_path, capsys):
+    """It is in the name, the words and the config of the run, and stays the same when the run goes on."""
+    words = ["data=markov", "data.tokens=900", "model.hidden_size=4", "train.steps=2", "seed=random", "threads=1",
+             "train.bptt=8", "train.batch_size=4", "train.eval_batch_size=2", "schedule=constant", "sample.tokens=0",
+             f"run.root={tmp_path}", "run.name=run", "resume=auto"]  # fmt: skip
+    config, choices = compose_words(words)
+    train(config, choices, words)
+    run = RunFolder.open(tmp_path / "run")
+    seed = run.info()["seed"]
+    assert f"seed {seed} was drawn; seed={seed} repeats this run" in capsys.readouterr().out
+    assert f"seed={seed}" in run.info()["overrides"] and load_config(run.config).seed == seed == config.seed
+    again, choices = compose_words([*words, "train.steps=3"])
+    train(again, choices, words)
+    assert again.seed != seed and load_config(run.config).seed == seed and run.info()["steps"] == 3
+    with pytest.raises(ConfigError, match="seed=many should be a whole number or random"):
+        compose_words(["seed=many"])
+    with pytest.raises(ConfigError, match="seed=random: a sweep finds its runs again by their seeds"):
+        make_plan("lr", ["seed=1,random", f"run.root={tmp_path}"])

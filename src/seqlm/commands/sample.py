@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..config.schema import SampleConfig
+from ..config.schema import RANDOM_SEED, SampleConfig
 from ..config.values import verb_config
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
@@ -45,6 +45,8 @@ def main(words: Sequence[str]) -> None:
     typed = [word.partition("=")[2] for word in words if word.startswith("condition=")]
     if typed and typed[-1] in getattr(run.tokenizer, "vocabularies", {}).get("label", ()):
         options = replace(options, condition=typed[-1])  # one that looks like a number, or like true, is still a label
+    if f"seed={RANDOM_SEED}" in words:
+        print(f"seed {options.seed} was drawn; seed={options.seed} writes the same again", file=sys.stderr, flush=True)
     for seed in range(options.seed, options.seed + options.texts):
         with autocast(device, options.precision):
             pieces = stream(run.task, run.model, run.tokenizer, replace(options, seed=seed))

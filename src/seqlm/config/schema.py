@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 LARGEST_SEED = 2**63 - 1
+RANDOM_SEED = "random"  # typed for a seed: a number is drawn, which is the value from then on
 
 
 def _key(
@@ -19,9 +20,15 @@ def _key(
     above: float | None = None,
     below: float | None = None,
     allowed: Sequence[Any] = (),
+    seed: bool = False,
 ) -> Any:
-    """A key whose value comes from YAML, with limits beyond those of its type."""
-    return field(metadata={"least": least, "most": most, "above": above, "below": below, "allowed": allowed})
+    """A key whose value comes from YAML, with limits beyond those of its type; of a `seed`, which may be drawn."""
+    limits = {"least": least, "most": most, "above": above, "below": below, "allowed": allowed}
+    return field(metadata={**limits, "seed": seed})
+
+
+def _seed() -> Any:
+    return _key(least=0, most=LARGEST_SEED, seed=True)
 
 
 DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
@@ -98,7 +105,7 @@ class SamplingConfig:
     temperature: float = _key(least=0)
     top_k: int | None = _key(least=1)
     top_p: float | None = _key(above=0)
-    seed: int = _key(least=0, most=LARGEST_SEED)
+    seed: int = _seed()
     allow_unk: bool = _key()
 
 
@@ -127,7 +134,7 @@ class Config:
     run: RunConfig
     tags: list[str] = _key()
     note: str | None = _key()
-    seed: int = _key(least=0, most=LARGEST_SEED)
+    seed: int = _seed()
     device: str = _key()
     precision: str = _key(allowed=PRECISIONS)
     engine: str = _key(allowed=STEP_ENGINES)
@@ -203,7 +210,7 @@ class MonteCarloConfig:
     """Dropout that stays on while a text is scored."""
 
     samples: int | None = _key(least=1)
-    seed: int = _key(least=0, most=LARGEST_SEED)
+    seed: int = _seed()
     multiplier: float = _key(above=0, most=1)
 
 

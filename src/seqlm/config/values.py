@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, fields, is_dataclass
 from functools import cache
@@ -20,7 +21,7 @@ from ..files import MB, read_bounded, write_atomically
 from .build import describe_type, fits, mismatches
 from .keys import dotted, nested, with_text_keys
 from .migrate import RENAMED, VERB_KEYS, migrate, renamed
-from .schema import PATH_KEYS, Config
+from .schema import PATH_KEYS, RANDOM_SEED, Config
 from .tree import find_configs
 from .yaml_files import read_saved, read_yaml, verb_files
 
@@ -36,6 +37,8 @@ def typed(schema: type[T], values: Mapping[str, Any], verb: str = "train") -> T:
     for key, value in flat.items():  # run.name=2024 is a name
         if isinstance(value, (int, float)) and not isinstance(value, bool) and key in known and fits("", known[key][0]):
             flat[key] = str(value)
+        elif value == RANDOM_SEED and key in known and known[key][1].metadata["seed"]:
+            flat[key] = secrets.randbelow(2**32)
     names_of_sections = {name[:place] for name in known for place, letter in enumerate(name) if letter == "."}
     sections = [key for key in flat if key in names_of_sections]  # train=3
     problems = [
@@ -229,7 +232,7 @@ def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
     if isinstance(value, Mapping) and (wrong := mismatches(value, hint, key)):
         return "\n".join(wrong)
     if not fits(value, hint):
-        return f"{key}={shown} should be {describe_type(hint)}"
+        return f"{key}={shown} should be {describe_type(hint)}{f' or {RANDOM_SEED}' if limits['seed'] else ''}"
     if limits["allowed"] and value not in limits["allowed"]:
         options = ", ".join("null" if option is None else str(option) for option in limits["allowed"])
         return f"{key}={shown} is unknown; allowed: {options}"

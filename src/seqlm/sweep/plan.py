@@ -12,7 +12,7 @@ from typing import Any
 from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_missing_options
 from ..config.compose import Choices, compose_jobs, differing_words, expand
 from ..config.keys import dotted
-from ..config.schema import Config, RunConfig
+from ..config.schema import RANDOM_SEED, Config, RunConfig
 from ..config.values import as_typed, load_config
 from ..config.words import overrides
 from ..errors import ConfigError
@@ -67,6 +67,8 @@ class Plan:
 def make_plan(name: str, words: Sequence[str]) -> Plan:
     """The jobs of `seqlm sweep NAME WORDS`. Raises ConfigError that lists every mistake of every job."""
     jobs = expand(words)
+    if any(f"seed={RANDOM_SEED}" in job for job in jobs):
+        raise ConfigError(f"seed={RANDOM_SEED}: a sweep finds its runs again by their seeds; give some, seed=1,2,3")
     differing = differing_words(jobs)
     configs, choices = _checked(jobs, differing, [word for word in words if word not in overrides(words)])
     plan = Plan(_folder(name, configs))

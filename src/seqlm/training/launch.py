@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..cells import Carry
 from ..config.comparison import changes
 from ..config.metrics import by_name
-from ..config.schema import Config
+from ..config.schema import RANDOM_SEED, Config
 from ..config.values import save_config, with_words
 from ..device import describe
 from ..engines.choice import measured
@@ -37,6 +37,8 @@ from .report import closing, declarations, describe_run, header, hparams, less_m
 from .resuming import check_limits, finished, is_finished, newest_checkpoint
 from .session import Progress, Session, assemble_session
 from .signals import StopSignal
+
+DRAWN = f"seed={RANDOM_SEED}"
 
 
 class Trained(NamedTuple):
@@ -61,7 +63,9 @@ def train(
         if name is None:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
         if (root / name / "run.json").is_file():
-            return _resume(RunFolder.open(root / name), lambda _: config, callbacks)
+            drawn = DRAWN in words  # once and for all
+            change = lambda saved: replace(config, seed=saved.seed) if drawn else config  # noqa: E731
+            return _resume(RunFolder.open(root / name), change, callbacks)
     with shown_status("preparing the run"):
         check_parts(config)  # a wrong key is named before a run that it mentions is looked for
     with measured.of_run({}):
@@ -72,10 +76,13 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], cal
     name, root = config.run.name, Path(config.run.root)
     with shown_status("preparing the run"), memory_advice(partial(less_memory, config)):
         session = assemble_session(config, callbacks=callbacks)
-        typed = {"choices": dict(choices), "overrides": list(words), "model": describe_model(config, choices)}
+        given = [f"seed={config.seed}" if word == DRAWN else word for word in words]
+        typed = {"choices": dict(choices), "overrides": given, "model": describe_model(config, choices)}
         origins = _origins(session)
         facts = {**typed, **describe_run(session), **origins}
     _say_beginning(config, origins)
+    if DRAWN in words:
+        print(f"seed {config.seed} was drawn; seed={config.seed} repeats this run", flush=True)
 
     def fill(run: RunFolder) -> None:
         save_config(with_absolute_paths(config), run.config)
@@ -84,7 +91,7 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], cal
         seal(run)
 
     try:
-        with RunFolder.create(root, name, run_name(config, choices, words), fill) as run:
+        with RunFolder.create(root, name, run_name(config, choices, given), fill) as run:
             return _run(run, session, *_beginning(session), None)
     except RunExists:
         if config.resume == "auto" and name and (root / name / "run.json").is_file():  # another process was faster
