@@ -168,7 +168,7 @@ def test_the_tokenizer_keeps_the_scheme(tmp_path):
     tokenizer = ExampleTokenizer().fit([{"words": ["a", "b", "c"], "tags": ["x_B", "x_M", "x_E"]}])
     assert again() == tokenizer.fields["tags"].scheme and again().suffix
     assert again(lambda data: data.pop("tag_scheme")) == CONLLEVAL, "of an older run"
-    with pytest.raises(ConfigError, match="names the scheme 'IOB2', which its tags do not have"):
+    with pytest.raises(ValueError, match="tag_scheme='IOB2' is no scheme of its tags"):
         again(lambda data: data.update(tag_scheme="IOB2"))
     tokenizer = ExampleTokenizer().fit([{"words": ["a"], "tags": ["NN"]}])
     assert again() is None

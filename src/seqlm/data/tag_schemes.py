@@ -168,12 +168,12 @@ def forced(name: str, tags: Collection[str]) -> TagScheme:
 
 
 def named(name: str, tags: Collection[str]) -> TagScheme:
-    """A scheme that was recognised before, as these tags write it. Raises ConfigError for what is no scheme."""
+    """A scheme that was recognised before, as these tags write it. Raises ValueError for what is no scheme of theirs."""
     if name == CONLLEVAL.name:
         return CONLLEVAL
     found = next((one for one in _ways(name) if all(map(one.part, tags))), None) if name in LETTERS else None
     if found is None:
-        raise ConfigError(f"the tokenizer of this run names the scheme {name!r}, which its tags do not have")
+        raise ValueError(f"tag_scheme={name!r:.80} is no scheme of its tags")
     return found
 
 
