@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from .errors import ConfigError
-from .files import flush
+from .files import flush, writing
 
 T = TypeVar("T")
 MANIFEST = "MANIFEST.json"
@@ -203,8 +203,9 @@ def entry(folder: Path, make: Callable[[Path], None], read: Callable[[Path], T])
     if damage:
         print(f"seqlm: {folder} is damaged ({damage}); it is made again", file=sys.stderr, flush=True)
     with _aside(folder) as aside:
-        make(aside)
-        _seal(aside)
+        with writing(folder):
+            make(aside)
+            _seal(aside)
         with locked(folder.parent / LOCK):
             if whole or _damage(folder) is not None:  # else another process has made it meanwhile
                 _replace(folder, aside)

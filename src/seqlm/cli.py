@@ -43,6 +43,7 @@ def main() -> None:
         else:
             with LeaveOnSignal(), memory_advice(lambda: LESS_MEMORY.get(verb, ENOUGH_MEMORY)):
                 importlib.import_module(f".commands.{verb}", __package__).main(words)
+        sys.stdout.flush()  # here a full disk is an error like others
     except Interrupted as error:
         print(f"seqlm: stopped by {error}", file=sys.stderr)
         sys.exit(128 + error.number)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,9 +53,46 @@ class Stopped(SeqlmError):
         self.exit_code = 128 + signal_number
 
 
+NO_ROOM = {  # errors of a file system that takes no more
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of this user is used up",
+    errno.EFBIG: "a file may not be that large here",
+    errno.EROFS: "the file system is read-only",
+}
+
+
+class NoRoom(OSError):
+    """A file could not be written because its file system takes no more."""
+
+    def __init__(self, error: OSError, path: Path, needed: int | None) -> None:
+        super().__init__(error.errno, error.strerror, str(path))
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+def describe(error: OSError) -> str:
+    """An error of the system in words: the path, and where its disk is full the bytes that are needed and free."""
+    path, cause = error.filename, NO_ROOM.get(error.errno or 0)
+    if cause is None:
+        return f"{path}: {error.strerror}" if path and error.strerror else str(error)
+    if path is None:
+        return f"a file, or the output, could not be written: {cause}"
+    if error.errno != errno.EROFS:
+        folder = next((one for one in Path(path).absolute().parents if one.is_dir()), Path("/"))
+        needed = getattr(error, "needed", None)
+        needs = f"{needed:,} bytes are needed, " if needed else ""
+        cause += f" ({needs}{shutil.disk_usage(folder).free:,} bytes are free)"
+    return f"{path} could not be written: {cause}"
+
+
 def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
-    print(f"{paint('seqlm:', 'red', sys.stderr)} {error}", file=sys.stderr, flush=True)
+    said = describe(error) if isinstance(error, OSError) else error
+    print(f"{paint('seqlm:', 'red', sys.stderr)} {said}", file=sys.stderr, flush=True)
+    if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+        silence_output()  # it would fail once more when the process ends
     return error.exit_code if isinstance(error, SeqlmError) else 1  # OSError: a full disk, a folder without permission
 
 
@@ -89,5 +128,10 @@ def install_hint(extra: str) -> str:
 
 def broken_pipe() -> int:
     """Exit code for when nobody reads our output any more, as in `seqlm runs | head`; silences the rest of it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence_output()
     return 141
+
+
+def silence_output() -> None:
+    """Let what is still to be printed on standard output go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

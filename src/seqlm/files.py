@@ -10,10 +10,12 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import ConfigError
+from .errors import NO_ROOM, ConfigError, NoRoom
 
 MB = 1 << 20
 
@@ -61,12 +63,23 @@ def create(path: Path, mode: int = 0o666) -> BinaryIO:
     return os.fdopen(os.open(path, flags, mode), "wb")
 
 
+@contextmanager
+def writing(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Raise NoRoom, with the path and the bytes that are needed, where a file system takes no more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM or isinstance(error, NoRoom):
+            raise
+        raise NoRoom(error, path, needed) from error
+
+
 def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
     """Replace `path` by `text`: a reader sees the old content or the new, never a part."""
-    aside = beside(path)
+    aside, data = beside(path), text.encode()
     try:
-        with create(aside, mode) as handle:
-            handle.write(text.encode())
+        with writing(path, len(data)), create(aside, mode) as handle:
+            handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
         aside.replace(path)

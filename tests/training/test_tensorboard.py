@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -19,7 +20,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from seqlm.commands.eval import evaluate_run
-from seqlm.errors import Stopped
+from seqlm.errors import NoRoom, Stopped
 from seqlm.runs.folder import RunFolder
 from seqlm.training.launch import resume, train
 from seqlm.training.loggers import RunLogger
@@ -27,6 +28,23 @@ from seqlm.training.loggers import RunLogger
 from ..conftest import compose, tiny
 from .test_resume import stop_at
 from .test_training import of
+
+
+def test_a_full_disk_under_the_events_is_an_error_with_the_folder(tmp_path, monkeypatch, capfd):
+    """TensorBoard writes in a thread of its own, which would print a traceback and end."""
+
+    def full(writer, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger = RunLogger(tmp_path)
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(NoRoom, match=f"{tmp_path} could not be written: the disk is full"):
+        for step in range(100):
+            logger.scalars(step, step, 1.0, {"train/loss": 1.0})
+            logger.flush()
+    with pytest.raises(NoRoom):
+        logger.close("failed")
+    assert capfd.readouterr().err == ""
 
 
 def opened(folder):

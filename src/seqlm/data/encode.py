@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..cache import cache_folder, entry, private_folder
 from ..errors import ConfigError
+from ..files import writing
 from ..terminal import track
 from .corpus import Corpus, TextCounts
 from .tokenizers.text import KINDS, Tokenizer, load_tokenizer
@@ -91,7 +92,8 @@ def encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Encoded:
         with (folder / "tokens.bin").open("wb") as handle:
             for ids in tokenizer.encode_blocks(_counted(_read(corpus, split, f"encoding {split}"), count)):
                 tokens += len(ids)
-                handle.write(ids.astype(dtype).tobytes())
+                with writing(folder / "tokens.bin", len(ids) * dtype.itemsize):
+                    handle.write(ids.astype(dtype).tobytes())
         counts = Counts(tokens, count.characters, count.words, corpus.count_bytes)
         (folder / "counts.json").write_text(json.dumps(asdict(counts)))
         if corpus.fingerprint(split) != fingerprint:

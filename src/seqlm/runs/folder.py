@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from ..config.migrate import migrate_info, migrate_score
 from ..errors import ConfigError, RunExists
-from ..files import MB, free_path, read_bounded, read_json, to_json, write_atomically
+from ..files import MB, free_path, open_regular, read_bounded, read_json, to_json, write_atomically, writing
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 LOOKS, LOOK_SECONDS = 200, 0.01  # how often, and after how long, a lock that others look at is tried again
@@ -134,7 +134,7 @@ class RunFolder:
     def is_held(self) -> bool:
         """Whether a process trains this run. Nothing is written, and no resume is kept from it: see `locked`."""
         try:
-            with (self.path / ".lock").open() as handle:
+            with open_regular(self.path / ".lock") as handle:
                 return not _locks(handle, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
@@ -155,9 +155,9 @@ class RunFolder:
                 time.sleep(LOOK_SECONDS)
             else:
                 raise ConfigError(f"{self.path}/.lock is shared by another process all the time; end that first")
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            with writing(self.path / ".lock"):
+                handle.truncate(0)
+                os.write(handle.fileno(), str(os.getpid()).encode())  # nothing is left for `close` to fail at
             yield
 
     def records(self) -> list[dict[str, Any]]:
@@ -175,8 +175,10 @@ class RunFolder:
 
     def save_sample(self, step: int, text: str) -> None:
         """Keep the text that was shown at an evaluation."""
-        self.samples.mkdir(exist_ok=True)
-        (self.samples / f"step-{step:09d}.txt").write_text(text + "\n", encoding="utf-8")
+        path = self.samples / f"step-{step:09d}.txt"
+        with writing(path):
+            self.samples.mkdir(exist_ok=True)
+            path.write_text(text + "\n", encoding="utf-8")
 
     def times_scored(self, split: str) -> int:
         """How often `seqlm eval` has scored `split`, over all result files; one without a count counts once."""
@@ -224,7 +226,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _locks(handle: IO[str], kind: int) -> bool:
+def _locks(handle: IO[Any], kind: int) -> bool:
     """Whether the lock of an open file could be had, until it is closed."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from ..files import to_json
+from ..files import to_json, writing
 from ..tasks.figures import Heatmap
 
 STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
 MAX_HPARAMS = 40
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _names_the_folder(method: Callable[P, R]) -> Callable[P, R]:
+    """A method of RunLogger whose error names the folder where the disk is full."""
+
+    @functools.wraps(method)
+    def named(*arguments: P.args, **options: P.kwargs) -> R:
+        with writing(cast("RunLogger", arguments[0]).folder):
+            return method(*arguments, **options)
+
+    return named
+
+
+def _quiet_writer(args: threading.ExceptHookArgs) -> None:
+    """Print no traceback of TensorBoard's own thread: what it could not write is raised at the next write."""
+    if type(args.thread).__name__ != "_AsyncWriterThread" or not isinstance(args.exc_value, OSError):
+        threading.__excepthook__(args)
+
+
+threading.excepthook = _quiet_writer
+
+
 class RunLogger:
     """Scalars and texts of one run; reopened at `start_step`, later points of the earlier session are hidden."""
 
     def __init__(self, folder: Path, *, start_step: int = 0) -> None:
-        self._folder = folder
-        self._open(start_step)
+        self.folder = folder
+        with writing(folder):
+            self._open(start_step)
 
+    @_names_the_folder
     def reopen(self, start_step: int) -> None:
         """Go on from an earlier step: points beyond it are hidden, and metrics.jsonl may have been replaced."""
         self._writer.close()
@@ -34,13 +62,14 @@ class RunLogger:
         self._open(start_step)
 
     def _open(self, start_step: int) -> None:
-        folder = self._folder
+        folder = self.folder
         _await_next_second(folder)
         # purge_step hides what a killed session wrote beyond its last checkpoint. It works only if the
         # first session marked its start too, hence 0 and not None.
         self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
+    @_names_the_folder
     def scalars(self, step: int, tokens: int, seconds: float, values: Mapping[str, float]) -> None:
         """One record: a line of metrics.jsonl, and a TensorBoard point for each value."""
         record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), **values}
@@ -49,19 +78,23 @@ class RunLogger:
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
 
+    @_names_the_folder
     def best(self, step: int, name: str, value: float) -> None:
         """The best value of valid so far: the first metric of the HPARAMS tab, which shows the last of each tag."""
         self._writer.add_scalar(f"best/valid_{name}", value, step)
 
+    @_names_the_folder
     def charts(self, names: Iterable[str]) -> None:
         """A chart under CUSTOM SCALARS for each of these metrics, with all splits in it."""
         charts = {name: ["Multiline", [f"^(train|valid|test)/{re.escape(name)}$"]] for name in names}
         self._writer.add_custom_scalars({"train, valid and test": charts})
 
+    @_names_the_folder
     def text(self, tag: str, text: str, step: int) -> None:
         """Preformatted text under TensorBoard's TEXT tab."""
         self._writer.add_text(tag, "\n".join("    " + line for line in text.splitlines()), step)
 
+    @_names_the_folder
     def picture(self, tag: str, picture: Heatmap, step: int) -> None:
         """A picture under TensorBoard's IMAGES tab."""
         self._writer.add_image(tag, picture.pixels(), step, dataformats="HWC")
@@ -83,19 +116,23 @@ class RunLogger:
                 start.hparams[key].string_value = str(value)
         self._session(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start))
 
+    @_names_the_folder
     def flush(self) -> None:
         """Bring everything written so far to the disk."""
         self._writer.flush()
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
 
+    @_names_the_folder
     def close(self, status: str) -> None:
         """End the session: `finished` and `failed` as such, anything else leaves it open to be resumed."""
-        if status in STATUS:
-            end = plugin_data_pb2.SessionEndInfo(status=STATUS[status])
-            self._session(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
-        self._writer.close()
-        self._metrics.close()
+        try:
+            if status in STATUS:
+                end = plugin_data_pb2.SessionEndInfo(status=STATUS[status])
+                self._session(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
+            self._writer.close()
+        finally:
+            self._metrics.close()
 
     def _session(self, tag: str, data: Any) -> None:
         data.version = metadata.PLUGIN_DATA_VERSION

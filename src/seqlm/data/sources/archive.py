@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
 
 from ...errors import ConfigError
-from ...files import beside, create, flush
+from ...files import beside, create, flush, writing
 
 MOST = 2 << 30  # bytes that all members together may declare
 BLOCK = 1 << 20
@@ -126,7 +126,7 @@ def _choose(members: dict[str, list[_Member]], names: Sequence[str]) -> tuple[st
 def _write(member: _Member, target: Path) -> None:
     """Copy a member, at most the bytes it declares."""
     left = member.size
-    with member.open() as source, create(target) as out:
+    with writing(target, member.size), member.open() as source, create(target) as out:
         while block := source.read(BLOCK):
             left -= len(block)
             if left < 0:

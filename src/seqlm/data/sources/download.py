@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from ...cache import locked
 from ...errors import ConfigError
-from ...files import create, flush, sha256_of
+from ...files import create, flush, sha256_of, writing
 from ...terminal import bar
 
 T = TypeVar("T")
@@ -174,7 +174,8 @@ def _append(response: HTTPResponse, remote: Remote, part: Path, have: int) -> bo
     with shown, _open_part(part, resumed) as out:
         end, due = time.monotonic() + WINDOW, out.tell() + LEAST_SPEED * WINDOW
         while block := _next_block(response):
-            out.write(block)
+            with writing(part, remote.size - have):
+                out.write(block)
             shown.update(len(block))
             if time.monotonic() > end:
                 if out.tell() < due:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import ConfigError
+from ...files import writing
 from ..examples import Example
 from ..field import Field
 from ..fields import FIELDS, Vocabulary, Words
@@ -116,7 +117,9 @@ class ExampleTokenizer:
         data = {"kind": self.kind, "settings": self.settings(), "num_features": 0, "vocabularies": {}, "counts": {}}
         for field in self.fields.values():
             field.save(data)
-        path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+        text = json.dumps(data, ensure_ascii=False)
+        with writing(path, len(text)):
+            path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> ExampleTokenizer:

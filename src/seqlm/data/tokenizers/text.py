@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from ...files import MB, read_json
+from ...files import MB, read_json, writing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,7 +68,9 @@ class Tokenizer(ABC):
 
     def save(self, path: Path) -> None:
         data = {"kind": self.kind, "settings": self.settings(), "vocabulary": self.vocabulary}
-        path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8", errors="surrogatepass")
+        text = json.dumps(data, ensure_ascii=False)
+        with writing(path, len(text)):
+            path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
 def check_cut(min_count: int, max_size: int | None) -> None:
