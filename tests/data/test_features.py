@@ -134,6 +134,8 @@ def broken(path, arrays, label, what):
         np.save(path / "x2.npy", np.zeros((4, 2)))
     elif what == "nan":
         np.save(path / "x2.npy", np.array([[0, 1, 2], [0, np.nan, 1]]))
+    elif what == "large":
+        np.save(path / "x2.npy", np.array([[0, 1, 2], [0, 1e39, 1]]))
     elif what == "objects":
         np.save(path / "x2.npy", np.array([{"a": 1}]), allow_pickle=True)
     elif what == "cut":
@@ -154,6 +156,7 @@ WRONG = {
     "empty": r"line 3: features must be numbers \(T, F\) with T and F above 0",
     "width": r"x2.npy: features \(4, 2\), but in train 3 numbers a step",
     "nan": "x2.npy: features hold nan at step 1, number 1",
+    "large": r"x2.npy: features hold 1e\+39 at step 1, number 1, which is too large for float32",
     "objects": "x2.npy is not a .npy file of numbers",
     "cut": "x2.npy is not a .npy file of numbers",
     "missing": "labels.tsv, line 3: x2.npy does not exist",
@@ -289,6 +292,23 @@ def test_a_tag_for_every_step(tmp_path):
     assert run_on(tmp_path, tmp_path / "latch", *words) > 0.98
 
 
+def test_numbers_of_an_archive_that_float32_does_not_hold_are_named(tmp_path, recwarn):
+    arrays, label, _ = some(8, dtype=np.float64)
+    for array, bad in ((arrays[5], 1e39), (arrays[5], np.inf)):
+        array[1, 2] = bad
+        as_archive(tmp_path / "train.npz", arrays, label)
+        with pytest.raises(ConfigError, match=r"train.npz, example 5: features hold .* at step 1, number 2"):
+            examples = list(Features(path=str(tmp_path / "train.npz")).read(tmp_path / "train.npz"))
+            tokenizer = ExampleTokenizer().fit(example for _, example in examples)
+            [tokenizer.encode(example) for _, example in examples]
+    value = tokenizer.fit([{"words": ["a"], "value": 1.0}]).fields["value"]
+    with pytest.raises(ConfigError, match=r"an example has value 1e\+39; it should be finite numbers"):
+        value.encode(1e39)
+    with pytest.raises(ConfigError, match="an example has value .*; it should be a number, numbers, or nan"):
+        value.encode(10**400)
+    assert not recwarn.list
+
+
 def test_tags_without_entities_are_not_judged_by_them(tmp_path):
     arrays, _, tags = some(20)
     as_archive(tmp_path / "all.npz", arrays, tags=tags)
@@ -370,11 +390,13 @@ def test_files_of_arrays_are_predicted(tmp_path):
     assert predicted(tmp_path, tmp_path / "each.npz") == whole
     np.save(tmp_path / "x.npy", cut[3])
     assert predicted(tmp_path, tmp_path / "x.npy") == whole[3:4]
-    odd = {"a": cut[3], "b": np.ones((2, 5)), "c": np.full((2, 2), np.nan), "d": np.ones(3), "e": cut[5]}
+    odd = {"a": cut[3], "b": np.ones((2, 5)), "c": np.full((2, 2), np.nan), "d": np.ones(3)}
+    odd |= {"e": np.array([[0, 1], [-1e39, 0]]), "f": cut[5]}
     np.savez(tmp_path / "odd.npz", **odd)
     first, *wrong, last = predicted(tmp_path, tmp_path / "odd.npz", fails=True)
     assert [first, last] == [whole[3], whole[5]], "the good ones beside bad ones"
-    told = ["features (2, 5), but in train 2 numbers", "features hold nan at step 0", "should be numbers for each step"]
+    told = ["features (2, 5), but in train 2 numbers", "odd.npz, c: features hold nan at step 0", "should be numbers"]
+    told += ["odd.npz, e: features hold -1e+39 at step 1, number 0, which is too large for float32"]
     for one, message in zip(wrong, told, strict=True):
         assert message in one["error"]
     (tmp_path / "empty.npy").write_bytes(b"")

@@ -56,3 +56,23 @@ def test_what_is_no_tokenizer_is_refused(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigError, match="is not a tokenizer of seqlm"):
         load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_line_is_split_as_the_data_were(tmp_path):
+    """At spaces and tabs where train has lists of words, at any white space where it has texts."""
+    line, listed, text = "pay 10\u00a0000\tnow ", ["pay", "10\u00a0000", "now"], ["pay", "10", "000", "now"]
+    for examples, expected in [
+        ([{"words": listed, "tags": ["O", "B-sum", "O"]}], listed),
+        ([{"words": listed, "label": "a"}], listed),
+        ([{"words": listed, "label": "a"}, {"words": line, "label": "b"}], text),
+        ([{"words": line, "label": "a"}], text),
+    ]:
+        tokenizer = ExampleTokenizer().fit(examples)
+        tokenizer.save(tmp_path / "tokenizer.json")
+        assert tokenizer.split(line) == load_tokenizer(tmp_path / "tokenizer.json").split(line) == expected
+    tokenizer = ExampleTokenizer().fit([{"words": listed, "tags": ["O", "B-sum", "O"]}])
+    tokenizer.save(tmp_path / "tokenizer.json")
+    older = json.loads((tmp_path / "tokenizer.json").read_text())
+    del older["listed"]  # tags had a word each in older runs too
+    (tmp_path / "tokenizer.json").write_text(json.dumps(older))
+    assert load_tokenizer(tmp_path / "tokenizer.json").split(line) == listed

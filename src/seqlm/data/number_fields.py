@@ -15,6 +15,17 @@ from ..errors import ConfigError
 from .field import Field, padded
 
 
+def as_float32(values: Any) -> NDArray[np.float32]:
+    """Numbers to compute with: too large ones become infinite. Raises TypeError, ValueError or OverflowError."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, dtype=np.float32)
+
+
+def _place(value: Any) -> str:
+    """Where a value comes from, if it knows."""
+    return str(getattr(value, "where", "an example"))
+
+
 class Features(Field):
     """Instead of words, or beside them: an array (T, F) of numbers, or what becomes one when it is read."""
 
@@ -38,12 +49,16 @@ class Features(Field):
         return self.width > 0
 
     def encode(self, value: Any) -> Any:
-        where, values = getattr(value, "path", "an example"), np.asarray(value)
+        values = np.asarray(value)
         if values.shape[1:] != (self.width,):
-            raise ConfigError(f"{where}: features {values.shape}, but in train {self.width} numbers a step")
-        if not np.isfinite(values).all():
-            step, place = np.argwhere(~np.isfinite(values))[0]
-            raise ConfigError(f"{where}: features hold {values[step, place]} at step {step}, number {place}")
+            raise ConfigError(f"{_place(value)}: features {values.shape}, but in train {self.width} numbers a step")
+        bad = ~np.isfinite(as_float32(values))
+        if bad.any():
+            step, place = np.argwhere(bad)[0]
+            too_large = ", which is too large for float32" if np.isfinite(values[step, place]) else ""
+            raise ConfigError(
+                f"{_place(value)}: features hold {values[step, place]} at step {step}, number {place}{too_large}"
+            )
         return value  # not `values`: what is read from a file stays there until a batch needs it
 
     @staticmethod
@@ -83,12 +98,15 @@ class Value(Field):
     def numbers(self, value: Any) -> NDArray[Any]:
         """A value as an array (1, K) or (T, K)."""
         try:
-            value = [float(number) for number in value.split()] if isinstance(value, str) else value
-            array = np.asarray(value, dtype=np.float32)
-        except (TypeError, ValueError):
-            raise ConfigError(f"an example has value {value!r}; it should be a number, numbers, or nan") from None
+            array = as_float32([float(one) for one in value.split()] if isinstance(value, str) else value)
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(
+                f"{_place(value)} has value {value!r:.80}; it should be a number, numbers, or nan"
+            ) from None
         if array.ndim > 2 or 0 in array.shape or np.isinf(array).any():
-            raise ConfigError(f"an example has value {value}; it should be finite numbers (K,) or (T, K), or nan")
+            raise ConfigError(
+                f"{_place(value)} has value {value!s:.80}; it should be finite numbers, (K,) or (T, K), or nan"
+            )
         return array if array.ndim == 2 else array.reshape(1, -1)
 
     def encode(self, value: Any) -> NDArray[Any]:

@@ -53,6 +53,15 @@ def _together(given: Sequence[Given], predict: Predict[Given]) -> list[dict[str,
         return [answer for one in given for answer in _together([one], predict)]
 
 
+def _numbers(value: Any) -> Any:
+    """A value of two dimensions that holds numbers, as it is if it is an array; None for any other."""
+    try:
+        numbers = value if hasattr(value, "shape") else np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return numbers if len(numbers.shape) == 2 and numbers.dtype.kind in "fiub" else None
+
+
 def read_field(name: str, line: Example, tokenizer: Any) -> Any:
     """A field that a prediction needs: words, features or a label. Raises ValueError if the line has no such thing."""
     other = {"words": "text", "label": "words"}.get(name)  # a line that is no object is its text
@@ -65,12 +74,7 @@ def read_field(name: str, line: Example, tokenizer: Any) -> Any:
         isinstance(value, str) or (isinstance(value, list) and all(isinstance(word, str) for word in value))
     ):
         return value
-    try:
-        with np.errstate(over="ignore"):  # an infinity is refused when it is encoded
-            features = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError):
-        features = np.zeros(0, dtype=np.float32)
-    if name == "features" and features.ndim == 2:
+    if name == "features" and (features := _numbers(value)) is not None:
         return features
     labels = tokenizer.vocabularies.get("label", []) if name == "label" else []
     needed = {

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from ...errors import ConfigError
 from ..examples import Example
-from ..reading import TextReader
+from ..reading import TextReader, split_blanks
 from .split_examples import SplitExamples
 
 TABLES = {  # of targets for the arrays of a folder
@@ -28,7 +28,7 @@ class ArrayFile:
     """The array of a .npy file, read whenever it is asked for: nothing of it is held, and no file stays open."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.where = path, str(path)
         try:
             header = np.load(path, mmap_mode="r", allow_pickle=False)
         except BROKEN as error:
@@ -43,6 +43,23 @@ class ArrayFile:
 
     def __repr__(self) -> str:
         return f"{self.path.name} {self.shape}"
+
+
+class PartOfFile:
+    """An array that was read with others, and where it stood."""
+
+    def __init__(self, array: NDArray[Any], where: str) -> None:
+        self._array, self.where = array, where
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self._array, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"{self.where} {self.shape}"
 
 
 class Features(SplitExamples):
@@ -101,7 +118,7 @@ class Features(SplitExamples):
         for name, (where, _) in next(iter(present.values())).items():
             example: dict[str, Any] = {field: rows[name][1] for field, rows in present.items()}
             if "tags" in example:
-                example["tags"] = example["tags"].split()
+                example["tags"] = split_blanks(example["tags"])
             yield name, where, {"features": ArrayFile(source / f"{name}.npy"), **example}
 
     def _archive(self, source: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -132,19 +149,19 @@ class Features(SplitExamples):
             yield str(index), f"{source}, example {index}", {"features": one, **example}
 
 
-def arrays_of(path: Path) -> Iterator[NDArray[Any]]:
+def arrays_of(path: Path) -> Iterator[ArrayFile | PartOfFile]:
     """The sequences of a file by themselves: one of a .npy file, of a .npz file `features` (N, T, F), or every array.
 
     Raises ConfigError if there is no such file, or it is broken.
     """
     if path.suffix == ".npy":
-        yield np.asarray(ArrayFile(path))
+        yield ArrayFile(path)
         return
     arrays = _loaded(path)
     if "features" in arrays and arrays["features"].ndim == 3:
         yield from _cut(arrays["features"], arrays.get("lengths"), path)
     else:
-        yield from arrays.values()
+        yield from (PartOfFile(array, f"{path}, {name}") for name, array in arrays.items())
 
 
 def _loaded(source: Path) -> dict[str, NDArray[Any]]:
@@ -155,7 +172,7 @@ def _loaded(source: Path) -> dict[str, NDArray[Any]]:
         raise ConfigError(f"{source} is not a .npz file of numbers and texts: {error}") from None
 
 
-def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> Iterator[NDArray[Any]]:
+def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> Iterator[PartOfFile]:
     """The sequences of (N, T, F), each to its length."""
     count, steps = features.shape[:2]
     if lengths is not None and lengths.shape != (count,):
@@ -163,7 +180,7 @@ def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> 
     for index, length in enumerate([steps] * count if lengths is None else lengths.tolist()):
         if not isinstance(length, int) or not 1 <= length <= steps:
             raise ConfigError(f"{source}, example {index}: its length is {length}, but features have {steps} steps")
-        yield features[index, :length]
+        yield PartOfFile(features[index, :length], f"{source}, example {index}")
 
 
 def read_table(path: Path) -> dict[str, tuple[str, str]]:

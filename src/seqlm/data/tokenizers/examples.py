@@ -12,13 +12,15 @@ from ...files import writing
 from ..examples import Example
 from ..field import Field
 from ..fields import FIELDS, Vocabulary, Words
+from ..reading import split_blanks
 from .text import check_cut
 
 
 class ExampleTokenizer:
     """Maps the fields of examples to arrays of ids and back.
 
-    `unit`: what a text is split into, words at white space or characters; lists of words are kept as they are.
+    `unit`: what a text is split into, words at white space or characters; lists of words are kept as they are, and
+    where train has nothing else a text is split at spaces and tabs, so that a no-break space stays in its word.
     `lowercase` and `digits` (every digit becomes 0) change what is looked up, not what is shown. Words and target
     words seen fewer than `min_count` times in train, or beyond the `max_size` most frequent, are <unk>; tags and labels
     that train lacks have no id, so that no probability is asked of them: predictions of them always count as wrong.
@@ -40,6 +42,7 @@ class ExampleTokenizer:
             unit, lowercase, digits, min_count, max_size,
         )  # fmt: skip
         self.fields: dict[str, Field] = {}  # that train has, and that a model reads besides
+        self.listed = False  # words come in lists: a line of them is split as tagged data are, at spaces and tabs alone
 
     def settings(self) -> dict[str, Any]:
         """The arguments it was made with."""
@@ -49,7 +52,9 @@ class ExampleTokenizer:
         """The units of a text."""
         if not isinstance(text, str):
             return list(text)
-        return list(text) if self.unit == "char" else text.split()
+        if self.unit == "char":
+            return list(text)
+        return split_blanks(text) if self.listed else text.split()
 
     def units(self, text: str | list[str]) -> list[str]:
         """The units of a text as they are looked up."""
@@ -67,7 +72,9 @@ class ExampleTokenizer:
     def fit(self, examples: Iterable[Example]) -> ExampleTokenizer:
         """A tokenizer of these settings with the vocabularies of `examples`."""
         fitted = ExampleTokenizer(**self.settings())
+        forms = set()  # of words
         for example in examples:
+            forms |= {type(example["words"])} if "words" in example else set()
             for name, kind in FIELDS.items():
                 if kind.source in example:
                     if name not in fitted.fields:
@@ -77,6 +84,7 @@ class ExampleTokenizer:
             default = ExampleTokenizer().settings()
             if changed := [name for name, value in self.settings().items() if value != default[name]]:
                 raise ConfigError(f"data.tokenizer.{changed[0]} does nothing: this data has no words; leave it out")
+        fitted.listed = forms == {list}
         for field in fitted.fields.values():
             field.fit()
         return fitted
@@ -115,6 +123,8 @@ class ExampleTokenizer:
 
     def save(self, path: Path) -> None:
         data = {"kind": self.kind, "settings": self.settings(), "num_features": 0, "vocabularies": {}, "counts": {}}
+        if self.listed:
+            data["listed"] = True
         for field in self.fields.values():
             field.save(data)
         text = json.dumps(data, ensure_ascii=False)
@@ -132,4 +142,5 @@ class ExampleTokenizer:
         tokenizer = cls(**data["settings"])
         fields = {name: kind(tokenizer) for name, kind in FIELDS.items()}
         tokenizer.fields = {name: field for name, field in fields.items() if field.load(data)}
+        tokenizer.listed = data.get("listed", "words" in tokenizer.fields and "tags" in tokenizer.fields) is True
         return tokenizer
