@@ -145,6 +145,16 @@ VERBS = {
         },
         [("compare outputs", "all runs: those that differ in the seed alone are one row")],
     ),
+    "verify": Verb(
+        "RUN ... [--json] [trust=[mylab.]]",
+        "check that a run is whole, and can be resumed",
+        {
+            "RUN ...": "runs: their folders, or their names in outputs",
+            "--json": "print the checks as JSON; default: a line for each",
+            "trust=[mylab.]": "packages of yours that the run is built from; default: none",
+        },
+        [("verify outputs/NAME", "its files, checkpoints and data: exit code 0 if all is well, else 1")],
+    ),
     "rm": Verb(
         "RUN ... | --status crashed [DIR] [--yes]",
         "delete runs, after asking",

@@ -103,16 +103,23 @@ class RunFolder:
 
     def info(self) -> dict[str, Any]:
         """run.json: status, versions, seed, parameters, data fingerprint, metrics; with today's keys if it is older."""
+        info, as_written = self.read_info()
+        if not as_written and self.path not in _noted:
+            _noted.add(self.path)
+            print(f"note: {self.path / 'run.json'} was edited or damaged since seqlm wrote it", file=sys.stderr)
+        return info
+
+    def read_info(self) -> tuple[dict[str, Any], bool]:
+        """The same, and whether it is as seqlm wrote it, as far as can be known: those of older versions are."""
         try:
             info = read_json(self.path / "run.json")
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
         if not isinstance(info, dict):
             raise ConfigError(f"{self.path / 'run.json'} is not a record of a run")
-        if info.pop(CHECKSUM, checksum := _checksum(info)) != checksum and self.path not in _noted:
-            _noted.add(self.path)
-            print(f"note: {self.path / 'run.json'} was edited or damaged since seqlm wrote it", file=sys.stderr)
-        return migrate_info(info)
+        checksum = _checksum(info)
+        as_written = info.pop(CHECKSUM, checksum) == checksum
+        return migrate_info(info), as_written
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json."""
@@ -204,17 +211,23 @@ class RunFolder:
         def known(record: dict[str, Any]) -> bool:
             return bool(record["step"] <= (evaluated_at if "valid/loss" in record else step))
 
-        data = self._metrics_bytes()
-        lines = data.split(b"\n")[:-1]  # behind the last line feed is what a kill cut short
-        records = [_record(line) for line in lines]
-        damaged = [str(number) for number, record in enumerate(records, 1) if record is None]
-        if damaged or (kept and hashlib.sha256(data[: kept["bytes"]]).hexdigest() != kept["sha256"]):
+        if damage := self.metrics_damage(kept):
             aside = free_path(self.path / "metrics.damaged.jsonl")
-            aside.write_bytes(data)
-            which = f"line {', '.join(damaged[:5])}{', ...' * (len(damaged) > 5)}" if damaged else "a number in it"
-            print(f"note: {self.metrics} is damaged ({which}); as it was it is kept in {aside.name}", file=sys.stderr)
-        whole = [to_json(record) + "\n" for record in records if record is not None and known(record)]
-        write_atomically(self.metrics, "".join(whole))
+            aside.write_bytes(self._metrics_bytes())
+            print(f"note: {self.metrics} is damaged ({damage}); as it was it is kept in {aside.name}", file=sys.stderr)
+        *lines, _ = self._metrics_bytes().split(b"\n")
+        records = [record for line in lines if (record := _record(line)) is not None and known(record)]
+        write_atomically(self.metrics, "".join(to_json(record) + "\n" for record in records))
+
+    def metrics_damage(self, kept: Mapping[str, Any] | None) -> str:
+        """The damage in metrics.jsonl, or an empty text; `kept` is the `metrics_so_far` of the newest checkpoint."""
+        data = self._metrics_bytes()
+        *lines, _ = data.split(b"\n")  # behind the last line feed is what a kill cut short
+        damaged = [str(number) for number, line in enumerate(lines, 1) if _record(line) is None]
+        if damaged:
+            return f"line {', '.join(damaged[:5])}{', ...' * (len(damaged) > 5)}"
+        changed = kept and hashlib.sha256(data[: kept["bytes"]]).hexdigest() != kept["sha256"]
+        return "a number in it" if changed else ""
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
