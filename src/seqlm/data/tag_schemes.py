@@ -168,7 +168,7 @@ def forced(name: str, tags: Collection[str]) -> TagScheme:
 
 
 def named(name: str, tags: Collection[str]) -> TagScheme:
-    """A scheme that was recognised before, as these tags write it. Raises ValueError for what is no scheme of theirs."""
+    """A scheme that was recognised before, as these tags write it. Raises ValueError if they do not have it."""
     if name == CONLLEVAL.name:
         return CONLLEVAL
     found = next((one for one in _ways(name) if all(map(one.part, tags))), None) if name in LETTERS else None
