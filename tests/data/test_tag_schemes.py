@@ -13,7 +13,7 @@ import pytest
 from seqeval import scheme as theirs
 from seqeval.metrics.sequence_labeling import get_entities
 
-from seqlm.data.tag_schemes import CONLLEVAL, LETTERS, check_name, entities, forced, recognise, transitions
+from seqlm.data.tag_schemes import CONLLEVAL, LETTERS, any_begins, check_name, entities, forced, recognise, transitions
 from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.errors import ConfigError
 
@@ -78,6 +78,20 @@ def test_the_letters_of_word_segmentation_stand_alone():
     assert str(scheme) == "BMES"
     assert entities("BESBME", scheme) == {("", 0, 2), ("", 2, 3), ("", 3, 6)}
     assert str(recognise("BES", transitions("BESS"))[0]) == "BMES", "where no word has more than two characters"
+
+
+def test_a_letter_that_train_lacks_is_read_as_what_it_stands_for():
+    """Entities of one and two words do not tell IOBES from BMES, and one of three may come later."""
+    tags = ["S-x", "B-x", "E-x", "O"]
+    scheme, _ = recognise(tags, transitions(tags))
+    assert scheme is not None and entities(["B-x", "M-x", "E-x"], scheme) == {("x", 0, 3)}
+    assert entities(["B-x", "I-x", "E-x"], scheme) == {("x", 0, 3)}
+
+
+def test_whether_any_tag_begins_an_entity():
+    for tags, begins in (("B-x M-x E-x O", True), ("M-x O", False), ("I-x O", True), ("O", False), ("I-x E-x", True)):
+        scheme = recognise(tags.split(), transitions(["O"]))[0]
+        assert scheme is not None and any_begins(tags.split(), scheme) == begins
 
 
 def randomly(rng, letters, types="xy"):

@@ -60,6 +60,16 @@ class TagScheme:
     lower: bool = False
     strict: bool = False
 
+    @property
+    def only_whole(self) -> bool:
+        """Whether entities that break the scheme do not count."""
+        return self.name.startswith("BM") or (self.strict and self.name not in ("IOB1", "IOE1"))
+
+    @property
+    def beginnings(self) -> str:
+        """The roles with which an entity may begin."""
+        return "BIES" if not self.only_whole else "BS" if "B" in self.letters else "IE"
+
     def part(self, tag: str) -> Part | None:
         """The role and type of a tag; None for one that the scheme does not have."""
         if self.suffix:
@@ -100,11 +110,17 @@ def entities(tags: Sequence[str], scheme: TagScheme = CONLLEVAL) -> set[Entity]:
     As conlleval reads them, broken sequences too, so that F1 is that of published results: an entity goes on at I- or
     E- of its type, after B- or I-; it begins anew at every B- and S-, and wherever else a tag is not O. BMES and BMEWO
     are always strict, as word segmentation is counted, and others with `strict`: an entity is B M* E or S (B I* in
-    IOB2, I* E in IOE2), of one type, and what is neither is none. In IOB1 and IOE1 nothing is broken.
+    IOB2, I* E in IOE2), of one type, and what is neither is none. In IOB1 and IOE1 nothing is broken. A letter of
+    another scheme, which train lacks, is read as what it stands for.
     """
-    parts = [scheme.part(tag) or OUT for tag in tags]
-    strict = scheme.name.startswith("BM") or (scheme.strict and scheme.name not in ("IOB1", "IOE1"))
-    return _whole(parts, scheme.letters) if strict else _as_conlleval(parts)
+    reads = scheme if scheme == CONLLEVAL else replace(scheme, letters="".join(ROLES))
+    parts = [reads.part(tag) or OUT for tag in tags]
+    return _whole(parts, scheme) if scheme.only_whole else _as_conlleval(parts)
+
+
+def any_begins(tags: Collection[str], scheme: TagScheme) -> bool:
+    """Whether one of the tags may begin an entity."""
+    return any((scheme.part(tag) or OUT).role in scheme.beginnings for tag in tags)
 
 
 def _as_conlleval(parts: Sequence[Part]) -> set[Entity]:
@@ -118,9 +134,9 @@ def _as_conlleval(parts: Sequence[Part]) -> set[Entity]:
     return found
 
 
-def _whole(parts: Sequence[Part], letters: str) -> set[Entity]:
+def _whole(parts: Sequence[Part], scheme: TagScheme) -> set[Entity]:
     """Entities from a letter that may begin one to one that may end it."""
-    begins, must_end = "BS" if "B" in letters else "IE", letters != "BI"
+    begins, must_end = scheme.beginnings, scheme.letters != "BI"
     found, kind, start = set(), "", -1  # -1: outside
     for place, (role, name) in enumerate([*parts, OUT]):
         if not (start >= 0 and role in "IE" and name == kind):

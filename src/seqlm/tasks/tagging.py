@@ -16,7 +16,7 @@ from ..data.batching.bucketed import Bucketed, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example
 from ..data.fields import Tags
-from ..data.tag_schemes import CONLLEVAL, TagScheme, check_name, entities, forced
+from ..data.tag_schemes import CONLLEVAL, TagScheme, any_begins, check_name, entities, forced
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..errors import ConfigError
 from ..models.heads import TagHead
@@ -116,7 +116,7 @@ class Tagging(ExampleTask):
                 f"task.monitor=f1 counts entities, but {self.no_scheme}; use task.monitor=accuracy, or name the scheme "
                 "with task.scheme=..."
             )
-        if not any(entities([tag], replace(self.scheme, strict=False)) for tag in tokenizer.vocabularies["tags"]):
+        if not any_begins(tokenizer.vocabularies["tags"], self.scheme):
             raise ConfigError(
                 "task.monitor=f1 counts entities, but no tag of this data begins one (B-...); use task.monitor=accuracy"
             )
