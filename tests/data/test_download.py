@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import random
 import re
 import socket
@@ -11,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -337,3 +341,62 @@ def test_damaged_archives_are_refused_and_leave_nothing(make, tmp_path):
     with pytest.raises(ConfigError, match="a cannot be unpacked"):
         unpack(archive, [["one.txt"], ["two.txt"]], tmp_path / "out")
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+class Zeros(io.RawIOBase):
+    """Content of a size that nobody wants to have in memory."""
+
+    def __init__(self, size):
+        self.left = size
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        count = min(len(buffer), self.left)
+        buffer[:count] = bytes(count)
+        self.left -= count
+        return count
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_names_and_headers_without_end_are_not_read(kind, tmp_path):
+    info = tarfile.TarInfo("long")
+    info.type, info.size = kind, 100 << 20
+    with tarfile.open(tmp_path / "a", "w:gz", compresslevel=1) as archive:
+        archive.addfile(info, Zeros(info.size))
+        archive.addfile(tarfile.TarInfo("one.txt"))
+    tracemalloc.start()
+    assert is_archive(tmp_path / "a")
+    with pytest.raises(ConfigError, match="its names and headers take more than 16 MB"):
+        unpack(tmp_path / "a", [["one.txt"]], tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    tracemalloc.stop()
+
+
+@BOTH
+def test_too_many_members_and_too_long_names_are_refused(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("seqlm.data.sources.archive.MOST_MEMBERS", 100)
+    many = make(tmp_path / "many", {f"{index}.txt": b"" for index in range(101)})
+    with pytest.raises(ConfigError, match="it has more than 100 members"):
+        unpack(many, [["1.txt"]], tmp_path / "out")
+    long = make(tmp_path / "long", {"one.txt": b"", "x" * 2000: b""})
+    with pytest.raises(ConfigError, match="the name 'x{40}'... has more than 1,000 characters"):
+        unpack(long, [["one.txt"]], tmp_path / "out")
+
+
+def test_the_directory_of_a_zip_file_is_read_within_bounds(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqlm.data.sources.archive.MOST_AT_ONCE", 4000)
+    many = zipped(tmp_path / "many", {f"{index}.txt": b"" for index in range(101)})
+    with pytest.raises(ConfigError, match="its names and headers take more than"):
+        unpack(many, [["1.txt"]], tmp_path / "out")
+
+
+@pytest.mark.parametrize("make", [gzip.compress, bz2.compress, lzma.compress, bytes])
+def test_a_tar_file_may_be_packed_in_any_usual_way(make, tmp_path):
+    packed = tarred(tmp_path / "gz", {"one.txt": b"1"})
+    (tmp_path / "a").write_bytes(make(gzip.decompress(packed.read_bytes())))
+    assert is_archive(tmp_path / "a")
+    assert unpack(tmp_path / "a", [["one.txt"]], tmp_path / "out")[0].read_bytes() == b"1"
+    (tmp_path / "text").write_bytes(make(b"a text and no archive"))
+    assert not is_archive(tmp_path / "text")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from seqlm import LSTMCell
 from seqlm.data.batching.bucketed import Bucketed
 from seqlm.data.dataset import Data
-from seqlm.data.sources.features import Features
+from seqlm.data.sources.features import Features, arrays_of
 from seqlm.data.tokenizers.examples import ExampleTokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
@@ -412,3 +414,47 @@ def test_vectors_have_no_columns(tmp_path):
     words = ["task=tagging", "model=tagger", "task.monitor=accuracy", "train.epochs=1"]
     train(config_on(tmp_path, tmp_path / "all.npz", *words), {})
     assert predicted(tmp_path, tmp_path / "all.npz", "format=columns", fails=True) == []
+
+
+def lying(shape):
+    """A .npy file of 64 bytes that declares more."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + bytes(64)
+
+
+HOSTILE = {
+    "declares terabytes": lying((1 << 40, 2)),
+    "overflows": lying((1 << 40, 1 << 40)),
+    "deep header": b"\x93NUMPY\x01\x00" + (5000).to_bytes(2, "little") + b"(" * 5000,
+    "newer": b"\x93NUMPY\x03\x00" + lying((2, 2))[8:],
+    "noise": b"\x93NUMPY" + bytes(range(200)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_arrays_that_lie_about_their_size_are_refused(tmp_path, name, kind):
+    path = tmp_path / f"x.{kind}"
+    path.write_bytes(HOSTILE[name])
+    if kind == "npz":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("features.npy", HOSTILE[name])
+    with pytest.raises(ConfigError, match=f"x.{kind} is not a .{kind} file of numbers"):
+        list(arrays_of(path))
+
+
+def test_arrays_that_were_made_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqlm.data.sources.features.FREE", 1000)
+    np.savez_compressed(tmp_path / "x.npz", features=np.zeros((1, 1000, 1000)))
+    with pytest.raises(ConfigError, match=r"would unpack to 8,000,128 bytes, more than 100 times .* numpy.savez"):
+        list(arrays_of(tmp_path / "x.npz"))
+    np.savez(tmp_path / "x.npz", features=np.zeros((1, 1000, 1000)))
+    assert len(list(arrays_of(tmp_path / "x.npz"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_what_is_no_regular_file_holds_no_arrays(tmp_path, kind):
+    os.mkfifo(tmp_path / f"x.{kind}")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        list(arrays_of(tmp_path / f"x.{kind}"))

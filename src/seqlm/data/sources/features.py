@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...errors import ConfigError
+from ...files import MB, open_regular
 from ..examples import Example
 from ..reading import TextReader, split_blanks
 from .split_examples import SplitExamples
@@ -21,7 +25,9 @@ TABLES = {  # of targets for the arrays of a folder
     "target": "targets.tsv",
     "value": "values.tsv",
 }
-BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy raises for files that are not its own
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+FREE = 256 * MB  # that the arrays of a .npz file may take, and beyond it
+RATIO = 100  # times the size of the file: more was made to fill the memory
 
 
 class ArrayFile:
@@ -29,17 +35,17 @@ class ArrayFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.where = path, str(path)
-        try:
-            header = np.load(path, mmap_mode="r", allow_pickle=False)
-        except BROKEN as error:
-            raise ConfigError(f"{path} is not a .npy file of numbers: {error}") from None
-        self.shape, self.dtype = header.shape, header.dtype
+        with _numpy_file(path, ".npy file of numbers"), open_regular(path) as handle:
+            self.shape, self.dtype = _check_header(handle, os.fstat(handle.fileno()).st_size)
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(np.load(self.path, allow_pickle=False), dtype=dtype)
+        with _numpy_file(self.path, ".npy file of numbers"), open_regular(self.path) as handle:
+            _check_header(handle, os.fstat(handle.fileno()).st_size)
+            handle.seek(0)
+            return np.asarray(np.load(handle, allow_pickle=False), dtype=dtype)
 
     def __repr__(self) -> str:
         return f"{self.path.name} {self.shape}"
@@ -165,11 +171,44 @@ def arrays_of(path: Path) -> Iterator[ArrayFile | PartOfFile]:
 
 
 def _loaded(source: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(source, allow_pickle=False) as archive:
+    with _numpy_file(source, ".npz file of numbers and texts"), open_regular(source) as handle:
+        with zipfile.ZipFile(handle) as members:
+            declared = sum(info.file_size for info in members.infolist())
+            if declared > max(FREE, RATIO * os.fstat(handle.fileno()).st_size):
+                raise ConfigError(
+                    f"{source} would unpack to {declared:,} bytes, more than {RATIO} times its size; if that is right, "
+                    "write it with numpy.savez, which does not compress"
+                )
+            for info in members.infolist():
+                with members.open(info) as member:
+                    _check_header(member, info.file_size)
+        handle.seek(0)
+        with np.load(handle, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except BROKEN as error:
-        raise ConfigError(f"{source} is not a .npz file of numbers and texts: {error}") from None
+
+
+@contextmanager
+def _numpy_file(path: Path, kind: str) -> Iterator[None]:
+    """Raise ConfigError for whatever numpy and zipfile raise for a file that is not `kind`: they list no errors."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{path} is not a {kind}: {str(error) or type(error).__name__:.200}") from None
+
+
+def _check_header(handle: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array in a file of so many bytes; raises ValueError if it declares more than that."""
+    read = HEADERS.get(np.lib.format.read_magic(handle))
+    if read is None:
+        raise ValueError("it is of a newer format, which numbers do not need")
+    shape, _, dtype = read(handle)
+    if dtype.hasobject:
+        raise ValueError("it holds objects of Python, which are code to numpy")
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"it declares {shape} of {dtype}, which is more than its {size:,} bytes")
+    return shape, dtype
 
 
 def _cut(features: NDArray[Any], lengths: NDArray[Any] | None, source: Path) -> Iterator[PartOfFile]:
