@@ -24,6 +24,14 @@ KEYS = {"key=value": "a key listed below, with its default; any may be left out"
 RUN = {"RUN": "a run: its folder, or its name in outputs"}
 
 
+# Names that other programs have for a verb.
+SYNONYMS = {
+    "generate": "sample", "test": "eval", "validate": "eval", "ls": "runs", "list": "runs", "infer": "predict",
+    "inference": "predict", "fit": "train", "continue": "resume", "delete": "rm", "remove": "rm", "benchmark": "bench",
+    "diff": "compare", "grid": "sweep",
+}  # fmt: skip
+
+
 class Verb(NamedTuple):
     """A verb of the command line, and the words that it takes.
 
@@ -96,6 +104,7 @@ VERBS = {
         {**RUN, **KEYS, "--json": "print the result as JSON; default: a table"},
         [
             ("eval outputs/NAME split=test", "loss, perplexity, or the metrics of the task"),
+            ("eval outputs/NAME file=new.txt", "all of another file, in the format of the run's data"),
             ("eval outputs/NAME split=test dynamic.search=true cache.search=true", "adapted, settings chosen on valid"),
         ],
         "eval",
@@ -112,8 +121,9 @@ VERBS = {
         "run inference on each line of a file",
         {
             **RUN,
-            "FILE|-": 'a line is a text, or JSON with the fields of an example: {"words": ["show", "flights"]}; a .npy '
-            "holds the vectors (T, F) of one example, a .npz several; - is standard input",
+            "FILE|-": "a file in the format of the run's data; else a line is a text, or JSON with the fields of an "
+            'example: {"words": ["show", "flights"]}; a .npy holds the vectors (T, F) of one example, a .npz several; '
+            "- is standard input",
             **KEYS,
         },
         [
@@ -193,6 +203,12 @@ VERBS = {
         },
         [("reproduce experiment=zaremba_small seed=2", "train, score, compare, keep a record")],
         "train",
+    ),
+    "doctor": Verb(
+        "[--json]",
+        "check this machine: versions, processor, compiler, cache, disk, a training step on each engine",
+        {"--json": "print the findings as JSON; default: a table"},
+        [("doctor", "some seconds; exit code 1 if something does not work")],
     ),
     "completion": Verb(
         "bash|zsh|fish",
