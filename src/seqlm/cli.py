@@ -8,7 +8,7 @@ import sys
 from difflib import get_close_matches
 
 from . import __version__
-from .commands.verbs import VERBS
+from .commands.verbs import SYNONYMS, VERBS
 from .errors import ConfigError, SeqlmError, broken_pipe, memory_advice, print_error
 from .training.signals import Interrupted, LeaveOnSignal
 
@@ -37,8 +37,8 @@ def main() -> None:
 
             print(overview() if verb in HELP else verb_help(verb, words))
         elif verb not in VERBS:
-            near = get_close_matches(verb, VERBS, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            near = [SYNONYMS[verb]] if verb in SYNONYMS else get_close_matches(verb, VERBS, 1)
+            hint = f"did you mean seqlm {near[0]}? " if near else ""
             raise ConfigError(f"seqlm {verb} is unknown; {hint}verbs: {', '.join(VERBS)}")
         else:
             with LeaveOnSignal(), memory_advice(lambda: LESS_MEMORY.get(verb, ENOUGH_MEMORY)):

@@ -8,11 +8,13 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .terminal import paint
+
+MOST_LINES = 6  # of a list of mistakes
 
 
 class SeqlmError(Exception):
@@ -25,6 +27,13 @@ class ConfigError(SeqlmError):
     """Something the user typed or gave cannot be used: key, value, file or folder."""
 
     exit_code = 2
+
+
+def several(problems: Sequence[str]) -> ConfigError:
+    """The error for one or more mistakes, a line each: the first ones, and how many there are beside them."""
+    lines = list(dict.fromkeys("\n".join(problems).splitlines()))
+    kept = lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], f"and {len(lines) - MOST_LINES + 1} more"]
+    return ConfigError("\n".join(kept))
 
 
 class RunExists(ConfigError):

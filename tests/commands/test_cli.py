@@ -146,7 +146,7 @@ FAILURES = [
     ("sample outputs/done temperature=.inf", "temperature=inf must be finite"),
     ("sample outputs/done tokens=-4", "tokens=-4 must be at least 0"),
     ("runs nowhere", "nowhere is not a folder"),
-    ("trian", "seqlm trian is unknown; did you mean train. verbs: train, sweep, resume, eval, sample"),
+    ("trian", "seqlm trian is unknown; did you mean seqlm train. verbs: train, sweep, resume, eval, sample"),
 ]  # fmt: skip
 IN_A_PROCESS = ("train model.hiden_size=3", "eval outputs/done split=dev", "trian")
 

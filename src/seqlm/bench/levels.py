@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__
 from ..config.schema import BenchConfig
+from ..config.suggest import unknown_option
 from ..config.yaml_files import cell_nodes
 from ..device import describe, hardware, prepare
 from ..engines import ENGINES
@@ -51,7 +52,7 @@ def measure_levels(options: BenchConfig, json_file: Path | None, png_file: Path 
     for key, known in allowed.items():
         for name in getattr(options, key) or ():
             if name not in known:
-                raise ConfigError(f"{key}={name} is unknown; allowed: {', '.join(known)}")
+                raise ConfigError(unknown_option(key, str(name), list(known)))
     for text in options.shapes:
         _shape(text)
     if png_file:

@@ -18,7 +18,8 @@ def main(words: Sequence[str]) -> None:
     """`seqlm bench [LEVEL ...] [key=value ...] [--json FILE] [--png FILE]`: measure, print tables, keep them."""
     words, json_file = pop_file(words, "--json")
     words, png_file = pop_file(words, "--png")
-    named = [word for word in words if "=" not in word and not word.startswith("-")]
+    behind_flags = [word for flag, word in zip(words, words[1:], strict=False) if flag.startswith("-")]
+    named = [word for word in words if "=" not in word and not word.startswith("-") and word not in behind_flags]
     words = [word for word in words if word not in named] + [f"levels=[{','.join(named)}]"] * bool(named)
     options = verb_config("bench", BenchConfig, words)
     with status("loading torch"):  # once the words are known to be right

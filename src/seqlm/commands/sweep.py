@@ -77,7 +77,7 @@ def _read(words: Sequence[str]) -> tuple[str, SweepConfig, list[str], bool]:
     keys = {one.name for one in fields(SweepConfig)}
     own = [word for word in rest if word.partition("=")[0] in keys]
     train = [word for word in rest if word not in own]
-    check_words(train)
+    check_words(train, keys)
     flags = [word.partition("=")[0] for word in train if word.startswith("-")]
     if others := [flag for flag in flags if flag not in ("--config-dir", "-cd")]:
         raise ConfigError(f"{others[0]} is for `seqlm train`; seqlm sweep takes --dry-run and --config-dir DIR")

@@ -13,14 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ConfigError
+from ..errors import ConfigError, several
 from .flags import check_words, is_multirun, values_of
 from .keys import dotted
 from .reference import Reference
 from .schema import Config
+from .suggest import unknown_option, unknown_word
 from .tree import find_configs
 from .trust import check_trust, has_own_files, widening
-from .values import typed, unknown_group, unknown_key, unknown_option
+from .values import typed
 from .words import GRAMMAR, INIT_FROM, Words, overrides, quoted_paths
 from .yaml_files import check_yaml, resolve_layer_cells
 
@@ -220,7 +221,7 @@ def _check_files(words: Words) -> None:
                     values = dotted(cast("dict[str, Any]", OmegaConf.to_container(found.config)), package)
                     problems += widening(f"{found.path.removeprefix('file://')}/{name}.yaml", values, words)
     if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+        raise several(problems)
 
 
 def _group_choices(loader: Any, words: Words) -> list[list[str]]:
@@ -272,7 +273,7 @@ def explain(words: Words, error: Exception) -> str:
     problems = [problem for problem in wrong.values() if problem] + [
         f"{item.input_line} needs the run too: init_from=RUN {item.input_line}"
         if item.key_or_group.startswith(INIT_FROM)
-        else unknown_group(str(item.input_line), reference.groups) or unknown_key(item.key_or_group, known)
+        else unknown_word(str(item.input_line), known, reference.groups)
         for item in parsed
         if item not in groups and not item.is_add() and item.key_or_group not in {*known, *sections, "hydra"}
         and not item.key_or_group.startswith("hydra.")
@@ -284,7 +285,7 @@ def explain(words: Words, error: Exception) -> str:
         if isinstance(known.get(item.key_or_group), list)
         and not item.is_sweep_override() and not isinstance(item.value(), list)
     ]  # fmt: skip
-    return "\n".join(problems) or " ".join(str(error).split("\n    full_key")[0].split())
+    return str(several(problems)) if problems else " ".join(str(error).split("\n    full_key")[0].split())
 
 
 def _wrong_option(word: str, reference: Reference) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import several
+from .reference import Reference
+from .suggest import not_key_value, unknown_flag
 
 ANY = ("",)
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -48,8 +49,11 @@ def values_of(flag: str, words: Sequence[str]) -> list[str]:
     return after + [word.partition("=")[2] for word in words if word.partition("=")[0] in names and "=" in word]
 
 
-def check_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for every word that is no flag, group or key with a value, or that would change nothing."""
+def check_words(words: Sequence[str], own: Iterable[str] = ()) -> None:
+    """Raise ConfigError for every word that is no flag, group or key with a value, or that would change nothing.
+
+    `own` are keys of the verb that are none of the configuration.
+    """
     given, problems, rest = [], [], list(words)
     while rest:
         word = rest.pop(0)
@@ -59,8 +63,16 @@ def check_words(words: Sequence[str]) -> None:
             allowed = FLAGS.get(name, ())
             if not equals and allowed and rest and (name != "--info" or rest[0] in INFO):  # whose value is optional
                 equals, value = "=", rest.pop(0)
+            if (
+                name not in {*FLAGS, *REFUSED}
+                and not equals
+                and rest
+                and "=" not in rest[0]
+                and rest[0][:1] not in "-~"
+            ):
+                value = rest.pop(0)  # --lr 0.1
             given.append(name)
-            problems += _flag_problem(name, equals, value, allowed)
+            problems += _flag_problem(name, equals, value, allowed, own)
         else:
             problems += _word_problem(word)
     if len(together := [flag for flag in ALONE if flag in given]) > 1:
@@ -72,15 +84,15 @@ def check_words(words: Sequence[str]) -> None:
         f"{flag} needs --cfg job" for flag in ("--resolve", "--package") if flag in given and "--cfg" not in given
     ]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise several(problems)
 
 
-def _flag_problem(name: str, equals: str, value: str, allowed: Sequence[str]) -> list[str]:
+def _flag_problem(name: str, equals: str, value: str, allowed: Sequence[str], own: Iterable[str]) -> list[str]:
     if name in REFUSED:
         return [f"{name} is not for seqlm: {REFUSED[name]}"]
     if name not in FLAGS:
-        near = difflib.get_close_matches(name, FLAGS, 1)
-        return [f"{name} is unknown; {f'did you mean {near[0]}?' if near else 'see seqlm train --help'}"]
+        reference = Reference()
+        return [unknown_flag(name, value, [*own, *reference.keys()], reference.groups, FLAGS, "train")]
     if equals and not allowed:
         return [f"{name}={value} takes no value; use {name}"]
     if allowed and not value and name != "--info":
@@ -96,7 +108,7 @@ def _word_problem(word: str) -> list[str]:
         key, equals = word, "="
     bare = key.lstrip("+~")
     if not equals or not bare:
-        return [f"{word} is not key=value; write group=option or key=value, without spaces around ="]
+        return [not_key_value(word, Reference().groups, "write group=option or key=value, without spaces around =")]
     return [
         f"{bare} changes nothing: {advice}"
         for name, advice in IGNORED.items()

@@ -34,7 +34,8 @@ def _seed() -> Any:
 DATA_PATHS = ("path", "train", "valid", "test")  # keys of a data node that name files
 # Keys of a data node that say how its files are read, with their defaults: the text that comes of it is checked.
 READING_KEYS = {"encoding": "auto", "newlines": "universal", "header": "auto", "quoting": "auto", "skip_empty": False}
-PATH_KEYS = ("run.root", "init_from", *(f"data.{key}" for key in DATA_PATHS))  # keys that name files
+PATH_KEYS = ("run.root", "init_from", "file", *(f"data.{key}" for key in DATA_PATHS))  # keys that name files
+NAME_KEYS = ("run.name",)  # keys that name something else, whatever YAML would make of the name
 PARTS = ("data", "model", "task", "optim", "schedule", "averaging")  # keys of a node each, chosen by part=choice
 LIMITS = ("steps", "epochs", "tokens", "minutes")  # keys of train that end a run
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -104,7 +105,7 @@ class SamplingConfig:
     tokens: int = _key(least=0)
     temperature: float = _key(least=0)
     top_k: int | None = _key(least=1)
-    top_p: float | None = _key(above=0)
+    top_p: float | None = _key(above=0, most=1)
     seed: int = _seed()
     allow_unk: bool = _key()
 
@@ -219,6 +220,7 @@ class EvalConfig(LoadingConfig):
     """Keys of `seqlm eval RUN`."""
 
     split: str = _key()
+    file: str | None = _key()
     average_last: int | None = _key(least=1)
     ensemble: list[str] = _key()
     monte_carlo: MonteCarloConfig
@@ -251,7 +253,8 @@ class EvalConfig(LoadingConfig):
 class PredictConfig(LoadingConfig):
     """Keys of `seqlm predict RUN FILE`."""
 
-    format: str = _key(allowed=("jsonl", "columns"))
+    format: str = _key(allowed=("auto", "text", "conll", "tsv", "jsonl", "npz"))
+    output: str = _key(allowed=("jsonl", "columns"))
     batch_size: int = _key(least=1)
     task: dict[str, Any] = _key()
 

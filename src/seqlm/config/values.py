@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,13 +14,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ..errors import ConfigError
+from ..errors import ConfigError, several
 from ..files import MB, read_bounded, write_atomically
 from .build import describe_type, fits, mismatches
 from .keys import dotted, nested, with_text_keys
-from .migrate import RENAMED, VERB_KEYS, migrate, renamed
-from .schema import PATH_KEYS, RANDOM_SEED, Config
+from .migrate import migrate, renamed
+from .reference import Reference
+from .schema import RANDOM_SEED, Config
+from .suggest import not_key_value, unknown_flag, unknown_key
 from .tree import find_configs
+from .words import names_something, typed_name
 from .yaml_files import read_saved, read_yaml, verb_files
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def typed(schema: type[T], values: Mapping[str, Any], verb: str = "train") -> T:
     missing += [key for key, value in dotted(values).items() if value == "???" and key not in known]
     problems += [f"{key} is not set and has no default: give {key}=..." for key in missing]
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise several(problems)
     return _constructed(schema, nested(flat))
 
 
@@ -63,24 +64,31 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
     `verb` is the one whose help is pointed to.
     """
     flat, known = _flatten(values, schema), _keys(schema)
-    problems = []
-    for word in words:
+    problems, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
         key, equals, text = word.partition("=")
         part = next((name for name in known if key.startswith(f"{name}.")), None)  # data.path lies in the part data
-        if not equals or not key:
-            problems.append(f"{word} is not key=value")
+        if word.startswith("-"):
+            value = rest.pop(0) if not equals and rest and "=" not in rest[0] and rest[0][:1] != "-" else text
+            problems.append(unknown_flag(key, value, dotted(flat), {}, [], verb))
+        elif not equals or not key:
+            choices = {key.name: key.choices for key in Reference().verb_keys(verb).values()}
+            problems.append(not_key_value(word, choices, "write key=value, without spaces around ="))
+        elif inside := [name for name in known if name.startswith(f"{key}.")]:
+            problems.append(f"{word} replaces a whole section; set a key of it: {', '.join(inside)}")
         elif (part is None and key not in known) or renamed(key):
-            problems.append(unknown_key(key, known, verb))
+            problems.append(unknown_key(key, {**known, **dotted(flat)}, verb))
         elif part is None:
-            flat[key] = text if known[key][0] is str else _yaml_value(text)
+            is_name = names_something(key) and text != "null" and not text.startswith("{")
+            flat[key] = typed_name(key, text) if is_name else text if known[key][0] is str else _yaml_value(text)
         else:
             below = key.removeprefix(f"{part}.")
-            is_path = key in PATH_KEYS and text != "null"  # data.path=2024 is a folder
-            value = os.path.expanduser(text) if is_path else _yaml_value(text)
+            value = typed_name(key, text) if names_something(key) and text != "null" else _yaml_value(text)
             inner = flat[part] if isinstance(flat[part], dict) else {}
             flat[part] = _with_leaf(inner, below.split("."), value)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise several(problems)
     return typed(schema, nested(flat))
 
 
@@ -132,47 +140,6 @@ def _defaults() -> dict[str, Any]:
 def as_typed(value: Any) -> str:
     """A plain value as it stands on a command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def nearest(name: str, names: Iterable[str], count: int) -> list[str]:
-    """The names that are most like a misspelt one, at most `count`."""
-    return difflib.get_close_matches(name, list(names), count, 0.6)
-
-
-def unknown_option(group: str, option: str, allowed: Sequence[str]) -> str:
-    """The message for an option that a group does not have, the likely ones first."""
-    likely = [name for name in allowed if option and name.startswith(option)] or nearest(option, allowed, 3)
-    hint = f"did you mean {', '.join(likely[:3])}? " if likely else ""
-    return f"{group}={option} is unknown; {hint}allowed: {', '.join(allowed)}"
-
-
-def unknown_group(word: str, groups: Mapping[str, Sequence[str]]) -> str:
-    """The message for `group=option` if the group is misspelt; empty if it looks like something else."""
-    group, _, option = word.partition("=")
-    near = [name for name in nearest(group, groups, 3) if option in groups[name]]
-    near = near or (nearest(group, groups, 1) if "/" in group else [])
-    return f"{group} is neither a group nor a key; did you mean {near[0]}={option}?" if near else ""
-
-
-def unknown_key(key: str, known: Iterable[str], verb: str = "train") -> str:
-    """The message for a key that does not exist, with its new name or the nearest one that does."""
-    known = list(known)
-    today = renamed(key) or VERB_KEYS.get(key)
-    if today and (today in known or renamed(key)):
-        return f"{key} is now {today}"
-    section, _, last = key.rpartition(".")
-    siblings = {item.rpartition(".")[2]: item for item in known if item.rpartition(".")[0] == section}
-    elsewhere = {item.rpartition(".")[0]: item for item in known if item.rpartition(".")[2] == last}
-    near = (
-        [siblings[name] for name in difflib.get_close_matches(last, siblings, 1, 0.6)]
-        or [elsewhere[name] for name in difflib.get_close_matches(section, elsewhere, 1, 0.0)]
-        or difflib.get_close_matches(key, known, 1, 0.75)
-        or [new for old, new in RENAMED.items() if old.rpartition(".")[2] == key]
-    )
-    hint = f"did you mean {near[0]}?" if near else ""
-    if not hint and siblings and section:
-        hint = f"in {section} there are: {', '.join(siblings)}"
-    return f"{key} is not a key of this configuration; {hint or f'see seqlm {verb} --help'}"
 
 
 @cache

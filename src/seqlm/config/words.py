@@ -9,12 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError
 from .flags import is_multirun
-from .schema import PATH_KEYS
+from .schema import NAME_KEYS, PATH_KEYS
 
 Words = Sequence[str]
 # Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
 GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
+# The same of a whole value, where anything else is a path or a name: [a].txt, 'n'.txt.
+COMPOSITE = re.compile(
+    r"""(?s)'.*'|".*"|\[.*\]|\{.*\}|.*\$\{.*|null|\?\?\?|(choice|range|interval|glob|sort|shuffle)\(.*\)|'.*'(,'.*')*"""
+)
+LONGEST_NAME = 255  # bytes of a file's name
 WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
 INIT_FROM = "init_from."
 
@@ -35,16 +41,31 @@ def overrides(words: Words) -> list[str]:
     return [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
 
 
+def names_something(key: str) -> bool:
+    """Whether the value of a key is a path or a name."""
+    return key.lstrip("+") in (*PATH_KEYS, *NAME_KEYS) or key.lstrip("+").startswith("paths.")
+
+
+def typed_name(key: str, text: str) -> str:
+    """A path or a name as it was typed, with ~ expanded in paths. Raises ConfigError for one that no file can have."""
+    if not text:
+        raise ConfigError(f"{key}= is empty; give a {'name' if key in NAME_KEYS else 'path'}, or leave it out")
+    if bad := [letter for letter in "\0\n\r" if letter in text]:
+        raise ConfigError(f"{key}={text!r} holds {bad[0]!r}, which no path here may hold")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
+        raise ConfigError(f"{key}={text[:40]}... is too long: the name of a file has {LONGEST_NAME} bytes at most")
+    return text if key in NAME_KEYS else os.path.expanduser(text)
+
+
 def quoted_paths(words: Words) -> list[str]:
-    """The overrides, paths in quotes and ~ expanded: to hydra a plain é, & or ( is an error, and 1984 a number."""
+    """The overrides, paths and names quoted and ~ expanded: to hydra a plain é, & or ( is an error, 1984 a number."""
     several = is_multirun(words)  # then commas separate jobs
     found = []
     for word in _with_whole_init_from(overrides(words), several):
         key, _, value = word.partition("=")
-        is_path = key.lstrip("+") in PATH_KEYS or key.lstrip("+").startswith("paths.")
-        if is_path and value and not GRAMMAR.match(value):
-            paths = value.split(",") if several else [value]
-            word = f"{key}=" + ",".join(_quoted(os.path.expanduser(path)) for path in paths)
+        if word[:1] != "~" and names_something(key) and not COMPOSITE.fullmatch(value):
+            names = value.split(",") if several else [value]
+            word = f"{key}=" + ",".join(_quoted(typed_name(key.lstrip("+"), name)) for name in names)
         found.append(word)
     return found
 
@@ -57,7 +78,7 @@ def _with_whole_init_from(words: Words, several: bool) -> list[str]:
         return list(words)
     texts = {"run": run, **{key.removeprefix(INIT_FROM): value for key, value in given.items()}}
     choices = [value.split(",") if several else [value] for value in texts.values()]
-    choices[0] = [path if GRAMMAR.match(path) else _quoted(os.path.expanduser(path)) for path in choices[0]]
+    choices[0] = [path if COMPOSITE.fullmatch(path) else _quoted(typed_name("init_from", path)) for path in choices[0]]
     jobs = (",".join(map(":".join, zip(texts, chosen, strict=True))) for chosen in itertools.product(*choices))
     kept = [word for word in words if not f"{word.partition('=')[0]}.".startswith(INIT_FROM)]
     return [*kept, "init_from=" + ",".join(f"{{{job}}}" for job in jobs)]
