@@ -34,7 +34,7 @@ MAY: dict[str, set[str]] = {
     "testing": {"cells", "engines", "layers"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
     "commands": LEAVES | {"bench", "cells", "engines", "evaluation", "layers", "models", "sweep", "tasks", "training"},
-    "api": {"config", "device", "errors", "evaluation", "runs", "tasks", "training"},
+    "api": {"config", "data", "device", "errors", "evaluation", "runs", "tasks", "training"},
     "cli": {"__init__", "commands", "config", "errors", "training"},
     "__main__": {"cli"},
     "__init__": {"api", "cells", "errors", "layers", "models", "runs", "training"},

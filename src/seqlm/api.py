@@ -16,8 +16,9 @@ from .config.trust import widening
 from .config.values import as_typed, load_config, verb_options, with_words
 from .config.words import words_of
 from .config.yaml_files import read_yaml
+from .data.dataset import FILE
 from .device import autocast, prepare
-from .errors import ConfigError
+from .errors import ConfigError, several
 from .evaluation.evaluate import evaluate as evaluate_batches
 from .runs.load import LoadedRun, load_run
 from .tasks.generation import stream
@@ -75,12 +76,19 @@ def resume(
     return _loaded(launch.resume(_folder(run), words, callbacks))
 
 
-def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: int | None = None) -> dict[str, float]:
+def evaluate(
+    run: LoadedRun | str | Path,
+    split: str = "test",
+    *,
+    file: str | Path | None = None,
+    batch_size: int | None = None,
+) -> dict[str, float]:
     """Score a split of a run's data as `seqlm eval` does, every target once; returns the metrics of its task by name.
 
     Args:
         run: a loaded run, which is evaluated on the device that its model is on, or its folder
         split: train, valid or test
+        file: all of it is scored instead: a text, or examples in the format of the run's data
         batch_size: sequences read side by side. None: one stream of a text, as published numbers are counted; as in
             training where sequences are read by themselves
 
@@ -92,9 +100,11 @@ def evaluate(run: LoadedRun | str | Path, split: str = "test", *, batch_size: in
     run = run if isinstance(run, LoadedRun) else load_run(run)
     device = prepare(str(_device(run)))
     rows = batch_size or run.task.eval_batch_size(run.config)
-    batches = run.task.batches(run.data, split, rows, run.task.eval_bptt(run.config, rows))
+    data = run.data if file is None else run.data_of_file(str(file))
+    split = split if file is None else FILE
+    batches = run.task.batches(data, split, rows, run.task.eval_bptt(run.config, rows))
     score = evaluate_batches(run.model, run.task, batches, device)
-    metrics: dict[str, float] = run.task.compute_metrics(score, run.data, split)
+    metrics: dict[str, float] = run.task.compute_metrics(score, data, split)
     return metrics
 
 
@@ -143,7 +153,7 @@ def _composed(config: Sequence[Any]) -> tuple[Config, Choices, list[str]]:
             values = read_yaml(Path(one))
             if not (isinstance(values.get("model"), Mapping) and "_target_" in values["model"]):
                 if problems := widening(str(one), values, ()):
-                    raise ConfigError("\n".join(problems))
+                    raise several(problems)
                 words += words_of(values)
             elif place:
                 raise ConfigError(f"{one} is the whole configuration of a run; give it first")

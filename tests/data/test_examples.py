@@ -258,10 +258,10 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     assert said[0]["words"] == ["to", "ZÜRICH"] and said[1] == {"words": " \t", "error": "empty"}
     assert "line 3 is not UTF-8" in said[2]["error"] and said[3]["tags"] == ["O", "B-to"]
     assert "ZÜRICH" in done.stdout and done.returncode == 2 and "1 of the lines" in done.stderr
-    done = command("predict", "run", "odd", "format=columns", cwd=tmp_path, check=False)
+    done = command("predict", "run", "odd", "output=columns", cwd=tmp_path, check=False)
     assert "line 3 is not UTF-8" in done.stderr and done.stdout.endswith("\n\n\n\nto\tO\ndenver\tB-to\n\n")
     (tmp_path / "text").write_text("to denver\n")
-    columns = command("predict", "run", "text", "format=columns", cwd=tmp_path).stdout
+    columns = command("predict", "run", "text", "output=columns", cwd=tmp_path).stdout
     assert columns == "to\tO\ndenver\tB-to\n\n"
     for words, message in ((["nowhere"], "nowhere is not a file"), ([], "needs a file"), (["-", "fromat=x"], "format")):
         refused = command("predict", "run", *words, cwd=tmp_path, check=False)

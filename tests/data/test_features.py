@@ -413,7 +413,7 @@ def test_vectors_have_no_columns(tmp_path):
     as_archive(tmp_path / "all.npz", arrays, tags=tags)
     words = ["task=tagging", "model=tagger", "task.monitor=accuracy", "train.epochs=1"]
     train(config_on(tmp_path, tmp_path / "all.npz", *words), {})
-    assert predicted(tmp_path, tmp_path / "all.npz", "format=columns", fails=True) == []
+    assert predicted(tmp_path, tmp_path / "all.npz", "output=columns", fails=True) == []
 
 
 def lying(shape):

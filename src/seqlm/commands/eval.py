@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.metrics import by_name
@@ -42,17 +43,25 @@ def evaluate_run(folder: str, words: Sequence[str], as_json: bool) -> None:
     for one in runs:
         one.model.to(device)
     result, measured = score_runs(runs, options, device, _log)
-    _keep(runs[0], f"eval-{options.split}{_kind(result)}.json", result)  # first: who reads may be gone
+    if options.file is None:
+        _keep(runs[0], f"eval-{options.split}{_kind(result)}.json", result, options)  # first: who reads may be gone
     print(to_json(result) if as_json else _shown(result, runs[0].task.rows(measured)), flush=True)
 
 
 def with_starts(options: EvalConfig) -> EvalConfig:
-    """The options with numbers that a search starts from where none were given: dynamic.lr, and cache.size."""
+    """The options with numbers that a search starts from where none were given: dynamic.lr, and cache.size.
+
+    A file is scored as a split of its own. Raises ConfigError if another is chosen too.
+    """
     dynamic, memory = options.dynamic, options.cache
     if dynamic.search and dynamic.lr is None and (dynamic.rule, dynamic.norm) == ("rms", "tensors"):
         dynamic = replace(dynamic, lr=5e-5)
     if memory.search and memory.size is None:
         memory = replace(memory, size=2000)
+    if options.file is not None:
+        if options.split != verb_config("eval", EvalConfig, []).split:
+            raise ConfigError(f"file={options.file} is scored as a whole; leave split={options.split} out")
+        options = replace(options, split="file")
     return replace(options, dynamic=dynamic, cache=memory)
 
 
@@ -99,13 +108,15 @@ def _log(text: str) -> None:
     print(f"valid: {text}", file=sys.stderr, flush=True)
 
 
-def _keep(run: LoadedRun, name: str, result: dict[str, Any]) -> None:
+def _keep(run: LoadedRun, name: str, result: dict[str, Any], options: EvalConfig) -> None:
     """Write a score into the run's folder, if it is of the run's own data, and count it: test is for one."""
     if run.data.fingerprint != run.folder.info().get("data_fingerprint"):
-        print(
-            f"note: this is not the data {run.folder.path} was trained on; the score is not kept in its folder",
-            file=sys.stderr,
+        path = options.data.get("path")
+        whole = f"; file={path} scores all of it" if isinstance(path, str) and Path(path).is_file() else ""
+        text = (
+            f"note: this is not the data {run.folder.path} was trained on; the score is not kept in its folder{whole}"
         )
+        print(text, file=sys.stderr)
         return
     result["times_scored"] = run.folder.times_scored(result["split"]) + 1
     try:
@@ -147,7 +158,7 @@ def _shown(result: Mapping[str, Any], measured: Sequence[tuple[str, str]]) -> st
     often = f"; scored {times} times by now" * again
     rows = [
         ("run", f"{result['run']}, step {result['checkpoint']}, {result['weights']} weights"),
-        ("split", f"{result['split']}, {size}{often}"),
+        ("file", f"{result['file']}, {size}") if "file" in result else ("split", f"{result['split']}, {size}{often}"),
         *([("bptt", str(result["bptt"]))] if "bptt" in result else []),
         *measured,
         *_settings(result),

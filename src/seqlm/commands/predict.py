@@ -22,15 +22,16 @@ from .words import run_and_words
 
 if TYPE_CHECKING:
     from ..data.examples import Example
-    from ..data.reading import TextReader
     from ..runs.load import LoadedRun
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm predict RUN FILE|- [key=value ...]`: predictions on standard output."""
     folder, rest = run_and_words("predict", words)
-    if not rest or "=" in rest[0]:
+    if not rest or "=" in rest[0] or rest[0].startswith("--"):
         raise ConfigError("seqlm predict needs a file after the run's folder, or - for standard input")
+    if "format=columns" in rest:
+        raise ConfigError("format=columns is now output=columns; format= is that of the file")
     source, options = rest[0], verb_config("predict", PredictConfig, rest[1:])
     checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     if source != "-" and not Path(source).is_file():
@@ -38,7 +39,6 @@ def main(words: Sequence[str]) -> None:
     with status("loading torch"):  # once all that can be checked without it is right
         import torch
 
-        from ..data.reading import TextReader
         from ..device import autocast, prepare
         from ..runs.load import load_run
         from ..tasks.lines import EMPTY
@@ -46,15 +46,16 @@ def main(words: Sequence[str]) -> None:
     shared = {key: getattr(options, key) for key in ("checkpoint", "weights", "engine", "task", "trust")}
     run = load_run(folder, **shared)
     run.model.to(device)
-    columns = options.format == "columns"
+    columns = options.output == "columns"
     _check(run, columns)
     wrong = 0
     with ExitStack() as held:
-        lines = _lines(source, TextReader(run.config.data.get("encoding") or "auto"), held)
+        lines = _lines(run, source, options.format, held)
         while some := list(islice(lines, options.batch_size)):
             with torch.no_grad(), autocast(device, options.precision):
                 answers = run.task.predict_lines(run.model, run.tokenizer, some)
             for line, answer in zip(some, answers, strict=True):
+                answer = {**answer, **_gold(line, answer)}
                 print(_columns(answer) if columns else _json({**_shown(line), **answer}))
                 if "error" in answer and answer["error"] != EMPTY:
                     wrong += 1
@@ -71,36 +72,59 @@ def _check(run: LoadedRun, columns: bool) -> None:
     """Raise ConfigError for a run that predicts nothing, or whose predictions are no columns of words and tags."""
     reads = run.task.reads(run.model, run.tokenizer)
     if columns and not ("tags" in run.task.targets and "words" in reads):
-        raise ConfigError("format=columns shows a word and its tag on each line, but this run gives no words a tag")
+        raise ConfigError("output=columns shows a word and its tag on each line, but this run gives no words a tag")
     if not reads:
         raise ConfigError(f"{run.folder.path} reads nothing: it writes texts; use seqlm sample")
 
 
-def _lines(source: str, reader: TextReader, held: ExitStack) -> Iterator[Example]:
-    """The fields in each line of a file, read as they are asked for."""
+def _lines(run: LoadedRun, source: str, format: str, held: ExitStack) -> Iterator[Example]:
+    """The fields in each line, or of each example, of a file, read as they are asked for."""
     from ..data.reading import split_lines
+    from ..data.sources.features import arrays_of
 
-    if source.endswith((".npy", ".npz")):
-        from ..data.sources.features import arrays_of
-
+    found = run.format_of(source) if format == "auto" and source != "-" else None if format == "auto" else format
+    if source == "-" and found in ("conll", "tsv", "npz"):
+        raise ConfigError(f"format={found} needs a file; standard input is text or jsonl, a line each")
+    if found == "npz":
         return ({"features": array} for array in arrays_of(Path(source)))
+    if found in ("conll", "tsv"):
+        return run.examples_of(source, found)  # type: ignore[arg-type]
     handle = sys.stdin.buffer if source == "-" else held.enter_context(open_regular(Path(source)))
     name = "standard input" if source == "-" else source
-    return _fields(split_lines(reader.decode(handle, name, errors="surrogateescape"), name))
+    lines = split_lines(run.reader.decode(handle, name, errors="surrogateescape"), name)
+    keys = {run.config.data.get(key): field for key, field in (("text", "words"), ("label", "label"))}
+    return _fields(lines, found, {key: field for key, field in keys.items() if isinstance(key, str)})
 
 
-def _fields(lines: Iterable[str]) -> Iterator[Example]:
-    """The fields in each line; bytes that are not in the encoding arrive as surrogates."""
+def _fields(lines: Iterable[str], format: str | None, keys: Mapping[str, str]) -> Iterator[Example]:
+    """The fields in each line; bytes that are not in the encoding arrive as surrogates.
+
+    Args:
+        lines: without their ends
+        format: text; jsonl; None: jsonl where a line begins with {
+        keys: fields by the names that they have in the objects of the run's data
+    """
     for number, text in enumerate(lines, start=1):
+        is_object = text.lstrip().startswith("{")
         if re.search("[\udc80-\udcff]", text):
             yield {"error": f"line {number} is not text in the encoding of the run's data, or UTF-8; convert it"}
-        elif not text.lstrip().startswith("{"):
+        elif format == "text" or (format is None and not is_object):
             yield {"words": text}
         else:
             try:
-                yield json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield {"error": f"line {number} begins with {{ but is not JSON ({error})"}
+                found = json.loads(text)
+                yield {keys.get(key, key): value for key, value in found.items()}
+            except (ValueError, RecursionError, AttributeError) as error:
+                what = "begins with { but is not JSON" if is_object else "is not a JSON object"
+                yield {"error": f"line {number} {what} ({error}); format=text takes each line for a text"}
+
+
+def _gold(line: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets that stood in a line, beside those that are predicted: one as it is, several by name."""
+    given = {key: value for key, value in line.items() if key in answer and key not in ("words", "error")}
+    if given.get("tags") == line.get("words"):  # a file of words alone: its first column is its last
+        given.pop("tags", None)
+    return {"gold": next(iter(given.values())) if len(given) == 1 else given} if given else {}
 
 
 def _shown(line: Example) -> Example:
@@ -119,5 +143,9 @@ def _json(answer: Mapping[str, Any]) -> str:
 
 
 def _columns(answer: dict[str, Any]) -> str:
-    rows = zip(answer.get("words", ()), answer.get("tags", ()), strict=False)
-    return "".join(f"{word}\t{tag}\n" for word, tag in rows)
+    """A word, its gold tag if that is known, and the predicted one on each line."""
+    gold = answer.get("gold")
+    tags = gold.get("tags") if isinstance(gold, dict) else gold
+    given = [tags] if isinstance(tags, list) else []
+    rows = zip(answer.get("words", ()), *given, answer.get("tags", ()), strict=False)
+    return "".join("\t".join(map(str, row)) + "\n" for row in rows)

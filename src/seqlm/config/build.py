@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from ..errors import ConfigError
+from ..errors import ConfigError, several
 from .migrate import renamed
 
 # A config may name the public classes and `build_` functions that these packages define, nothing they import or call.
@@ -34,7 +34,7 @@ def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **r
     """
     problems = check(node, where, runtime=tuple(runtime), trust=trust)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise several(problems)
     arguments = {key: _factories(value, f"{where}.{key}", trust) for key, value in _arguments(node).items()}
     try:
         return _target(node, where, trust)(**arguments, **runtime)
@@ -42,6 +42,11 @@ def build(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = (), **r
         # Our constructors start a message with the argument (`p=2 must be ...`), torch's with a sentence.
         joint = "." if re.match(r"[a-z_]+[.=]", str(error)) else ": "
         raise ConfigError(f"{where}{joint}{error}") from error
+
+
+def named_class(node: Mapping[str, Any], where: str, *, trust: Sequence[str] = ()) -> Any:
+    """The class or function that `node` names. Raises ConfigError if that is none of the trusted code."""
+    return _target(node, where, trust)
 
 
 def accepts(node: Mapping[str, Any], where: str, argument: str, *, trust: Sequence[str] = ()) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,6 +14,8 @@ from .corpus import Corpus
 from .encode import encode_split, fit_tokenizer
 from .examples import Example, Examples
 from .tokenizers.examples import ExampleTokenizer
+
+FILE = "file"  # the split that is all of a file
 
 
 @dataclass
@@ -101,3 +103,19 @@ class Data:
         sizes = " / ".join(f"{split} {len(self[split]):,}" for split in ("train", "valid"))
         known = ", ".join(f"{count:,} {title}" for title, count in self.tokenizer.counted().items())
         return f"{name}, {known}, examples {sizes}"
+
+
+class FileData(Data):
+    """The data of a run, and all of a file as one more split, FILE.
+
+    Args:
+        whole: the file, as its split train
+        own: gives the data of the run, which is read only if one of its splits is asked for
+    """
+
+    def __init__(self, whole: Data, own: Callable[[], Data]) -> None:
+        super().__init__(whole.corpus, whole.tokenizer, None, whole.rename)
+        self._own = own
+
+    def __getitem__(self, split: str) -> Any:
+        return super().__getitem__("train") if split == FILE else self._own()[split]

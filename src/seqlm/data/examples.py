@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from .corpus import SPLITS
 from .field import Field
 from .fields import FIELDS
 
+Format: TypeAlias = Literal["text", "conll", "tsv", "jsonl", "npz"]  # of a file with examples
 Example: TypeAlias = Mapping[str, Any]  # values by the `source` of a field: see fields.py
 
 
@@ -33,6 +34,8 @@ def check_rename(rename: Any) -> list[str]:
 
 class Examples(ABC):
     """Examples in splits (`train`, `valid`, `test`); a source is one file in sources/ and one YAML."""
+
+    formats: ClassVar[tuple[Format, ...]] = ()  # of its files, the usual one first
 
     def splits(self) -> tuple[str, ...]:
         """The names of the splits there are, in the order train, valid, test: all three, unless overridden."""

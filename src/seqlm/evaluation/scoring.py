@@ -35,7 +35,9 @@ def load_runs(folder: str, options: EvalConfig) -> list[LoadedRun]:
 
     def check(run: LoadedRun) -> None:
         check_task(run.task, options)
-        if options.split not in (splits := run.data.corpus.splits()):
+        if options.file is not None:
+            run.data = run.data_of_file(options.file)
+        elif options.split not in (splits := run.data.corpus.splits()):
             raise ConfigError(f"split={options.split} does not exist in this data; it has: {', '.join(splits)}")
 
     shared: dict[str, Any] = {
@@ -105,6 +107,7 @@ def score_runs(
     result = {
         "run": run.folder.name,
         "split": split,
+        **({} if options.file is None else {"file": options.file}),
         "checkpoint": run.checkpoint.step,
         "weights": run.weights,
         **({"batch_size": batch_size, "bptt": read} if is_text else {"examples": len(run.data[split])}),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from ..config.build import accepts, build, check, fits
+from ..config.build import accepts, build, check, fits, named_class
 from ..config.schema import Config
-from ..data.dataset import Data
-from ..data.examples import check_rename
+from ..data.dataset import Data, FileData
+from ..data.examples import Example, Examples, Format, check_rename
+from ..data.sources.of_file import node_of_file
 from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.text import Tokenizer
-from ..errors import ConfigError
+from ..errors import ConfigError, several
 
 # Keys of a data node that say how its text is read, whatever the text.
 READING = ("tokenizer", "vocab_from", "limit", "rename")
@@ -43,7 +44,7 @@ def check_parts(config: Config) -> None:
     if vocab_from not in ("train", "all"):
         problems.append(f"data.vocab_from={vocab_from} is unknown; allowed: train, all")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise several(problems)
 
 
 def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
@@ -56,6 +57,29 @@ def build_data(config: Config, tokenizer: Tokenizer | None = None) -> Data:
         return Data(corpus, tokenizer, reading.get("limit"), rename)
     unfitted = build(reading["tokenizer"], "data.tokenizer", trust=config.trust)
     return Data.fitted(corpus, unfitted, reading.get("vocab_from", "train"), reading.get("limit"), rename)
+
+
+def data_of_file(config: Config, tokenizer: Any, path: str, own: Callable[[], Data]) -> FileData:
+    """All of a file, in the format of a run's data, as the split FILE beside its `own` data. Raises ConfigError."""
+    return FileData(_whole_file(config, tokenizer, path), own)
+
+
+def examples_of_file(config: Config, path: str, format: Format | None) -> Iterator[Example]:
+    """The examples in a file, in the format of a run's data or another. Raises ConfigError."""
+    return _whole_file(config, None, path, format, of_examples=True).examples("train")
+
+
+def _whole_file(
+    config: Config, tokenizer: Any, path: str, format: Format | None = None, of_examples: bool = False
+) -> Data:
+    """A file as the split train."""
+    node, reading = _split_data(config.data)
+    source = named_class(node, "data", trust=config.trust)
+    if of_examples and not issubclass(source, Examples):
+        source = Examples
+    of_file = node_of_file(node, source, path, format)
+    rename = reading.get("rename") if of_file["_target_"] == node["_target_"] else None
+    return Data(build(of_file, "data", trust=config.trust), tokenizer, None, rename or {})
 
 
 def build_model(config: Config, tokenizer: Tokenizer | ExampleTokenizer, load: Callable[..., Any] | None = None) -> Any:

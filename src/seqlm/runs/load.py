@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.build import build
+from ..config.build import build, named_class
 from ..config.schema import DATA_PATHS, Config
-from ..data.dataset import Data
+from ..data.dataset import Data, FileData
+from ..data.examples import Example, Format
+from ..data.reading import TextReader
+from ..data.sources.of_file import format_of
 from ..data.tokenizers.text import Tokenizer, load_tokenizer
 from ..errors import ConfigError
 from ..terminal import status
 from . import checkpoint
-from .assemble import build_data, build_model, check_parts
+from .assemble import build_data, build_model, check_parts, data_of_file, examples_of_file
 from .finite import check_loaded
 from .folder import RunFolder
 from .sealed import check_tokenizer, saved_config
@@ -84,6 +87,24 @@ class LoadedRun:
     @cached_property
     def data(self) -> Data:
         return build_data(self.config, self.tokenizer)
+
+    def data_of_file(self, path: str) -> FileData:
+        """All of a file in the format of the run's data, as its split FILE: needs nothing that the run learned from."""
+        return data_of_file(self.config, self.tokenizer, path, cache(lambda: build_data(self.config, self.tokenizer)))
+
+    def format_of(self, path: str) -> Format | None:
+        """The format of a file to predict for; None: a text or an object on each line. Raises ConfigError."""
+        source = named_class(self.config.data, "data", trust=self.config.trust)
+        return format_of(path, source, self.reader)
+
+    def examples_of(self, path: str, format: Format | None = None) -> Iterator[Example]:
+        """The examples in a file, their targets too, in a format (of the run's data where it is None)."""
+        return examples_of_file(self.config, path, format)
+
+    @cached_property
+    def reader(self) -> TextReader:
+        """Decodes files as those of the run's data."""
+        return TextReader(self.config.data.get("encoding") or "auto")
 
     @cached_property
     def task(self) -> Any:

@@ -75,6 +75,8 @@ class Conll(Examples):
         skip_empty: leave out sentences in which a word or a tag is empty
     """
 
+    formats = ("conll",)
+
     def __init__(
         self,
         *,

@@ -81,6 +81,7 @@ class Features(SplitExamples):
     Nothing is scaled: give numbers of about one. Raises ConfigError with file and line.
     """
 
+    formats = ("npz",)
     endings = (".npz", "")
 
     def __init__(self, *, path: str, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> None:

@@ -26,6 +26,7 @@ class Iob(Examples):
         skip_empty: leave out sentences without words, tags or label
     """
 
+    formats = ("conll",)
     files: ClassVar[tuple[str, ...]] = (WORDS, TAGS)
     needed: ClassVar[tuple[str, ...]] = ("train", "valid")
 

@@ -39,6 +39,7 @@ class Labelled(SplitExamples):
         outputs: where runs are written, which is no label
     """
 
+    formats = ("tsv", "jsonl")
     endings = (".tsv", ".txt", ".csv", ".jsonl", "")
 
     def __init__(

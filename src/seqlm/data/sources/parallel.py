@@ -25,6 +25,8 @@ class Parallel(Examples):
         skip_empty: leave out pairs in which a text is empty
     """
 
+    formats = ("tsv",)
+
     def __init__(
         self,
         *,

@@ -17,8 +17,8 @@ class SplitExamples(Examples):
     """Examples of `path`: a folder that holds train, valid and perhaps test, or one source that is shared out.
 
     Sharing out needs no seed: the SHA-256 of what an example is known by, as a number in [0, 1), falls into one of the
-    `fractions`. So an example stays in its split when others come or go, and equal ones are never in two. Raises
-    ConfigError if there is nothing, or no valid beside train.
+    `fractions`; all of them are train if the one fraction is 1. So an example stays in its split when others come or
+    go, and equal ones are never in two. Raises ConfigError if there is nothing, or no valid beside train.
     """
 
     endings: ClassVar[tuple[str, ...]]  # of the names of sources; an empty one for folders
@@ -39,7 +39,11 @@ class SplitExamples(Examples):
                     f"data.path={path} has {', '.join(one.name for one in self._sources.values())}, but no {split}; "
                     "give both train and valid, or one source that data.fractions share out"
                 )
-        self._root, self._fractions = root, check_fractions(fractions)
+        whole = list(fractions) == [1]
+        if whole and self._sources:
+            names = ", ".join(one.name for one in self._sources.values())
+            raise ConfigError(f"{path} holds {names}, which are splits; give one of them")
+        self._root, self._fractions = root, fractions if whole else check_fractions(fractions)
 
     @abstractmethod
     def read(self, source: Path) -> Iterator[tuple[str, Example]]:
