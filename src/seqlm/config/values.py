@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ..errors import ConfigError, several
+from ..errors import several
 from ..files import MB, read_bounded, write_atomically
 from .build import describe_type, fits, mismatches
 from .keys import dotted, nested, with_text_keys
