@@ -98,6 +98,8 @@ def describe(error: OSError) -> str:
 
 def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # it was typed
+        error = ConfigError(f"{str(error.filename)[:40]}... is too long for the name of a file")
     said = describe(error) if isinstance(error, OSError) else error
     print(f"{paint('seqlm:', 'red', sys.stderr)} {said}", file=sys.stderr, flush=True)
     if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder
 from .eval import evaluate_run
 from .train import main as train
-from .words import pop_value
+from .words import is_place, pop_value
 
 
 def main(words: Sequence[str]) -> None:
     """`seqlm reproduce RUN | experiment=NAME [key=value ...] [out=FOLDER]`."""
     out, words = pop_value("out", words, "reproduced")
-    if words and "=" not in words[0] and not words[0].startswith("-"):
+    if words and is_place(words[0]):
         folder, rest = Path(words[0]), words[1:]
         if rest:
             raise ConfigError(f"seqlm reproduce RUN takes no {rest[0]}: a run is measured as it is")
@@ -27,7 +28,7 @@ def main(words: Sequence[str]) -> None:
         folder, words = _planned(words)
         if not finished(folder):
             train([*words, f"run.name={folder.name}", f"run.root={folder.parent}", "resume=auto"])
-    reproduce(folder, experiment, Path(out))
+    reproduce(folder, experiment, Path(os.path.expanduser(out)))
 
 
 def _planned(words: Sequence[str]) -> tuple[Path, Sequence[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.words import no_path
 from ..errors import ConfigError
 
 Words = Sequence[str]
@@ -12,9 +14,14 @@ Words = Sequence[str]
 
 def run_and_words(verb: str, words: Words) -> tuple[str, Words]:
     """The run's folder that the words of a verb begin with, and the others."""
-    if not words or "=" in words[0] or words[0].startswith("-"):
+    if not words or not is_place(words[0]):
         raise ConfigError(f"seqlm {verb} needs a run folder first: seqlm {verb} outputs/NAME; `seqlm runs` lists them")
     return words[0], words[1:]
+
+
+def is_place(word: str) -> bool:
+    """Whether a word is a file or folder rather than key=value or a flag: a=b is one where there is such a folder."""
+    return ("=" not in word and not word.startswith("-")) or (not no_path(word) and Path(word).is_dir())
 
 
 def pop_value(key: str, words: Words, default: str) -> tuple[str, Words]:
@@ -54,7 +61,7 @@ def pop_file(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
     words, file = pop_option(words, flag, f"a file: {flag} FILE")
     if file is None:
         return words, None
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     if file.startswith("-"):
         raise ConfigError(f"{flag} needs a file: {flag} FILE")
     if path.is_dir():

@@ -50,11 +50,18 @@ def typed_name(key: str, text: str) -> str:
     """A path or a name as it was typed, with ~ expanded in paths. Raises ConfigError for one that no file can have."""
     if not text:
         raise ConfigError(f"{key}= is empty; give a {'name' if key in NAME_KEYS else 'path'}, or leave it out")
-    if bad := [letter for letter in "\0\n\r" if letter in text]:
-        raise ConfigError(f"{key}={text!r} holds {bad[0]!r}, which no path here may hold")
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
-        raise ConfigError(f"{key}={text[:40]}... is too long: the name of a file has {LONGEST_NAME} bytes at most")
+    if problem := no_path(text):
+        raise ConfigError(f"{key}={problem}")
     return text if key in NAME_KEYS else os.path.expanduser(text)
+
+
+def no_path(text: str) -> str:
+    """Why no file or folder can have this path; empty if one can."""
+    if bad := [letter for letter in "\0\n\r" if letter in text]:
+        return f"{text!r} holds {bad[0]!r}, which no path here may hold"
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(text).parts):
+        return f"{text[:40]}... is too long: the name of a file has {LONGEST_NAME} bytes at most"
+    return ""
 
 
 def quoted_paths(words: Words) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..config.migrate import migrate_info, migrate_score
+from ..config.words import no_path
 from ..errors import ConfigError, RunExists
 from ..files import MB, free_path, open_regular, read_bounded, read_json, to_json, write_atomically, writing
 
@@ -85,7 +86,10 @@ class RunFolder:
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
         """The run in an existing folder, or of this name in outputs; raises ConfigError if there is none."""
-        run = cls(Path(path) if Path(path).name else Path(path).resolve())  # `.` has a name too
+        if problem := no_path(str(path)) or ("a run needs a name" if not str(path) else ""):
+            raise ConfigError(problem)
+        path = Path(path).expanduser() if str(path).startswith("~/") and not Path(path).exists() else Path(path)
+        run = cls(path if path.name else path.resolve())  # `.` has a name too
         if not run.path.exists() and (OUTPUTS / path / "run.json").is_file():
             run = cls(OUTPUTS / path)
         if not run.path.is_dir():
