@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
         campaigns[0].mutants[options.mutant]()
     reports, whole = {}, options.size == "full" and options.case is None and not options.mutant
     for campaign in campaigns:
-        numbers = range(campaign.sizes[options.size]) if options.case is None else [options.case]
+        numbers = range(campaign.sizes[options.size]) if options.case is None else options.case
         with tempfile.TemporaryDirectory(prefix="campaign-") as place:
             report = attack(campaign, numbers, seed=options.seed, workers=options.workers, place=Path(place))
         if whole:
@@ -127,11 +127,16 @@ def _record(
     }
 
 
+def _range(word: str) -> range:
+    first, _, last = word.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/campaign.py")
     parser.add_argument("size", nargs="?", choices=("short", "full"), default="short")
     parser.add_argument("--only", choices=NAMES, help="this campaign")
-    parser.add_argument("--case", type=int, help="this case of it, as it was")
+    parser.add_argument("--case", type=_range, help="this case of it, as it was, or those of FIRST-LAST")
     parser.add_argument("--mutant", help="a broken product, which it must notice")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cases side by side")
