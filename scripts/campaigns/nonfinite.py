@@ -126,9 +126,9 @@ def _weights(step: int, number: float) -> None:
 
 
 CAUSES: dict[str, Callable[[int, float], None]] = {
+    "weights": _weights,
     "rate": lambda step, number: None,
     "gradient": _gradient,
-    "weights": _weights,
 }
 
 

@@ -290,6 +290,21 @@ def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
     assert not (folder / ".step-000000030-1").is_dir()
 
 
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x04.", b"\x1f\x8b" * 99, (1 << 60).to_bytes(8, "little") + b"{}", b"PK\3\4"]
+)
+def test_a_file_of_another_kind_under_a_manifest_that_holds_is_refused(tmp_path, name, content):
+    folder = trained(tmp_path)
+    path = checkpoint.find(folder, "last", print).path
+    (path / name).write_bytes(content)
+    files = ("model.safetensors", "state.pt", "meta.json")
+    lines = [f"{hashlib.sha256((path / file).read_bytes()).hexdigest()}  {file}\n" for file in files]
+    (path / "MANIFEST.sha256").write_text("".join(lines))
+    with pytest.raises(ConfigError, match=f"{name} holds no .*nothing in it was executed"):
+        resume(tmp_path / "run", ["train.steps=22", REPLAN])
+
+
 def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_part_of_it(tmp_path, monkeypatch):
     folder = trained(tmp_path, "checkpoint.keep_last=2")
 

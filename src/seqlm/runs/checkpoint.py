@@ -15,11 +15,11 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError, SeqlmError, is_out_of_memory
 from ..files import MB, flush, read_bounded, read_json, sha256_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # which checkpoints there are is known without torch
 FORMAT = 1
 ATTEMPTS = 5  # to read a checkpoint of a run that is being trained, which deletes older ones
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
+STATE = {"progress", "optimizer", "schedule", "averaging", "carry", "random"}  # of state.pt, at least
 FILES = ("model.safetensors", "state.pt", "meta.json")
 
 
@@ -54,9 +55,8 @@ class Checkpoint:
     def load_weights(self, model: nn.Module) -> None:
         """Copy the stored weights into `model`; raises ConfigError if they are not the weights of this model."""
         import torch
-        from safetensors.torch import load_file
 
-        stored, own = load_file(self.path / "model.safetensors"), weights_of(model)
+        stored, own = self.weights(), weights_of(model)
         wrong = sorted(stored.keys() ^ own.keys())
         wrong += [name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape]
         if wrong:
@@ -65,12 +65,35 @@ class Checkpoint:
             for name, tensor in own.items():
                 tensor.copy_(stored[name])
 
+    def weights(self) -> dict[str, Tensor]:
+        """The stored weights by name; raises ConfigError if the file holds none, whoever wrote its manifest."""
+        from safetensors.torch import load_file
+
+        with self._reading("model.safetensors", "weights"):
+            return load_file(self.path / "model.safetensors")
+
     def load_state(self) -> dict[str, Any]:
-        """The rest of the training state, as it was given to `save`."""
+        """The rest of the training state, as it was given to `save`; raises ConfigError if the file holds none."""
         import torch
 
-        state: dict[str, Any] = torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
-        return state
+        with self._reading("state.pt", "training state"):
+            state = torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+            if missing := STATE - state.keys():
+                raise KeyError(f"no {min(missing)}")
+        return cast("dict[str, Any]", state)
+
+    @contextmanager
+    def _reading(self, name: str, content: str) -> Iterator[None]:
+        """Raise ConfigError if a file is of another kind than its name says, whoever wrote its manifest."""
+        try:
+            yield
+        except Exception as error:  # safetensors and torch raise any of a dozen kinds
+            if isinstance(error, (SeqlmError, OSError)) or is_out_of_memory(error):
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"{self.path / name} holds no {content}; nothing in it was executed ({reason})"
+            ) from error
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -98,12 +98,11 @@ def _pointers(run: RunFolder, trust: Sequence[str]) -> str:
 
 
 def _numbers(run: RunFolder, trust: Sequence[str]) -> str:
-    from safetensors.torch import load_file
 
     from .finite import non_finite_in
 
     for one in checkpoint.whole(run.checkpoints, lambda text: None):
-        if name := non_finite_in(load_file(one.path / "model.safetensors"), one.load_state()):
+        if name := non_finite_in(one.weights(), one.load_state()):
             raise NonFiniteError(f"{name} of step {one.step:,} is not finite")
     return "all of them finite"
 

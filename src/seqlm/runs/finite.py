@@ -37,10 +37,9 @@ def non_finite_in(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> st
 
 def last_finite(folder: Path) -> checkpoint.Checkpoint | None:
     """The newest checkpoint in `folder` that is whole and finite; None if there is none."""
-    from safetensors.torch import load_file
 
     for found in checkpoint.whole(folder, lambda text: None):
-        if non_finite_in(load_file(found.path / "model.safetensors"), found.load_state()) is None:
+        if non_finite_in(found.weights(), found.load_state()) is None:
             return found
     return None
 

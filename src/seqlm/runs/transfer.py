@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config.build import accepts, build
@@ -66,7 +65,7 @@ def begin_with_another(
     start = checkpoint.find(run.checkpoints, "best" if pointed(run.checkpoints, "best") else "last", warn)
     matched = _matched(folder, load_tokenizer(run.tokenizer), tokenizer)
     axes = _vocabulary_axes(config, tokenizer, matched) if matched else {}
-    own, stored = checkpoint.weights_of(model), load_file(start.path / "model.safetensors")
+    own, stored = checkpoint.weights_of(model), start.weights()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if theirs.eval_weights == "average" and start.meta.get("averaged"):
         stored.update(zip(names, start.load_state()["averaging"]["average"], strict=True))
