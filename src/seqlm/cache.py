@@ -119,7 +119,8 @@ def _instead(folder: Path, problem: str) -> Path:
         place = _of_this_process()
     if folder not in _warned:
         _warned.add(folder)
-        advice = "" if problem.startswith("belongs") else f"type chmod -R go-w {folder}, or "
+        ours_by_mistake = problem.startswith("can be") and not folder.stat().st_mode & stat.S_ISVTX  # unlike /tmp
+        advice = f"type chmod -R go-w {folder}, or " if ours_by_mistake else ""
         print(
             f"seqlm: warning: the cache {folder} {problem} and is not used; {place} takes its place: {advice}set "
             "SEQLM_CACHE to a folder of your own",
