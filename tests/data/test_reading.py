@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,9 @@ from seqlm.data.sources.labelled import Labelled
 from seqlm.data.sources.parallel import Parallel
 from seqlm.data.sources.text import TextCorpus
 from seqlm.errors import ConfigError
+from seqlm.runs.load import with_absolute_paths
+
+from ..conftest import compose
 
 TEXT = "the cat  sat\n\non the mat — naïve 😀\nNEL\x85 LS\u2028 PS\u2029 FF\x0c stay\n"
 BLOCKS = [1, 2, 3, 4, 5, 7, 1 << 20]
@@ -200,6 +204,8 @@ def test_runs_of_the_first_version_read_as_they_did(tmp_path):
     node = {"_target_": "seqlm.data.sources.text.TextCorpus", "path": str(tmp_path)}
     today = migrate({"data": node})
     assert today == migrate(today) and (today["data"]["encoding"], today["data"]["newlines"]) == (None, None)
+    whole = with_absolute_paths(replace(compose("data=text"), data=node)).data  # a new run keeps how it reads
+    assert migrate({"data": whole})["data"] == {**node, "encoding": "auto", "newlines": "universal"}
     arguments = {key: value for key, value in today["data"].items() if key != "_target_"}
     assert content(TextCorpus(**arguments)) == "one\r\ntwo\0\n"
     new = {"data": {**node, "encoding": "auto", "newlines": "universal"}}

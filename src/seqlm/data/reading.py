@@ -148,6 +148,8 @@ class TextReader:
                 text = decoder.decode(chunk, ended)
             except UnicodeDecodeError as error:
                 raise self._refusal(name, codec, error, place) from None
+            except UnicodeError as error:  # of codecs of Python's own, as idna
+                raise ConfigError(f"{name} is not {codec} ({error})") from None
             if self._encoding == "auto" and "\0" in text:
                 raise ConfigError(
                     f"{name} holds NUL bytes, as no text does; to read it all the same: data.encoding={codec}"

@@ -50,6 +50,8 @@ class TableFormat(NamedTuple):
         if quoted and not _is_csv(path):
             reader.remark('cells in quotes, "...", are read without them (data.quoting=false leaves them)', str(path))
         rows = list(_quoted_rows(lines, separator, path) if quoted else _plain_rows(lines, separator))
+        if not rows:
+            raise ConfigError(f"{path} is empty")
         places, header = self._places(rows, path, separator)
         if header:
             shown = ", ".join(f"{what} in column {places[what]}" for what in ("label", "text"))
