@@ -41,7 +41,7 @@ class RunExists(ConfigError):
 
 
 class NonFiniteError(SeqlmError):
-    """Loss or gradient became NaN or infinite; no step was taken with it."""
+    """A loss, a gradient or a weight is NaN or infinite; nothing is saved, averaged or evaluated with it."""
 
     exit_code = 3
 

@@ -167,7 +167,7 @@ def test_a_run_goes_back_with_half_the_learning_rate(tmp_path, monkeypatch, caps
     assert capsys.readouterr().out.count("back to step 16") == 2
 
 
-@pytest.mark.parametrize("stop", [15, 20, 30])
+@pytest.mark.parametrize("stop", [15, 18, 20, 30])
 def test_a_resume_after_a_rollback_is_the_same_to_the_bit(tmp_path, monkeypatch, stop):
     words = ["train.on_nonfinite=rollback", "model.dropout.output=0.2", "averaging=ema"]
     with monkeypatch.context() as patched:

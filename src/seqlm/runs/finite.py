@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -35,11 +36,10 @@ def non_finite_in(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> st
     return non_finite(chain(weights.items(), *parts))
 
 
-def last_finite(folder: Path) -> checkpoint.Checkpoint | None:
-    """The newest checkpoint in `folder` that is whole and finite; None if there is none."""
-
+def last_finite(folder: Path, before: float = math.inf) -> checkpoint.Checkpoint | None:
+    """The newest checkpoint in `folder`, of a step below `before`, that is whole and finite; None if there is none."""
     for found in checkpoint.whole(folder, lambda text: None):
-        if non_finite_in(found.weights(), found.load_state()) is None:
+        if found.step < before and non_finite_in(found.weights(), found.load_state()) is None:
             return found
     return None
 

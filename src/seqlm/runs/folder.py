@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,15 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..config.migrate import migrate_info, migrate_score
 from ..config.words import no_path
 from ..errors import ConfigError, RunExists
-from ..files import MB, free_path, open_regular, read_bounded, read_json, to_json, write_atomically, writing
+from ..files import MB, free_path, read_bounded, read_json, to_json, write_atomically, writing
+from .lock import Held, held, is_held
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
-LOOKS, LOOK_SECONDS = 200, 0.01  # how often, and after how long, a lock that others look at is tried again
 CHECKSUM = "checksum"  # key of run.json, of all its others
 LEFTOVER = re.compile(r"\.config\.new\.yaml|\.(run\.json|config\.yaml|metrics\.jsonl|tokenizer\.json)\.[0-9a-f]+")
 UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}")  # of a run that is being made
@@ -53,14 +52,14 @@ class RunFolder:
         if name is not None and (".." in Path(name).parts or Path(name).is_absolute()):
             raise ConfigError(f"run.name={name} leaves run.root; set run.root to where the run should be")
         _sweep((root / name).parent if name else root)
-        with ExitStack() as held:
+        with ExitStack() as stack:
             run = None
             while run is None:
                 path = root / name if name else free_path(root / stem)
                 aside = cls(path.with_name(f".{path.name}-{secrets.token_hex(4)}"))
                 try:
                     aside.path.mkdir(parents=True)
-                    held.enter_context(aside.locked())
+                    stack.enter_context(aside.locked())
                     fill(aside)
                     if path.is_dir() and any(path.iterdir()):
                         raise FileExistsError(path)
@@ -143,32 +142,20 @@ class RunFolder:
         return str(info.get("status", "unknown"))
 
     def is_held(self) -> bool:
-        """Whether a process trains this run. Nothing is written, and no resume is kept from it: see `locked`."""
-        try:
-            with open_regular(self.path / ".lock") as handle:
-                return not _locks(handle, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            return False
+        """Whether a process trains this run; raises OSError if that may not be read."""
+        return is_held(self.path / ".lock")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9.
-
-        Who only looks whether it is held shares the lock for a moment, which is waited for.
-        """
-        with (self.path / ".lock").open("a+") as handle:
-            for _ in range(LOOKS):
-                if _locks(handle, fcntl.LOCK_EX):
-                    break
-                if self.is_held():
-                    handle.seek(0)
-                    raise ConfigError(f"{self.path} is being trained by another process (pid {handle.read()})")
-                time.sleep(LOOK_SECONDS)
-            else:
-                raise ConfigError(f"{self.path}/.lock is shared by another process all the time; end that first")
-            with writing(self.path / ".lock"):
-                handle.truncate(0)
-                os.write(handle.fileno(), str(os.getpid()).encode())  # nothing is left for `close` to fail at
+        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9."""
+        with ExitStack() as stack:
+            try:
+                handle = stack.enter_context(held(self.path / ".lock"))
+            except Held as other:
+                raise ConfigError(f"{self.path} is being trained by another process (pid {other})") from None
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
             yield
 
     def records(self) -> list[dict[str, Any]]:
@@ -241,15 +228,6 @@ def _record(line: bytes) -> dict[str, Any] | None:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
     return None
-
-
-def _locks(handle: IO[Any], kind: int) -> bool:
-    """Whether the lock of an open file could be had, until it is closed."""
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _sweep(root: Path) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, SeqlmError
 from ..files import read_json, to_json, write_atomically
 from ..runs.folder import RunFolder
+from ..runs.lock import Held, held, is_held
 
 NEW, RUNNING, INTERRUPTED, FINISHED, FAILED = "new", "running", "interrupted", "finished", "failed"
 
@@ -71,24 +71,17 @@ class Place:
     def held(self) -> Iterator[None]:
         """Hold the job, so that it runs once; raises Taken if another process does. Released even by kill -9."""
         self._aside.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a") as handle:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                stack.enter_context(held(self._lock))
+            except Held:
                 raise Taken(f"{self.run.path} is being run by another process") from None
             for leftover in self.run.path.parent.glob(f".{self.run.name}-*"):  # of a kill before there was a run
                 shutil.rmtree(leftover, ignore_errors=True)
             yield
 
     def _is_held(self) -> bool:
-        try:
-            with self._lock.open("a") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_held(self._lock)
 
     def failure(self) -> str:
         """The error that the job ended with, as far as it is known."""

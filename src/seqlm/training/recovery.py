@@ -58,12 +58,13 @@ class Recovery:
     def roll_back(self, error: NonFiniteError) -> tuple[Carry, int]:
         """Go back to the last finite checkpoint; returns its carry and its step. Raises the error if this run does not.
 
-        Time does not go back. Checkpoints that are newer, which are damaged or not finite, are put aside.
+        Time does not go back. Of a checkpoint that no step could be taken from, the one before is the last; those that
+        are newer than it are put aside.
         """
         run, session, progress = self.run, self.session, self.progress
         if self.policy != "rollback" or progress.rollbacks == MOST_ROLLBACKS:
             raise self._final(error) from None
-        start = last_finite(run.checkpoints)
+        start = last_finite(run.checkpoints, before=progress.step)
         if start is None:
             raise self._final(error) from None
         failed, before = progress.step, session.learning_rates[0] * 0.5**progress.rollbacks
