@@ -81,8 +81,10 @@ class NoRoom(OSError):
         return describe(self)
 
 
-def describe(error: OSError) -> str:
+def describe(error: Exception) -> str:
     """An error of the system in words: the path, and where its disk is full the bytes that are needed and free."""
+    if not isinstance(error, OSError):
+        return str(error)
     path, cause = error.filename, NO_ROOM.get(error.errno or 0)
     if cause is None:
         return f"{path}: {error.strerror}" if path and error.strerror else str(error)

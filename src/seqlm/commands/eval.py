@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.metrics import by_name
 from ..config.schema import EvalConfig
 from ..config.values import as_typed, verb_config
-from ..errors import ConfigError
+from ..errors import ConfigError, describe
 from ..files import to_json, write_atomically
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
@@ -123,7 +123,7 @@ def _keep(run: LoadedRun, name: str, result: dict[str, Any], options: EvalConfig
         write_atomically(run.folder.path / name, to_json(result, indent=2) + "\n")
         _chart(run, result)
     except OSError as error:
-        print(f"note: the score could not be kept in the run's folder ({error})", file=sys.stderr)
+        print(f"note: the score could not be kept in the run's folder ({describe(error)})", file=sys.stderr)
 
 
 def _chart(run: LoadedRun, result: Mapping[str, Any]) -> None:

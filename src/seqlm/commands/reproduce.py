@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.compose import experiment
-from ..errors import ConfigError, SeqlmError
+from ..errors import ConfigError, SeqlmError, describe
 from ..evaluation.reproduction import changes, check, experiment_of, file_name, finished, record, summary
 from ..files import to_json, write_atomically
 from ..runs.folder import RunFolder
@@ -63,7 +63,7 @@ def reproduce(folder: str | Path, preset_of: Callable[[str], Mapping[str, Any]],
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"out={out} cannot be made ({error}); give a folder") from None
+        raise ConfigError(f"out={out} cannot be made ({describe(error)}); give a folder") from None
     protocol = (preset.get("published") or {}).get("protocol", "seqlm")
     for split in ("valid", "test"):
         evaluate_run(str(folder), [f"split={split}", f"protocol={protocol}"], False)

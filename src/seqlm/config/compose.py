@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ConfigError, several
+from ..errors import ConfigError, describe, several
 from .flags import check_words, is_multirun, values_of
 from .keys import dotted
 from .reference import Reference
@@ -193,7 +193,7 @@ def _guard_files() -> None:
             check_yaml(path)
         except (OSError, ValueError, YAMLError) as error:
             if path.exists():  # else hydra tells what there is
-                raise ConfigError(f"{path} cannot be read: {error}") from error
+                raise ConfigError(f"{path} cannot be read: {describe(error)}") from error
         return load(source, config_path)
 
     source_of_files.load_config = load_within_bounds

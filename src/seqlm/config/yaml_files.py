@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ..errors import ConfigError
+from ..errors import ConfigError, describe
 from ..files import MB, read_bounded
 from .tree import find_configs
 
@@ -26,7 +26,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         check_yaml(path)
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {describe(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold keys and values")
     return cast("dict[str, Any]", values)
@@ -37,7 +37,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(check_yaml(path), _SavedLoader)  # noqa: S506: it is a safe one
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # TypeError: a list as a key
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {describe(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold keys and values")
     return values

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache import cache_folder, entry, private_folder
-from ..errors import ConfigError
+from ..errors import ConfigError, describe
 from ..files import writing
 from ..terminal import track
 from .corpus import Corpus, TextCounts
@@ -154,5 +154,5 @@ def _cached(key: str, write: Callable[[Path], None], read: Callable[[Path], T]) 
         return entry(place / key, write, read)
     except OSError as error:
         raise ConfigError(
-            f"the cache {place or cache_folder()} cannot be used ({error}); set SEQLM_CACHE to another folder"
+            f"the cache {place or cache_folder()} cannot be used ({describe(error)}); set SEQLM_CACHE to another folder"
         ) from error

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import ConfigError, SeqlmError, is_out_of_memory
+from ..errors import ConfigError, SeqlmError, describe, is_out_of_memory
 from ..files import MB, flush, read_bounded, read_json, sha256_of
 from .pointers import point, pointed, ranked
 from .pointers import step_name as step_name
@@ -168,7 +168,7 @@ def digest(folder: Path, step: int) -> str:
     try:
         return sha256_of(folder / step_name(step) / "MANIFEST.sha256")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder.parent} has no checkpoint of step {step} ({error})") from None
+        raise ConfigError(f"{folder.parent} has no checkpoint of step {step} ({describe(error)})") from None
 
 
 def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..config.migrate import migrate_info, migrate_score
 from ..config.words import no_path
-from ..errors import ConfigError, RunExists
+from ..errors import ConfigError, RunExists, describe
 from ..files import MB, free_path, read_bounded, read_json, to_json, write_atomically, writing
 from .lock import Held, held, is_held
 
@@ -67,7 +67,7 @@ class RunFolder:
                     run = cls(path)
                 except OSError as error:
                     if isinstance(error, PermissionError) or not path.parent.is_dir():
-                        raise ConfigError(f"run.root={root}: {path} cannot be made ({error})") from error
+                        raise ConfigError(f"run.root={root}: {path} cannot be made ({describe(error)})") from error
                     if not path.exists():  # a full disk
                         raise
                     if name is not None:
@@ -117,7 +117,7 @@ class RunFolder:
         try:
             info = read_json(self.path / "run.json")
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{self.path / 'run.json'} cannot be read ({error})") from error
+            raise ConfigError(f"{self.path / 'run.json'} cannot be read ({describe(error)})") from error
         if not isinstance(info, dict):
             raise ConfigError(f"{self.path / 'run.json'} is not a record of a run")
         checksum = _checksum(info)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 from ..config.values import load_config
-from ..errors import SeqlmError, Stopped, print_error
+from ..errors import SeqlmError, Stopped, describe, print_error
 from .place import Taken
 from .plan import Job
 
@@ -59,7 +59,7 @@ def _train(job: Job, threads: int | None) -> None:
         sys.exit(print_error(error))
     except (SeqlmError, OSError) as error:
         code = print_error(error)
-        job.place.set_failure(str(error), exit_code=code, words=job.words)
+        job.place.set_failure(describe(error), exit_code=code, words=job.words)
         sys.exit(code)
     except Exception as error:
         traceback.print_exc()

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
-from ...errors import ConfigError
+from ...errors import ConfigError, describe
 from ...files import beside, create, flush, open_regular, writing
 
 MOST = 2 << 30  # bytes that all members together may declare
@@ -118,7 +118,7 @@ def unpack(archive: Path, choices: Sequence[Sequence[str]], folder: Path) -> lis
     except DAMAGED as error:
         if isinstance(error, OSError) and error.errno:  # of the system, not of the format
             raise ConfigError(
-                f"{archive} cannot be unpacked into {folder} ({error}); SEQLM_CACHE names another folder"
+                f"{archive} cannot be unpacked into {folder} ({describe(error)}); SEQLM_CACHE names another folder"
             ) from error
         raise ConfigError(
             f"{archive} cannot be unpacked ({type(error).__name__}: {error}); remove it to download it again, or give "

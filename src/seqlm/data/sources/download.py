@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from ...cache import locked
-from ...errors import ConfigError
+from ...errors import ConfigError, describe
 from ...files import create, flush, sha256_of, writing
 from ...terminal import bar
 
@@ -68,7 +68,7 @@ def fetch(remote: Remote, target: Path) -> None:
             flush(target.parent)
     except OSError as error:
         raise ConfigError(
-            f"the cache {target.parent} cannot be used ({error}); set SEQLM_CACHE to another folder"
+            f"the cache {target.parent} cannot be used ({describe(error)}); set SEQLM_CACHE to another folder"
         ) from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ...cache import cache_folder, entry, is_whole, private_folder
-from ...errors import ConfigError
+from ...errors import ConfigError, describe
 from ...files import sha256_of
 from ..corpus import SPLITS, Corpus
 from ..encode import count_text
@@ -124,7 +124,9 @@ def _unpacked(archive: Path, digest: str, choices: Sequence[Sequence[str]]) -> l
     try:
         return entry(folder, make, partial(_members, choices=choices))
     except OSError as error:
-        raise ConfigError(f"the cache {folder} cannot be used ({error}); set SEQLM_CACHE to another folder") from error
+        raise ConfigError(
+            f"the cache {folder} cannot be used ({describe(error)}); set SEQLM_CACHE to another folder"
+        ) from error
 
 
 def _already(digest: str, choices: Sequence[Sequence[str]]) -> list[Path]:
@@ -150,5 +152,5 @@ def _private(name: str) -> Path:
         return private_folder(name)
     except OSError as error:
         raise ConfigError(
-            f"the cache {cache_folder()} cannot be used ({error}); set SEQLM_CACHE to another folder"
+            f"the cache {cache_folder()} cannot be used ({describe(error)}); set SEQLM_CACHE to another folder"
         ) from error

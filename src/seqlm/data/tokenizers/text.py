@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError
+from ...errors import ConfigError, describe
 from ...files import MB, read_json, writing
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def load_tokenizer(path: Path) -> Any:
             raise ValueError(f"vocabulary has {len(vocabulary)} entries, but {UNK} and the end of a line are two")
         return tokenizer.with_vocabulary(vocabulary)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        said = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
         raise ConfigError(f"{path} is not a tokenizer of seqlm: {said}") from error
 
 
