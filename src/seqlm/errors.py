@@ -139,6 +139,11 @@ def install_hint(extra: str) -> str:
     return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"
 
 
+def upgrade_hint(*packages: str) -> str:
+    """The command that installs packages, or newer versions of them."""
+    return f"pip install -U {' '.join(packages)}"
+
+
 def broken_pipe() -> int:
     """Exit code for when nobody reads our output any more, as in `seqlm runs | head`; silences the rest of it."""
     silence_output()

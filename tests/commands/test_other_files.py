@@ -86,7 +86,7 @@ def test_what_is_no_such_file_is_refused(home, tmp_path, words, message):
     shutil.copytree(home / "outputs", tmp_path / "outputs")
     (tmp_path / "new.txt").write_text("a b c\nd e\n")
     (tmp_path / "new.jsonl").write_text('{"words": ["a"]}\n')
-    (tmp_path / "new.col").write_text(columns(SENTENCES))
+    (tmp_path / "new.col").write_text(columns(SENTENCES * 3))
     failed = seqlm(*words.split(), cwd=tmp_path, check=False)
     assert failed.returncode == 2 and "Traceback" not in failed.stderr, failed.stderr
     assert re.search(message, failed.stderr), failed.stderr
@@ -114,6 +114,13 @@ def test_columns_are_read_as_columns_with_their_tags_beside(home, tmp_path):
     assert [one["words"] for one in answers] == [["the", "Rhine"], ["Ann"]] and "gold" not in answers[0]
     assert predicted(home, "conll", tmp_path / "new", "format=text")[0]["words"] == ["the", "x", "O"]
     assert predicted(home, "labelled", tmp_path / "new", "format=conll")[1]["words"] == ["Ann", "sings"]
+
+
+def test_short_texts_are_no_columns(home, tmp_path):
+    (tmp_path / "texts").write_bytes(b"the Rhine\n\nAnn sings\nto \xff\nold Ann\n")
+    for run in ("conll", "labelled"):
+        failed = seqlm("predict", f"outputs/{run}", tmp_path / "texts", cwd=home, check=False)
+        assert failed.returncode == 2 and len(failed.stdout.splitlines()) == 5, failed.stderr
 
 
 def test_tables_and_objects_are_read_as_the_data_was(home, tmp_path):

@@ -88,7 +88,7 @@ def candidates(words: Sequence[str], last: str) -> list[str]:
     flags = _flags(VERBS[verb])
     if given and flags.get(given[-1]):  # the value of a flag
         return _places(flags[given[-1]], last)
-    if last.startswith("-"):
+    if last.startswith("-") or (not last and all(word.startswith("-") for word in VERBS[verb].words)):
         flag, equals, value = last.partition("=")
         if equals:
             return [f"{flag}={found}" for found in _places(flags.get(flag, ""), value)]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .. import __version__
 from ..cache import cache_folder, private_folder
-from ..errors import ConfigError, SeqlmError
+from ..errors import ConfigError, SeqlmError, upgrade_hint
 from ..files import MB, beside, create, to_json
 from ..terminal import labelled, status
 from .words import pop_flag
@@ -71,11 +71,11 @@ def versions() -> Iterator[Finding]:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, "missing", BAD, f"pip install {name}")
+            yield Finding(name, "missing", BAD, upgrade_hint(name))
             continue
         wanted = least.get(name.lower(), "0")
         old = _numbers(version) < _numbers(wanted)
-        yield Finding(name, version, BAD if old else OK, f"seqlm needs {wanted} at least: pip install -U {name}" * old)
+        yield Finding(name, version, BAD if old else OK, f"seqlm needs {wanted} at least: {upgrade_hint(name)}" * old)
 
 
 def _numbers(version: str) -> list[int]:
@@ -119,7 +119,7 @@ def torch_build() -> Iterator[Finding]:
         torch.from_numpy(np.zeros(1)).numpy()
         yield Finding("torch and numpy", "share arrays")
     except Exception as error:  # whatever an unfit pair of builds raises
-        advice = "they were built for each other's other versions: pip install -U torch numpy"
+        advice = f"they were built for other versions of each other: {upgrade_hint('torch', 'numpy')}"
         yield Finding("torch and numpy", f"{type(error).__name__}: {error}", BAD, advice)
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     has_gpu = Path("/dev/nvidia0").exists()

@@ -96,7 +96,7 @@ class LoadedRun:
     def format_of(self, path: str) -> Format | None:
         """The format of a file to predict for; None: a text or an object on each line. Raises ConfigError."""
         source = named_class(self.config.data, "data", trust=self.config.trust)
-        return format_of(path, source, self.reader)
+        return format_of(path, source, self.reader, getattr(self.tokenizer, "vocabularies", {}).get("tags", ()))
 
     def examples_of(self, path: str, format: Format | None = None) -> Iterator[Example]:
         """The examples in a file, their targets too, in a format (of the run's data where it is None)."""

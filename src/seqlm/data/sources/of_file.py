@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...files import open_regular
 from ..corpus import Corpus
 from ..examples import Examples, Format
-from ..reading import TextReader, split_blanks
+from ..reading import TextReader, split_blanks, split_lines
 from .conll import DOCUMENT
 from .split_examples import SplitExamples
 from .text import TextCorpus
@@ -19,6 +21,7 @@ SPLIT_KEYS = ("train", "valid", "test")
 PLACES = ("path", *SPLIT_KEYS, "fractions", "source", "target", "outputs")  # keys that say where the run's data lies
 COLUMNS = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bmes")
 LOOKED_AT = 400  # lines that tell what a file is
+LEAST_LINES = 4  # of columns whose tags are not known
 HOME = "seqlm.data.sources"
 
 
@@ -61,20 +64,30 @@ def node_of_file(
     return {"_target_": f"{HOME}.records.Records", "path": path, **reading}
 
 
-def format_of(path: str, source: type[Corpus | Examples], reader: TextReader) -> Format | None:
+def format_of(
+    path: str, source: type[Corpus | Examples], reader: TextReader, tags: Collection[str] = ()
+) -> Format | None:
     """The format that a file of lines to predict for has: by its name, by what the run's data is, and by its lines.
 
     None for a line each, a text or an object. Raises ConfigError for columns, if the run's data has none.
+
+    Args:
+        path: the file
+        source: of the run's data
+        reader: decodes the file
+        tags: those that the run knows, by which columns are told from short texts
     """
     suffix, formats = Path(path).suffix.lower(), getattr(source, "formats", ())
     if suffix in (".npy", ".npz"):
         return "npz"
     if suffix in COLUMNS:
         return "conll"
-    head = [line for _, line in zip(range(LOOKED_AT), reader.lines(Path(path)), strict=False)]
+    with open_regular(Path(path)) as handle:
+        lines = split_lines(reader.decode(handle, path, errors="surrogateescape"), path)
+        head = list(islice(lines, LOOKED_AT))
     if "tsv" in formats and (suffix == ".csv" or (suffix == ".tsv" and any("\t" in line for line in head))):
         return "tsv"
-    if suffix == ".jsonl" or not _are_columns(head):
+    if suffix == ".jsonl" or not _are_columns(head, tags if "conll" in formats else ()):
         return None
     if "conll" not in formats:
         raise ConfigError(
@@ -91,8 +104,15 @@ def _format_of(path: str, source: type[Examples]) -> Format:
     return "npz" if suffix == ".npz" else "conll" if suffix in COLUMNS else (*source.formats, "jsonl")[0]
 
 
-def _are_columns(lines: Sequence[str]) -> bool:
-    """Whether lines are sentences of tagged words: as many cells on each line, two or more, blank lines between."""
-    full = [line for line in lines if line.strip() and not line.startswith(("#", DOCUMENT))]
-    cells = {len(split_blanks(line)) for line in full}
-    return len(full) > 2 and len(full) < len(lines) and len(cells) == 1 and cells.pop() > 1
+def _are_columns(lines: Sequence[str], tags: Collection[str]) -> bool:
+    """Whether lines are sentences of tagged words: as many cells on each line, two or more, blank lines between.
+
+    Most of one column are tags that are known; where none are, its cells repeat.
+    """
+    full = [split_blanks(line) for line in lines if line.strip() and not line.startswith(("#", DOCUMENT))]
+    if not full or len(full) == len(lines) or len({len(cells) for cells in full}) > 1 or len(full[0]) < 2:
+        return False
+    columns = list(zip(*full, strict=True))[1:]
+    if tags:
+        return any(sum(cell in tags for cell in column) * 2 > len(full) for column in columns)
+    return len(full) >= LEAST_LINES and len(set(columns[-1])) * 2 <= len(full)
