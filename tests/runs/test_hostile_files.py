@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from contextlib import suppress
 
 import pytest
@@ -40,6 +41,12 @@ def test_a_table_of_runs_has_a_row_for_a_damaged_one(run, name, content):
     rows = [row_of(one, one.name).facts["status"] for one in find_runs(run.path.parent)]
     assert rows in ([], ["damaged"], ["finished"])
     assert rows == ["damaged"] or name != "run.json" or content is None
+
+
+def test_a_pipe_as_the_lock_hangs_nobody(run):
+    run.update(status="running", host=socket.gethostname())
+    replaced(run.path / ".lock", None)
+    assert row_of(run, run.name).facts["status"] in ("damaged", "unknown")
 
 
 def test_a_running_run_reads_its_records_within_bounds(run):

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from ..files import open_regular
 
 LOOKS, LOOK_SECONDS = 200, 0.01  # how often, and after how long, a lock that others look at is tried again
 
@@ -35,15 +37,18 @@ def held(path: Path) -> Iterator[IO[str]]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds this lock. Nothing is written, and nobody is kept from holding it. Raises OSError."""
+    """Whether a process holds this lock. Nothing is written, and nobody is kept from holding it. Raises OSError.
+
+    Raises ConfigError for a pipe in its place, which may never be opened.
+    """
     try:
-        with path.open() as handle:
+        with open_regular(path) as handle:
             return not _locks(handle, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
 
 
-def _locks(handle: IO[str], kind: int) -> bool:
+def _locks(handle: IO[Any], kind: int) -> bool:
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
