@@ -100,7 +100,13 @@ class TextReader:
 
     def numbered(self, path: Path) -> Iterator[tuple[int, str]]:
         """The lines of a file that are not blank, with their numbers. Raises ConfigError if there are none."""
-        return ((number, line) for number, line in enumerate(self.content(path), start=1) if line.strip())
+        found = False
+        for number, line in enumerate(self.lines(path), start=1):
+            if line.strip():
+                found = True
+                yield number, line
+        if not found:
+            raise ConfigError(f"{path} is empty")
 
     def note(self) -> str:
         """One line about files read so far that were not plain; empty if all were."""
