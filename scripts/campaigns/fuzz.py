@@ -52,9 +52,8 @@ def case(case: Case) -> None:
         except (SeqlmError, OSError):
             case.count("refused")
         except Exception as error:
-            place = next(
-                each for each in reversed(traceback.extract_tb(error.__traceback__)) if "seqlm" in each.filename
-            )
+            frames = traceback.extract_tb(error.__traceback__)
+            place = next((frame for frame in reversed(frames) if "/seqlm/" in frame.filename), frames[-1])
             where = f"{reader.name}: {type(error).__name__} at {Path(place.filename).name}:{place.lineno}"
             if where not in seen:  # one input of a kind is enough
                 case.fail("traceback", f"{where}: {str(error)[:80]}: {_short(data)}")

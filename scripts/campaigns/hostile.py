@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .hooks import replace
+from .hooks import mutate, replace
 from .runner import Campaign, Case
 from .settings import training, words_of
 
 SECONDS, MEGABYTES = 20.0, 1024.0
 ROOM = 3 << 30  # bytes of address space that a job may add: an endless read ends
-STRIDE = 37  # shares no divisor with the number of pairs: the first cases are of all kinds
+STRIDE = 635  # shares no divisor with the number of pairs: any row of cases is of all kinds
 TREASURE = "not to be overwritten\n"
 
 
@@ -73,8 +73,7 @@ TARGETS = (
 
 
 def case(case: Case) -> None:
-    pairs = [(target, attack) for attack in ATTACKS for target in TARGETS]
-    target, attack = pairs[case.number * STRIDE % len(pairs)]
+    target, attack = pairs()[case.number]
     source = case.once("finished", lambda folder: _prepare(case, folder))
     here = case.folder / "here"
     shutil.copytree(source, here, symlinks=True)
@@ -86,8 +85,17 @@ def case(case: Case) -> None:
     if path.parent.name.startswith("step-") and path.is_file() and not path.is_symlink():
         _sign(path.parent)
     case.count("hostile files")
-    words = case.rng.choice(list(target.commands))
-    _judge(case, here, words, f"{attack} as {target.path}, {' '.join(words[:1])}")
+    for words in target.commands if attack in CODE else [case.rng.choice(list(target.commands))]:
+        _judge(case, here, words, f"{attack} as {target.path}, {' '.join(words[:1])}")
+
+
+def pairs() -> list[tuple[Target, str]]:
+    """All attacks in all places: first configs that name code, and pipes in the place of short files."""
+    first = [(target, attack) for attack in CODE for target in TARGETS if target.path.endswith(".yaml")]
+    first += [(target, "a pipe") for target in TARGETS if target.path in ("run/run.json", "run/checkpoints/best")]
+    all_pairs = [(target, attack) for attack in ATTACKS for target in TARGETS]
+    drawn = [all_pairs[number * STRIDE % len(all_pairs)] for number in range(len(all_pairs))]
+    return [*first, *(pair for pair in drawn if pair not in first)]
 
 
 def _prepare(case: Case, folder: Path) -> None:
@@ -98,6 +106,7 @@ def _prepare(case: Case, folder: Path) -> None:
         if done.code:
             raise AssertionError(done.tail(20))
     done = case.run(["eval", "run"], folder=folder, env=env)
+    _unseal(folder / "run")
     given = folder / "given"
     (given / "experiment").mkdir(parents=True)
     (given / "text.txt").write_text("".join(f"line {number} of it\n" for number in range(200)), encoding="utf-8")
@@ -131,6 +140,20 @@ def _bounds() -> None:
     most = pages * resource.getpagesize() + ROOM
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+
+
+def _unseal(run: Path) -> None:
+    """Take the digests off, as of a run of an older version: whoever writes a run is free to."""
+    from seqlm.runs.folder import CHECKSUM
+
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in info.items() if key not in ("sha256", CHECKSUM)}
+    (run / "run.json").write_text(json.dumps(kept), encoding="utf-8")
+    for step in run.glob("checkpoints/step-*"):
+        meta = json.loads((step / "meta.json").read_text(encoding="utf-8"))
+        old = {key: meta[key] for key in ("format", "step", "rank", "averaged", "seqlm")}
+        (step / "meta.json").write_text(json.dumps(old), encoding="utf-8")
+        _sign(step)
 
 
 def _sign(step: Path) -> None:
@@ -305,7 +328,14 @@ def _laughs() -> str:
     return "\n".join(lines) + "\n"
 
 
+CODE: dict[str, Callable[[Scene], None]] = {
+    "a target in optim": _target(lambda command: {"optim": {"_target_": "os.system", "command": command}}),
+    "a target in averaging": _target(lambda command: {"averaging": {"_target_": "os.system", "command": command}}),
+    "a target in a callback": _target(lambda c: {"callbacks": [{"_target_": "os.system", "command": c}]}),
+    "a target in the data": _target(lambda c: {"data": {"_target_": "subprocess.getoutput", "cmd": c}}),
+}
 ATTACKS: dict[str, Callable[[Scene], None]] = {
+    **CODE,
     "a pipe": _fifo,
     "a link to /dev/zero": _link("/dev/zero"),
     "a link to /dev/full": _link("/dev/full"),
@@ -339,16 +369,12 @@ ATTACKS: dict[str, Callable[[Scene], None]] = {
     "long names": _tar(_long_names),
     "an endless header": _safetensors_bomb,
     "a tag of Python": lambda scene: scene.write(f"optim: !!python/object/apply:os.system ['{scene.command}']\n"),
-    "a target in optim": _target(lambda command: {"optim": {"_target_": "os.system", "command": command}}),
-    "a target in averaging": _target(lambda command: {"averaging": {"_target_": "os.system", "command": command}}),
-    "a target in a callback": _target(lambda c: {"callbacks": [{"_target_": "os.system", "command": c}]}),
-    "a target in the data": _target(lambda c: {"data": {"_target_": "subprocess.getoutput", "cmd": c}}),
     "another pointer": lambda scene: scene.write(f"../../../{scene.folder.name}/treasures\n"),
 }
 
 
 def _trust_all() -> None:
-    replace("seqlm.config.build:_check_trusted", lambda *_: None)
+    mutate("seqlm.config.build:_target", "if not ours and not path.startswith(tuple(trust)):", "if False:")
 
 
 def _open_anything() -> None:
