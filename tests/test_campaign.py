@@ -11,8 +11,12 @@ from .conftest import REPOSITORY
 
 SCRIPTS = str(REPOSITORY / "scripts")
 # Each group in a process of its own: to load torch and the product takes as long as a campaign.
-GROUPS = [("kill", "signals", "nonfinite"), ("fuzz", "soak", "portability")]
-MUTANTS = [("kill", "forget-random-state"), ("kill", "skip-flush"), ("signals", "swallow-signal")]
+GROUPS = [
+    ("kill", "signals", "memory", "nonfinite"),
+    ("flip", "disk", "concurrency", "soak"),
+    ("hostile", "words", "fuzz", "portability"),
+]
+MUTANTS = [("kill", "forget-random-state"), ("signals", "swallow-signal"), ("fuzz", "let-json-errors-through")]
 
 
 def campaigns(commands: list[list[str]], folder: str) -> None:
