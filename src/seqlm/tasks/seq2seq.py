@@ -83,7 +83,7 @@ class Seq2Seq(ExampleTask):
         self.bleu, self.monitor, self.replace_unk = bleu, monitor, replace_unk
 
     def prepare(self, tokenizer: ExampleTokenizer) -> None:
-        if self.replace_unk and "words" not in tokenizer.fields:
+        if self.replace_unk and "words" not in getattr(tokenizer, "fields", {}):
             raise ConfigError("task.replace_unk=true copies words of the source, and this data has none; leave it out")
 
     def check_inference(self, model: SequenceModel) -> None:

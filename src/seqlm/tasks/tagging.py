@@ -80,7 +80,7 @@ class Tagging(ExampleTask):
 
     def prepare(self, tokenizer: ExampleTokenizer) -> None:
         """Take the scheme that is forced on the tags, or was recognised in them."""
-        if (field := tokenizer.fields.get("tags")) is None:
+        if (field := getattr(tokenizer, "fields", {}).get("tags")) is None:  # `check` says what is wrong with a text
             return
         assert isinstance(field, Tags)
         self.scheme = forced(self.forced, field.items) if self.forced else field.scheme
