@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -234,7 +233,7 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     train(tagged(tmp_path, atis, "train.epochs=12", "task.monitor=loss"), {})
     assert json.loads((tmp_path / "run" / "run.json").read_text())["parameters"]["embedding"] == 11 * 8
     table = command("eval", "run", "split=test", cwd=tmp_path).stdout
-    assert "f1 " in table and "split         test, 9 examples\n" in table
+    assert "f1 " in table and re.search("split +test, 9 examples\n", table)
     result = json.loads(command("eval", "run", "split=test", "--json", cwd=tmp_path).stdout)
     kept = json.loads((tmp_path / "run" / "eval-test.json").read_text())
     assert result["f1"] > 0.9 and {**kept, "seconds": 0} == {**result, "seconds": 0}
@@ -256,10 +255,10 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     done = command("predict", "run", "odd", cwd=tmp_path, check=False)
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert said[0]["words"] == ["to", "ZÜRICH"] and said[1] == {"words": " \t", "error": "empty"}
-    assert "line 3 is not UTF-8" in said[2]["error"] and said[3]["tags"] == ["O", "B-to"]
+    assert "line 3 is not text" in said[2]["error"] and said[3]["tags"] == ["O", "B-to"]
     assert "ZÜRICH" in done.stdout and done.returncode == 2 and "1 of the lines" in done.stderr
     done = command("predict", "run", "odd", "output=columns", cwd=tmp_path, check=False)
-    assert "line 3 is not UTF-8" in done.stderr and done.stdout.endswith("\n\n\n\nto\tO\ndenver\tB-to\n\n")
+    assert "line 3 is not text" in done.stderr and done.stdout.endswith("\n\n\n\nto\tO\ndenver\tB-to\n\n")
     (tmp_path / "text").write_text("to denver\n")
     columns = command("predict", "run", "text", "output=columns", cwd=tmp_path).stdout
     assert columns == "to\tO\ndenver\tB-to\n\n"
@@ -270,10 +269,10 @@ def test_eval_and_predict_from_the_command_line(tmp_path, atis):
     done = command("predict", "run", "-", cwd=tmp_path, input=lines, check=False)
     said = [json.loads(line) for line in done.stdout.splitlines()]
     assert "line 1 begins with { but is not JSON" in said[0]["error"] and "Traceback" not in done.stderr
-    assert [one["words"] for one in said[1:]] == [["to", "denver"], ["next", "friday"]], "a line feed ends a line"
+    assert [one["words"] for one in said[1:]] == [["to"], ["denver"], ["next", "friday"]], "as in the data"
     os.mkfifo(tmp_path / "pipe")
-    with subprocess.Popen(["sh", "-c", f"echo to denver > {tmp_path}/pipe"]):
-        assert "B-to" in command("predict", "run", "pipe", cwd=tmp_path).stdout
+    refused = command("predict", "run", "pipe", cwd=tmp_path, check=False)  # it might never end
+    assert refused.returncode == 2 and "pipe is not a file" in refused.stderr
     assert "f1" in command("runs", ".", cwd=tmp_path).stdout.splitlines()[0]
 
 
