@@ -124,7 +124,7 @@ FAILURES = [
     ("train data=text", "data.path is not set: give a file or folder"),
     ("train data=text data.path=nope.txt", "data.path=nope.txt does not exist"),
     ("train data=text data.path=empty.txt", "data.path=empty.txt is empty"),
-    ("train data=text data.path=latin.txt", "latin.txt, line 51: byte 0xe9 is not UTF-8 .*at byte 653.; data.encoding="),
+    ("train data=text data.path=latin.txt", "line 51: byte 0xe9 is not UTF-8 .*at byte 653.; data.encoding="),
     ("train data=text data.path=short.txt", "train.bptt=64 is longer than the text.*use train.bptt="),
     ("train data=text data.path=short.txt train.batch_size=999", "train.batch_size=999 is larger than the stream"),
     ("train model.tied=true model.embedding_size=7", "model.tied=true needs equal widths.*model.embedding_size=320"),
