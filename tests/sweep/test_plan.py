@@ -147,7 +147,7 @@ def test_renamed_runs_and_runs_of_an_older_version_are_found():
         (["model=gru,gruu", "seed=1,2"], r"2 of 4 .*\nmodel=gruu is unknown.*\n  in model=gruu seed=1; model=gruu"),
         (["optim.lr=fast", "seed=1,2"], r"2 of 2 .*\noptim.lr=fast should be a number\n  in every job"),
         (["optim.lr=1,fast"], r"1 of 2 .*\noptim.lr=fast should be a number\n  in optim.lr=fast"),
-        (["seed=a"], r"^seed=a should be a whole number$"),
+        (["seed=a"], r"^seed=a should be a whole number or random$"),
         (["run.name=x"], r"run.name=...: a sweep names its runs"),
         (["resume=auto"], r"resume=...: a sweep"),
         (["run.root=a,b"], r"run.root=a,b: a sweep is in one folder"),
