@@ -23,7 +23,7 @@ RUNS = [
     ("seq2seq", "plain"),
     ("classification", "retention"),
 ]
-VERBS = ("resume", "resume", "resume", "eval", "eval", "infer", "runs", "compare")
+VERBS = ("resume", "resume", "eval", "eval", "infer", "runs", "runs", "compare")
 UNEQUAL = ("tokens_per_s", "seconds", "times_scored")  # of a result: what no two calls share
 STOP_AT = 21  # the step before which the run is stopped
 
