@@ -102,7 +102,7 @@ CAMPAIGN = Campaign(
     "kill",
     "kill -9 and power failures, at random moments and inside saves, of every task in every setting",
     case,
-    sizes={"short": 5, "full": 180},
+    sizes={"short": 5, "full": 200},
     least={"kills": 300, "inside a save": 100},
     mutants={"forget-random-state": _forget_random_state, "skip-flush": _skip_flush},
 )
