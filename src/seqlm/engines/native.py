@@ -5,6 +5,9 @@ layer -> pick -> scan | [native] | deferred | fused
 
 from __future__ import annotations
 
+import functools
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -46,7 +49,8 @@ def run(
     if isinstance(cell, LSTMCell):
         if lengths is not None:
             xs, weights[0] = _hold_memory(xs, weights[0], lengths)
-        ys, h, c = torch.lstm(xs, (h, carry.c.unsqueeze(0)), weights, *options)
+        with _precision_of_lstm(xs.device):
+            ys, h, c = torch.lstm(xs.to(h.dtype), (h, carry.c.unsqueeze(0)), weights, *options)
         last: Carry = LSTMCarry(h.squeeze(0), c.squeeze(0))
     else:
         if isinstance(cell, GRUCell):
@@ -69,3 +73,20 @@ def _hold_memory(xs: Tensor, weight: Tensor, lengths: Tensor) -> tuple[Tensor, T
     padding = padding_mask(len(xs), lengths)
     saturate = weight.new_tensor([-1e4, 1e4, 0, 0]).repeat_interleave(len(weight) // 4)  # gates i, f, g, o
     return torch.cat([xs, padding.unsqueeze(-1).to(xs)], -1), torch.cat([weight, saturate.unsqueeze(-1)], 1)
+
+
+def _precision_of_lstm(device: torch.device) -> AbstractContextManager[object]:
+    """Float32 where bfloat16 is asked for on a CPU whose units oneDNN has no LSTM in bfloat16 for."""
+    narrow = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return torch.autocast("cpu", enabled=False) if narrow and not _has_bf16_lstm() else nullcontext()
+
+
+@functools.cache
+def _has_bf16_lstm() -> bool:
+    h, weights = torch.zeros(1, 1, 1), [torch.zeros(4, 1), torch.zeros(4, 1)]
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            torch.lstm(torch.zeros(1, 1, 1), (h, h), weights, False, 1, 0.0, False, False, False)
+    except RuntimeError:
+        return False
+    return True
