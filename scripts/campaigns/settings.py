@@ -77,6 +77,8 @@ def words_of(case: Case, task: str, setting: str = "plain", *more: str) -> list[
     own = SETTINGS[setting]
     if setting == "random chunks" and task not in TEXTS:
         own = ("averaging=mean", "averaging.start=0.3", *DROPOUT)  # whole sequences have no chunks
+    if task == "regression":  # numbers have no embedding
+        own = tuple(word for word in own if "dropout.embedding" not in word)
     if setting == "retention" and task == "cloze":
         own = tuple(word for word in own if "dropout.state" not in word)
     # The last word of a key decides, as it would be refused twice.
@@ -123,8 +125,7 @@ def outcome(run: Path) -> dict[str, Any]:
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     facts = {key: info.get(key) for key in ("status", "best_step", "metrics", "steps", "tokens")}
     samples = {path.name: path.read_text(encoding="utf-8") for path in sorted((run / "samples").glob("*"))}
-    checkpoints = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
-    return {"metrics": metrics, "weights": weights, "facts": facts, "samples": samples, "checkpoints": checkpoints}
+    return {"metrics": metrics, "weights": weights, "facts": facts, "samples": samples}
 
 
 def trained(case: Case, task: str, setting: str = "plain") -> tuple[list[str], Path]:
