@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from .config.compose import Choices, compose_words
+from .config.compose import compose_words
 from .config.keys import dotted
 from .config.schema import Config, LoadingConfig, SampleConfig
 from .config.trust import widening
 from .config.values import as_typed, load_config, verb_options, with_words
-from .config.words import words_of
+from .config.words import Choices, words_of
 from .config.yaml_files import read_yaml
 from .data.dataset import FILE
 from .device import autocast, prepare

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from seqlm.config.build import _hints, _target
-from seqlm.config.compose import _composed
+from seqlm.config.compose.loading import compose_by_hydra
 from seqlm.config.flags import values_of
 from seqlm.config.keys import dotted
 from seqlm.config.reference import MOST_USED, Reference, read_page
@@ -32,7 +32,9 @@ VERBS = {"eval": EvalConfig, "sample": SampleConfig, "predict": PredictConfig, "
 @pytest.mark.parametrize("choice", ["", *CHOICES])
 def test_keys_and_values_are_those_that_hydra_composes(choice):
     words = [choice] * bool(choice)
-    composed = {key: value for key, value in dotted(_composed(words, False)[0]).items() if not key.endswith("_target_")}
+    composed = {
+        key: value for key, value in dotted(compose_by_hydra(words, False)[0]).items() if not key.endswith("_target_")
+    }
     known = {name: key for name, key in REFERENCE.keys(words).items() if key.value}
     assert not [key for key in composed if key not in known and not any(key.startswith(f"{one}.") for one in known)]
     assert not [key for key in known if key not in composed and not any(one.startswith(f"{key}.") for one in composed)]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..config.compose import Choices, differing_words, expand, run_jobs
+from ..config.compose import differing_words, expand, run_jobs
 from ..config.schema import Config
+from ..config.words import Choices
 from ..errors import ConfigError, SeqlmError, broken_pipe, print_error
 from ..runs.folder import check_free
 from ..terminal import status

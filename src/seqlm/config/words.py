@@ -14,6 +14,7 @@ from .flags import is_multirun
 from .schema import NAME_KEYS, PATH_KEYS
 
 Words = Sequence[str]
+Choices = dict[str, str]  # the option taken of each config group, {"model": "lstm"}
 # Values that are left to hydra's grammar: quoted, composite, interpolated, or a function of it.
 GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sort|shuffle)\(""")
 # The same of a whole value, where anything else is a path or a name: [a].txt, 'n'.txt.

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_missing_options
-from ..config.compose import Choices, compose_jobs, differing_words, expand
+from ..config.compose import compose_jobs, differing_words, expand
 from ..config.keys import dotted
 from ..config.schema import RANDOM_SEED, Config, RunConfig
 from ..config.values import as_typed, load_config
-from ..config.words import overrides
+from ..config.words import Choices, overrides
 from ..errors import ConfigError
 from ..files import file_stem
 from ..runs.assemble import check_parts
