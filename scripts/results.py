@@ -328,16 +328,14 @@ def reliability() -> str:
         return ""
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = (
-        [f"`{one['name']}`", one["about"], ", ".join(f"{count:,} {what}" for what, count in one["counts"].items()),
-         str(one["failures"]), ", ".join(f"`{name}`" for name, noticed in one["mutants"].items() if noticed),
-         f"{one['cpu_seconds']:.0f} s"]
-        for one in data["campaigns"]
+        [f"`{name}`", one["about"], ", ".join(f"{count:,} {what}" for what, count in one["counts"].items()),
+         str(one["failures"]), ", ".join(f"`{mutant}`" for mutant, noticed in one["mutants"].items() if noticed),
+         f"{one['seconds'] / 60:.1f} min"]
+        for name, one in data.items()
     )  # fmt: skip
-    table = _table(["campaign", "attack", "seen", "failures", "mutants that it noticed", "CPU"], rows)
-    return (
-        f"{data['hardware']}, torch {data['torch']}, Python {data['python']}, seed {data['seed']}: "
-        f"{data['seconds'] / 60:.0f} minutes with {data['workers']} workers.\n\n{table}\n"
-    )
+    where = {f"{one['hardware']}, torch {one['torch']}, Python {one['python']}" for one in data.values()}
+    table = _table(["campaign", "attack", "seen", "failures", "mutants that it noticed", "took"], rows)
+    return f"{'; '.join(sorted(where))}.\n\n{table}\n"
 
 
 def main() -> int:

@@ -9,9 +9,8 @@ import os
 import platform
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .jobs import preload
 from .runner import BROKEN, Campaign, Report, attack
@@ -53,8 +52,8 @@ def main(words: Sequence[str]) -> int:
             _try_mutants(campaign, report, options)
         reports[campaign.name] = report
         _show(campaign, report, options.size)
-    if whole and not options.only:
-        RECORD.write_text(json.dumps(_record(campaigns, reports, options), indent=1) + "\n", encoding="utf-8")
+        if whole:
+            _record(campaign, report, options)
     return int(any(report.failures for report in reports.values()))
 
 
@@ -103,39 +102,32 @@ def _show(campaign: Campaign, report: Report, size: str) -> None:
         print(f"  {failure}{again}", flush=True)
 
 
-def _record(
-    campaigns: Sequence[Campaign], reports: Mapping[str, Report], options: argparse.Namespace
-) -> dict[str, Any]:
-    """The content of results/reliability.json: counts, no path and no text of a failure."""
+def _record(campaign: Campaign, report: Report, options: argparse.Namespace) -> None:
+    """Replace what results/reliability.json says of a campaign: counts, no path and no text of a failure."""
     import torch
 
     import seqlm
     from seqlm.device import hardware
 
-    return {
+    known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.is_file() else {}
+    known[campaign.name] = {
+        "about": campaign.about,
+        "cases": report.cases,
+        "counts": dict(sorted(report.counts.items())),
+        "wanted": dict(campaign.least),
+        "failures": len(report.failures),
+        "mutants": report.mutants,
+        "seconds": round(report.seconds, 1),
+        "cpu_seconds": round(report.cpu_seconds, 1),
+        "workers": options.workers,
+        "seed": options.seed,
         "seqlm": seqlm.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "hardware": hardware(torch.device("cpu")),
-        "seed": options.seed,
-        "workers": options.workers,
-        "seconds": round(sum(report.seconds for report in reports.values())),
-        "cpu_seconds": round(sum(report.cpu_seconds for report in reports.values())),
-        "campaigns": [
-            {
-                "name": campaign.name,
-                "about": campaign.about,
-                "cases": reports[campaign.name].cases,
-                "counts": dict(sorted(reports[campaign.name].counts.items())),
-                "wanted": dict(campaign.least),
-                "failures": len(reports[campaign.name].failures),
-                "mutants": reports[campaign.name].mutants,
-                "seconds": round(reports[campaign.name].seconds, 1),
-                "cpu_seconds": round(reports[campaign.name].cpu_seconds, 1),
-            }
-            for campaign in campaigns
-        ],
     }
+    ordered = {name: known[name] for name in NAMES if name in known}
+    RECORD.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
 def _range(word: str) -> range:

@@ -56,7 +56,7 @@ def _table() -> list[tuple[str, str]]:
 
 
 def _no_suggestions() -> None:
-    for name in ("seqlm.config.values:unknown_key", "seqlm.config.compose:unknown_key"):
+    for name in ("seqlm.config.values:unknown_key", "seqlm.config.compose.explain:unknown_word"):
         replace(name, lambda key, *_: f"{key} is unknown")
 
 

@@ -207,6 +207,14 @@ def world(monkeypatch, tmp_path):
     return fetched
 
 
+def test_an_archive_of_which_nothing_would_be_unpacked_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail("was read"))
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(20 << 30)  # of zeros, which end a tar file; takes no room
+    with pytest.raises(ConfigError, match="huge is refused: it has 20,480 MB, and 2,048 MB of one are unpacked"):
+        PennTreebank(path=str(tmp_path / "huge"))
+
+
 def test_an_archive_is_downloaded_and_unpacked_once(world, tmp_path):
     members = {f"wikitext-2/wiki.{split}.tokens": text.encode() for split, text in WIKI.items()}
     archive = zip_of(tmp_path / "world" / "wikitext-2-v1.zip", members)

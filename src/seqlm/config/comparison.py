@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import ConfigError
 from .build import defaults
 from .keys import dotted
-from .schema import DATA_PATHS, LIMITS, READING_KEYS, Config
+from .schema import DATA_PATHS, LIMITS, PARTS, READING_KEYS, Config
 
 # What may change when a run is resumed: when it ends, what it prints and keeps, where it computes, and
 # where its data lies and how it is read (the content is checked). Everything else would make it another experiment.
@@ -52,12 +52,19 @@ def may_change(key: str) -> bool:
 
 
 def refused_changes(saved: Config, changed: Config) -> list[tuple[str, Any, Any]]:
-    """(key, old, new) for each key that may not change when a run is resumed. Paths of both are absolute.
+    """(key, old, new) for each key that may not change when a run is resumed. Paths of both are absolute."""
+    return [one for one in differences(asdict(saved), asdict(changed)) if not may_change(one[0])]
 
-    An option that is younger than the run has not changed if it is at its default.
-    """
-    old = with_missing_options(asdict(saved), asdict(changed))
-    return [(key, old, new) for key, old, new in differences(old, asdict(changed)) if not may_change(key)]
+
+def with_younger_options(saved: Config, today: Config) -> Config:
+    """The config of a run with the options of its parts that are younger than it, at their defaults."""
+    pairs = {part: (getattr(saved, part), getattr(today, part)) for part in PARTS}
+    parts: dict[str, Any] = {
+        part: with_missing_options(old, new, part)
+        for part, (old, new) in pairs.items()
+        if isinstance(old, Mapping) and isinstance(new, Mapping)
+    }
+    return replace(saved, **parts)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -68,8 +75,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[st
 
 def changes(saved: Config, config: Config) -> dict[str, list[Any]]:
     """The keys that a resumed run changes, {key: [before, now]}; none of those that change no result."""
-    whole = with_missing_options(asdict(saved), asdict(config)), asdict(config)
-    before, now = (_that_matters(comparable_config(one)) for one in whole)
+    both = with_younger_options(saved, config), config
+    before, now = (_that_matters(comparable_config(asdict(one))) for one in both)
     return {key: [old, new] for key, old, new in differences(before, now)}
 
 

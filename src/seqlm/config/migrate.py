@@ -156,8 +156,9 @@ def migrate_progress(progress: Mapping[str, Any]) -> dict[str, Any]:
     """The progress in the checkpoint of an older run with today's names, and evaluations with today's ranks."""
     migrated = dict(_with_names(progress, PROGRESS_KEYS))
     # One that was compared by the metric alone has it twice: for the loss, which most runs monitor, that is its rank.
-    ranks = [(one, one) if isinstance(one, float) else one for one in migrated.get("ranks", ())]
-    return {**migrated, "ranks": ranks}
+    if "ranks" in migrated:
+        migrated["ranks"] = [(one, one) if isinstance(one, float) else one for one in migrated["ranks"]]
+    return migrated
 
 
 def renamed(key: str) -> str | None:

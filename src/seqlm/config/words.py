@@ -21,6 +21,7 @@ GRAMMAR = re.compile(r"""['"\[{$]|(null|\?\?\?)$|(choice|range|interval|glob|sor
 COMPOSITE = re.compile(
     r"""(?s)'.*'|".*"|\[.*\]|\{.*\}|.*\$\{.*|null|\?\?\?|(choice|range|interval|glob|sort|shuffle)\(.*\)|'.*'(,'.*')*"""
 )
+JOBS = re.compile(r"""('(?:[^'\\]|\\.)*'(?=,)|"(?:[^"\\]|\\.)*"(?=,)|[^,]*),""")  # values between commas outside quotes
 LONGEST_NAME = 255  # bytes of a file's name
 WORDS_OF_YAML = re.compile(r"(?i)null|true|false|nan|inf")
 INIT_FROM = "init_from."
@@ -72,8 +73,8 @@ def quoted_paths(words: Words) -> list[str]:
     for word in _with_whole_init_from(overrides(words), several):
         key, _, value = word.partition("=")
         if word[:1] != "~" and names_something(key) and not COMPOSITE.fullmatch(value):
-            names = value.split(",") if several else [value]
-            word = f"{key}=" + ",".join(_quoted(typed_name(key.lstrip("+"), name)) for name in names)
+            names = JOBS.findall(f"{value},") if several else [value]
+            word = f"{key}=" + ",".join(_quoted_name(key.lstrip("+"), name) for name in names)
         found.append(word)
     return found
 
@@ -85,8 +86,8 @@ def _with_whole_init_from(words: Words, several: bool) -> list[str]:
     if not given or not run or run.startswith("{"):
         return list(words)
     texts = {"run": run, **{key.removeprefix(INIT_FROM): value for key, value in given.items()}}
-    choices = [value.split(",") if several else [value] for value in texts.values()]
-    choices[0] = [path if COMPOSITE.fullmatch(path) else _quoted(typed_name("init_from", path)) for path in choices[0]]
+    choices = [JOBS.findall(f"{value},") if several else [value] for value in texts.values()]
+    choices[0] = [_quoted_name("init_from", path) for path in choices[0]]
     jobs = (",".join(map(":".join, zip(texts, chosen, strict=True))) for chosen in itertools.product(*choices))
     kept = [word for word in words if not f"{word.partition('=')[0]}.".startswith(INIT_FROM)]
     return [*kept, "init_from=" + ",".join(f"{{{job}}}" for job in jobs)]
@@ -102,6 +103,11 @@ def as_word(value: Any) -> str:
         plain = re.fullmatch(r"[A-Za-z_][\w/.-]*", str(value), re.ASCII) and not WORDS_OF_YAML.fullmatch(str(value))
         return str(value) if plain else _quoted(str(value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _quoted_name(key: str, text: str) -> str:
+    """A path or a name in hydra's grammar; what is quoted already stays as it is."""
+    return text if COMPOSITE.fullmatch(text) else _quoted(typed_name(key, text))
 
 
 def _quoted(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cells import Carry
-from ..config.comparison import changes
+from ..config.comparison import changes, with_younger_options
 from ..config.metrics import by_name
 from ..config.schema import RANDOM_SEED, Config
 from ..config.values import save_config, with_words
@@ -116,7 +116,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         check_tokenizer(run)
         config = with_absolute_paths(with_pinned_models(change(saved), saved))
         config = replace(config, run=saved.run, resume=saved.resume)
-        check_changes(run, saved, config)
+        check_changes(run, with_younger_options(saved, config), config)
         start = newest_checkpoint(run)
         if start is not None:
             past = Progress.of(start)

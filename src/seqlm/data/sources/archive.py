@@ -91,6 +91,12 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+def check_size(archive: Path) -> None:
+    """Raise ConfigError for an archive that is larger than all that is unpacked of one, before it is read."""
+    if (size := archive.stat().st_size) > MOST + MOST_LISTED:
+        raise ConfigError(f"{archive} is refused: it has {size >> 20:,} MB, and {MOST >> 20:,} MB of one are unpacked")
+
+
 def unpack(archive: Path, choices: Sequence[Sequence[str]], folder: Path) -> list[Path]:
     """For each choice of file names in `choices` the first that `archive` has, in any folder, written into `folder`.
 

@@ -15,7 +15,7 @@ from ...files import sha256_of
 from ..corpus import SPLITS, Corpus
 from ..encode import count_text
 from ..reading import Segment, TextReader, whole_file
-from .archive import is_archive, unpack
+from .archive import check_size, is_archive, unpack
 from .download import Remote, fetch
 
 AS_PUBLISHED = TextReader(newlines="keep")
@@ -55,6 +55,7 @@ def find_files(path: str | None, choices: Sequence[Sequence[str]], remotes: Sequ
     if not root.is_file():
         raise ConfigError(f"data.path={path} does not exist; without data.path it is downloaded")
     if is_archive(root):
+        check_size(root)
         return _unpacked(root, sha256_of(root), choices)
     if len(choices) == 1:
         return [root]
