@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import seqlm.runs.load
 import seqlm.training.launch
 import seqlm.training.loop
 import seqlm.training.session
-from seqlm.errors import ConfigError
+from seqlm.errors import ConfigError, NoRoom
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
@@ -40,6 +41,18 @@ def test_looking_at_a_run_holds_it_from_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: looking.close())
     with run.locked():
         assert looking.closed and run.status() == "running"
+
+
+def test_a_lock_without_room_for_it_is_told_with_its_path(tmp_path):
+    """As on a full disk: closing the file must not fail once more, without a path."""
+    run = RunFolder(tmp_path)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
+    try:
+        with pytest.raises(NoRoom, match=r"\.lock could not be written"), run.locked():
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def test_a_checkpoint_that_is_pruned_while_it_is_read_is_replaced(tmp_path, monkeypatch, capsys):

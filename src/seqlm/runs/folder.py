@@ -150,12 +150,12 @@ class RunFolder:
         """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9."""
         with ExitStack() as stack:
             try:
-                handle = stack.enter_context(held(self.path / ".lock"))
+                handle = stack.enter_context(held(lock := self.path / ".lock"))
             except Held as other:
                 raise ConfigError(f"{self.path} is being trained by another process (pid {other})") from None
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
+            with writing(lock):
+                handle.truncate(0)
+                handle.write(str(os.getpid()).encode())
             yield
 
     def records(self) -> list[dict[str, Any]]:

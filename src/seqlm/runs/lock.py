@@ -19,12 +19,12 @@ class Held(Exception):
 
 
 @contextmanager
-def held(path: Path) -> Iterator[IO[str]]:
+def held(path: Path) -> Iterator[IO[bytes]]:
     """Hold a lock until the end, of the block or of the process. Raises Held, OSError.
 
     Who only looks whether it is held shares it for a moment, which is waited for.
     """
-    with path.open("a+") as handle:
+    with path.open("ab+", buffering=0) as handle:  # closing it writes nothing, which might fail
         for _ in range(LOOKS):
             if _locks(handle, fcntl.LOCK_EX):
                 yield handle
@@ -33,7 +33,7 @@ def held(path: Path) -> Iterator[IO[str]]:
                 break
             time.sleep(LOOK_SECONDS)
         handle.seek(0)
-        raise Held(handle.read(100))
+        raise Held((handle.read(100) or b"").decode(errors="replace"))
 
 
 def is_held(path: Path) -> bool:
