@@ -1,7 +1,7 @@
 """Attacks the product: kills, flipped bits, full disks, signals, hostile files, and more.
 
-    python scripts/campaign.py [short|full]               all of it; full tries the mutants, too, and notes each campaign in
-                                                          results/reliability.json
+    python scripts/campaign.py [short|full]               all of it; full tries the mutants, too, and
+                                                          notes each campaign in results/reliability.json
     python scripts/campaign.py full --only kill           one campaign
     python scripts/campaign.py full --only kill --case 17 one case, as it was
     python scripts/campaign.py short --only kill --mutant forget-random-state
