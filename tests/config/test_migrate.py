@@ -64,6 +64,12 @@ def test_a_migrated_config_stays_as_it_is(name):
     load_config(KEPT / "runs" / name / "config.yaml")
 
 
+def test_a_share_of_more_than_all_is_all():
+    saved = read_yaml(KEPT / "runs" / "lm" / "config.yaml")
+    assert migrate({**saved, "sample": {**saved["sample"], "top_p": 2.0}})["sample"]["top_p"] == 1
+    assert migrate(saved)["sample"]["top_p"] is None
+
+
 def test_options_that_are_younger_than_a_run_do_not_keep_it_from_going_on():
     """As long as they are at their defaults: with resume=auto all of today's keys are there."""
     saved = load_config(KEPT / "runs" / "tagging" / "config.yaml")

@@ -67,7 +67,8 @@ def _tokenizer(run: RunFolder, trust: Sequence[str]) -> str:
 def _metrics(run: RunFolder, trust: Sequence[str]) -> str:
     if damage := run.metrics_damage((checkpoint.newest_meta(run.checkpoints) or {}).get("metrics")):
         raise ConfigError(f"{damage} is damaged; a resume keeps the file as it is in metrics.damaged.jsonl")
-    return f"{len(run.records()):,} records"
+    number = len(run.records())
+    return f"{number:,} {'record' if number == 1 else 'records'}"
 
 
 def _checkpoints(run: RunFolder, trust: Sequence[str]) -> str:
