@@ -57,8 +57,11 @@ def test_repeated(way, dtype, turned):
     narrow = torch.full((21, 300), torch.nan, dtype=dtype)
     times(x.to(dtype), None, narrow)
     close(narrow, exact, dtype)
-    (ways,) = asked.values()
-    assert name in ways or (name, dtype) == ("mkl", torch.bfloat16)
+    if product._has_onednn(dtype):
+        (ways,) = asked.values()
+        assert name in ways or (name, dtype) == ("mkl", torch.bfloat16)
+    else:  # bfloat16, on a processor without units for it
+        assert not asked
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -71,7 +74,10 @@ def test_of_all_steps(way, dtype):
     close(multiply(d, weight), d.double() @ weight.double(), dtype)
     close(outer(d, x), d.double().t() @ x.double(), dtype)
     close(outer(d[::2], x[::2]), d[::2].double().t() @ x[::2].double(), dtype)
-    assert len(asked) == 4 and all(name in ways for ways in asked.values()) or name == "mkl"
+    if product._has_onednn(dtype):
+        assert len(asked) == 4 and all(name in ways for ways in asked.values()) or name == "mkl"
+    else:
+        assert not asked
 
 
 def test_a_small_product_asks_nothing(way):
@@ -83,7 +89,7 @@ def test_a_small_product_asks_nothing(way):
 
 
 def test_without_onednn_it_is_torch_or_mkl(way, monkeypatch):
-    monkeypatch.setattr(product, "_has_onednn", lambda: False)
+    monkeypatch.setattr(product, "_has_onednn", lambda dtype: False)
     _, asked = way
     repeated(draw(700, 300), torch.float32, 35, 21), affine(draw(200, 90), draw(130, 90), None)
     assert [ways for ways in asked.values()] == [["torch", "mkl"]]

@@ -13,6 +13,7 @@ from ..config.build import build
 from ..config.schema import BenchConfig
 from ..device import autocast
 from ..engines import ENGINES
+from ..engines.native import has_bf16_lstm
 from ..layers import Recurrent
 from .timing import Run, now, peak_bytes, take_turns, with_bf16
 
@@ -40,6 +41,8 @@ def measure_layers(
             reference_layer = reference(inputs, hidden).to(device)
             work[reference.__name__] = (_operations(reference_layer, steps * batch), reference.__name__)
             for label, (_, precision) in with_bf16(["torch"], options).items():
+                if reference is nn.LSTM and precision == "bf16" and device.type == "cpu" and not has_bf16_lstm():
+                    continue
                 contestants[reference.__name__, label] = _timed(reference_layer, None, xs, dys, precision)
         for label, (engine, precision) in with_bf16(options.engines or ["auto", *ENGINES], options).items():
             if engine == "auto" or ENGINES[engine].refusal(cell) is None:

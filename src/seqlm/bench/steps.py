@@ -17,6 +17,7 @@ from ..cells import LSTMCell, detach
 from ..config.schema import BenchConfig
 from ..data.batching.streams import Chunk
 from ..device import autocast, keep_freed_memory
+from ..engines.native import has_bf16_lstm
 from ..models.presets import build_language_model
 from ..models.stack import Dropouts
 from ..tasks.lm import LanguageModeling
@@ -134,6 +135,8 @@ def measure_steps(name: str, options: BenchConfig, device: torch.device) -> list
     recipe = STEPS[name]
     engines = options.engines or ["auto", "fused", "persistent", "native", "scan"]
     contestants = with_bf16(["plain"], options) | with_bf16(engines, options)
+    if device.type == "cpu" and not has_bf16_lstm():
+        contestants.pop("plain bf16", None)
     with ExitStack() as held:
         runs = {
             label: held.enter_context(_in_a_process(recipe, engine, precision, device))

@@ -78,11 +78,12 @@ def _hold_memory(xs: Tensor, weight: Tensor, lengths: Tensor) -> tuple[Tensor, T
 def _precision_of_lstm(device: torch.device) -> AbstractContextManager[object]:
     """Float32 where bfloat16 is asked for on a CPU whose units oneDNN has no LSTM in bfloat16 for."""
     narrow = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return torch.autocast("cpu", enabled=False) if narrow and not _has_bf16_lstm() else nullcontext()
+    return torch.autocast("cpu", enabled=False) if narrow and not has_bf16_lstm() else nullcontext()
 
 
 @functools.cache
-def _has_bf16_lstm() -> bool:
+def has_bf16_lstm() -> bool:
+    """Whether oneDNN has an LSTM in bfloat16 for this CPU."""
     h, weights = torch.zeros(1, 1, 1), [torch.zeros(4, 1), torch.zeros(4, 1)]
     try:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

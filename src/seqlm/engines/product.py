@@ -10,7 +10,9 @@ AMD EPYC). Factors are rounded to `dtype`, sums are added up in float32 at least
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -52,7 +54,7 @@ def ways_to_repeat(matrix: Tensor, rows: int) -> dict[str, Callable[[Tensor, int
     if _differ(matrix, rows):
         if matrix.dtype is torch.float32 and torch.backends.mkl.is_available():
             ways["mkl"] = _packed_by_mkl
-        if _has_onednn():
+        if _has_onednn(matrix.dtype):
             ways["onednn"] = _packed_by_onednn
     return ways
 
@@ -121,12 +123,21 @@ def _differ(matrix: Tensor, rows: int) -> bool:
 
 def _packs_once(matrix: Tensor, rows: int) -> bool:
     """Whether a matrix may be packed for one product."""
-    return min(rows, *matrix.shape) >= LEAST_USES and _has_onednn() and _differ(matrix, rows)
+    return min(rows, *matrix.shape) >= LEAST_USES and _has_onednn(matrix.dtype) and _differ(matrix, rows)
 
 
-def _has_onednn() -> bool:
-    """Whether this build of torch has oneDNN's products with a packed matrix; they are no public part of torch."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+@functools.cache
+def _has_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies by a packed matrix here, by functions that are no public part of torch.
+
+    In bfloat16 it wants a processor with units for it.
+    """
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    with torch.no_grad(), suppress(RuntimeError):
+        _affine_by_onednn(torch.ones(LEAST_USES, 16, dtype=dtype), torch.ones(16, 16, dtype=dtype), None)
+        return True
+    return False
 
 
 def _affine_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
