@@ -155,6 +155,7 @@ class Job:
             sys.stdin = io.TextIOWrapper(os.fdopen(os.dup(0), "rb"), encoding="utf-8")
             sys.stdout = open(os.dup(1), "w", encoding="utf-8")  # noqa: SIM115
             sys.stderr = open(os.dup(2), "w", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())  # who forked this process may have blocked some
             signal.signal(signal.SIGINT, signal.default_int_handler)
             warnings.resetwarnings()
             for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from .hooks import Ending, Saves, replace
@@ -27,7 +28,7 @@ def case(case: Case) -> None:
         inside = case.rng.random() < 0.6
         done = case.folder / "saved"
         saves = Saves(run, done, _ending(case) if inside else None)
-        job = case.start(train_or_resume(case, words, run), before=saves.install)
+        job = case.start(train_or_resume(case, words, run), before=partial(_prepare, saves))
         if not inside:
             _kill_later(job, case.rng.uniform(0, whole["seconds"]))
         code = job.wait().code
@@ -49,6 +50,12 @@ def case(case: Case) -> None:
     left = litter(run) + sorted(path.name for path in case.folder.glob(".*-*"))
     if left:
         case.fail("litter", f"{task}, {setting}: {', '.join(left)}")
+
+
+def _prepare(saves: Saves) -> None:
+    """As if a minute had passed: only then is swept what a kill has left of a run that was about to be made."""
+    replace("seqlm.runs.folder:UNFINISHED_SECONDS", 0.0)
+    saves.install()
 
 
 def _ending(case: Case) -> Ending:
