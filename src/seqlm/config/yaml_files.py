@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_saved(path: Path) -> dict[str, Any]:
     """The mapping in a file that `save_config` wrote, which holds no interpolations: ten times as fast."""
     try:
-        values = yaml.load(check_yaml(path), _SavedLoader)  # noqa: S506: it is a safe one
+        values = yaml.load(check_yaml(path), _SavedLoader)  # which is a safe one
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # TypeError: a list as a key
         raise ConfigError(f"{path} cannot be read: {describe(error)}") from error
     if not isinstance(values, dict):
