@@ -92,7 +92,7 @@ def processor() -> Iterator[Finding]:
     units = [unit for unit in UNITS if unit in features().split()]
     yield Finding("cpu", f"{hardware(torch.device('cpu'))}, {' '.join(units) or 'no vector units that are known'}")
     exact = {"avx512_bf16", "amx_bf16", "bf16"} & {*units}
-    advice = "precision=bf16 computes in float32 here, and is slower than it"
+    advice = "precision=bf16 is no faster than float32 here"
     yield Finding("bf16", f"units {', '.join(sorted(exact)) or 'none'}", OK if exact else NOTE, advice)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()

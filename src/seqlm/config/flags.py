@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import several
 from .reference import Reference
-from .suggest import not_key_value, unknown_flag
+from .suggest import not_key_value, unknown_flag, value_behind
 
 ANY = ("",)
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -63,14 +63,8 @@ def check_words(words: Sequence[str], own: Iterable[str] = ()) -> None:
             allowed = FLAGS.get(name, ())
             if not equals and allowed and rest and (name != "--info" or rest[0] in INFO):  # whose value is optional
                 equals, value = "=", rest.pop(0)
-            if (
-                name not in {*FLAGS, *REFUSED}
-                and not equals
-                and rest
-                and "=" not in rest[0]
-                and rest[0][:1] not in "-~"
-            ):
-                value = rest.pop(0)  # --lr 0.1
+            if name not in {*FLAGS, *REFUSED} and not equals:
+                value = value_behind(rest)  # --lr 0.1
             given.append(name)
             problems += _flag_problem(name, equals, value, allowed, own)
         else:

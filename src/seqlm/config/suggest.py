@@ -55,7 +55,7 @@ SYNONYMS = {
     "dataset_split": "split", "subset": "split", "set": "split", "fold": "split", "on": "split",
     "average": "average_last", "dynamic_lr": "dynamic.lr", "dynamic_eval": "dynamic.lr",
     "mc_dropout": "monte_carlo.samples",
-    "beam": "task", "beam_size": "task", "num_beams": "task", "output_format": "format", "fmt": "format",
+    "beam": "task", "beam_size": "task", "num_beams": "task", "output_format": "output", "fmt": "format",
     "shape": "shapes", "level": "levels", "parallel": "jobs",
     "processes": "jobs", "njobs": "jobs", "n_jobs": "jobs",
 }  # fmt: skip
@@ -92,6 +92,11 @@ def unknown_flag(flag: str, value: str, known: Iterable[str], groups: Groups, fl
         return f"{flag} is unknown; see seqlm {verb} --help"
     typed = found if "=" in found else f"{found}={value or '...'}"
     return f"{flag} is no flag; keys are typed as key=value: {typed}"
+
+
+def value_behind(rest: list[str]) -> str:
+    """The word behind an unknown flag, if it may be its value, taken out of `rest`; else an empty text."""
+    return rest.pop(0) if rest and "=" not in rest[0] and rest[0][:1] not in "-~" else ""
 
 
 def unknown_key(key: str, known: Iterable[str], verb: str = "train") -> str:

@@ -21,7 +21,7 @@ from .keys import dotted, nested, with_text_keys
 from .migrate import migrate, renamed
 from .reference import Reference
 from .schema import RANDOM_SEED, Config
-from .suggest import not_key_value, unknown_flag, unknown_key
+from .suggest import not_key_value, unknown_flag, unknown_key, value_behind
 from .tree import find_configs
 from .words import names_something, typed_name
 from .yaml_files import read_saved, read_yaml, verb_files
@@ -70,7 +70,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
         key, equals, text = word.partition("=")
         part = next((name for name in known if key.startswith(f"{name}.")), None)  # data.path lies in the part data
         if word.startswith("-"):
-            value = rest.pop(0) if not equals and rest and "=" not in rest[0] and rest[0][:1] != "-" else text
+            value = text if equals else value_behind(rest)
             problems.append(unknown_flag(key, value, dotted(flat), {}, [], verb))
         elif not equals or not key:
             choices = {key.name: key.choices for key in Reference().verb_keys(verb).values()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
 from ..errors import ConfigError
 from ..files import MB, open_regular
@@ -107,6 +108,14 @@ class TextReader:
                 yield number, line
         if not found:
             raise ConfigError(f"{path} is empty")
+
+    def objects(self, path: Path) -> Iterator[tuple[int, Any]]:
+        """The JSON in each line that is not blank, with its number. Raises ConfigError with file and line."""
+        for number, line in self.numbered(path):
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ConfigError(f"{path}, line {number}: not JSON ({error})") from None
 
     def note(self) -> str:
         """One line about files read so far that were not plain; empty if all were."""

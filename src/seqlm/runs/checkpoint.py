@@ -35,6 +35,7 @@ ATTEMPTS = 5  # to read a checkpoint of a run that is being trained, which delet
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
 STATE = {"progress", "optimizer", "schedule", "averaging", "carry", "random"}  # of state.pt, at least
 FILES = ("model.safetensors", "state.pt", "meta.json")
+MANIFEST = "MANIFEST.sha256"
 
 
 class NoneWhole(ConfigError):
@@ -127,7 +128,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         (aside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         shutil.copymode(aside / "meta.json", aside / "model.safetensors")  # save_file lets nobody else read it
         lines = [f"{sha256_of(aside / name)}  {name}\n" for name in FILES]
-        (aside / "MANIFEST.sha256").write_text("".join(lines), encoding="utf-8")
+        (aside / MANIFEST).write_text("".join(lines), encoding="utf-8")
         for file in aside.iterdir():
             flush(file)
         old = folder / f"{OLD}{final.name}"
@@ -166,7 +167,7 @@ def best_step(folder: Path) -> int:
 def digest(folder: Path, step: int) -> str:
     """SHA-256 of a checkpoint, the same wherever its run lies; raises ConfigError if there is none."""
     try:
-        return sha256_of(folder / step_name(step) / "MANIFEST.sha256")
+        return sha256_of(folder / step_name(step) / MANIFEST)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder.parent} has no checkpoint of step {step} ({describe(error)})") from None
 
@@ -245,8 +246,7 @@ def _none_whole(folder: Path) -> ConfigError:
 def verify(path: Path) -> str:
     """The damage in the files of a checkpoint, or an empty text; raises ConfigError if they may not be read."""
     try:
-        lines = read_bounded(path / "MANIFEST.sha256", 1 << 16).decode().splitlines()
-        listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        listed = _manifest(path)
         if sorted(listed) != sorted(FILES):
             return "its manifest is incomplete"
         for name, digest in listed.items():
@@ -260,14 +260,19 @@ def verify(path: Path) -> str:
     return ""
 
 
+def _manifest(path: Path) -> dict[str, str]:
+    """The digests of a checkpoint's files, by name. Raises OSError, ValueError and ConfigError for a damaged list."""
+    lines = read_bounded(path / MANIFEST, 1 << 16).decode().splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
 def newest_meta(folder: Path) -> dict[str, Any] | None:
     """The newest meta.json that is as its manifest says, without a look at the weights; None if there is none."""
     for step in reversed(steps(folder)):
         path = folder / step_name(step)
         with suppress(OSError, ValueError, ConfigError):
             text = read_bounded(path / "meta.json", 16 * MB)
-            manifest = read_bounded(path / "MANIFEST.sha256", 1 << 16).decode()
-            if f"{hashlib.sha256(text).hexdigest()}  meta.json\n" in manifest:
+            if _manifest(path).get("meta.json") == hashlib.sha256(text).hexdigest():
                 found: dict[str, Any] = json.loads(text)
                 return found
     return None

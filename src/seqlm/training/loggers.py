@@ -37,13 +37,13 @@ def _names_the_folder(method: Callable[P, R]) -> Callable[P, R]:
     return named
 
 
-def _quiet_writer(args: threading.ExceptHookArgs) -> None:
+def _quiet_writer(args: threading.ExceptHookArgs, others: Callable[[threading.ExceptHookArgs], Any]) -> None:
     """Print no traceback of TensorBoard's own thread: what it could not write is raised at the next write."""
     if type(args.thread).__name__ != "_AsyncWriterThread" or not isinstance(args.exc_value, OSError):
-        threading.__excepthook__(args)
+        others(args)
 
 
-threading.excepthook = _quiet_writer
+threading.excepthook = functools.partial(_quiet_writer, others=threading.excepthook)
 
 
 class RunLogger:

@@ -97,12 +97,8 @@ class Labelled(SplitExamples):
 
     def _objects(self, source: Path) -> Iterator[tuple[str, Any, Any]]:
         keys = {what: what if key is None else str(key) for what, key in self._where.items()}
-        for number, line in self._reader.numbered(source):
+        for number, item in self._reader.objects(source):
             where = f"{source}, line {number}"
-            try:
-                item = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{where}: not JSON ({error})") from None
             text, label = (
                 _field(item, key, f"{where}: there is no key data.{what}={key}") for what, key in keys.items()
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,12 +27,8 @@ class Records(Examples):
 
     def examples(self, split: str) -> Iterator[Example]:
         fields: set[str] | None = None
-        for number, line in self._reader.numbered(self._path):
+        for number, example in self._reader.objects(self._path):
             where = f"{self._path}, line {number}"
-            try:
-                example = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{where}: not JSON ({error})") from None
             if not isinstance(example, dict):
                 raise ConfigError(f'{where}: not an object with the fields of an example, as {{"words": ["a", "b"]}}')
             fields = fields or set(example)
