@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from seqlm import cache
-from seqlm.cache import digest_of, entry, is_whole, locked, open_private, private_folder
+from seqlm.cache import entries, private
+from seqlm.cache.entries import digest_of, entry, is_whole, locked
+from seqlm.cache.private import open_private, private_folder
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +19,8 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SEQLM_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(cache, "_warned", set())
-    cache._of_this_process.cache_clear()
+    monkeypatch.setattr(private, "_warned", set())
+    private._of_this_process.cache_clear()
     return tmp_path / "cache"
 
 
@@ -155,7 +156,7 @@ def test_a_failure_leaves_nothing_and_is_raised(folder):
 
 def test_files_are_verified_once_in_a_process(folder, monkeypatch):
     calls = []
-    monkeypatch.setattr(cache, "digest_of", lambda handle: calls.append(handle) or digest_of(handle))
+    monkeypatch.setattr(entries, "digest_of", lambda handle: calls.append(handle) or digest_of(handle))
     made = private_folder() / "key"
     for _ in range(3):
         entry(made, make, read)
@@ -165,7 +166,7 @@ def test_files_are_verified_once_in_a_process(folder, monkeypatch):
 def test_only_what_no_process_holds_is_swept(folder):
     """Process numbers say nothing: two containers have the same ones."""
     code = (
-        "import sys; from pathlib import Path; from seqlm.cache import *\n"
+        "import sys; from pathlib import Path; from seqlm.cache.entries import *; from seqlm.cache.private import *\n"
         "def make(aside): (aside / 'file').write_text('half'); print('making', flush=True); sys.stdin.read()\n"
         "entry(private_folder() / 'other', make, lambda made: None)"
     )
@@ -192,7 +193,7 @@ def test_a_lock_that_is_not_let_go_is_not_waited_for(folder, capsys):
 
 
 def test_a_digest_is_that_of_all_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "BLOCK", 1 << 21)
+    monkeypatch.setattr(entries, "BLOCK", 1 << 21)
     seen, content = set(), bytearray(3 * (1 << 21) + 5)
     for place in (None, 0, 1 << 20, (1 << 21) - 1, len(content) - 1):
         changed = bytearray(content)

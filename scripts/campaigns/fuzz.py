@@ -105,7 +105,7 @@ def _readers() -> list[Reader]:
     from seqlm.data.sources.parallel import Parallel
     from seqlm.data.sources.text import TextCorpus
     from seqlm.data.tokenizers.text import load_tokenizer
-    from seqlm.runs import checkpoint
+    from seqlm.runs import checkpoint, upkeep
     from seqlm.runs.folder import RunFolder
 
     def text(path: Path, data: bytes) -> None:
@@ -152,7 +152,7 @@ def _readers() -> list[Reader]:
         step = path.parent / "step-000000001"
         step.mkdir(exist_ok=True)
         (step / "meta.json").write_bytes(data)
-        checkpoint.prune(path.parent, keep_last=1, keep_best=1, keep_every=None)
+        upkeep.prune(path.parent, keep_last=1, keep_best=1, keep_every=None)
         checkpoint.verify(step)
 
     def pointer(path: Path, data: bytes) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqlm.cache import cache_folder
+from seqlm.cache.private import cache_folder
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.streams import Streams
 from seqlm.data.corpus import TextCounts

@@ -11,7 +11,7 @@ import pytest
 
 from seqlm.errors import ConfigError
 from seqlm.files import MB
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, upkeep
 from seqlm.runs.folder import RunFolder, find_runs
 from seqlm.runs.listing import row_of
 from seqlm.runs.table import summarize
@@ -74,7 +74,7 @@ def test_a_checkpoint_is_damaged_whatever_its_files_are(run, content):
         before = path.read_bytes()
         replaced(path, content)
         assert checkpoint.verify(path.parent)
-        checkpoint.prune(folder, keep_last=3, keep_best=1, keep_every=None)
+        upkeep.prune(folder, keep_last=3, keep_best=1, keep_every=None)
         replaced(path, before)
     for pointer in ("last", "best"):
         replaced(folder / pointer, content)

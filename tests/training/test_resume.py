@@ -22,7 +22,7 @@ import torch
 import seqlm.training.launch
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, SeqlmError, Stopped
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, upkeep
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.launch import resume, train
@@ -277,7 +277,7 @@ def test_a_kill_while_a_checkpoint_is_replaced_loses_none(tmp_path):
     folder = trained(tmp_path, "checkpoint.keep_last=1")
     (folder / "step-000000020").rename(folder / ".old-step-000000020")
     (folder / ".step-000000030-1").mkdir()  # killed while it wrote another
-    checkpoint.tidy(folder)
+    upkeep.tidy(folder)
     assert checkpoint.find(folder, "last", print).step == 20 and not list(folder.glob(".*"))
 
 
@@ -314,9 +314,9 @@ def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_no_part_of_it(tmp_path
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", killed)
-        checkpoint.prune(folder, keep_last=1, keep_best=0, keep_every=None)
+        upkeep.prune(folder, keep_last=1, keep_best=0, keep_every=None)
     assert not any(checkpoint.verify(folder / checkpoint.step_name(step)) for step in checkpoint.steps(folder))
-    checkpoint.tidy(folder)
+    upkeep.tidy(folder)
     assert not list(folder.glob(".*"))
 
 

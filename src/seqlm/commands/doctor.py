@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import __version__
-from ..cache import cache_folder, private_folder
+from ..cache.private import cache_folder, private_folder
 from ..errors import ConfigError, SeqlmError, upgrade_hint
 from ..files import MB, beside, create, to_json
 from ..terminal import labelled, status

@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import cache_folder, entry, private_folder
+from ..cache.entries import entry
+from ..cache.private import cache_folder, private_folder
 from ..errors import ConfigError, describe
 from ..files import writing
 from ..terminal import track

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..cache import locked, open_private, private_folder
+from ..cache.entries import locked
+from ..cache.private import open_private, private_folder
 from ..device import hardware, processor
 from ..files import MB, write_atomically
 from ..terminal import status

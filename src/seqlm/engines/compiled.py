@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..cache import entry, private_folder
+from ..cache.entries import entry
+from ..cache.private import private_folder
 from ..device import processor
 from ..terminal import status
 from .buffers import Buffers

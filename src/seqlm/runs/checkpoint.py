@@ -23,16 +23,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import ConfigError, SeqlmError, describe, is_out_of_memory
 from ..files import MB, flush, read_bounded, read_json, sha256_of
-from .pointers import point, pointed, ranked
+from .pointers import point, pointed
 from .pointers import step_name as step_name
 from .pointers import steps as steps
+from .upkeep import OLD, tidy
 
 if TYPE_CHECKING:  # which checkpoints there are is known without torch
     from torch import Tensor, nn
 
 FORMAT = 1
 ATTEMPTS = 5  # to read a checkpoint of a run that is being trained, which deletes older ones
-OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
 STATE = {"progress", "optimizer", "schedule", "averaging", "carry", "random"}  # of state.pt, at least
 FILES = ("model.safetensors", "state.pt", "meta.json")
 MANIFEST = "MANIFEST.sha256"
@@ -276,45 +276,6 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
                 found: dict[str, Any] = json.loads(text)
                 return found
     return None
-
-
-def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | None) -> None:
-    """Delete old checkpoints, never what `last` or `best` name."""
-    saved = steps(folder)
-    kept = {*saved[-keep_last:], *ranked(folder)[:keep_best]}
-    kept |= {step for step in saved if keep_every and step and step % keep_every == 0}
-    named = {pointed(folder, pointer) for pointer in ("last", "best")}
-    for step in saved:
-        if step not in kept and step_name(step) not in named:
-            aside = folder / f".{step_name(step)}-old"  # hidden first: a kill leaves no part of it to be seen
-            with suppress(OSError):
-                (folder / step_name(step)).rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def tidy(folder: Path) -> None:
-    """Clear what a process that was killed while saving left behind; for who holds the run, not for readers."""
-    for old in folder.glob(f"{OLD}step-*"):
-        final = folder / old.name.removeprefix(OLD)
-        if not final.exists():
-            old.rename(final)
-    for stale in folder.glob(".*step-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    for stale in (*folder.glob(".last.*"), *folder.glob(".best.*")):
-        stale.unlink(missing_ok=True)
-
-
-def correct_pointers(folder: Path, newest: Checkpoint, best_step: int | None) -> None:
-    """Make `last` and `best` say what is true at a resume from `newest`, whose progress knows the best step, if any.
-
-    A kill may have come between a checkpoint and its pointer; either may be damaged. For who holds the run.
-    """
-    point(folder, "last", newest.step)
-    whole = [step for step in (best_step, *ranked(folder)) if step is not None and (folder / step_name(step)).is_dir()]
-    if whole:
-        point(folder, "best", whole[0])
-    else:
-        (folder / "best").unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> Checkpoint:

@@ -19,7 +19,7 @@ from ..config.values import save_config, with_words
 from ..device import describe
 from ..engines.choice import measured
 from ..errors import ConfigError, RunExists, Stopped, memory_advice
-from ..runs import checkpoint
+from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
@@ -111,7 +111,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
     """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
     with run.locked(), measured.of_run(run.info().get("measured", {})):
         run.tidy()
-        checkpoint.tidy(run.checkpoints)
+        upkeep.tidy(run.checkpoints)
         saved = saved_config(run)
         check_tokenizer(run)
         config = with_absolute_paths(with_pinned_models(change(saved), saved))
@@ -120,7 +120,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         start = newest_checkpoint(run)
         if start is not None:
             past = Progress.of(start)
-            checkpoint.correct_pointers(run.checkpoints, start, past.best_step if past.valid else None)
+            upkeep.correct_pointers(run.checkpoints, start.step, past.best_step if past.valid else None)
             check_limits(run, saved, config, past)
             if is_finished(run, saved, config, past):
                 print(finished(run, config, past), flush=True)

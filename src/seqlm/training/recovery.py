@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..cells import Carry
 from ..errors import NonFiniteError
 from ..files import free_path
-from ..runs import checkpoint
+from ..runs import checkpoint, upkeep
 from ..runs.finite import describe_last_finite, last_finite
 from ..runs.folder import RunFolder
 from .loggers import RunLogger
@@ -74,7 +74,7 @@ class Recovery:
             name = checkpoint.step_name(step)
             (run.checkpoints / name).rename(free_path(run.path / f"{name}.damaged"))
         restored, carry = session.restore(start)
-        checkpoint.correct_pointers(run.checkpoints, start, restored.best_step if restored.valid else None)
+        upkeep.correct_pointers(run.checkpoints, start.step, restored.best_step if restored.valid else None)
         vars(progress).update({**vars(restored), **kept, "rollbacks": rollbacks})
         run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
         self.logger.reopen(progress.step)

@@ -26,7 +26,7 @@ from ..errors import ConfigError, NonFiniteError
 from ..layers import Recurrent
 from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Rank, Schedule
-from ..runs import checkpoint
+from ..runs import checkpoint, upkeep
 from ..runs.assemble import build_data, build_model, check_parts
 from ..runs.finite import non_finite, non_finite_in
 from ..runs.folder import RunFolder
@@ -221,9 +221,7 @@ class Session:
         if rank is not None and progress.best_step == progress.step:
             checkpoint.point_best(run.checkpoints, saved)
         keep = self.config.checkpoint
-        checkpoint.prune(
-            run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every
-        )
+        upkeep.prune(run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every)
         self.callbacks.save(saved)
 
     def check_evaluated(self) -> None:

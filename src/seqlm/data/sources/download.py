@@ -15,7 +15,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
-from ...cache import locked
+from ...cache.entries import locked
 from ...errors import ConfigError, describe
 from ...files import create, flush, sha256_of, writing
 from ...terminal import bar

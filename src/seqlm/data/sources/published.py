@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ...cache import cache_folder, entry, is_whole, private_folder
+from ...cache.entries import entry, is_whole
+from ...cache.private import cache_folder, private_folder
 from ...errors import ConfigError, describe
 from ...files import sha256_of
 from ..corpus import SPLITS, Corpus
