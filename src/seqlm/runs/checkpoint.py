@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..errors import ConfigError, SeqlmError, describe, is_out_of_memory
+from ..errors import NO_ROOM, ConfigError, SeqlmError, describe, is_out_of_memory
 from ..files import MB, flush, read_bounded, read_json, sha256_of
 from .pointers import point, pointed
 from .pointers import step_name as step_name
@@ -290,8 +290,8 @@ def _opened(path: Path) -> Checkpoint:
 
 def _save_failed(path: Path, error: Exception) -> SeqlmError:
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or free < 1 << 20
-    cause = f"the disk is full: {free / 1e6:.1f} MB are free" if full else f"{type(error).__name__}: {error}"
+    room = NO_ROOM.get(getattr(error, "errno", None) or (errno.ENOSPC if free < MB else 0))
+    cause = f"{room}: {free / 1e6:.1f} MB are free" if room else f"{type(error).__name__}: {error}"
     return SeqlmError(
         f"the checkpoint {path} could not be written ({cause}); "
         "earlier checkpoints are untouched; make room and resume the run"

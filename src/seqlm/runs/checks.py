@@ -99,7 +99,6 @@ def _pointers(run: RunFolder, trust: Sequence[str]) -> str:
 
 
 def _numbers(run: RunFolder, trust: Sequence[str]) -> str:
-
     from .finite import non_finite_in
 
     for one in checkpoint.whole(run.checkpoints, lambda text: None):
