@@ -157,6 +157,7 @@ class Job:
             sys.stderr = open(os.dup(2), "w", 1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             signal.pthread_sigmask(signal.SIG_SETMASK, ())  # who forked this process may have blocked some
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup
             warnings.resetwarnings()
             for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", quiet)
