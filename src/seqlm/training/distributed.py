@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from .. import errors
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -34,13 +39,13 @@ class Ranks:
         """`add` beside the computation: done once `wait()` of what it returns is back. Not for one rank alone."""
         return dist.all_reduce(tensor, async_op=True)
 
-    def highest(self, number: int) -> int:
-        """The highest of the numbers of all ranks."""
+    def highest(self, numbers: Sequence[float]) -> list[float]:
+        """The highest of each of these numbers on all ranks."""
         if self.count == 1:
-            return number
-        held = torch.tensor(number)
+            return list(numbers)
+        held = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(held, dist.ReduceOp.MAX)
-        return int(held)
+        return held.tolist()
 
     def all(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank: what JSON can hold."""
@@ -53,6 +58,24 @@ class Ranks:
     def first(self, value: Any) -> Any:
         """The value of rank 0: what JSON can hold."""
         return self.all(value if self.leads else None)[0]
+
+    def lead(self, do: Callable[[], T]) -> T | None:
+        """Call `do` on rank 0 alone, while the others wait; what it raises there is an error of all ranks."""
+        if self.count == 1:
+            return do()
+        done, failed = None, None
+        try:
+            if self.leads:
+                done = do()
+        except Exception as error:
+            failed = [type(error).__name__, str(error)]
+            raise
+        finally:
+            told = self.first(failed)
+        if told is not None:
+            kind, text = getattr(errors, told[0], errors.SeqlmError), told[1]
+            raise kind(text if hasattr(errors, told[0]) else f"rank 0: {told[0]}: {text}")
+        return done
 
     def gather(self, tensor: Tensor) -> list[Tensor] | None:
         """The tensors of all ranks, by rank, on rank 0; None elsewhere. They may differ in their first size."""
