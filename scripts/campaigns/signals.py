@@ -45,7 +45,7 @@ PHASES = {
     "evaluation": Phase("seqlm.training.loop:evaluate", 2, True),
     "saving": Phase("seqlm.runs.checkpoint:flush", 7, True),
     "restoring": Phase("seqlm.training.session:Session.restore", 1, False, resumes=True),
-    "closing": Phase("seqlm.training.loggers:RunLogger.close", 1, False),
+    "closing": Phase("seqlm.training.loggers.run_logger:RunLogger.close", 1, False),
 }
 CASES = [(name, phase) for phase in PHASES for name in SIGNALS]
 

@@ -136,7 +136,7 @@ def _chart(run: LoadedRun, result: Mapping[str, Any]) -> None:
     if group == "valid" or run.folder.status() == "running":
         return
     with status("writing TensorBoard's events"):
-        from ..training.loggers import log_score
+        from ..training.loggers.tensorboard import log_score
 
         log_score(run.folder.path, run.checkpoint.step, {f"{group}/{name}": result[name] for name in names})
 

@@ -25,7 +25,7 @@ from ..runs.folder import RunFolder
 from .report import trust_word
 
 if TYPE_CHECKING:
-    from .loggers import RunLogger
+    from .loggers.run_logger import RunLogger
     from .session import Progress, Session
 
 HOOKS = ("on_step", "on_evaluation", "on_save", "on_end")

@@ -30,7 +30,9 @@ from ..runs.transfer import begin_with_another, describe_beginning
 from ..terminal import status as shown_status
 from .callbacks import Callback, TrainingState
 from .console import Console
-from .loggers import RunLogger
+from .loggers.base import Opening
+from .loggers.run_logger import RunLogger
+from .loggers.tensorboard import TensorBoard
 from .loop import Loop
 from .plan import extend, planned
 from .report import closing, declarations, describe_run, header, hparams, less_memory, now
@@ -199,11 +201,12 @@ def _run(
         console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
         status, logger = "failed", None
         try:
-            logger = RunLogger(run.path, start_step=0 if saved_at is None else progress.step)
+            opening = Opening(run.path, 0 if saved_at is None else progress.step)
+            logger = RunLogger(opening, [TensorBoard()])
             print(header(run, session, progress), flush=True)
             if saved_at is None:
                 logger.text("config", run.config.read_text(encoding="utf-8"), 0)
-            logger.charts(by_name(session.task.metrics))
+            logger.metrics(by_name(session.task.metrics))
             logger.hparams(hparams(run, session.config))
             session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
             loop = Loop(run, session, progress, logger, console, stop)

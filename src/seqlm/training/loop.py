@@ -19,7 +19,7 @@ from ..runs.folder import RunFolder
 from ..terminal import status
 from .console import Console
 from .divergence import Divergence
-from .loggers import RunLogger
+from .loggers.run_logger import RunLogger
 from .recovery import Recovery
 from .report import trust_word
 from .session import Progress, Session

@@ -11,7 +11,7 @@ from ..files import free_path
 from ..runs import checkpoint, upkeep
 from ..runs.finite import describe_last_finite, last_finite
 from ..runs.folder import RunFolder
-from .loggers import RunLogger
+from .loggers.run_logger import RunLogger
 from .report import trust_word
 from .session import Progress, Session
 
@@ -77,7 +77,7 @@ class Recovery:
         upkeep.correct_pointers(run.checkpoints, start.step, restored.best_step if restored.valid else None)
         vars(progress).update({**vars(restored), **kept, "rollbacks": rollbacks})
         run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
-        self.logger.reopen(progress.step)
+        self.logger.back_to(progress.step)
         session.save(run, progress, carry, start.meta.get("rank"))
         self.logger.scalars(progress.step, progress.tokens, progress.seconds, {"train/rollbacks": rollbacks})
         changed = {"step": progress.step, "changed": {"optim.lr": [before, before / 2]}}

@@ -1,40 +1,27 @@
-"""Logs of a run: metrics.jsonl and TensorBoard, in the run's own folder."""
+"""TensorBoard: events in the run's own folder, which is all that its server needs."""
 
 from __future__ import annotations
 
 import functools
-import os
 import re
+import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 
-from ..files import to_json, writing
-from ..tasks.figures import Heatmap
+from ...config.metrics import Metric
+from .base import Logger, Opening
 
 STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
 MAX_HPARAMS = 40
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _names_the_folder(method: Callable[P, R]) -> Callable[P, R]:
-    """A method of RunLogger whose error names the folder where the disk is full."""
-
-    @functools.wraps(method)
-    def named(*arguments: P.args, **options: P.kwargs) -> R:
-        with writing(cast("RunLogger", arguments[0]).folder):
-            return method(*arguments, **options)
-
-    return named
 
 
 def _quiet_writer(args: threading.ExceptHookArgs, others: Callable[[threading.ExceptHookArgs], Any]) -> None:
@@ -46,68 +33,59 @@ def _quiet_writer(args: threading.ExceptHookArgs, others: Callable[[threading.Ex
 threading.excepthook = functools.partial(_quiet_writer, others=threading.excepthook)
 
 
-class RunLogger:
-    """Scalars and texts of one run; reopened at `start_step`, later points of the earlier session are hidden."""
+class TensorBoard(Logger):
+    """Events of one run; points beyond the step that it is opened at, of an earlier session, are hidden."""
 
-    def __init__(self, folder: Path, *, start_step: int = 0) -> None:
-        self.folder = folder
-        with writing(folder):
-            self._open(start_step)
+    local = True
 
-    @_names_the_folder
-    def reopen(self, start_step: int) -> None:
-        """Go on from an earlier step: points beyond it are hidden, and metrics.jsonl may have been replaced."""
+    def open(self, opening: Opening) -> str | None:
+        """Open a file of events of its own for this session."""
+        self._folder = opening.folder
+        self._open(opening.step)
+        return None
+
+    def watch(self, folder: Path) -> str:
+        """The server, for all runs beside this one."""
+        return f"tensorboard --logdir {shlex.quote(str(folder.parent))}"
+
+    def back_to(self, step: int) -> None:
+        """Hide the points beyond `step`."""
         self._writer.close()
-        self._metrics.close()
-        self._open(start_step)
+        self._open(step)
 
-    def _open(self, start_step: int) -> None:
-        folder = self.folder
-        _await_next_second(folder)
+    def _open(self, step: int) -> None:
+        _await_next_second(self._folder)
         # purge_step hides what a killed session wrote beyond its last checkpoint. It works only if the
         # first session marked its start too, hence 0 and not None.
-        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1 if step else 0)
 
-    @_names_the_folder
-    def scalars(self, step: int, tokens: int, seconds: float, values: Mapping[str, float]) -> None:
-        """One record: a line of metrics.jsonl, and a TensorBoard point for each value."""
-        record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), **values}
-        self._metrics.write(to_json(record) + "\n")
-        self._metrics.flush()
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """A point for each value."""
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, step)
 
-    @_names_the_folder
-    def best(self, step: int, name: str, value: float) -> None:
-        """The best value of valid so far: the first metric of the HPARAMS tab, which shows the last of each tag."""
-        self._writer.add_scalar(f"best/valid_{name}", value, step)
-
-    @_names_the_folder
-    def charts(self, names: Iterable[str]) -> None:
+    def metrics(self, metrics: Mapping[str, Metric]) -> None:
         """A chart under CUSTOM SCALARS for each of these metrics, with all splits in it."""
-        charts = {name: ["Multiline", [f"^(train|valid|test)/{re.escape(name)}$"]] for name in names}
+        charts = {name: ["Multiline", [f"^(train|valid|test)/{re.escape(name)}$"]] for name in metrics}
         self._writer.add_custom_scalars({"train, valid and test": charts})
 
-    @_names_the_folder
     def text(self, tag: str, text: str, step: int) -> None:
-        """Preformatted text under TensorBoard's TEXT tab."""
+        """Preformatted text under the TEXT tab."""
         self._writer.add_text(tag, "\n".join("    " + line for line in text.splitlines()), step)
 
-    @_names_the_folder
-    def picture(self, tag: str, picture: Heatmap, step: int) -> None:
-        """A picture under TensorBoard's IMAGES tab."""
-        self._writer.add_image(tag, picture.pixels(), step, dataformats="HWC")
+    def picture(self, tag: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """A picture under the IMAGES tab."""
+        self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
-    def hparams(self, config: Mapping[str, Any]) -> None:
-        """A session of TensorBoard's HPARAMS tab, in this run's own event file: N runs show as N runs.
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """A session of the HPARAMS tab, in this run's own event file: N runs show as N runs.
 
         Only the start and end records of a session are written. An experiment record, which
         SummaryWriter.add_hparams adds, would hide the keys that only later runs have. The session names no group: it
         is a group of its own then, under the name of its folder, also where that was copied or renamed.
         """
         start = plugin_data_pb2.SessionStartInfo()
-        for key, value in list(config.items())[:MAX_HPARAMS]:
+        for key, value in list(values.items())[:MAX_HPARAMS]:
             if isinstance(value, bool):  # before int, which it is too
                 start.hparams[key].bool_value = value
             elif isinstance(value, (int, float)):
@@ -116,23 +94,16 @@ class RunLogger:
                 start.hparams[key].string_value = str(value)
         self._session(metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start))
 
-    @_names_the_folder
     def flush(self) -> None:
-        """Bring everything written so far to the disk."""
+        """Bring the events to the disk."""
         self._writer.flush()
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
 
-    @_names_the_folder
     def close(self, status: str) -> None:
         """End the session: `finished` and `failed` as such, anything else leaves it open to be resumed."""
-        try:
-            if status in STATUS:
-                end = plugin_data_pb2.SessionEndInfo(status=STATUS[status])
-                self._session(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
-            self._writer.close()
-        finally:
-            self._metrics.close()
+        if status in STATUS:
+            end = plugin_data_pb2.SessionEndInfo(status=STATUS[status])
+            self._session(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
+        self._writer.close()
 
     def _session(self, tag: str, data: Any) -> None:
         data.version = metadata.PLUGIN_DATA_VERSION

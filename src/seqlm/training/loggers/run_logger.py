@@ -1,0 +1,106 @@
+"""All logs of a run: metrics.jsonl, which is ours, and every back end that the config names."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, ParamSpec, TypeVar, cast
+
+from ...config.metrics import Metric
+from ...files import to_json, writing
+from ...tasks.figures import Heatmap
+from .base import Logger, Opening
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _names_the_folder(method: Callable[P, R]) -> Callable[P, R]:
+    """A method of RunLogger whose error names the folder where the disk is full."""
+
+    @functools.wraps(method)
+    def named(*arguments: P.args, **options: P.kwargs) -> R:
+        with writing(cast("RunLogger", arguments[0]).folder):
+            return method(*arguments, **options)
+
+    return named
+
+
+class RunLogger:
+    """The records, texts and pictures of a run, handed to metrics.jsonl and to each of its loggers."""
+
+    def __init__(self, opening: Opening, loggers: Sequence[Logger]) -> None:
+        self.folder, self._loggers = opening.folder, loggers
+        with writing(self.folder):
+            for logger in loggers:
+                logger.open(opening)
+            self._metrics = self._open_metrics()
+
+    @_names_the_folder
+    def back_to(self, step: int) -> None:
+        """Go on from an earlier step: later points are hidden where that can be, metrics.jsonl may be another file."""
+        self._metrics.close()
+        for logger in self._loggers:
+            logger.back_to(step)
+        self._metrics = self._open_metrics()
+
+    def _open_metrics(self) -> Any:
+        return (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    @_names_the_folder
+    def scalars(self, step: int, tokens: int, seconds: float, values: Mapping[str, float]) -> None:
+        """One record: a line of metrics.jsonl, and a point for each value elsewhere."""
+        record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3), **values}
+        self._metrics.write(to_json(record) + "\n")
+        self._metrics.flush()
+        for logger in self._loggers:
+            logger.scalars(step, values)
+
+    @_names_the_folder
+    def best(self, step: int, name: str, value: float) -> None:
+        """The best value of valid so far, which tables of runs show first: they show the last of each tag."""
+        for logger in self._loggers:
+            logger.scalars(step, {f"best/valid_{name}": value})
+
+    @_names_the_folder
+    def metrics(self, metrics: Mapping[str, Metric]) -> None:
+        """The metrics of the task, by name."""
+        for logger in self._loggers:
+            logger.metrics(metrics)
+
+    @_names_the_folder
+    def text(self, tag: str, text: str, step: int) -> None:
+        """A text: the configuration, a sample."""
+        for logger in self._loggers:
+            logger.text(tag, text, step)
+
+    @_names_the_folder
+    def picture(self, tag: str, picture: Heatmap, step: int) -> None:
+        """A picture of a table of numbers."""
+        if self._loggers:
+            pixels = picture.pixels()
+            for logger in self._loggers:
+                logger.picture(tag, pixels, step)
+
+    def hparams(self, values: Mapping[str, Any]) -> None:
+        """The hyper-parameters of the run."""
+        for logger in self._loggers:
+            logger.hparams(values)
+
+    @_names_the_folder
+    def flush(self) -> None:
+        """Bring everything written so far to the disk."""
+        for logger in self._loggers:
+            logger.flush()
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+
+    @_names_the_folder
+    def close(self, status: str) -> None:
+        """Take leave: the run is finished, failed or interrupted. All are closed, whichever of them fails."""
+        with ExitStack() as stack:
+            stack.callback(self._metrics.close)
+            for logger in reversed(self._loggers):
+                stack.callback(logger.close, status)
