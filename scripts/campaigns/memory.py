@@ -20,12 +20,12 @@ LARGE = (
     "train.eval_every=2", "checkpoint.every=1", "train.eval_batch_size=64", "train.log_every=1",
 )  # fmt: skip
 MOMENTS = {
-    "the model": ("seqlm.training.session:build_model", 1),
+    "the model": ("seqlm.training.assemble:build_model", 1),
     "the first step": ("seqlm.training.loop:Loop._step", 1),
     "a later step": ("seqlm.training.loop:Loop._step", 3),
     "an evaluation": ("seqlm.training.loop:evaluate", 1),
     "a save": ("seqlm.runs.checkpoint:save", 2),
-    "the data": ("seqlm.training.session:build_data", 1),
+    "the data": ("seqlm.training.assemble:build_data", 1),
 }
 
 

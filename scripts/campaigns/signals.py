@@ -38,7 +38,7 @@ class Phase(NamedTuple):
 
 
 PHASES = {
-    "reading the data": Phase("seqlm.training.session:build_data", 1, False),
+    "reading the data": Phase("seqlm.training.assemble:build_data", 1, False),
     "making the folder": Phase("seqlm.training.launch:save_config", 1, False),
     "first step": Phase("seqlm.training.loop:Loop._step", 1, True),
     "later step": Phase("seqlm.training.loop:descend", 9, True),

@@ -21,7 +21,7 @@ def home(tmp_path_factory):
 
 @pytest.mark.parametrize(("line", "answer"), LINES, ids=[line for line, _ in LINES])
 def test_a_wrong_line_is_answered_with_the_right_one(home, line, answer, monkeypatch):
-    for place in ("seqlm.training.session.build_data", "seqlm.bench.levels.gemm_peak"):
+    for place in ("seqlm.training.assemble.build_data", "seqlm.bench.levels.gemm_peak"):
         monkeypatch.setattr(place, lambda *_: 1 / 0)  # it would have trained, or measured
     before = sorted(home.rglob("*"))
     failed = seqlm(*shlex.split(line.replace("RUN", "outputs/done")), cwd=home, check=False)

@@ -9,10 +9,11 @@ import pytest
 
 from seqlm.optim.schedules import Constant, Moment, OneCycle, WarmupCosine
 from seqlm.runs.folder import RunFolder
+from seqlm.training.assemble import assemble_session
 from seqlm.training.console import Console
 from seqlm.training.divergence import Divergence
 from seqlm.training.launch import train
-from seqlm.training.session import Progress, assemble_session
+from seqlm.training.session import Progress
 
 from .. import pseudo_terminal
 from ..conftest import TINY, tiny

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import seqlm.runs.load
+import seqlm.training.assemble
 import seqlm.training.launch
 import seqlm.training.loop
-import seqlm.training.session
 from seqlm.errors import ConfigError, NoRoom
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
@@ -91,7 +91,7 @@ def test_out_of_memory_is_told_with_advice(tmp_path, monkeypatch, error):
     assert "train.accumulate=2 (the same gradient), train.batch_size=2" in done.stderr
     assert "step 0 in outputs/run/checkpoints; with more memory: seqlm resume outputs/run" in done.stderr
     assert RunFolder(tmp_path / "outputs" / "run").info()["status"] == "failed"
-    monkeypatch.setattr(seqlm.training.session, "build_data", fail)
+    monkeypatch.setattr(seqlm.training.assemble, "build_data", fail)
     done = command("train", *TINY, "run.name=second", cwd=tmp_path, check=False)
     assert done.returncode == 1 and "train.batch_size=2" in done.stderr and "resume" not in done.stderr
     monkeypatch.setattr(seqlm.runs.load, "build_model", fail)
@@ -103,7 +103,7 @@ def test_out_of_memory_is_told_with_advice(tmp_path, monkeypatch, error):
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGQUIT", "SIGXCPU", "SIGTERM"])
 def test_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path, monkeypatch, name):
     number = signal.Signals[name]
-    monkeypatch.setattr(seqlm.training.session, "build_data", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(seqlm.training.assemble, "build_data", lambda *_: signal.raise_signal(number))
     done = command("train", *TINY, "run.name=run", cwd=tmp_path, check=False)
     assert done.returncode == 128 + number and f"stopped by {name}" in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.glob("outputs/*")) and not list(tmp_path.glob("outputs/.*"))

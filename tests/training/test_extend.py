@@ -23,9 +23,10 @@ from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.tasks.lm import LanguageModeling
+from seqlm.training.assemble import assemble_session
 from seqlm.training.launch import resume, train
 from seqlm.training.plan import Plan
-from seqlm.training.session import Progress, assemble_session
+from seqlm.training.session import Progress
 from seqlm.training.signals import StopSignal
 
 from ..conftest import compose, tiny

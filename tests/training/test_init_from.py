@@ -16,8 +16,8 @@ from seqlm.runs.changes import words_that_compose
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.runs.transfer import Matched, _place
+from seqlm.training.assemble import assemble_session
 from seqlm.training.launch import resume, train
-from seqlm.training.session import assemble_session
 
 from ..conftest import TINY, compose, tiny
 from ..conftest import seqlm as command

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import seqlm.training.assemble
 import seqlm.training.loop
-import seqlm.training.session
 from seqlm.config.build import build
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.streams import Streams
@@ -22,8 +22,8 @@ from seqlm.optim.schedules import Constant, DivideOnPlateau, HoldThenDecay, Mome
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.tasks.lm import LanguageModeling
+from seqlm.training.assemble import assemble_session
 from seqlm.training.launch import train
-from seqlm.training.session import assemble_session
 
 from ..conftest import compose, tiny
 from .test_resume import weights
@@ -204,7 +204,7 @@ def test_the_schedule_reaches_the_optimizer(tmp_path):
 @pytest.mark.parametrize("how", ["weight", "lr"])
 def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monkeypatch):
     config = tiny(tmp_path, "train.steps=30", "optim=sgd", "optim.lr=0.1")
-    original, calls = seqlm.training.session.build_model, []
+    original, calls = seqlm.training.assemble.build_model, []
 
     def poisoned(*arguments):
         model = original(*arguments)
@@ -216,7 +216,7 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
         model.stack.layers[0].cell.weight_hh.register_hook(poison)
         return model
 
-    monkeypatch.setattr(seqlm.training.session, "build_model", poisoned)
+    monkeypatch.setattr(seqlm.training.assemble, "build_model", poisoned)
     with pytest.raises(
         NonFiniteError, match=r"the gradient of stack.layers.0.cell.weight_hh is not finite at step 5"
     ) as caught:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from .. import errors
+from ..errors import CallbackError, ConfigError, NonFiniteError, OutOfMemory, SeqlmError
 
 T = TypeVar("T")
+KINDS = {kind.__name__: kind for kind in (SeqlmError, ConfigError, NonFiniteError, CallbackError, OutOfMemory)}
 
 
 class Ranks:
@@ -73,8 +74,7 @@ class Ranks:
         finally:
             told = self.first(failed)
         if told is not None:
-            kind, text = getattr(errors, told[0], errors.SeqlmError), told[1]
-            raise kind(text if hasattr(errors, told[0]) else f"rank 0: {told[0]}: {text}")
+            raise KINDS[told[0]](told[1]) if told[0] in KINDS else SeqlmError(f"rank 0: {told[0]}: {told[1]}")
         return done
 
     def gather(self, tensor: Tensor) -> list[Tensor] | None:

@@ -28,6 +28,7 @@ from ..runs.naming import describe_model, run_name
 from ..runs.sealed import check_tokenizer, meta, saved_config, seal, write_config
 from ..runs.transfer import begin_with_another, describe_beginning
 from ..terminal import status as shown_status
+from .assemble import assemble_session
 from .callbacks import Callback, TrainingState
 from .console import Console
 from .loggers.base import Opening
@@ -37,7 +38,7 @@ from .loop import Loop
 from .plan import extend, planned
 from .report import closing, declarations, describe_run, header, hparams, less_memory, now
 from .resuming import check_limits, finished, is_finished, newest_checkpoint
-from .session import Progress, Session, assemble_session
+from .session import Progress, Session
 from .signals import StopSignal
 
 DRAWN = f"seed={RANDOM_SEED}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -15,25 +14,19 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..cells import Carry, carry_tensors, drop_state, map_carry
-from ..config.build import build
 from ..config.migrate import migrate_progress
 from ..config.schema import Config
 from ..data.batching.batches import Batch, Batches
 from ..data.dataset import Data
-from ..data.tokenizers.text import load_tokenizer
-from ..device import autocast, prepare, random_state, set_random_state
-from ..errors import ConfigError, NonFiniteError
-from ..layers import Recurrent
+from ..device import autocast, random_state, set_random_state
+from ..errors import NonFiniteError
 from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Rank, Schedule
 from ..runs import checkpoint, upkeep
-from ..runs.assemble import build_data, build_model, check_parts
 from ..runs.finite import non_finite, non_finite_in
 from ..runs.folder import RunFolder
-from ..runs.load import trained_model
 from ..tasks.base import Task
-from ..terminal import status
-from .callbacks import Callback, Callbacks, make_callbacks
+from .callbacks import Callbacks
 from .gradient import GraphedGradient, cuda_capture, gradient
 from .plan import End, Plan, planned
 
@@ -246,51 +239,3 @@ class Session:
         progress = Progress.of(start)
         self.train.start_epoch(progress.epoch)
         return progress, carry
-
-
-def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Sequence[Callback] = ()) -> Session:
-    """Build everything a run needs; the tokenizer of an existing run is its own."""
-    check_parts(config)
-    made = make_callbacks(config, callbacks)
-    limits = config.train
-    device = prepare(config.device, config.precision, config.threads, config.deterministic)
-    if config.engine == "graph" and device.type != "cuda":
-        raise ConfigError(f"engine=graph needs device=cuda, this run is on {device.type}; use engine=auto")
-    if config.engine == "graph" and limits.accumulate > 1:
-        raise ConfigError(f"train.accumulate={limits.accumulate} cannot be captured with engine=graph; use engine=auto")
-    torch.manual_seed(config.seed)
-    with status("reading the data"):
-        data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
-    task: Task = build(config.task, "task", trust=config.trust)
-    task.prepare(data.tokenizer)
-    with status("building the model"):
-        model = build_model(config, data.tokenizer, trained_model).to(device)
-    with status("checking that all goes together"):
-        task.check(config, model, data)
-    with status("choosing engines"), autocast(device, config.precision):
-        for layer in (module for module in model.modules() if isinstance(module, Recurrent)):
-            layer.plan_for(limits.bptt, -(-limits.batch_size // limits.accumulate))
-    optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
-    if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
-        raise ConfigError(
-            f"optim._target_={config.optim['_target_']} evaluates the loss several times a step; use another"
-        )
-    with status("reading the data"):
-        train = task.training(data, config)
-    if config.engine == "graph" and not task.cuda_graphs:
-        raise ConfigError("engine=graph replays the chunks of a text; use engine=auto for this task")
-    batch_size = min(limits.eval_batch_size, len(data["valid"]))
-    return Session(
-        config=config,
-        device=device,
-        data=data,
-        model=model,
-        task=task,
-        optimizer=optimizer,
-        schedule=build(config.schedule, "schedule", trust=config.trust),
-        averaging=build(config.averaging, "averaging", trust=config.trust),
-        train=train,
-        valid=task.batches(data, "valid", batch_size, task.eval_bptt(config, batch_size), "train.eval_"),
-        learning_rates=[group["lr"] for group in optimizer.param_groups],
-        callbacks=made,
-    )
