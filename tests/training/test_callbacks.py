@@ -13,6 +13,7 @@ from seqlm import Callback, StopTraining
 from seqlm.errors import CallbackError, ConfigError
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
+from seqlm.training.callbacks import PruneTraining
 from seqlm.training.launch import resume, train
 
 from ..conftest import seqlm as command
@@ -161,6 +162,26 @@ def test_a_callback_ends_a_run_as_a_limit_does(tmp_path, capsys, hook, step):
     resume(tmp_path / "run", [])
     info = run.folder.info()
     assert (info["steps"], info["callbacks"], info["stopped_by"]) == (12, [], None)
+
+
+def test_a_pruned_run_has_a_checkpoint_and_is_resumed_all_the_same(tmp_path, capsys):
+    class Ends(Diary):
+        def on_evaluation(self, state):
+            self.states.append(state.ended)
+
+    def prune():
+        raise PruneTraining("below the others")
+
+    train(tiny(tmp_path, *SHORT), {}, callbacks=[At("on_evaluation", 5, prune)])
+    run = seqlm.load_run(tmp_path / "run", checkpoint="last")
+    info = run.folder.info()
+    assert (info["status"], info["steps"], run.checkpoint.step) == ("pruned", 5, 5)
+    assert info["stopped_by"].endswith("At: below the others")
+    capsys.readouterr()
+    ends = Ends()
+    resume(tmp_path / "run", [], callbacks=[ends])
+    assert "was pruned at step 5; its training is resumed all the same" in capsys.readouterr().out
+    assert run.folder.info()["status"] == "finished" and ends.states == [False, True]
 
 
 @pytest.mark.parametrize(("hook", "step", "saved"), [("on_step", 2, 0), ("on_step", 7, 5), ("on_save", 8, 8)])

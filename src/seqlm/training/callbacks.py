@@ -40,6 +40,14 @@ class StopTraining(Exception):
     The message says why. Such a run may be resumed: it goes on until a callback or a limit ends it again.
     """
 
+    status = "finished"
+
+
+class PruneTraining(StopTraining):
+    """Raised by a callback to end a run that promises too little: as StopTraining, but it is marked pruned."""
+
+    status = "pruned"
+
 
 class TrainingState:
     """The run as callbacks see it.
@@ -64,6 +72,11 @@ class TrainingState:
     def step(self) -> int:
         """Steps taken so far."""
         return self.progress.step
+
+    @property
+    def ended(self) -> bool:
+        """Whether a limit is reached, or a callback has ended the run: no further step is taken."""
+        return self._session.ended(self.progress)
 
     def log(self, values: Mapping[str, float]) -> None:
         """Write values by tag (`mine/norm`) to TensorBoard and metrics.jsonl, at the present step."""
@@ -107,7 +120,7 @@ class Callback:
 
 
 class Callbacks:
-    """The callbacks of a run, by name; `stopped` says which one ended it, and why."""
+    """The callbacks of a run, by name; `stopped` says which one ended it, and why, `status` what the run is then."""
 
     def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
         self._named: dict[str, Callback] = {}
@@ -126,6 +139,7 @@ class Callbacks:
         self._state: TrainingState | None = None
         self._write: Callable[[str], None] = print
         self.stopped: str | None = None
+        self.status = StopTraining.status
 
     def begin(self, state: TrainingState, write: Callable[[str], None]) -> None:
         """Give the hooks this state from now on, and the user a word through `write` when one ends the run."""
@@ -150,7 +164,7 @@ class Callbacks:
         try:
             self._call("on_end", status=status)
         except CallbackError as error:
-            if status == "finished":
+            if status == self.status:
                 raise
             print(f"note: {error}", file=sys.stderr, flush=True)
 
@@ -201,7 +215,7 @@ class Callbacks:
                     method(state)
             except StopTraining as why:
                 if self.stopped is None and hook != "on_end":
-                    self.stopped = f"{name}: {why}" if str(why) else name
+                    self.stopped, self.status = f"{name}: {why}" if str(why) else name, why.status
                     self._write(f"step {state.step:>7,}  ended by callback {self.stopped}")
             except Exception as error:
                 raise self._failed(name, hook, error) from error

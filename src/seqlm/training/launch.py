@@ -128,6 +128,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
             if is_finished(run, saved, config, past):
                 print(finished(run, config, past), flush=True)
                 return Trained(run, past.best_loss, config)
+            if run.info().get("status") == "pruned":
+                print(f"{run.path} was pruned at step {past.step:,}; its training is resumed all the same", flush=True)
         with shown_status("preparing the run"), memory_advice(partial(less_memory, config, run)):
             session = assemble_session(config, run, callbacks)
         known = run.info().get("data_fingerprint")
@@ -212,7 +214,7 @@ def _run(
             session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
             loop = Loop(run, session, progress, logger, console, stop)
             loop.fit(carry, saved_at)
-            status = "finished"
+            status = session.callbacks.status
         except (Stopped, KeyboardInterrupt):
             status = "interrupted"
             raise
