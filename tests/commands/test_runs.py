@@ -163,6 +163,11 @@ def test_rm_by_status(home, capsys):
     RunFolder.open("third").update(status="running", pid=1)
     rm(["--status", "crashed", "--yes"])
     assert not (home / "outputs" / "third").exists() and (home / "outputs" / "first").exists()
+    RunFolder.open("first").update(status="diverged")
+    rm(["--status=crashed", "--yes"])
+    assert (home / "outputs" / "first").exists()
+    rm(["--status=diverged", "--yes"])
+    assert not (home / "outputs" / "first").exists()
     rm(["--status=crashed", "--yes"])
     assert capsys.readouterr().out.endswith("no run is crashed\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from seqlm.runs.folder import RunFolder
+from seqlm.sweep import launcher as launching
+from seqlm.sweep import worker
 
 from ..conftest import TINY, seqlm
 
@@ -171,6 +174,34 @@ def test_failed_jobs_are_listed_and_run_again_when_asked(tmp_path):
     assert "[1/2]" not in third.stdout
     fourth = seqlm(*words, cwd=tmp_path)
     assert "2 jobs, 2 finished" in fourth.stdout and "[" not in fourth.stdout.splitlines()[0]
+
+
+def work_on_a_small_disk(job, *arguments):
+    """A job whose file system takes no file of more than a megabyte."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+    worker.work(job, *arguments)
+
+
+def test_a_diverging_job_and_a_full_disk_are_the_matter_of_one_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(launching, "work", work_on_a_small_disk)
+    words = ["sweep", "grid", *WORDS, "optim=sgd", "schedule=constant", "train.steps=6"]
+    words += ["model.hidden_size=8,400", "optim.lr=1e39,0.1"]
+    first = seqlm(*words, cwd=tmp_path, check=False)
+    assert first.returncode == 1 and "Traceback" not in first.stdout + first.stderr
+    assert "3 of 4 jobs failed, 1 of them diverged; retry=true runs them again" in first.stderr
+    poisoned = r"\] optim.lr=1e\+39 model.hidden_size=8 diverged: .* is not finite at step 1 .*\n  outputs/grid/"
+    assert len(re.findall(poisoned, first.stdout)) == 1, first.stdout
+    full = r"model.hidden_size=400 failed: the checkpoint .* could not be written \(a file may not be that large here: "
+    assert len(re.findall(full, first.stdout)) == 2, first.stdout
+    found = runs(tmp_path / "outputs" / "grid")
+    assert sorted(info["status"] for info in found.values()) == ["diverged", "failed", "failed", "finished"]
+    assert "4 jobs, 1 finished, 2 failed, 1 diverged\n" in seqlm(*words, "--dry-run", cwd=tmp_path).stdout
+    again = seqlm(*words, cwd=tmp_path, check=False)
+    assert again.returncode == 1 and "watch" not in again.stdout  # none is started
+    monkeypatch.undo()  # there is room now
+    third = seqlm(*words, "retry=true", cwd=tmp_path, check=False)
+    assert third.returncode == 1 and "2 of 4 jobs failed, 2 of them diverged\n" in third.stderr
+    assert "optim.lr=0.1 model.hidden_size=400  finished" in third.stdout
 
 
 def test_a_run_of_a_sweep_is_a_run(tmp_path):

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from tensorboard.plugins.hparams import api_pb2
 
 import seqlm.training.loop
 import seqlm.training.session
@@ -21,6 +22,7 @@ from seqlm.training.launch import resume, train
 from ..conftest import TINY, tiny
 from ..conftest import seqlm as command
 from .test_resume import losses, stop_at, weights
+from .test_tensorboard import sessions
 
 POISON = ["optim=sgd", "optim.lr=1e39", "schedule=constant"]  # its first step takes every weight beyond float32
 
@@ -46,7 +48,8 @@ def test_a_step_that_poisons_the_weights_is_neither_saved_nor_evaluated(tmp_path
     assert all(step == 0 for step in checkpoint.steps(run.checkpoints))
     assert not any("valid/loss" in record for record in run.records())
     assert ("The last finite checkpoint is of step 0" in str(caught.value)) == (words[0] == "checkpoint.every=1")
-    assert caught.value.exit_code == 3 and run.info()["status"] == "failed"
+    assert caught.value.exit_code == 3 and run.status() == "diverged"
+    assert sessions(run.path)[1].status == api_pb2.STATUS_FAILURE
 
 
 def test_nothing_that_is_not_finite_joins_an_average(tmp_path, monkeypatch):

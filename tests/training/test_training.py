@@ -222,7 +222,7 @@ def test_no_step_is_taken_with_a_gradient_that_is_not_finite(tmp_path, how, monk
     ) as caught:
         train(config, {})
     assert caught.value.exit_code == 3 and "optim.lr" in str(caught.value)
-    assert RunFolder(tmp_path / "run").info()["status"] == "failed"
+    assert RunFolder(tmp_path / "run").info()["status"] == "diverged"
     for tensor in load_run(tmp_path / "run", checkpoint="last").model.parameters():
         assert tensor.isfinite().all()
 

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from .words import pop_flag, pop_option, refuse_flags
 
-STATUSES = ("crashed", "failed", "interrupted", "damaged")  # finished runs are deleted by name only
+STATUSES = ("crashed", "failed", "diverged", "interrupted", "damaged")  # finished runs are deleted by name only
 
 
 def main(words: Sequence[str]) -> None:

@@ -14,11 +14,11 @@ from ..config.values import verb_config
 from ..config.words import overrides
 from ..errors import ConfigError, SeqlmError, Stopped
 from ..runs.table import table
-from ..sweep.place import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING
+from ..sweep.place import DIVERGED, FAILED, FAILURES, FINISHED, INTERRUPTED, NEW, RUNNING
 from ..sweep.plan import Job, Plan, make_plan
 from . import compare
 
-STATES = (FINISHED, FAILED, INTERRUPTED, RUNNING, NEW)
+STATES = (FINISHED, FAILED, DIVERGED, INTERRUPTED, RUNNING, NEW)
 SHOWN = 10  # lines of a list that may be long
 
 
@@ -38,9 +38,8 @@ def main(words: Sequence[str]) -> None:
     if dry_run:
         print(table([(plan.title(job), states[job.number], job.place.run.name) for job in plan.jobs], 3))
         return
-    due = [
-        job for job in plan.jobs if states[job.number] != FINISHED and (settings.retry or states[job.number] != FAILED)
-    ]
+    settled = (FINISHED,) if settings.retry else (FINISHED, *FAILURES)
+    due = [job for job in plan.jobs if states[job.number] not in settled]
     number, problems = 0, {}
     if due:
         from ..sweep.display import Display
@@ -52,17 +51,18 @@ def main(words: Sequence[str]) -> None:
             number, problems = running.run(due, settings.retry), running.problems
     states = {job.number: job.place.state() for job in plan.jobs}
     _print_results(plan, states)
-    failed = [job for job in plan.jobs if states[job.number] == FAILED or job.number in problems]
+    failed = [job for job in plan.jobs if states[job.number] in FAILURES or job.number in problems]
     for job in failed:
         text = problems.get(job.number) or job.place.failure()
-        print(f"{plan.title(job)} failed: {text.splitlines()[0] if text else ''}\n  {job.place.log}")
+        how = DIVERGED if states[job.number] == DIVERGED else FAILED
+        print(f"{plan.title(job)} {how}: {text.splitlines()[0] if text else ''}\n  {job.place.log}")
     if number and {NEW, INTERRUPTED, RUNNING} & set(states.values()):
         _stop(plan, states, number)
     if failed:
-        again = (
-            "" if all(job.number in problems for job in failed) and settings.retry else "; retry=true runs them again"
-        )
-        raise SeqlmError(f"{len(failed)} of {_count(len(plan.jobs), 'job')} failed{again}")
+        retried = all(job.number in problems for job in failed) and settings.retry
+        diverged = sum(states[job.number] == DIVERGED for job in failed)
+        told = f", {diverged} of them diverged" * bool(diverged) + "; retry=true runs them again" * (not retried)
+        raise SeqlmError(f"{len(failed)} of {_count(len(plan.jobs), 'job')} failed{told}")
 
 
 def _read(words: Sequence[str]) -> tuple[str, SweepConfig, list[str], bool]:

@@ -170,7 +170,7 @@ VERBS = {
         "delete runs, after asking",
         {
             "RUN ...": "runs: their folders, or their names in outputs",
-            "--status crashed|failed|interrupted|damaged": "all runs of this status; default: those that are named",
+            "--status crashed|failed|diverged|interrupted|damaged": "all runs of this status; default: the named ones",
             "DIR": "with --status, the folder that they are below; default: outputs",
             "--yes": "do not ask; default: ask",
         },

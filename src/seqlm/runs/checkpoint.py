@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -290,7 +291,9 @@ def _opened(path: Path) -> Checkpoint:
 
 def _save_failed(path: Path, error: Exception) -> SeqlmError:
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    room = NO_ROOM.get(getattr(error, "errno", None) or (errno.ENOSPC if free < MB else 0))
+    told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors; torch says nothing of the kind
+    number = getattr(error, "errno", None) or (int(told[1]) if told else 0)
+    room = NO_ROOM.get(number or (errno.ENOSPC if free < MB else 0))
     cause = f"{room}: {free / 1e6:.1f} MB are free" if room else f"{type(error).__name__}: {error}"
     return SeqlmError(
         f"the checkpoint {path} could not be written ({cause}); "

@@ -16,7 +16,7 @@ from ..runs.folder import RunFolder
 from ..runs.table import DAMAGED, summarize
 from ..terminal import columns
 from ..training.console import clock
-from .place import FINISHED
+from .place import DIVERGED, FAILED, FINISHED
 from .plan import Job, Plan
 
 BAR = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
@@ -78,9 +78,10 @@ class Display:
         self.dropped(slot)
         self._done += 1
         lines = (problem or "").splitlines()
-        told = [
-            *([f"failed: {lines[0]}"] if lines else [state, *([_result(job.place.run)] if state == FINISHED else [])])
-        ]
+        if lines:
+            told = [f"{DIVERGED if state == DIVERGED else FAILED}: {lines[0]}"]
+        else:
+            told = [state, *([_result(job.place.run)] if state == FINISHED else [])]
         told += ["by another launcher"] if slot is None else [clock(seconds)]
         self.write("  ".join([self._plan.title(job), *told]))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..training.signals import StopSignal
 from .display import Display
-from .place import FAILED, FINISHED, RUNNING, Taken
+from .place import FAILURES, FINISHED, RUNNING, Taken
 from .plan import Job, Plan
 from .worker import work
 
@@ -103,7 +103,7 @@ class Launcher:
             if state == RUNNING:
                 retried.discard(job.number)  # whoever runs it tries it again
                 queue.append(job)
-            elif state == FINISHED or (state == FAILED and job.number not in retried):
+            elif state == FINISHED or (state in FAILURES and job.number not in retried):
                 self.display.ended(None, job, state, 0.0)
             else:
                 self._start(job)
@@ -135,7 +135,7 @@ class Launcher:
             self.display.dropped(one.slot)
             return
         state = one.job.place.state()
-        if state == FAILED:
+        if state in FAILURES:
             self.problems[one.job.number] = one.job.place.failure()
         elif state != FINISHED and not self._stopping:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"

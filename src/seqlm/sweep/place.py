@@ -14,6 +14,8 @@ from ..runs.folder import RunFolder
 from ..runs.lock import Held, held, is_held
 
 NEW, RUNNING, INTERRUPTED, FINISHED, FAILED = "new", "running", "interrupted", "finished", "failed"
+DIVERGED = "diverged"  # failed by a number that is not finite
+FAILURES = (FAILED, DIVERGED)  # left alone, unless they are to be retried
 
 
 class Taken(SeqlmError):
@@ -32,7 +34,7 @@ class Place:
         self._early_log = self._aside / f"{digest}.log"  # until there is a run folder
 
     def state(self) -> str:
-        """NEW, RUNNING (by anybody), INTERRUPTED (killed, too), FINISHED or FAILED."""
+        """NEW, RUNNING (by anybody), INTERRUPTED (killed, too), FINISHED, FAILED or DIVERGED."""
         if self._is_held():
             return RUNNING
         if not self._exists:
@@ -41,8 +43,8 @@ class Place:
             status = str(self.run.info().get("status"))
         except ConfigError:  # damaged
             return FAILED
-        if status == FINISHED:
-            return FINISHED
+        if status in (FINISHED, DIVERGED):
+            return status
         if status == RUNNING:  # or its process is gone, on whichever machine that was
             if self.run.is_held():
                 return RUNNING

@@ -18,7 +18,7 @@ from ..config.schema import RANDOM_SEED, Config
 from ..config.values import save_config, with_words
 from ..device import describe
 from ..engines.choice import measured
-from ..errors import ConfigError, RunExists, Stopped, memory_advice
+from ..errors import ConfigError, NonFiniteError, RunExists, Stopped, memory_advice
 from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
@@ -217,6 +217,9 @@ def _run(
             status = session.callbacks.status
         except (Stopped, KeyboardInterrupt):
             status = "interrupted"
+            raise
+        except NonFiniteError:
+            status = "diverged"
             raise
         finally:
             console.close()

@@ -20,7 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 from ...config.metrics import Metric
 from .base import Logger, Opening
 
-STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": api_pb2.STATUS_FAILURE}
+FAILURE = api_pb2.STATUS_FAILURE
+STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": FAILURE, "diverged": FAILURE}  # of the HPARAMS tab
 MAX_HPARAMS = 40
 
 
@@ -99,7 +100,7 @@ class TensorBoard(Logger):
         self._writer.flush()
 
     def close(self, status: str) -> None:
-        """End the session: `finished` and `failed` as such, anything else leaves it open to be resumed."""
+        """End the session as a success or a failure; a run that was interrupted leaves it open to be resumed."""
         if status in STATUS:
             end = plugin_data_pb2.SessionEndInfo(status=STATUS[status])
             self._session(metadata.SESSION_END_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_end_info=end))
