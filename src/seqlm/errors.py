@@ -111,7 +111,8 @@ def print_error(error: SeqlmError | OSError) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed: Python's, that of torch on the CPU, or that of a GPU."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc")
+    # A thread that cannot start has no room for its stack.
+    words = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "can't start new thread")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
     )

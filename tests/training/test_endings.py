@@ -76,8 +76,11 @@ ALLOCATION = (
 )
 
 
+NO_STACK = RuntimeError("can't start new thread")
+
+
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError(ALLOCATION), torch.OutOfMemoryError("CUDA out of memory.")]
+    "error", [MemoryError(), RuntimeError(ALLOCATION), torch.OutOfMemoryError("CUDA out of memory."), NO_STACK]
 )
 def test_out_of_memory_is_told_with_advice(tmp_path, monkeypatch, error):
     def fail(*arguments):
