@@ -335,7 +335,26 @@ def reliability() -> str:
     )  # fmt: skip
     where = {f"{one['hardware']}, torch {one['torch']}, Python {one['python']}" for one in data.values()}
     table = _table(["campaign", "attack", "seen", "failures", "mutants that it noticed", "took"], rows)
-    return f"{'; '.join(sorted(where))}.\n\n{table}\n"
+    return f"{'; '.join(sorted(where))}.\n\n{table}\n{_safety()}"
+
+
+def _safety() -> str:
+    """What `seqlm bench safety` measured, as a Markdown table; empty until it has been made."""
+    path = RESULTS / "bench-safety.json"
+    if not path.is_file():
+        return ""
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    saving = [
+        [f"checking and saving, {row['model']}", f"{row['save_ms']:.0f} ms every {row['every']} steps of "
+         f"{row['step_ms']:.0f} ms: {row['share']:.2%} of the time"]
+        for row in data["safety"] if row["what"] == "saving"
+    ]  # fmt: skip
+    opening = [
+        ["opening a cache that is verified", f"{row['seconds_per_gb']:.2f} s a GB"]
+        for row in data["safety"] if row["what"] == "opening"
+    ]  # fmt: skip
+    title = f"`seqlm bench safety`, {data['hardware']}"
+    return f"\n{_table([title, 'costs'], saving + opening)}\n"
 
 
 def main() -> int:

@@ -53,8 +53,10 @@ def test_other_levels(tmp_path, monkeypatch):
     sizes = {"hidden size": (4, 8), "batch size": (2, 4), "vocabulary": (9, 20)}
     monkeypatch.setattr("seqlm.bench.growth.SIZES", sizes)
     monkeypatch.setattr("seqlm.bench.growth.BASE", SMALL)
+    tiny = ["data=markov", "data.tokens=400", "model.hidden_size=4", "train.batch_size=2"]
+    monkeypatch.setattr("seqlm.bench.safety.MODELS", {"tiny": tiny})
     shown = seqlm(
-        "bench", "product", "reading", "encoding", "growth", "seconds=0.01", "threads=1",
+        "bench", "product", "reading", "encoding", "growth", "safety", "seconds=0.01", "threads=1",
         "--json", "b.json", "--png", "b.png", cwd=tmp_path,
     ).stdout  # fmt: skip
     record = json.loads((tmp_path / "b.json").read_text())
@@ -69,6 +71,9 @@ def test_other_levels(tmp_path, monkeypatch):
     }
     assert [(row["tokenizer"], row["mb"]) for row in record["encoding"]] == [("word", 1), ("char", 1)]
     assert [row["size"] for row in record["growth"]] == list(sizes)
+    saving, opening = record["safety"]
+    assert saving["save_ms"] > 0 and saving["every"] == 500 and 0 < saving["share"] < 1
+    assert opening["gb"] == 0.001 and opening["seconds_per_gb"] > 0
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG") and "exponent" in shown
     assert os.environ["SEQLM_CACHE"]
 

@@ -189,6 +189,12 @@ def test_the_record_of_reliability_is_a_table(results, tmp_path):
     text = results.reliability()
     assert text.startswith("a CPU, torch 2, Python 3.")
     assert "| `kill` | kill -9 | 3,000 kills | 0 | `skip-flush` | 3.2 min |" in text
+    saving = {"what": "saving", "model": "default", "save_ms": 250.4, "step_ms": 500, "every": 500, "share": 0.001}
+    costs = {"hardware": "a CPU", "safety": [saving, {"what": "opening", "gb": 1, "seconds_per_gb": 0.5}]}
+    (tmp_path / "bench-safety.json").write_text(json.dumps(costs))
+    text = results.reliability()
+    assert "| checking and saving, default | 250 ms every 500 steps of 500 ms: 0.10% of the time |" in text
+    assert text.endswith("| opening a cache that is verified | 0.50 s a GB |\n")
 
 
 def test_the_record_of_reliability_is_whole():

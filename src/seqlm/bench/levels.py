@@ -22,6 +22,7 @@ from .neighbour import measure_neighbour
 from .plot import plot, plot_growth, plotting
 from .products import measure_products
 from .reading import measure_reading
+from .safety import measure_safety
 from .steps import STEPS, measure_steps
 from .text import measure_encoding
 from .timing import gemm_peak
@@ -41,6 +42,7 @@ LEVELS: dict[str, Measurement] = {
     "encoding": lambda options, *_: measure_encoding(options),
     "growth": lambda options, device, _: measure_growth(options, device),
     "neighbour": lambda options, *_: measure_neighbour(options),
+    "safety": lambda options, *_: measure_safety(options),
     "tune": lambda options, *_: tune(options),
 }
 
