@@ -62,6 +62,14 @@ class Stopped(SeqlmError):
         self.exit_code = 128 + signal_number
 
 
+class RankFailed(SeqlmError):
+    """Another process of this training has failed, was killed or is stopped."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 NO_ROOM = {  # errors of a file system that takes no more
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of this user is used up",

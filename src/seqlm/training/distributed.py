@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,20 +13,23 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ..errors import CallbackError, ConfigError, NonFiniteError, OutOfMemory, SeqlmError
+from .watch import Watch
 
 T = TypeVar("T")
 KINDS = {kind.__name__: kind for kind in (SeqlmError, ConfigError, NonFiniteError, CallbackError, OutOfMemory)}
+LOOK = timedelta(seconds=1)  # how often a rank that waits looks whether the others are still there, and for signals
 
 
 class Ranks:
     """The ranks of one training, as seen from rank `rank` of `count`; what they say to each other.
 
     Rank 0 alone owns the folder, the logs and the terminal. A training in one process is rank 0 of 1, for which all
-    of this is free. Every method but the properties must be called by all ranks, in the same order.
+    of this is free. Every method but the properties must be called by all ranks, in the same order. They raise
+    RankFailed if a rank has failed or is gone, which `watch` knows.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1) -> None:
-        self.rank, self.count = rank, count
+    def __init__(self, rank: int = 0, count: int = 1, watch: Watch | None = None) -> None:
+        self.rank, self.count, self.watch = rank, count, watch
 
     @property
     def leads(self) -> bool:
@@ -34,27 +39,30 @@ class Ranks:
     def add(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all ranks, in place; the bits are the same in all of them."""
         if self.count > 1:
-            dist.all_reduce(tensor)
+            self.begin_adding(tensor).wait()
 
-    def begin_adding(self, tensor: Tensor) -> Any:
+    def begin_adding(self, tensor: Tensor) -> Pending:
         """`add` beside the computation: done once `wait()` of what it returns is back. Not for one rank alone."""
-        return dist.all_reduce(tensor, async_op=True)
+        return Pending(dist.all_reduce(tensor, async_op=True), self.watch if tensor.device.type == "cpu" else None)
 
     def highest(self, numbers: Sequence[float]) -> list[float]:
         """The highest of each of these numbers on all ranks."""
         if self.count == 1:
             return list(numbers)
         held = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(held, dist.ReduceOp.MAX)
+        Pending(dist.all_reduce(held, dist.ReduceOp.MAX, async_op=True), self.watch).wait()
         return held.tolist()
 
     def all(self, value: Any) -> list[Any]:
         """The values of all ranks, by rank: what JSON can hold."""
         if self.count == 1:
             return [value]
-        texts: list[str] = [""] * self.count
-        dist.all_gather_object(texts, json.dumps(value))
-        return [json.loads(text) for text in texts]
+        text = json.dumps(value).encode()
+        mine = torch.zeros(int(self.highest([len(text)])[0]), dtype=torch.uint8)
+        mine[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        found = [torch.empty_like(mine) for _ in range(self.count)]
+        Pending(dist.all_gather(found, mine, async_op=True), self.watch).wait()
+        return [json.loads(bytes(one.tolist()).rstrip(b"\0")) for one in found]
 
     def first(self, value: Any) -> Any:
         """The value of rank 0: what JSON can hold."""
@@ -78,18 +86,45 @@ class Ranks:
         return done
 
     def gather(self, tensor: Tensor) -> list[Tensor] | None:
-        """The tensors of all ranks, by rank, on rank 0; None elsewhere. They may differ in their first size."""
+        """The tensors of all ranks, by rank, on the CPU of rank 0; None elsewhere. Their shapes may differ."""
         if self.count == 1:
             return [tensor]
-        sizes = self.all(list(tensor.shape))
-        if not self.leads:
-            dist.send(tensor.contiguous(), 0)
+        # As bytes: any type will do. Not by send and receive, which gloo cannot wait for a second at a time.
+        mine = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        shapes = self.all(list(tensor.shape))
+        sent = torch.zeros(int(self.highest([len(mine)])[0]), dtype=torch.uint8)
+        sent[: len(mine)] = mine
+        found = [torch.empty_like(sent) for _ in shapes] if self.leads else None
+        Pending(dist.gather(sent, found, async_op=True), self.watch).wait()
+        if found is None:
             return None
-        found = [tensor]
-        for rank in range(1, self.count):
-            found.append(torch.empty(sizes[rank], dtype=tensor.dtype, device=tensor.device))
-            dist.recv(found[-1], rank)
-        return found
+        size = tensor.element_size()
+        return [
+            one[: size * math.prod(shape)].view(tensor.dtype).reshape(shape)
+            for one, shape in zip(found, shapes, strict=True)
+        ]
+
+
+class Pending:
+    """An operation of all ranks that has begun. `watch` is left out where a GPU waits for it, not this thread."""
+
+    def __init__(self, work: Any, watch: Watch | None) -> None:
+        self._work, self._watch = work, watch
+
+    def wait(self) -> None:
+        """Wait for its end. Raises RankFailed if a rank is gone meanwhile."""
+        if self._watch is None:
+            self._work.wait()
+            return
+        while True:
+            try:
+                self._work.wait(LOOK)
+                return
+            except RuntimeError as error:  # a second is over, or a connection is broken
+                broken = self._work.is_completed() and "timed out" not in str(error).lower()
+                self._watch.check(5.0 if broken else 0.0)
+                if broken:
+                    raise SeqlmError(f"the ranks cannot reach each other any more ({error})") from None
 
 
 ALONE = Ranks()
