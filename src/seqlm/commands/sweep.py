@@ -16,6 +16,7 @@ from ..errors import ConfigError, SeqlmError, Stopped
 from ..runs.table import table
 from ..sweep.place import DIVERGED, FAILED, FAILURES, FINISHED, INTERRUPTED, NEW, RUNNING
 from ..sweep.plan import Job, Plan, make_plan
+from ..sweep.queue import PlannedJobs
 from . import compare
 
 STATES = (FINISHED, FAILED, DIVERGED, INTERRUPTED, RUNNING, NEW)
@@ -48,7 +49,8 @@ def main(words: Sequence[str]) -> None:
         slots = min(settings.jobs, len(plan.jobs))
         with Display(plan, len(plan.jobs) - len(due), slots) as display:
             running = launcher.Launcher(plan, slots, display)
-            number, problems = running.run(due, settings.retry), running.problems
+            queue = PlannedJobs(due, settings.retry, lambda job, state: display.ended(None, job, state, 0.0))
+            number, problems = running.run(queue), running.problems
     states = {job.number: job.place.state() for job in plan.jobs}
     _print_results(plan, states)
     failed = [job for job in plan.jobs if states[job.number] in FAILURES or job.number in problems]

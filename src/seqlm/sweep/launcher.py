@@ -6,8 +6,6 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -15,8 +13,9 @@ from typing import Any
 
 from ..training.signals import StopSignal
 from .display import Display
-from .place import FAILURES, FINISHED, RUNNING, Taken
+from .place import FAILURES, FINISHED, Taken
 from .plan import Job, Plan
+from .queue import Queue
 from .worker import work
 
 POLL_SECONDS = 0.25
@@ -62,20 +61,21 @@ class Launcher:
         self._stopping = False
         self._running: list[Running] = []
 
-    def run(self, jobs: Sequence[Job], retry: bool) -> int:
-        """Run jobs that are neither finished nor, without `retry`, failed; one that runs elsewhere is waited for.
+    def run(self, queue: Queue) -> int:
+        """Run the jobs of a queue until none is left; those that run elsewhere are waited for.
 
         Returns the number of the signal that stopped it, or 0. Every job that ran has then stopped, at a checkpoint.
         """
         (self.plan.folder / ".sweep").mkdir(parents=True, exist_ok=True)
-        queue, retried = deque(jobs), {job.number for job in jobs if retry}
         look_again = 0.0
         with StopSignal() as stop:
             while self._running or (queue and not stop.number):
                 if stop.number:
                     self._stop(len(queue))
                 while queue and self._free and not stop.number and time.monotonic() >= look_again:
-                    if not self._start_next(queue, retried):
+                    if (job := queue.take()) is not None:
+                        self._start(job)
+                    elif queue:
                         look_again = time.monotonic() + ELSEWHERE_SECONDS
                         self.display.waiting(len(queue), bool(self._running))
                 self._wait()
@@ -95,21 +95,6 @@ class Launcher:
         else:
             time.sleep(POLL_SECONDS)
 
-    def _start_next(self, queue: deque[Job], retried: set[int]) -> bool:
-        """Start the first job that may be, or settle those that are done; False if all that are left run elsewhere."""
-        for _ in range(len(queue)):
-            job = queue.popleft()
-            state = job.place.state()
-            if state == RUNNING:
-                retried.discard(job.number)  # whoever runs it tries it again
-                queue.append(job)
-            elif state == FINISHED or (state in FAILURES and job.number not in retried):
-                self.display.ended(None, job, state, 0.0)
-            else:
-                self._start(job)
-                return True
-        return not queue
-
     def _start(self, job: Job) -> None:
         slot = self._free.pop(0)
         shared = self._gpus and job.config.device in ("auto", "cuda")
@@ -123,7 +108,7 @@ class Launcher:
         self._running.append(Running(job, process, leash, slot, time.monotonic()))
         self.display.started(slot, job)
 
-    def _end(self, one: Running, queue: deque[Job]) -> None:
+    def _end(self, one: Running, queue: Queue) -> None:
         one.process.join()
         one.leash.close()
         code = one.process.exitcode
@@ -131,7 +116,7 @@ class Launcher:
         self._free = sorted([*self._free, one.slot])
         one.job.place.settle_log()
         if code == Taken.exit_code:
-            queue.append(one.job)
+            queue.give_back(one.job)
             self.display.dropped(one.slot)
             return
         state = one.job.place.state()
@@ -140,6 +125,7 @@ class Launcher:
         elif state != FINISHED and not self._stopping:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             self.problems[one.job.number] = f"{how}; the same command resumes it"
+        queue.ended(one.job, state)
         self.display.ended(one.slot, one.job, state, time.monotonic() - one.since, self.problems.get(one.job.number))
 
     def _stop(self, left: int) -> None:
