@@ -163,6 +163,15 @@ def test_files_are_verified_once_in_a_process(folder, monkeypatch):
     assert len(calls) == 2  # when it was sealed, and when it was opened
 
 
+def test_a_file_of_another_length_is_not_read(folder, monkeypatch):
+    """A sparse file of terabytes would take hours."""
+    made = private_folder() / "key"
+    entry(made, make, read)
+    monkeypatch.setattr(entries, "digest_of", pytest.fail)
+    os.truncate(made / "file", 1 << 40)
+    assert not is_whole(made)
+
+
 def test_only_what_no_process_holds_is_swept(folder):
     """Process numbers say nothing: two containers have the same ones."""
     code = (

@@ -187,12 +187,12 @@ class Scene(NamedTuple):
         return f"touch {self.folder}/executed"
 
     def change_json(self, change: Callable[[Any], Any]) -> None:
-        """Change what the file holds, if that is JSON; else write what `change` makes of an empty mapping."""
+        """Change what the file holds, if that is a mapping; else write what `change` makes of an empty mapping."""
         try:
             value = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             value = {}
-        self.write(json.dumps(change(value)))
+        self.write(json.dumps(change(value if isinstance(value, dict) else {})))
 
 
 class _Payload:

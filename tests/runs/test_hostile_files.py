@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from seqlm.errors import ConfigError
-from seqlm.files import MB
+from seqlm.files import MB, sha256_of
 from seqlm.runs import checkpoint, upkeep
 from seqlm.runs.folder import RunFolder, find_runs
 from seqlm.runs.listing import row_of
@@ -81,3 +81,27 @@ def test_a_checkpoint_is_damaged_whatever_its_files_are(run, content):
     with suppress(ConfigError):
         assert checkpoint.best_step(folder) == step
     assert checkpoint.find(folder, "last", pytest.fail).step == step
+
+
+@pytest.mark.parametrize(
+    "content", [b"[1, 2]", b"{", b"!!python/none 1", b'{"format": 1}', b'{"step": "../12"}', b"[" * 100_000]
+)
+def test_a_meta_that_its_manifest_vouches_for_is_damaged_all_the_same(run, content):
+    folder = run.checkpoints
+    path = folder / checkpoint.step_name(checkpoint.steps(folder)[-1])
+    replaced(path / "meta.json", content)
+    lines = [f"{sha256_of(path / name)}  {name}\n" for name in checkpoint.FILES]
+    (path / checkpoint.MANIFEST).write_text("".join(lines))
+    assert checkpoint.verify(path) == "meta.json names no step"
+    meta = checkpoint.newest_meta(folder)
+    assert meta is None or isinstance(meta["step"], int)
+
+
+def test_a_link_in_the_place_of_a_sample_is_replaced(run, tmp_path):
+    treasure = tmp_path / "treasure"
+    treasure.write_text("mine")
+    run.samples.mkdir(exist_ok=True)
+    (run.samples / "step-000000007.txt").symlink_to(treasure)
+    run.save_sample(7, "drawn")
+    assert treasure.read_text() == "mine"
+    assert (run.samples / "step-000000007.txt").read_text() == "drawn\n"

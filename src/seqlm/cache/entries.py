@@ -108,8 +108,10 @@ def _damage(folder: Path) -> str | None:
             return "other users can write to it" if stat.S_ISDIR(facts.st_mode) else "it is not a folder"
         with open_private(folder / MANIFEST) as handle:
             listed = json.loads(handle.read(1 << 16))
-        for name, digest in listed.items():
+        for name, (size, digest) in listed.items():
             with open_private(folder / name) as handle:
+                if os.fstat(handle.fileno()).st_size != size:  # before all of it is read
+                    return f"{name} is not as long as it was"
                 if not _matches(handle, digest):
                     return f"{name} does not match its digest"
     except FileNotFoundError as error:
@@ -147,16 +149,16 @@ def digest_of(handle: BinaryIO) -> str:
 
 
 def _seal(aside: Path) -> None:
-    """Bring the files of an entry to the disk, and their digests beside them; only the user may read them."""
-    digests = {}
+    """Bring the files of an entry to the disk, and sizes and digests beside them; only the user may read them."""
+    listed = {}
     for path in sorted(aside.iterdir()):
         if path.name != LOCK:
             path.chmod(0o600)
             with open_private(path) as handle:
-                digests[path.name] = digest_of(handle)
+                listed[path.name] = (os.fstat(handle.fileno()).st_size, digest_of(handle))
                 os.fsync(handle.fileno())
     manifest = aside / MANIFEST
-    manifest.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
+    manifest.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
     manifest.chmod(0o600)
     flush(manifest)
     flush(aside)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import NO_ROOM, ConfigError, SeqlmError, describe, is_out_of_memory
-from ..files import MB, flush, read_bounded, read_json, sha256_of
+from ..files import MB, flush, read_bounded, sha256_of
 from .pointers import point, pointed
 from .pointers import step_name as step_name
 from .pointers import steps as steps
@@ -253,6 +253,7 @@ def verify(path: Path) -> str:
         for name, digest in listed.items():
             if sha256_of(path / name) != digest:
                 return f"{name} does not match its SHA-256"
+        _meta(read_bounded(path / "meta.json", 16 * MB))
     except PermissionError as error:
         way_out = f"its owner can type chmod -R a+rX {path.parent.parent}"
         raise ConfigError(f"{error.filename} may not be read by this user; {way_out}") from None
@@ -274,13 +275,23 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
         with suppress(OSError, ValueError, ConfigError):
             text = read_bounded(path / "meta.json", 16 * MB)
             if _manifest(path).get("meta.json") == hashlib.sha256(text).hexdigest():
-                found: dict[str, Any] = json.loads(text)
-                return found
+                return _meta(text)
     return None
 
 
+def _meta(text: bytes) -> dict[str, Any]:
+    """What a meta.json says, whoever wrote its manifest. Raises ValueError."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        raise ValueError("meta.json names no step")
+    return found
+
+
 def _opened(path: Path) -> Checkpoint:
-    meta = read_json(path / "meta.json")
+    meta = _meta(read_bounded(path / "meta.json", 16 * MB))
     if meta.get("format") != FORMAT:
         raise ConfigError(
             f"{path} was written in checkpoint format {meta.get('format')}, this seqlm reads format {FORMAT}; "

@@ -176,7 +176,7 @@ class RunFolder:
         path = self.samples / f"step-{step:09d}.txt"
         with writing(path):
             self.samples.mkdir(exist_ok=True)
-            path.write_text(text + "\n", encoding="utf-8")
+        write_atomically(path, f"{text}\n")
 
     def times_scored(self, split: str) -> int:
         """How often `seqlm eval` has scored `split`, over all result files; one without a count counts once."""
