@@ -23,6 +23,7 @@ HOSTILE = {
     "deep": "".join(" " * depth + "a:\n" for depth in range(1000)),
     "list as key": "? [a]\n: b\n",
     "bytes": "a: \x00",
+    "tag": "a: !!python/object/apply:os.system [touch pwned]",
 }  # a reader that writes aliases out takes minutes and all memory for the first two
 
 
@@ -48,7 +49,7 @@ def test_a_few_aliases_are_read(tmp_path):
     assert read_saved(tmp_path / "config.yaml")["c"] == [[1, 2], [1, 2]] == read_yaml(tmp_path / "config.yaml")["c"]
 
 
-@pytest.mark.parametrize("name", ["bomb", "endless", "brackets"])
+@pytest.mark.parametrize("name", ["bomb", "endless", "brackets", "tag", "bytes"])
 def test_hydra_reads_within_the_same_bounds(tmp_path, name):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "evil.yaml").write_text("# @package _global_\n" + HOSTILE[name])

@@ -57,12 +57,13 @@ def _guard_files() -> None:
 
     def load_within_bounds(source: Any, config_path: str) -> Any:
         path = Path(source.path) / source._normalize_file_name(config_path)
+        if not path.exists():  # hydra tells what there is
+            return load(source, config_path)
         try:
             check_yaml(path)
+            return load(source, config_path)
         except (OSError, ValueError, YAMLError) as error:
-            if path.exists():  # else hydra tells what there is
-                raise ConfigError(f"{path} cannot be read: {describe(error)}") from error
-        return load(source, config_path)
+            raise ConfigError(f"{path} cannot be read: {describe(error)}") from error
 
     source_of_files.load_config = load_within_bounds
 
