@@ -18,22 +18,24 @@ if TYPE_CHECKING:
     from .models.language_model import LanguageModel
     from .runs.load import LoadedRun, load_run
     from .training.callbacks import Callback, StopTraining
+    from .training.loggers.base import Logger
 
 _HOME = {
     "api": ("evaluate", "generate", "resume", "train"),
     "runs.load": ("LoadedRun", "load_run"),
     "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "LinearCell", "detach"),
     "errors": ("ConfigError", "SeqlmError"),
-    "layers": ("Bidirectional", "LockedDropout", "Recurrent", "Stack", "scan"),
+    "layers": ("Bidirectional", "LockedDropout", "Logger", "Recurrent", "Stack", "scan"),
     "models.language_model": ("LanguageModel",),
     "training.callbacks": ("Callback", "StopTraining"),
+    "training.loggers.base": ("Logger",),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Bidirectional", "Callback", "Cell", "ConfigError", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell",
-    "LanguageModel", "LinearCell", "LoadedRun", "LockedDropout", "Recurrent", "SeqlmError", "Stack", "StopTraining",
-    "detach", "evaluate", "generate", "load_run", "resume", "scan", "train",
+    "LanguageModel", "LinearCell", "LoadedRun", "LockedDropout", "Logger", "Recurrent", "SeqlmError", "Stack",
+    "StopTraining", "detach", "evaluate", "generate", "load_run", "resume", "scan", "train",
 ]  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def labelled(rows: Sequence[tuple[str, str]], stream: TextIO) -> str:
     width, lines = max(len(label) for label, _ in rows), []
     for label, text in rows:
         # A command is to be copied, and a path to be clicked on: each stays in one piece.
-        whole = label == "run" or text.startswith(("seqlm ", "tensorboard "))
+        whole = label == "run" or text.startswith(("seqlm ", "tensorboard ", "trackio ", "mlflow "))
         pieces = [text] if whole else wrap(text, stream, width + 2)
         for index, piece in enumerate(pieces if text else ()):
             head = paint(label.ljust(width), "bold", stream) if index == 0 else " " * width

@@ -38,7 +38,7 @@ def test_a_full_disk_under_the_events_is_an_error_with_the_folder(tmp_path, monk
     def full(writer, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    logger = RunLogger(Opening(tmp_path), [TensorBoard()])
+    logger = RunLogger(Opening(tmp_path), {"tensorboard": TensorBoard()})
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
     with pytest.raises(NoRoom, match=f"{tmp_path} could not be written: the disk is full"):
         for step in range(100):
@@ -125,7 +125,7 @@ def test_no_zigzag_after_a_resume_from_before_the_last_point(tmp_path, monkeypat
 def test_sessions_of_one_second_keep_their_order(tmp_path):
     """The names of event files differ in a counter then, and 10 comes before 9: the files must not share a second."""
     for session in range(3):
-        logger = RunLogger(Opening(tmp_path, 10 * session), [TensorBoard()])
+        logger = RunLogger(Opening(tmp_path, 10 * session), {"tensorboard": TensorBoard()})
         logger.close("interrupted")
     seconds = [path.name.split(".")[3] for path in tmp_path.glob("events*")]
     assert len(seconds) == len(set(seconds)) == 3

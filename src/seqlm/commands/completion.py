@@ -131,8 +131,9 @@ def _values(verb: str, given: Sequence[str], last: str, reference: Reference) ->
     known = keys_of(verb, given, reference).get(name)
     if known and not options:
         options = known.choices or [known.value] * (known.value not in ("", "null", "???"))
-    before, comma, item = value.rpartition(",")  # values of several jobs
-    return [f"{key}={before}{comma}{option}" for option in _beginning(item, options)]
+    before, comma, item = value.rpartition(",")  # values of several jobs, or of a list
+    bracket = "[" * item.startswith("[")
+    return [f"{key}={before}{comma}{bracket}{option}" for option in _beginning(item.removeprefix("["), options)]
 
 
 def _flags(entry: Verb) -> dict[str, str]:

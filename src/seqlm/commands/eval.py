@@ -133,7 +133,7 @@ def _chart(run: LoadedRun, result: Mapping[str, Any]) -> None:
     """
     group = result["split"] + _kind(result)
     names = [name for name in by_name(run.task.metrics) if isinstance(result.get(name), float)]
-    if group == "valid" or run.folder.status() == "running":
+    if group == "valid" or "tensorboard" not in run.config.logger or run.folder.status() == "running":
         return
     with status("writing TensorBoard's events"):
         from ..training.loggers.tensorboard import log_score

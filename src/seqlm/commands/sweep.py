@@ -45,7 +45,8 @@ def main(words: Sequence[str]) -> None:
     if due:
         from ..sweep.display import Display
 
-        print(f"watch  tensorboard --logdir {shlex.quote(str(plan.folder))}", flush=True)
+        if any("tensorboard" in job.config.logger for job in due):
+            print(f"watch  tensorboard --logdir {shlex.quote(str(plan.folder))}", flush=True)
         slots = min(settings.jobs, len(plan.jobs))
         with Display(plan, len(plan.jobs) - len(due), slots) as display:
             running = launcher.Launcher(plan, slots, display)

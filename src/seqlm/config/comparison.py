@@ -37,6 +37,8 @@ RESUMABLE = [
     "note",
     "trust",
     "callbacks",
+    "logger",
+    "logger.",
     "published",
     "published.",
     *(f"data.{key}" for key in (*DATA_PATHS, *READING_KEYS)),
@@ -86,7 +88,7 @@ def _that_matters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def comparable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the keys that change no result: paths, names, devices."""
-    where = ("run", "tags", "note", "trust", "resume", "threads", "device", "published")
+    where = ("run", "tags", "note", "trust", "resume", "threads", "device", "published", "logger")
     kept = {key: value for key, value in config.items() if key not in where}
     loop = kept.get("train", {})
     if any(loop.get(unit) is not None for unit in LIMITS):

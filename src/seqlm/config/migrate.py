@@ -42,6 +42,9 @@ READ_AS_BEFORE = {
     "seqlm.data.sources.labelled.Labelled": ("header", "quoting"),
 }
 
+# The logger of every run that is older than the key.
+TENSORBOARD = {"_target_": "seqlm.training.loggers.tensorboard.TensorBoard"}
+
 # Keys of the other verbs, older -> today's: they are typed, never saved.
 VERB_KEYS = {"lens": "protocol", "window": "bptt", "dynamic.window": "dynamic.bptt"}
 
@@ -129,6 +132,7 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     _split_text_models(migrated)
     if isinstance(data := migrated.get("data"), dict):
         migrated["data"] = {**dict.fromkeys(READ_AS_BEFORE.get(data.get("_target_", ""), ())), **data}
+    migrated.setdefault("logger", {"tensorboard": dict(TENSORBOARD)})
     if isinstance(sample := migrated.get("sample"), dict) and isinstance(share := sample.get("top_p"), (int, float)):
         migrated["sample"] = {**sample, "top_p": min(share, 1.0)}  # more than all was allowed, and meant all
     for old, new in RENAMED.items():

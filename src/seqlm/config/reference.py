@@ -190,8 +190,14 @@ class Reference:
                 _merge(found, self._keys(file, inner if at else package, chosen))
             else:
                 option = chosen.get(f"{file}@{inner}" if at else file, option)
-                _merge(found, self._keys(f"{file}/{option}", inner, chosen))
+                for name in names_in(option):
+                    _merge(found, self._keys(f"{file}/{name}", inner, chosen))
         return found
+
+
+def names_in(option: str) -> list[str]:
+    """The options in a list of them, `[tensorboard,wandb]`, or the one that there is."""
+    return [name.strip() for name in option.strip("[]").split(",")]
 
 
 def _option(item: str) -> tuple[str, str]:

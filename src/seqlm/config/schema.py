@@ -147,6 +147,7 @@ class Config:
     trust: list[str] = _key()
     published: Published | None = _key()
     callbacks: list[Any] = _key()
+    logger: dict[str, Any] = _key()
     train: TrainConfig
     checkpoint: CheckpointConfig
     sample: SamplingConfig

@@ -24,7 +24,7 @@ from .schema import RANDOM_SEED, Config
 from .suggest import not_key_value, unknown_flag, unknown_key, value_behind
 from .tree import find_configs
 from .words import names_something, typed_name
-from .yaml_files import read_saved, read_yaml, verb_files
+from .yaml_files import logger_nodes, read_saved, read_yaml, verb_files
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
         elif part is None:
             is_name = names_something(key) and text != "null" and not text.startswith("{")
             flat[key] = typed_name(key, text) if is_name else text if known[key][0] is str else _yaml_value(text)
+            flat[key] = logger_nodes(flat[key]) if key == "logger" else flat[key]
         else:
             below = key.removeprefix(f"{part}.")
             value = typed_name(key, text) if names_something(key) and text != "null" else _yaml_value(text)

@@ -97,6 +97,17 @@ def cell_nodes() -> dict[str, Any]:
     return {path.stem: read_yaml(path) for path in sorted((find_configs() / "model" / "cell").glob("*.yaml"))}
 
 
+def logger_nodes(value: Any) -> Any:
+    """The node of each logger that is named, by name: of `wandb` or `[tensorboard, wandb]`. Raises ConfigError."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list):
+        return value
+    files = {path.stem: path for path in sorted((find_configs() / "logger").glob("*.yaml"))}
+    if unknown := [name for name in names if name not in files]:
+        raise ConfigError(f"logger={unknown[0]} is unknown; allowed: {', '.join(files)}, and several as logger=[a,b]")
+    return {key: node for name in names for key, node in read_yaml(files[name]).items()}
+
+
 def resolve_layer_cells(model: Any, folders: Sequence[Path]) -> None:
     """Replace the short forms of a cell in `model.layers`, `model.characters` and `model.head` by its node.
 

@@ -17,7 +17,20 @@ LONGEST = 60  # characters of a name without its hash
 LONGEST_VALUE = 16  # of a typed value in it
 SHORT = {"hidden_size": "h", "num_layers": "l", "batch_size": "b"}
 # Said by other parts of the name, or of no interest in it.
-UNNAMED = ("run", "paths", "resume", "trust", "tags", "note", "published", "hydra", "checkpoint", "sample", "debug")
+UNNAMED = (
+    "run",
+    "paths",
+    "resume",
+    "trust",
+    "tags",
+    "note",
+    "published",
+    "hydra",
+    "checkpoint",
+    "sample",
+    "debug",
+    "logger",
+)
 UNNAMED_KEYS = {
     "seed", "device", "threads", "engine", "experiment", "data", "model", "model/cell", "model.hidden_size",
     "train.log_every", "train.eval_every", *(f"data.{key}" for key in DATA_PATHS),

@@ -20,7 +20,9 @@ from .worker import work
 
 POLL_SECONDS = 0.25
 ELSEWHERE_SECONDS = 1.0  # between two looks at jobs that another launcher runs
-PRELOAD = ["seqlm.training.launch", "seqlm.sweep.worker", "torch._dynamo"]  # the last by the first step of an optimizer
+PRELOAD = [  # dynamo: by the first step of an optimizer
+    "seqlm.training.launch", "seqlm.training.loggers.tensorboard", "seqlm.sweep.worker", "torch._dynamo",
+]  # fmt: skip
 STOPPING = {
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
 }  # fmt: skip

@@ -25,7 +25,7 @@ from .place import Place
 
 LONGEST_NAME, DIGITS = 60, 8  # of a job's folder; of the hash that ends it
 # Keys that never tell two jobs apart. All that an identity leaves out otherwise does where nothing else differs.
-NEVER = ("run.", "resume", "trust", "published", "tags", "note")
+NEVER = ("run.", "resume", "trust", "published", "tags", "note", "logger")
 KEPT = tuple(key for key in IGNORED_KEYS if key != "seed")
 
 

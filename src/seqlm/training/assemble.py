@@ -19,13 +19,14 @@ from ..runs.load import trained_model
 from ..tasks.base import Task
 from ..terminal import status
 from .callbacks import Callback, make_callbacks
+from .loggers.make import make_loggers
 from .session import Session
 
 
 def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Sequence[Callback] = ()) -> Session:
     """Build everything a run needs; the tokenizer of an existing run is its own."""
     check_parts(config)
-    made = make_callbacks(config, callbacks)
+    made, loggers = make_callbacks(config, callbacks), make_loggers(config)
     limits = config.train
     device = prepare(config.device, config.precision, config.threads, config.deterministic)
     if config.engine == "graph" and device.type != "cuda":
@@ -67,4 +68,5 @@ def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Se
         valid=task.batches(data, "valid", batch_size, task.eval_bptt(config, batch_size), "train.eval_"),
         learning_rates=[group["lr"] for group in optimizer.param_groups],
         callbacks=made,
+        loggers=loggers,
     )

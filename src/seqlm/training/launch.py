@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,7 +34,6 @@ from .callbacks import Callback, TrainingState
 from .console import Console
 from .loggers.base import Opening
 from .loggers.run_logger import RunLogger
-from .loggers.tensorboard import TensorBoard
 from .loop import Loop
 from .plan import extend, planned
 from .report import closing, declarations, describe_run, header, hparams, less_memory, now
@@ -204,8 +204,8 @@ def _run(
         console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
         status, logger = "failed", None
         try:
-            opening = Opening(run.path, 0 if saved_at is None else progress.step)
-            logger = RunLogger(opening, [TensorBoard()])
+            opening = _opening(run, session, None if saved_at is None else progress.step)
+            logger = RunLogger(opening, session.loggers, console.write, console.warn)
             print(header(run, session, progress), flush=True)
             if saved_at is None:
                 logger.text("config", run.config.read_text(encoding="utf-8"), 0)
@@ -226,6 +226,19 @@ def _run(
             _close(run, session, progress, logger, status)
         print(closing(run, session, progress, loop.best_diverged), flush=True)
         return Trained(run, progress.best_loss, session.config)
+
+
+def _opening(run: RunFolder, session: Session, step: int | None) -> Opening:
+    """The run as its loggers are shown it, at the step of the checkpoint that it goes on from, if there is one.
+
+    The id that a server finds it by is drawn once, and only if there is a server.
+    """
+    known = run.info().get("log_id", "")
+    if not known and not all(logger.local for logger in session.loggers.values()):
+        known = secrets.token_hex(4)
+        run.update(log_id=known)
+    config = session.config
+    return Opening(run.path, step or 0, step is None, known, config.tags, config.note)
 
 
 def _close(run: RunFolder, session: Session, progress: Progress, logger: RunLogger | None, status: str) -> None:

@@ -82,7 +82,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
     ends = [f"{limit:,} {unit}" for unit, limit in config.train.limits.items()]
     rows += [
         ("training", f"{len(session.train):,} steps an epoch, until {' or '.join(ends)}"),
-        ("watch", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
+        *(("watch" * (number == 0), command) for number, command in enumerate(_watch(run, session))),
     ]
     return labelled(rows, sys.stdout)
 
@@ -126,10 +126,15 @@ def closing(run: RunFolder, session: Session, progress: Progress, diverged: bool
                 if session.task.writes
                 else f"seqlm predict {folder} FILE{which}{trust}",
             ),
-            ("", f"tensorboard --logdir {shlex.quote(str(run.path.parent))}"),
+            *(("", command) for command in _watch(run, session)),
         ],
         sys.stdout,
     )
+
+
+def _watch(run: RunFolder, session: Session) -> list[str]:
+    """The commands that show the run, as its loggers know them."""
+    return [command for logger in session.loggers.values() if (command := logger.watch(run.path))]
 
 
 def less_memory(config: Config, run: RunFolder | None = None) -> str:

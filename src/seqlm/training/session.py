@@ -28,6 +28,7 @@ from ..runs.folder import RunFolder
 from ..tasks.base import Task
 from .callbacks import Callbacks
 from .gradient import GraphedGradient, cuda_capture, gradient
+from .loggers.base import Logger
 from .plan import End, Plan, planned
 
 
@@ -93,6 +94,7 @@ class Session:
     valid: Batches
     learning_rates: list[float]  # of the optimizer's groups, before the schedule
     callbacks: Callbacks
+    loggers: dict[str, Logger]
     sealed: dict[str, Any] = field(default_factory=dict)  # what every checkpoint keeps of the run's files (runs/sealed)
 
     @cached_property

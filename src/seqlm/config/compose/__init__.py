@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..flags import check_words, values_of
-from ..reference import Reference
+from ..reference import Reference, names_in
 from ..schema import Config
 from ..suggest import unknown_option
 from ..tree import find_configs
@@ -27,6 +27,7 @@ from .loading import compose_by_hydra, folders_read, open_loader, parse_multirun
 from .own_files import check_own_files
 
 Job = Callable[[Callable[[], Config], Choices, list[str]], float | None]
+SEVERAL = ("logger",)  # groups of which a list of options may be taken
 NO_NAMES = re.compile(r"(?i)[\[{].*|true|false|nan|[+-]?(inf|[\d.][\d.e_+-]*)")  # which hydra takes for no option
 
 
@@ -156,7 +157,11 @@ def _check(words: Words) -> None:
         if options := groups.get(group.partition("@")[0]):
             if value == "null":
                 raise ConfigError(f"{group}=null chooses nothing; leave it out, or write ~{group} to have none")
-            if NO_NAMES.fullmatch(value.partition(",")[0]):
+            if group in SEVERAL and value.startswith("["):
+                wrong = [name for name in names_in(value) if name not in options]
+                if wrong:
+                    raise ConfigError(unknown_option(group, wrong[0], options))
+            elif NO_NAMES.fullmatch(value.partition(",")[0]):
                 raise ConfigError(unknown_option(group, value, options))
     check_own_files(words)
 

@@ -74,4 +74,4 @@ class Logger:
         """Bring everything so far to where it is kept: a checkpoint is about to be written."""
 
     def close(self, status: str) -> None:
-        """Take leave of a run that is `finished`, `failed`, or `interrupted`, which may be resumed."""
+        """Take leave of a run that is finished, pruned, diverged, failed or interrupted; all may be resumed."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ...config.metrics import Metric
 from ...files import to_json, writing
 from ...tasks.figures import Heatmap
+from .background import Background
 from .base import Logger, Opening
 
 P = ParamSpec("P")
@@ -29,12 +30,26 @@ def _names_the_folder(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class RunLogger:
-    """The records, texts and pictures of a run, handed to metrics.jsonl and to each of its loggers."""
+    """The records, texts and pictures of a run, handed to metrics.jsonl and to each of its loggers.
 
-    def __init__(self, opening: Opening, loggers: Sequence[Logger]) -> None:
-        self.folder, self._loggers = opening.folder, loggers
+    Args:
+        opening: the run, and where it goes on.
+        loggers: back ends by name; those that are not local are called in the background.
+        write: prints where the run can be seen.
+        warn: prints why one of them shows it no more.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        loggers: Mapping[str, Logger],
+        write: Callable[[str], None] = print,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self.folder = opening.folder
+        self._loggers = [one if one.local else Background(name, one, write, warn) for name, one in loggers.items()]
         with writing(self.folder):
-            for logger in loggers:
+            for logger in self._loggers:
                 logger.open(opening)
             self._metrics = self._open_metrics()
 
@@ -99,7 +114,7 @@ class RunLogger:
 
     @_names_the_folder
     def close(self, status: str) -> None:
-        """Take leave: the run is finished, failed or interrupted. All are closed, whichever of them fails."""
+        """Take leave of a run with this status. All are closed, whichever of them fails."""
         with ExitStack() as stack:
             stack.callback(self._metrics.close)
             for logger in reversed(self._loggers):
