@@ -25,7 +25,7 @@ class MLflow(Logger):
 
     def __init__(self, experiment: str = "seqlm", uri: str | None = None) -> None:
         if uri is not None and urlsplit(uri).password is not None:
-            raise ValueError("uri must hold no password; use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+            raise ValueError("uri=... holds a password; use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
         self._mlflow = package("mlflow")
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # what it makes of its tables would tear the bar
         self._experiment, self._uri = experiment, uri
