@@ -19,13 +19,21 @@ from ..runs.load import trained_model
 from ..tasks.base import Task
 from ..terminal import status
 from .callbacks import Callback, make_callbacks
+from .distributed import ALONE, Ranks
 from .loggers.make import make_loggers
 from .session import Session
+from .shares import check_batch_size, check_model, draw_apart
 
 
-def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Sequence[Callback] = ()) -> Session:
-    """Build everything a run needs; the tokenizer of an existing run is its own."""
+def assemble_session(
+    config: Config, run: RunFolder | None = None, callbacks: Sequence[Callback] = (), ranks: Ranks = ALONE
+) -> Session:
+    """Build everything a run needs; the tokenizer of an existing run is its own.
+
+    All of `ranks` build the same; from there on each draws random numbers of its own.
+    """
     check_parts(config)
+    check_batch_size(config, ranks)
     made, loggers = make_callbacks(config, callbacks), make_loggers(config)
     limits = config.train
     device = prepare(config.device, config.precision, config.threads, config.deterministic)
@@ -42,9 +50,10 @@ def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Se
         model = build_model(config, data.tokenizer, trained_model).to(device)
     with status("checking that all goes together"):
         task.check(config, model, data)
+        check_model(model, ranks)
     with status("choosing engines"), autocast(device, config.precision):
         for layer in (module for module in model.modules() if isinstance(module, Recurrent)):
-            layer.plan_for(limits.bptt, -(-limits.batch_size // limits.accumulate))
+            layer.plan_for(limits.bptt, -(-limits.batch_size // ranks.count // limits.accumulate))
     optimizer = build(config.optim, "optim", trust=config.trust, params=model.parameters())
     if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError(
@@ -55,6 +64,7 @@ def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Se
     if config.engine == "graph" and not task.cuda_graphs:
         raise ConfigError("engine=graph replays the chunks of a text; use engine=auto for this task")
     batch_size = min(limits.eval_batch_size, len(data["valid"]))
+    draw_apart(config.seed, ranks.rank)
     return Session(
         config=config,
         device=device,
@@ -69,4 +79,5 @@ def assemble_session(config: Config, run: RunFolder | None = None, callbacks: Se
         learning_rates=[group["lr"] for group in optimizer.param_groups],
         callbacks=made,
         loggers=loggers,
+        ranks=ranks,
     )

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -55,13 +55,14 @@ class TrainingState:
     Attributes: `run` (its folder, `run.path`), `config`, `model`, `optimizer`, `task`, `data`, `progress` (step, epoch,
     tokens, seconds, best_step, ...), `step`; of the last step `loss` (nats per target) and `grad_norm` (before
     clipping); of the last evaluation `metrics` and whether it `improved` on the best; `checkpoint`, the folder of the
-    last one; `status`: running, at the end finished, interrupted, diverged (not finite) or failed.
+    last one; `status`: running, at the end finished, interrupted, diverged (not finite) or failed; `rank` of this
+    process among those that train together, 0 if there is one.
     """
 
     def __init__(self, run: RunFolder, session: Session, progress: Progress, logger: RunLogger) -> None:
         self.run, self.progress, self._session, self._logger = run, progress, session, logger
         self.config, self.model, self.optimizer = session.config, session.model, session.optimizer
-        self.task, self.data = session.task, session.data
+        self.task, self.data, self.rank = session.task, session.data, session.ranks.rank
         self.loss = self.grad_norm = math.nan
         self.metrics: dict[str, float] = {}
         self.improved = False
@@ -97,7 +98,11 @@ class Callback:
     that only looks on changes no bit of a run.
     One whose attributes decide something later returns them from `state_dict`: then a resumed run is the same to the
     bit. `on_save` comes too late for what it changes to be in that checkpoint.
+    Where several ranks train together, hooks are called on rank 0, once each. A callback that changes what is trained,
+    such as weights, the optimizer or the task, has to do so on all of them alike: with `everywhere` it is called there.
     """
+
+    everywhere: ClassVar[bool] = False
 
     def on_step(self, state: TrainingState) -> None:
         """After each step, before the evaluation and the checkpoint of that step."""
@@ -144,6 +149,9 @@ class Callbacks:
     def begin(self, state: TrainingState, write: Callable[[str], None]) -> None:
         """Give the hooks this state from now on, and the user a word through `write` when one ends the run."""
         self._state, self._write = state, write
+        if state.rank:
+            for hook, methods in self._hooks.items():
+                self._hooks[hook] = {name: one for name, one in methods.items() if self._named[name].everywhere}
 
     def step(self, loss: float, grad_norm: float) -> None:
         """Call on_step."""
@@ -153,9 +161,9 @@ class Callbacks:
         """Call on_evaluation."""
         self._call("on_evaluation", metrics=dict(metrics), improved=improved)
 
-    def save(self, saved: checkpoint.Checkpoint) -> None:
-        """Call on_save."""
-        self._call("on_save", checkpoint=saved.path)
+    def save(self, saved: Path) -> None:
+        """Call on_save with the folder of a checkpoint."""
+        self._call("on_save", checkpoint=saved)
 
     def end(self, status: str) -> None:
         """Call on_end. If the run did not finish, a failure is only a note: another error is on its way."""

@@ -13,6 +13,11 @@ from ..cells import Carry, carry_tensors, detach, map_carry
 
 # (batch, carry) -> (carry, summed loss, penalty to add to them or None); a batch is one of data.batches
 Objective = Callable[[Any, Carry], tuple[Carry, Tensor, "Tensor | None"]]
+Nothing = Callable[[], None]
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 def gradient(
@@ -22,19 +27,25 @@ def gradient(
     carry: Carry,
     normalizer: float,
     parts: int = 1,
+    *,
+    before_last: Nothing = nothing,
 ) -> tuple[Carry, Tensor]:
     """Leave the gradient of (loss + penalty) / normalizer in the parameters.
 
     The rows are read in `parts` one after another, each with its own part of the carry: gradients add up, so that
-    is the gradient of all at once. Returns the carry, cut off, and the summed loss, without penalty.
+    is the gradient of all at once; `before_last` is called before the last part's. Returns the carry, cut off, and the
+    summed loss, without penalty.
     """
     for parameter in parameters:
         parameter.grad = None
-    carries, losses = [], []
+    carries: list[Carry] = []
+    losses: list[Tensor] = []
     pieces = batch.parts(parts)
     for piece, start in zip(pieces, _in_parts(carry, parts), strict=False):
         new, found, penalty = objective(piece, start)
         whole = found if penalty is None else found + penalty
+        if len(carries) == len(pieces) - 1:
+            before_last()
         (whole / normalizer).backward()
         carries.append(detach(new))
         losses.append(found.detach())
@@ -74,7 +85,8 @@ class GraphedGradient:
     A replay reads tokens and carry from buffers of its own and leaves gradients in buffers of its own; the carry it
     returns is overwritten by the next one. Masks are drawn anew by every replay, from the generator that an
     eager step would draw them from. If a capture fails, this and all later batches are done eagerly, and `log` is
-    called with the reason. `capture` records a function as a graph: `cuda_capture()`.
+    called with the reason. `capture` records a function as a graph: `cuda_capture()`. There are no parts, and
+    `before_last` is not called: nothing can be done beside a replay.
     """
 
     def __init__(
@@ -91,7 +103,9 @@ class GraphedGradient:
         self.carry: Carry = None
         self.broken = False
 
-    def __call__(self, batch: Any, carry: Carry, normalizer: float) -> tuple[Carry, Tensor]:
+    def __call__(
+        self, batch: Any, carry: Carry, normalizer: float, *, before_last: Nothing = nothing
+    ) -> tuple[Carry, Tensor]:
         if self.broken:
             return gradient(self.objective, self.parameters, batch, carry, normalizer)
         key = (batch.inputs.shape, normalizer)

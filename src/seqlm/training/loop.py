@@ -12,17 +12,19 @@ from torch import nn
 
 from ..cells import Carry
 from ..errors import NonFiniteError, Stopped
-from ..evaluation.evaluate import evaluate
 from ..optim.schedules import Rank
 from ..runs.finite import non_finite
 from ..runs.folder import RunFolder
+from ..tasks.figures import Heatmap
 from ..terminal import status
+from .agreement import Agreement
 from .console import Console
 from .divergence import Divergence
 from .loggers.run_logger import RunLogger
 from .recovery import Recovery
 from .report import trust_word
 from .session import Progress, Session
+from .shares import check_same_weights
 from .signals import StopSignal
 
 
@@ -42,8 +44,8 @@ class Loop:
         self.logger, self.console, self.stop = logger, console, stop
         self.gradient = session.gradient(console.write)
         self.recovery = Recovery(run, session, progress, logger, console.write)
-        self._started, self._seconds_before = time.perf_counter(), progress.seconds
-        self._warned, self.best_diverged, self._saved = False, False, time.monotonic()
+        self.agreed = Agreement(session, progress, stop)
+        self._warned, self.best_diverged = False, False
         self._begin()
 
     def _begin(self) -> None:
@@ -60,6 +62,7 @@ class Loop:
 
         Raises Stopped after a signal, NonFiniteError if that ends the run (`train.on_nonfinite`).
         """
+        check_same_weights(self.session.model, self.session.ranks)
         self.console.start(self.progress.step, self.session.steps_planned)
         self.session.model.train()
         while True:
@@ -71,23 +74,25 @@ class Loop:
                 self._begin()
 
     def _fit(self, carry: Carry, saved_at: int | None) -> None:
-        session, progress = self.session, self.progress
+        session, progress, agreed = self.session, self.progress, self.agreed
         while True:
-            progress.seconds = self._elapsed()
+            agreed.update()
             ended, rank = session.ended(progress), None
-            if progress.step > progress.evaluated_at and not self.stop.number and (ended or self._evaluation_is_due()):
+            if progress.step > progress.evaluated_at and not agreed.signal and (ended or self._evaluation_is_due()):
                 rank = self._evaluate()
+                agreed.update()
                 ended = ended or session.ended(progress)
-            due = ended or self.stop.number or self._checkpoint_is_due()
+            due = ended or agreed.signal or self._checkpoint_is_due()
             # Again at a step that is saved already if it has been evaluated since: the evaluation belongs to it.
             if rank is not None or (due and saved_at != progress.step):
                 self._save(carry, rank)
                 saved_at = progress.step
-            if self.stop.number:
+                agreed.update()
+            if agreed.signal:
                 raise Stopped(
                     f"stopped at step {progress.step:,}, everything is saved; "
                     f"resume it with: seqlm resume {shlex.quote(str(self.run.path))}{trust_word(session.config)}",
-                    self.stop.number,
+                    agreed.signal,
                 )
             if ended:
                 return
@@ -118,11 +123,11 @@ class Loop:
             group["lr"] = lr * factor
         if progress.batch == 0:
             carry = session.init_carry()
-        batch = session.train[progress.batch].to(session.device)
+        batch = session.train[progress.batch]  # of which each rank reads its rows
         # sum: over time, mean over the batch, as Zaremba and lamb; mean: nats per token, as everybody else.
         normalizer = max(1, batch.tokens) if options.loss_unit == "mean" else batch.batch_size
         try:
-            carry, loss = self.gradient(batch, carry, normalizer)
+            carry, loss = self.gradient(session.rows(batch), carry, normalizer)
             summed = loss.item()
         except NonFiniteError:  # what a model draws from
             summed = math.nan
@@ -164,7 +169,7 @@ class Loop:
             "train/lr": session.optimizer.param_groups[0]["lr"],
             "train/tokens_per_s": (progress.tokens - self._logged_tokens) / self._busy,
         }
-        self.logger.scalars(progress.step, progress.tokens, self._elapsed(), values)
+        self.logger.scalars(progress.step, progress.tokens, self.agreed.elapsed(), values)
         epoch = progress.epoch + progress.batch / len(session.train)
         best = session.task.best(progress.valid, session.data) if progress.valid else ""
         self.divergence.observe(loss, session.schedule.warming_up(session.moment(progress)))
@@ -180,22 +185,20 @@ class Loop:
 
         None if a signal or the end of the time cut it short: then it never was.
         """
-        session, progress, config = self.session, self.progress, self.session.config
+        session, progress = self.session, self.progress
         started = time.perf_counter()
         session.check_evaluated()
         with session.evaluated_weights():
-            stopped = lambda: bool(self.stop.number) or self._time_is_up()  # noqa: E731
-            score = evaluate(session.model, session.task, session.valid, session.device, stopped=stopped)
+            score = session.evaluate(lambda: bool(self.stop.number) or self.agreed.time_is_up())
             if score.partial:
-                progress.seconds = self._elapsed()
+                progress.seconds = self.agreed.elapsed()
                 if not self.stop.number:
                     self.console.write(f"step {progress.step:>7,}  valid not used: time was up inside the evaluation")
                 return None
             if not math.isfinite(score.loss_sum):
                 raise NonFiniteError("the loss of valid is not finite")
             with status("sampling"):
-                text = session.task.display(session.model, session.data, config.sample)
-                figures = session.task.figures(session.model, session.data)
+                text, figures = session.ranks.lead(self._show) or ("", {})
         metrics = session.task.compute_metrics(score, session.data, "valid")
         monitored = session.task.monitored(metrics)
         rank, improved = progress.observe(monitored, metrics)
@@ -223,33 +226,28 @@ class Loop:
         session.callbacks.evaluation(metrics, improved)
         return rank
 
+    def _show(self) -> tuple[str, dict[str, Heatmap]]:
+        """A text and pictures that show what the model does."""
+        task, model, data = self.session.task, self.session.model, self.session.data
+        return task.display(model, data, self.session.config.sample), task.figures(model, data)
+
     def _save(self, carry: Carry, rank: Rank | None) -> None:
         """Write a checkpoint, and bring the logs to the disk."""
         started = time.perf_counter()
         self.logger.flush()  # first: the checkpoint keeps the digest of metrics.jsonl
         self.session.save(self.run, self.progress, carry, rank)
-        self._saved = time.monotonic()
+        self.agreed.saved()
         self.progress.saving_seconds += time.perf_counter() - started
 
     def _checkpoint_is_due(self) -> bool:
         """Every so many steps, and so many minutes after the last one."""
-        keep, step = self.session.config.checkpoint, self.progress.step
-        late = keep.minutes is not None and time.monotonic() - self._saved >= 60 * keep.minutes
-        return late or (keep.every is not None and step % keep.every == 0)
-
-    def _time_is_up(self) -> bool:
-        """Whether train.minutes have passed."""
-        minutes = self.session.config.train.minutes
-        return minutes is not None and self._elapsed() >= 60 * minutes
+        every = self.session.config.checkpoint.every
+        return self.agreed.save_is_late or (every is not None and self.progress.step % every == 0)
 
     def _evaluation_is_due(self) -> bool:
         """Every so many steps, or at the end of each epoch."""
         every = self.session.config.train.eval_every
         return self.progress.batch == 0 if every is None else self.progress.step % every == 0
-
-    def _elapsed(self) -> float:
-        """Seconds of training, those before this process included."""
-        return self._seconds_before + time.perf_counter() - self._started
 
     def _non_finite(self, summed: float) -> str:
         """Where NaN or infinity came from. Raises NonFiniteError if it was the weights: no batch is the cause then."""

@@ -64,29 +64,41 @@ class Recovery:
         run, session, progress = self.run, self.session, self.progress
         if self.policy != "rollback" or progress.rollbacks == MOST_ROLLBACKS:
             raise self._final(error) from None
-        start = last_finite(run.checkpoints, before=progress.step)
+        start = self._last_finite()
         if start is None:
             raise self._final(error) from None
         failed, before = progress.step, session.learning_rates[0] * 0.5**progress.rollbacks
         kept = {name: getattr(progress, name) for name in ("seconds", "saving_seconds", "plan")}
         rollbacks = progress.rollbacks + 1
-        for step in [step for step in checkpoint.steps(run.checkpoints) if step > start.step]:
-            name = checkpoint.step_name(step)
-            (run.checkpoints / name).rename(free_path(run.path / f"{name}.damaged"))
         restored, carry = session.restore(start)
-        upkeep.correct_pointers(run.checkpoints, start.step, restored.best_step if restored.valid else None)
         vars(progress).update({**vars(restored), **kept, "rollbacks": rollbacks})
-        run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
-        self.logger.back_to(progress.step)
+        session.ranks.lead(lambda: self._forget_after(start))
         session.save(run, progress, carry, start.meta.get("rank"))
         self.logger.scalars(progress.step, progress.tokens, progress.seconds, {"train/rollbacks": rollbacks})
         changed = {"step": progress.step, "changed": {"optim.lr": [before, before / 2]}}
-        run.update(history=[*run.info().get("history", []), changed])
+        session.ranks.lead(lambda: run.update(history=[*run.info().get("history", []), changed]))
         self.write(
             f"step {failed:>7,}  {error}: back to step {progress.step:,}, with optim.lr={before / 2:g} from here on "
             f"({rollbacks} of at most {MOST_ROLLBACKS} times)"
         )
         return carry, progress.step
+
+    def _last_finite(self) -> checkpoint.Checkpoint | None:
+        """The newest finite checkpoint before this step, the one that rank 0 finds."""
+        folder, ranks = self.run.checkpoints, self.session.ranks
+        found = last_finite(folder, before=self.progress.step) if ranks.leads else None
+        step = ranks.first(None if found is None else found.step)
+        return found if step is None or found is not None else checkpoint.find(folder, str(step), self.write)
+
+    def _forget_after(self, start: checkpoint.Checkpoint) -> None:
+        """Put aside the checkpoints that are newer than this one, and have the logs end with it."""
+        run, progress = self.run, self.progress
+        for step in [step for step in checkpoint.steps(run.checkpoints) if step > start.step]:
+            name = checkpoint.step_name(step)
+            (run.checkpoints / name).rename(free_path(run.path / f"{name}.damaged"))
+        upkeep.correct_pointers(run.checkpoints, start.step, progress.best_step if progress.valid else None)
+        run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
+        self.logger.back_to(progress.step)
 
     def _final(self, error: NonFiniteError) -> NonFiniteError:
         """The error that ends the run, with the checkpoint that can be used, and the remedy."""

@@ -13,23 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..cells import Carry, carry_tensors, drop_state, map_carry
+from ..cells import Carry, drop_state, map_carry
 from ..config.migrate import migrate_progress
 from ..config.schema import Config
-from ..data.batching.batches import Batch, Batches
+from ..data.batching.batches import Batch, Batches, share
 from ..data.dataset import Data
-from ..device import autocast, random_state, set_random_state
+from ..device import autocast
 from ..errors import NonFiniteError
+from ..evaluation.evaluate import evaluate
 from ..optim.averaging import Averaging, is_nonmonotone
 from ..optim.schedules import Moment, Rank, Schedule
 from ..runs import checkpoint, upkeep
 from ..runs.finite import non_finite, non_finite_in
 from ..runs.folder import RunFolder
-from ..tasks.base import Task
+from ..tasks.base import Score, Task
 from .callbacks import Callbacks
+from .distributed import ALONE, Ranks
 from .gradient import GraphedGradient, cuda_capture, gradient
 from .loggers.base import Logger
 from .plan import End, Plan, planned
+from .shared_gradient import Gradient, SharedGradient
+from .shares import RandomState, add_scores, all_rows, check_same_weights, own_rows, random_states, restore_random
 
 
 @dataclass
@@ -95,6 +99,7 @@ class Session:
     learning_rates: list[float]  # of the optimizer's groups, before the schedule
     callbacks: Callbacks
     loggers: dict[str, Logger]
+    ranks: Ranks = ALONE  # that train it together
     sealed: dict[str, Any] = field(default_factory=dict)  # what every checkpoint keeps of the run's files (runs/sealed)
 
     @cached_property
@@ -121,9 +126,14 @@ class Session:
         return ("seconds", 60 * (config.train.minutes or 0.0)) if steps is None else ("step", steps)
 
     def init_carry(self) -> Carry:
-        """The carry at the start of an epoch."""
-        carry: Carry = self.model.init_carry(self.train.batch_size)
+        """The carry of this rank's rows at the start of an epoch."""
+        carry: Carry = self.model.init_carry(self.train.batch_size // self.ranks.count)
         return carry
+
+    def rows(self, batch: Batch) -> Batch | None:
+        """This rank's rows of a batch, where they are computed with; None if there are too few for all ranks."""
+        own = share(batch, self.ranks.rank, self.ranks.count)
+        return None if own is None else own.to(self.device)
 
     def ended(self, progress: Progress) -> bool:
         """Whether a limit is reached, or a callback has ended the run."""
@@ -180,33 +190,60 @@ class Session:
         averages = self.config.eval_weights == "average"
         return self.averaging.applied(self.parameters) if averages else nullcontext()
 
-    def gradient(self, log: Callable[[str], None]) -> Callable[[Batch, Carry, float], tuple[Carry, Tensor]]:
-        """The function (batch, carry, normalizer) -> (carry, summed loss) that leaves a gradient in the parameters."""
+    def gradient(self, log: Callable[[str], None]) -> Callable[[Any, Carry, float], tuple[Carry, Tensor]]:
+        """The function (rows, carry, normalizer) -> (carry, summed loss) that leaves a gradient in the parameters.
+
+        Loss and gradient are those of the rows of all ranks.
+        """
 
         def objective(batch: Batch, carry: Carry) -> tuple[Carry, Tensor, Tensor | None]:
             carry = drop_state(carry, self.config.train.drop_state)
             with autocast(self.device, self.config.precision):
                 return self.task.objective(self.model, batch, carry)
 
+        own: Gradient = partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
         if self.config.engine == "graph":
-            return GraphedGradient(objective, self.parameters, cuda_capture(self.device), log)
-        return partial(gradient, objective, self.parameters, parts=self.config.train.accumulate)
+            own = GraphedGradient(objective, self.parameters, cuda_capture(self.device), log)
+        return own if self.ranks.count == 1 else SharedGradient(own, self.parameters, self.ranks)
+
+    def evaluate(self, stopped: Callable[[], bool]) -> Score:
+        """Score valid, each rank its rows of every batch; partial if any of them was `stopped`."""
+        shared = (self.ranks.rank, self.ranks.count)
+        return add_scores(
+            evaluate(self.model, self.task, self.valid, self.device, stopped=stopped, shared=shared), self.ranks
+        )
 
     def save(self, run: RunFolder, progress: Progress, carry: Carry, rank: Rank | None) -> None:
         """Write everything that can change the next step; then delete checkpoints that the retention rules do not keep.
 
         `rank` is how good it is, as compared from left to right; None if it has not been evaluated. Raises
-        NonFiniteError, and writes nothing, if anything in it is not finite.
+        NonFiniteError, and writes nothing, if anything in it is not finite, and SeqlmError if ranks have come apart.
         """
+        check_same_weights(self.model, self.ranks)
+        rows, random = all_rows(carry, self.ranks), random_states(self.device, self.ranks)
+        self.ranks.lead(lambda: self._write(run, progress, rows, random, rank))
+        self.callbacks.save(run.checkpoints / checkpoint.step_name(progress.step))
+
+    def _write(
+        self,
+        run: RunFolder,
+        progress: Progress,
+        carry: list[Tensor],
+        random: list[RandomState],
+        rank: Rank | None,
+    ) -> None:
+        """The part of `save` that one process does, given the carry of all rows and the generators of all ranks."""
         state = {
             "progress": asdict(progress),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "averaging": self.averaging.state_dict(),
-            "carry": [tensor.cpu() for tensor in carry_tensors(carry)],
-            "random": random_state(self.device),
+            "carry": carry,
+            "random": random[0],
             "callbacks": self.callbacks.state_dict(),
         }
+        if len(random) > 1:
+            state["random_of_others"] = random[1:]  # ranks 1, 2, ...
         if name := non_finite_in(checkpoint.weights_of(self.model), state):
             raise NonFiniteError(f"{name} is not finite")
         averaged = bool(self.averaging.average)
@@ -217,7 +254,6 @@ class Session:
             checkpoint.point_best(run.checkpoints, saved)
         keep = self.config.checkpoint
         upkeep.prune(run.checkpoints, keep_last=keep.keep_last, keep_best=keep.keep_best, keep_every=keep.keep_every)
-        self.callbacks.save(saved)
 
     def check_evaluated(self) -> None:
         """Raise NonFiniteError if the weights, or the average that is evaluated in their place, are not finite."""
@@ -228,16 +264,19 @@ class Session:
             raise NonFiniteError(f"{name} is not finite")
 
     def restore(self, start: checkpoint.Checkpoint) -> tuple[Progress, Carry]:
-        """Put everything back that `save` stored."""
+        """Put everything back that `save` stored, on this rank; says so if there were more ranks, or fewer."""
         state = start.load_state()
         start.load_weights(self.model)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.averaging.load_state_dict(state["averaging"], self.device)
         self.callbacks.load_state_dict(state.get("callbacks", {}))
-        tensors = iter(state["carry"])
+        tensors = own_rows(state["carry"], self.ranks)
         carry = map_carry(lambda _: next(tensors).to(self.device), self.init_carry())
-        set_random_state(state["random"], self.device)
+        random = [state["random"], *state.get("random_of_others", [])]
+        told = restore_random(random, self.device, self.ranks, self.config.seed, start.step)
+        if told and self.ranks.leads:
+            print(told, flush=True)
         progress = Progress.of(start)
         self.train.start_epoch(progress.epoch)
         return progress, carry

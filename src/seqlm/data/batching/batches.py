@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 IGNORE_INDEX = -100  # a target that is not scored; the number of torch.nn.functional.cross_entropy
+
+
+B = TypeVar("B", bound="Batch")
 
 
 class Batch(Protocol):
@@ -31,6 +34,14 @@ class Batch(Protocol):
 
     def parts(self, count: int) -> list[Self]:
         """`count` batches of some of the sequences each, cut as torch.chunk cuts."""
+
+
+def share(batch: B, rank: int, count: int) -> B | None:
+    """The rows of a batch that process `rank` of `count` reads; None if there are too few for all of them."""
+    if count == 1:
+        return batch
+    parts = batch.parts(count)
+    return parts[rank] if rank < len(parts) else None
 
 
 class Batches(ABC):
