@@ -98,7 +98,7 @@ def damage_of(path: Path) -> str:
 
 
 def _forget_random_state() -> None:
-    replace("seqlm.training.session:set_random_state", lambda *_: None)
+    replace("seqlm.training.shares:set_random_state", lambda *_: None)
 
 
 def _skip_flush() -> None:

@@ -23,7 +23,7 @@ MOMENTS = {
     "the model": ("seqlm.training.assemble:build_model", 1),
     "the first step": ("seqlm.training.loop:Loop._step", 1),
     "a later step": ("seqlm.training.loop:Loop._step", 3),
-    "an evaluation": ("seqlm.training.loop:evaluate", 1),
+    "an evaluation": ("seqlm.training.session:evaluate", 1),
     "a save": ("seqlm.runs.checkpoint:save", 2),
     "the data": ("seqlm.training.assemble:build_data", 1),
 }

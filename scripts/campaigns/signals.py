@@ -42,7 +42,7 @@ PHASES = {
     "making the folder": Phase("seqlm.training.launch:save_config", 1, False),
     "first step": Phase("seqlm.training.loop:Loop._step", 1, True),
     "later step": Phase("seqlm.training.loop:descend", 9, True),
-    "evaluation": Phase("seqlm.training.loop:evaluate", 2, True),
+    "evaluation": Phase("seqlm.training.session:evaluate", 2, True),
     "saving": Phase("seqlm.runs.checkpoint:flush", 7, True),
     "restoring": Phase("seqlm.training.session:Session.restore", 1, False, resumes=True),
     "closing": Phase("seqlm.training.loggers.run_logger:RunLogger.close", 1, False),

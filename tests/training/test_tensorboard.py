@@ -132,7 +132,7 @@ def test_sessions_of_one_second_keep_their_order(tmp_path):
 
 
 def test_a_failed_run_is_shown_as_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr("seqlm.training.loop.evaluate", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("seqlm.training.session.evaluate", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(tmp_path), {})
     assert sessions(tmp_path / "run")[1].status == api_pb2.STATUS_FAILURE
