@@ -1,4 +1,4 @@
-"""MLflow: a server, a database or a folder. Its passwords are in the environment (MLFLOW_TRACKING_PASSWORD)."""
+"""MLflow: a server, which the environment names (MLFLOW_TRACKING_URI, _USERNAME, _PASSWORD), or a local database."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .make import package
 
 TAG = "seqlm.id"  # by which a run is found again: its server gives it an id of its own
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
+LOCAL = ("sqlite", "file", "")  # a run that somebody else began must not say where MLFLOW_TRACKING_PASSWORD is sent
 LONGEST = 5000  # characters of a parameter or tag that every server takes
 
 
@@ -24,16 +25,15 @@ class MLflow(Logger):
     """A run of MLflow, which a resumed run goes on with; points that come again are kept beside the first ones."""
 
     def __init__(self, experiment: str = "seqlm", uri: str | None = None) -> None:
-        if uri is not None and urlsplit(uri).password is not None:
-            raise ValueError("uri=... holds a password; use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        if uri is not None and urlsplit(uri).scheme not in LOCAL:
+            raise ValueError("uri=... must be sqlite:///FILE or a folder; a server is named by MLFLOW_TRACKING_URI")
         self._mlflow = package("mlflow")
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # what it makes of its tables would tear the bar
         self._experiment, self._uri = experiment, uri
 
     def watch(self, folder: Path) -> str | None:
         """Its server for a database or a folder of this machine."""
-        local = self._uri is not None and not self._uri.startswith(("http", "databricks"))
-        return f"mlflow ui --backend-store-uri {self._uri}" if local else None
+        return None if self._uri is None else f"mlflow ui --backend-store-uri {self._uri}"
 
     def open(self, opening: Opening) -> str | None:
         """Begin the run in its experiment, or go on with the one that has the id of ours as a tag."""
