@@ -92,6 +92,7 @@ class Saves:
 
     def install(self) -> None:
         """Watch the saves of this process from now on."""
+        self._flushed = {stat.st_ino: stat.st_mtime_ns for _, stat in self._files()}  # a minute has passed since a kill
         owner, attribute = target("seqlm.training.session:Session.save")
         save, fsync = getattr(owner, attribute), os.fsync
 
@@ -134,8 +135,12 @@ class Saves:
     def _end(self) -> None:
         assert self._ending is not None
         if self._ending.kept is not None:
-            for path in sorted((self._run / "checkpoints").rglob("*")):
-                stat = path.stat()
-                if path.is_file() and self._flushed.get(stat.st_ino) != stat.st_mtime_ns:
+            for path, stat in self._files():
+                if self._flushed.get(stat.st_ino) != stat.st_mtime_ns:
                     os.truncate(path, int(stat.st_size * self._ending.kept))
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        """The files of all checkpoints, and what the system knows of them."""
+        found = sorted((self._run / "checkpoints").rglob("*"))
+        return [(path, path.stat()) for path in found if path.is_file()]

@@ -36,7 +36,7 @@ TASKS = {
     "bilm": ("task=bilm", "model=bilm", *LETTERS),
     "regression": ("task=regression", "model=regressor", "data=adding", "data.length=6", "data.sizes=[40,8,8]"),
 }  # fmt: skip
-TEXTS = ("lm", "cloze", "bilm")  # tasks that read a text in chunks
+STREAMS = ("lm", "bilm")  # tasks that read contiguous streams of a text
 DROPOUT = tuple(f"model.dropout.{place}=0.2" for place in ("embedding", "input", "output"))
 SETTINGS = {
     "plain": ("schedule=constant",),
@@ -75,7 +75,7 @@ def words_of(case: Case, task: str, setting: str = "plain", *more: str) -> list[
     """The words of `seqlm train` for a task in a setting, without a place."""
     data = case.once("data", write_data)
     own = SETTINGS[setting]
-    if setting == "random chunks" and task not in TEXTS:
+    if setting == "random chunks" and task not in STREAMS:
         own = ("averaging=mean", "averaging.start=0.3", *DROPOUT)  # whole sequences have no chunks
     if task == "regression":  # numbers have no embedding
         own = tuple(word for word in own if "dropout.embedding" not in word)

@@ -9,9 +9,10 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,6 +86,15 @@ def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder with all that is in it, or whatever has its name, if it can be: to open a pipe would wait."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def flush(path: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 
 import pytest
+import torch
 
 from seqlm.errors import ConfigError
 from seqlm.files import MB, sha256_of
@@ -105,3 +106,13 @@ def test_a_link_in_the_place_of_a_sample_is_replaced(run, tmp_path):
     run.save_sample(7, "drawn")
     assert treasure.read_text() == "mine"
     assert (run.samples / "step-000000007.txt").read_text() == "drawn\n"
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_keeps_nobody(run):
+    folder = run.checkpoints
+    os.mkfifo(folder / ".old-step-000000099")
+    os.mkfifo(folder / ".step-000000099-old")
+    upkeep.tidy(folder)
+    os.mkfifo(folder / "step-000000098")
+    saved = checkpoint.save(folder, torch.nn.Linear(1, 1), dict.fromkeys(checkpoint.STATE), {"step": 98})
+    assert not checkpoint.verify(saved.path) and not list(folder.glob(".*step*"))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from ..errors import ConfigError
-from ..files import flush, writing
+from ..files import flush, remove, writing
 from .private import open_private
 
 T = TypeVar("T")
@@ -209,5 +209,4 @@ def _replace(folder: Path, aside: Path) -> None:
         folder.rename(old)
     aside.rename(folder)
     flush(folder.parent)
-    with suppress(OSError):
-        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    remove(old)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import NO_ROOM, ConfigError, SeqlmError, describe, is_out_of_memory
-from ..files import MB, flush, read_bounded, sha256_of
+from ..files import MB, flush, read_bounded, remove, sha256_of
 from .pointers import point, pointed
 from .pointers import step_name as step_name
 from .pointers import steps as steps
@@ -136,7 +136,7 @@ def save(folder: Path, model: nn.Module, state: dict[str, Any], meta: dict[str, 
         if final.exists():  # this step was saved before; until the new one is in place, the old one can be found
             final.rename(old)
         aside.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         flush(folder)
         point(folder, "last", meta["step"])
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError, safetensors as its own

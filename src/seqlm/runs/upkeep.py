@@ -5,10 +5,10 @@ Imports no torch.
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from ..files import remove
 from .pointers import point, pointed, ranked, step_name, steps
 
 OLD = ".old-"  # a checkpoint that is being replaced by one of the same step
@@ -25,7 +25,7 @@ def prune(folder: Path, *, keep_last: int, keep_best: int, keep_every: int | Non
             aside = folder / f".{step_name(step)}-old"  # hidden first: a kill leaves no part of it to be seen
             with suppress(OSError):
                 (folder / step_name(step)).rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
 
 
 def tidy(folder: Path) -> None:
@@ -35,7 +35,7 @@ def tidy(folder: Path) -> None:
         if not final.exists():
             old.rename(final)
     for stale in folder.glob(".*step-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+        remove(stale)
     for stale in (*folder.glob(".last.*"), *folder.glob(".best.*")):
         stale.unlink(missing_ok=True)
 
