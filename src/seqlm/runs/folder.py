@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +18,12 @@ from ..config.migrate import migrate_info, migrate_score
 from ..config.words import no_path
 from ..errors import ConfigError, RunExists, describe
 from ..files import MB, free_path, read_bounded, read_json, to_json, write_atomically, writing
-from .lock import Held, held, is_held
+from .lock import Held, Lease, held, hostname, is_held, knows_leases
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 CHECKSUM = "checksum"  # key of run.json, of all its others
-LEFTOVER = re.compile(r"\.config\.new\.yaml|\.(run\.json|config\.yaml|metrics\.jsonl|tokenizer\.json)\.[0-9a-f]+")
+WRITTEN = r"\.lock|run\.json|config\.yaml|metrics\.jsonl|tokenizer\.json"
+LEFTOVER = re.compile(rf"\.config\.new\.yaml|\.({WRITTEN})\.[0-9a-f]+")
 UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}")  # of a run that is being made
 UNFINISHED_SECONDS = 60.0  # after which one that nobody holds is one that nobody is about to hold either
 _noted: set[Path] = set()  # folders whose run.json was said to be edited
@@ -40,6 +39,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
+        self.lease: Lease | None = None  # while this process holds the run for writing
 
     @classmethod
     @contextmanager
@@ -64,7 +64,9 @@ class RunFolder:
                     if path.is_dir() and any(path.iterdir()):
                         raise FileExistsError(path)
                     aside.path.rename(path)  # over an empty folder at most
-                    run = cls(path)
+                    run, lease = cls(path), aside.lease
+                    assert lease is not None
+                    run.lease, lease.path = lease, path / lease.path.name
                 except OSError as error:
                     if isinstance(error, PermissionError) or not path.parent.is_dir():
                         raise ConfigError(f"run.root={root}: {path} cannot be made ({describe(error)})") from error
@@ -74,7 +76,10 @@ class RunFolder:
                         raise _taken(name, path) from None
                 finally:
                     shutil.rmtree(aside.path, ignore_errors=True)
-            yield run
+            try:
+                yield run
+            finally:
+                run.lease = None
 
     def tidy(self) -> None:
         """Clear files that a process was killed while writing, for who holds the run; nobody else writes these."""
@@ -125,7 +130,8 @@ class RunFolder:
         return migrate_info(info), as_written
 
     def update(self, **changes: Any) -> None:
-        """Change keys of run.json."""
+        """Change keys of run.json. Raises LeaseLost where this process held the run and does no more."""
+        self.check_held()
         known = self.info() if (self.path / "run.json").is_file() else {}
         info = {**known, **changes}
         info[CHECKSUM] = _checksum(info)
@@ -134,9 +140,10 @@ class RunFolder:
     def status(self, info: Mapping[str, Any] | None = None) -> str:
         """The status in run.json, which may be at hand; `crashed` if it is running but its process is gone."""
         info = self.info() if info is None else info
-        if info.get("status") == "running" and info.get("host") == socket.gethostname():
+        if info.get("status") == "running":
             try:
-                return "running" if self.is_held() else "crashed"
+                known = info.get("host") == hostname() or knows_leases(self.path / ".lock")
+                return "running" if not known or self.is_held() else "crashed"
             except OSError:  # a file we may not read
                 return "unknown"
         return str(info.get("status", "unknown"))
@@ -147,16 +154,21 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9."""
+        """Hold the run for writing; raises ConfigError if another process does. Released even by kill -9 (lock.py)."""
         with ExitStack() as stack:
             try:
-                handle = stack.enter_context(held(lock := self.path / ".lock"))
+                self.lease = stack.enter_context(held(self.path / ".lock"))
             except Held as other:
-                raise ConfigError(f"{self.path} is being trained by another process (pid {other})") from None
-            with writing(lock):
-                handle.truncate(0)
-                handle.write(str(os.getpid()).encode())
-            yield
+                raise ConfigError(f"{self.path} is being trained by another process ({other})") from None
+            try:
+                yield
+            finally:
+                self.lease = None
+
+    def check_held(self) -> None:
+        """Raise LeaseLost if this process held the run for writing, and another machine has taken it over since."""
+        if self.lease is not None:
+            self.lease.check()
 
     def records(self) -> list[dict[str, Any]]:
         """metrics.jsonl; what a kill cut short, or damaged, is left out."""

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 
 from ..config.values import load_config
 from ..errors import SeqlmError, Stopped, describe, print_error
+from ..runs.lock import LeaseLost
 from .place import Taken
 from .plan import Job
 
@@ -57,6 +58,9 @@ def _train(job: Job, threads: int | None) -> None:
         train(config, job.choices, job.words)
     except Stopped as error:
         sys.exit(print_error(error))
+    except LeaseLost as error:  # the failure of nobody: another machine runs this job
+        print_error(error)
+        sys.exit(Taken.exit_code)
     except (SeqlmError, OSError) as error:
         code = print_error(error)
         job.place.set_failure(describe(error), exit_code=code, words=job.words)

@@ -25,6 +25,7 @@ from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
 from ..runs.load import origin, with_absolute_paths, with_pinned_models
+from ..runs.lock import LeaseLost
 from ..runs.naming import describe_model, run_name
 from ..runs.sealed import check_tokenizer, meta, saved_config, seal, write_config
 from ..runs.transfer import begin_with_another, describe_beginning
@@ -221,6 +222,9 @@ def _run(
         except NonFiniteError:
             status = "diverged"
             raise
+        except LeaseLost:
+            status = "lost"
+            raise
         finally:
             console.close()
             _close(run, session, progress, logger, status)
@@ -247,7 +251,7 @@ def _close(run: RunFolder, session: Session, progress: Progress, logger: RunLogg
     counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
     counted |= session.callbacks.facts(run.info())
     counted["saving_seconds"] = round(progress.saving_seconds, 3)
-    with suppress(OSError):  # on a full disk the error that led here is the one to print
+    with suppress(OSError, LeaseLost):  # on a full disk the error that led here is the one to print
         run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
     try:
         session.callbacks.end(status)

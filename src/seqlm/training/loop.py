@@ -159,6 +159,7 @@ class Loop:
     def _log(self, norm: float) -> None:
         """Log the means since the last record."""
         session, progress = self.session, self.progress
+        self.run.check_held()
         tokens = max(1, progress.loss_tokens)  # targets may all be missing
         loss = progress.loss_sum / tokens
         known = session.task.training_metrics(progress.loss_sum, tokens, session.data)
@@ -227,7 +228,8 @@ class Loop:
         return rank
 
     def _show(self) -> tuple[str, dict[str, Heatmap]]:
-        """A text and pictures that show what the model does."""
+        """A text and pictures that show what the model does, if the run is still ours."""
+        self.run.check_held()
         task, model, data = self.session.task, self.session.model, self.session.data
         return task.display(model, data, self.session.config.sample), task.figures(model, data)
 

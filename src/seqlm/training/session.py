@@ -217,7 +217,8 @@ class Session:
         """Write everything that can change the next step; then delete checkpoints that the retention rules do not keep.
 
         `rank` is how good it is, as compared from left to right; None if it has not been evaluated. Raises
-        NonFiniteError, and writes nothing, if anything in it is not finite, and SeqlmError if ranks have come apart.
+        NonFiniteError if anything in it is not finite, LeaseLost if another machine has taken the run over, and writes
+        nothing then; SeqlmError if ranks have come apart.
         """
         check_same_weights(self.model, self.ranks)
         rows, random = all_rows(carry, self.ranks), random_states(self.device, self.ranks)
@@ -233,6 +234,7 @@ class Session:
         rank: Rank | None,
     ) -> None:
         """The part of `save` that one process does, given the carry of all rows and the generators of all ranks."""
+        run.check_held()
         state = {
             "progress": asdict(progress),
             "optimizer": self.optimizer.state_dict(),
