@@ -16,7 +16,7 @@ from ..runs.folder import RunFolder
 from ..runs.table import DAMAGED, summarize
 from ..terminal import columns
 from ..training.console import clock
-from .place import DIVERGED, FAILED, FINISHED
+from .place import DIVERGED, ENDED, FAILED
 from .plan import Job, Plan
 
 BAR = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
@@ -36,7 +36,7 @@ class Display:
         if sys.stdout.isatty():
             bar: Any = partial(tqdm, file=sys.stdout, leave=False)
             self._lines = [bar(total=0, position=slot, bar_format="{desc}") for slot in range(slots)]
-            self._bar = bar(total=len(plan.jobs), initial=done, position=slots, bar_format=BAR, dynamic_ncols=True)
+            self._bar = bar(total=plan.count, initial=done, position=slots, bar_format=BAR, dynamic_ncols=True)
 
     def __enter__(self) -> Display:
         return self
@@ -81,9 +81,14 @@ class Display:
         if lines:
             told = [f"{DIVERGED if state == DIVERGED else FAILED}: {lines[0]}"]
         else:
-            told = [state, *([_result(job.place.run)] if state == FINISHED else [])]
+            told = [state, *([_result(job.place.run)] if state in ENDED else [])]
         told += ["by another launcher"] if slot is None else [clock(seconds)]
         self.write("  ".join([self._plan.title(job), *told]))
+
+    def settled(self, text: str) -> None:
+        """Say how a job came out that nothing has to be run for."""
+        self._done += 1
+        self.write(text)
 
     def dropped(self, slot: int | None) -> None:
         """Show nothing for a slot any more."""
@@ -103,7 +108,7 @@ class Display:
     def refresh(self) -> None:
         """Draw the bar, or now and then print a line about the whole."""
         come = self._done + sum(self._fractions.values())
-        told = f"{self._done}/{len(self._plan.jobs)} jobs, {len(self._fractions)} running"
+        told = f"{self._done}/{self._plan.count} jobs, {len(self._fractions)} running"
         if self._bar is not None:
             self._bar.n = come
             self._bar.set_description_str(told, refresh=False)
@@ -111,7 +116,7 @@ class Display:
         elif time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             now = come - self._before
-            left = (len(self._plan.jobs) - come) * (time.monotonic() - self._started) / now if now > 0 else None
+            left = (self._plan.count - come) * (time.monotonic() - self._started) / now if now > 0 else None
             self.write(told + (f", about {clock(left)} left" if left is not None else ""))
 
     def _show(self, slot: int, text: str) -> None:

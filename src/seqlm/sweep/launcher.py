@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..training.signals import StopSignal
 from .display import Display
-from .place import FAILURES, FINISHED, Taken
+from .place import ENDED, FAILURES, Taken
 from .plan import Job, Plan
 from .queue import Queue
 from .worker import work
@@ -28,9 +29,9 @@ STOPPING = {
 }  # fmt: skip
 
 
-def prepare() -> None:
-    """Start the process that the others are forked from, which imports torch meanwhile."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+def prepare(also: Sequence[str] = ()) -> None:
+    """Start the process that the others are forked from, which imports torch meanwhile, and what is named `also`."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload([*PRELOAD, *also])
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # to ask for GPUs in it would keep its forks from them
     resource_tracker.ensure_running()  # which the fork server starts otherwise, and that unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # those that come to all processes do not end it
@@ -124,7 +125,7 @@ class Launcher:
         state = one.job.place.state()
         if state in FAILURES:
             self.problems[one.job.number] = one.job.place.failure()
-        elif state != FINISHED and not self._stopping:
+        elif state not in ENDED and not self._stopping:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             self.problems[one.job.number] = f"{how}; the same command resumes it"
         queue.ended(one.job, state)

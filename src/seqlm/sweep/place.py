@@ -15,6 +15,8 @@ from ..runs.lock import Held, held, is_held
 
 NEW, RUNNING, INTERRUPTED, FINISHED, FAILED = "new", "running", "interrupted", "finished", "failed"
 DIVERGED = "diverged"  # failed by a number that is not finite
+PRUNED = "pruned"  # ended by a search, because others are better
+ENDED = (FINISHED, PRUNED)
 FAILURES = (FAILED, DIVERGED)  # left alone, unless they are to be retried
 
 
@@ -34,7 +36,7 @@ class Place:
         self._early_log = self._aside / f"{digest}.log"  # until there is a run folder
 
     def state(self) -> str:
-        """NEW, RUNNING (by anybody), INTERRUPTED (killed, too), FINISHED, FAILED or DIVERGED."""
+        """NEW, RUNNING (by anybody), INTERRUPTED (killed, too), FINISHED, PRUNED, FAILED or DIVERGED."""
         if self._is_held():
             return RUNNING
         if not self._exists:
@@ -43,7 +45,7 @@ class Place:
             status = str(self.run.info().get("status"))
         except ConfigError:  # damaged
             return FAILED
-        if status in (FINISHED, DIVERGED):
+        if status in (*ENDED, DIVERGED):
             return status
         if status == RUNNING:  # or its process is gone, on whichever machine that was
             if self.run.is_held():
@@ -51,10 +53,10 @@ class Place:
             status = INTERRUPTED
         return FAILED if status == FAILED or self._failure.is_file() else INTERRUPTED
 
-    def finished(self) -> bool:
-        """Whether its run is, said without looking at locks."""
+    def ended(self) -> bool:
+        """Whether its run is finished or pruned, said without looking at locks."""
         try:
-            return self._exists and self.run.info().get("status") == FINISHED
+            return self._exists and self.run.info().get("status") in ENDED
         except ConfigError:
             return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Job:
     choices: Choices
     identity: dict[str, str]
     place: Place
+    callbacks: Callable[[], Sequence[Any]] | None = None  # makes those of its run, in its process
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,14 @@ class Plan:
     repeated: int = 0
     strays: list[Stray] = field(default_factory=list)
 
+    @property
+    def count(self) -> int:
+        """How many jobs there will be."""
+        return len(self.jobs)
+
     def title(self, job: Job) -> str:
         """A job in a line: `[3/8] model=gru seed=2`."""
-        return f"[{job.number}/{len(self.jobs)}] {job.differing}".rstrip()
+        return f"[{job.number}/{self.count}] {job.differing}".rstrip()
 
 
 def make_plan(name: str, words: Sequence[str]) -> Plan:
@@ -70,8 +76,8 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
     if any(f"seed={RANDOM_SEED}" in job for job in jobs):
         raise ConfigError(f"seed={RANDOM_SEED}: a sweep finds its runs again by their seeds; give some, seed=1,2,3")
     differing = differing_words(jobs)
-    configs, choices = _checked(jobs, differing, [word for word in words if word not in overrides(words)])
-    plan = Plan(_folder(name, configs))
+    configs, choices = checked_jobs(jobs, differing, [word for word in words if word not in overrides(words)])
+    plan = Plan(sweep_folder(name, configs))
     runs = {path.parent.name: RunFolder(path.parent) for path in sorted(plan.folder.glob("[!.]*/run.json"))}
     by_digest = {folder_name.rpartition("-")[2]: folder_name for folder_name in runs}
     known: set[str] = set()
@@ -80,11 +86,11 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
         digest = digest_of(identity)
         if digest not in known:
             known.add(digest)
-            folder_name = by_digest.get(digest) or f"{_readable(own, taken)}-{digest}"
+            folder_name = by_digest.get(digest) or f"{readable_name(own, taken)}-{digest}"
             job = Job(
                 len(known), words, " ".join(own), config, taken, identity, Place(plan.folder, folder_name, digest)
             )
-            plan.jobs.append(_placed(job, job.place))
+            plan.jobs.append(placed(job, job.place))
     plan.repeated = len(jobs) - len(plan.jobs)
     for job in plan.jobs:
         runs.pop(job.place.run.name, None)
@@ -113,7 +119,7 @@ def identity_of(config: Config, like: Job | None = None) -> dict[str, str]:
     return found
 
 
-def _placed(job: Job, place: Place) -> Job:
+def placed(job: Job, place: Place) -> Job:
     """The job with its run in another place."""
     run = RunConfig(name=place.run.name, root=str(place.run.path.parent))
     return replace(job, place=place, config=replace(job.config, run=run, resume="auto"))
@@ -131,12 +137,12 @@ def _find_its_job(run: RunFolder, plan: Plan) -> None:
     found = identity_of(config, nearest)
     keys = [key for key in sorted({*found, *nearest.identity}) if found.get(key) != nearest.identity.get(key)]
     if not keys and not nearest.place.run.path.exists():
-        plan.jobs[index] = _placed(nearest, Place(plan.folder, run.name, digest_of(nearest.identity)))
+        plan.jobs[index] = placed(nearest, Place(plan.folder, run.name, digest_of(nearest.identity)))
         return
     lines = []
     for key in keys:
-        now = sorted({_as_typed(job.identity.get(key)) for job in plan.jobs})
-        lines.append(f"{key}={_as_typed(found.get(key))}, now {' or '.join(now[:3])}" + ", ..." * (len(now) > 3))
+        now = sorted({text_as_typed(job.identity.get(key)) for job in plan.jobs})
+        lines.append(f"{key}={text_as_typed(found.get(key))}, now {' or '.join(now[:3])}" + ", ..." * (len(now) > 3))
     few = lines[:4] + [f"and {len(lines) - 4} more keys"] * (len(lines) > 4)
     plan.strays.append(Stray(run, "; ".join(few) or f"it repeats {nearest.place.run.name}"))
 
@@ -161,13 +167,13 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {key: canonical(value) for key, value in dotted(values).items() if value is not None}
 
 
-def _as_typed(text: str | None) -> str:
+def text_as_typed(text: str | None) -> str:
     """A text of `_texts` as its value stands on a command line."""
     value = None if text is None else json.loads(text)
     return as_typed(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _checked(
+def checked_jobs(
     jobs: Sequence[Sequence[str]], differing: Sequence[Sequence[str]], flags: Sequence[str]
 ) -> tuple[list[Config], list[Choices]]:
     """Every job composed and its parts checked."""
@@ -192,7 +198,7 @@ def _checked(
     return configs, choices
 
 
-def _folder(name: str, configs: Sequence[Config]) -> Path:
+def sweep_folder(name: str, configs: Sequence[Config]) -> Path:
     roots = {config.run.root for config in configs}
     if len(roots) > 1:
         raise ConfigError(f"run.root={','.join(sorted(roots))}: a sweep is in one folder; give one")
@@ -205,7 +211,7 @@ def _folder(name: str, configs: Sequence[Config]) -> Path:
     return folder
 
 
-def _readable(words: Sequence[str], choices: Choices) -> str:
+def readable_name(words: Sequence[str], choices: Choices) -> str:
     """The words that make a job, as the beginning of a file name: `gru-lr0.01-s2`."""
     pairs = [word.lstrip("+~").partition("=")[::2] for word in words]
     parts = [f"s{value}" if key == "seed" else name_part(key.partition("@")[0], value) for key, value in pairs]

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from .place import FAILURES, FINISHED, RUNNING
+from .place import ENDED, FAILURES, RUNNING
 from .plan import Job
 
 
@@ -45,7 +45,7 @@ class PlannedJobs:
             if state == RUNNING:
                 self._retried.discard(job.number)  # whoever runs it tries it again
                 self._waiting.append(job)
-            elif state == FINISHED or (state in FAILURES and job.number not in self._retried):
+            elif state in ENDED or (state in FAILURES and job.number not in self._retried):
                 self._settled(job, state)
             else:
                 return job

@@ -35,7 +35,7 @@ def work(job: Job, title: str, threads: int | None, environment: Mapping[str, st
     os.environ.update(environment)
     try:
         with job.place.held():
-            if job.place.finished():  # by another launcher, since this one looked
+            if job.place.ended():  # by another launcher, since this one looked
                 return
             job.place.settle_log()
             with job.place.log.open("ab") as log:
@@ -55,7 +55,7 @@ def _train(job: Job, threads: int | None) -> None:
         if config.threads is None:  # another number of threads may round differently
             started = job.place.run.config.is_file()
             config = replace(config, threads=load_config(job.place.run.config).threads if started else threads)
-        train(config, job.choices, job.words)
+        train(config, job.choices, job.words, job.callbacks() if job.callbacks else ())
     except Stopped as error:
         sys.exit(print_error(error))
     except LeaseLost as error:  # the failure of nobody: another machine runs this job

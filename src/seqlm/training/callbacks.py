@@ -55,8 +55,8 @@ class TrainingState:
     Attributes: `run` (its folder, `run.path`), `config`, `model`, `optimizer`, `task`, `data`, `progress` (step, epoch,
     tokens, seconds, best_step, ...), `step`; of the last step `loss` (nats per target) and `grad_norm` (before
     clipping); of the last evaluation `metrics` and whether it `improved` on the best; `checkpoint`, the folder of the
-    last one; `status`: running, at the end finished, interrupted, diverged (not finite), lost (to another machine) or
-    failed; `rank` of this process among those that train together, 0 if there is one.
+    last one; `status`: running, at the end finished, pruned, interrupted, diverged (not finite), lost (to another
+    machine) or failed; `rank` of this process among those that train together, 0 if there is one.
     """
 
     def __init__(self, run: RunFolder, session: Session, progress: Progress, logger: RunLogger) -> None:

@@ -20,8 +20,9 @@ from torch.utils.tensorboard import SummaryWriter
 from ...config.metrics import Metric
 from .base import Logger, Opening
 
-FAILURE = api_pb2.STATUS_FAILURE
-STATUS = {"finished": api_pb2.STATUS_SUCCESS, "failed": FAILURE, "diverged": FAILURE}  # of the HPARAMS tab
+SUCCESS, FAILURE = api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE
+# Of the HPARAMS tab.
+STATUS = {"finished": SUCCESS, "pruned": SUCCESS, "failed": FAILURE, "diverged": FAILURE}
 MAX_HPARAMS = 40
 
 
