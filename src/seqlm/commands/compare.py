@@ -28,6 +28,7 @@ from ..runs.listing import as_value
 from ..runs.sealed import is_as_written
 from ..runs.table import DAMAGED, RunSummary, blocks, markdown, summarize
 from ..terminal import output_width
+from .searching import print_findings
 from .words import pop_file, pop_flag, pop_option, refuse_flags
 
 DATA = "data fingerprint"  # of train and of valid
@@ -91,6 +92,8 @@ def main(words: Sequence[str]) -> None:
     print(markdown(list(zip(*columns, strict=True)), 1) if as_markdown else blocks(columns, output_width()))
     for double, one in (pair for setting in settings for pair in setting.duplicates):
         print(f"{double.run.path} repeats {one.run.path}, with the same seed: counted once")
+    for place in dict.fromkeys(places):
+        print_findings(_folder(place))
     if file:
         write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
 
@@ -141,11 +144,15 @@ def incomparable(settings: Sequence[Setting]) -> str:
 
 def _runs(place: str) -> list[RunFolder]:
     """The run in a folder, or those below it; the folder may be named as it is called in outputs."""
-    inside = OUTPUTS / place
-    found = find_runs(inside if not Path(place).exists() and inside.is_dir() else Path(place))
+    found = find_runs(_folder(place))
     if not found:
         raise ConfigError(f"{place} is no run, and there is none in it; `seqlm runs` lists the runs in outputs")
     return found
+
+
+def _folder(place: str) -> Path:
+    inside = OUTPUTS / place
+    return inside if not Path(place).exists() and inside.is_dir() else Path(place)
 
 
 def _read(run: RunFolder) -> list[ComparedRun]:

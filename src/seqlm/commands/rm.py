@@ -11,7 +11,8 @@ from ..errors import ConfigError
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from .words import pop_flag, pop_option, refuse_flags
 
-STATUSES = ("crashed", "failed", "diverged", "interrupted", "damaged")  # finished runs are deleted by name only
+# Finished runs are deleted by name only.
+STATUSES = ("crashed", "failed", "diverged", "pruned", "interrupted", "damaged")
 
 
 def main(words: Sequence[str]) -> None:

@@ -14,21 +14,26 @@ from ..config.values import verb_config
 from ..config.words import overrides
 from ..errors import ConfigError, SeqlmError, Stopped
 from ..runs.table import table
-from ..sweep.place import DIVERGED, FAILED, FAILURES, FINISHED, INTERRUPTED, NEW, RUNNING
+from ..sweep.place import DIVERGED, ENDED, FAILED, FAILURES, FINISHED, INTERRUPTED, NEW, PRUNED, RUNNING
 from ..sweep.plan import Job, Plan, make_plan
 from ..sweep.queue import PlannedJobs
 from . import compare
+from .searching import run_search
 
-STATES = (FINISHED, FAILED, DIVERGED, INTERRUPTED, RUNNING, NEW)
+STATES = (FINISHED, PRUNED, FAILED, DIVERGED, INTERRUPTED, RUNNING, NEW)
+OF_A_SEARCH = ("trials", "sampler", "search_seed", "pruner", "objective")
 SHOWN = 10  # lines of a list that may be long
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm sweep NAME [group=option,...] [key=value,...] [jobs=1] [retry=false] [--dry-run]`.
+    """`seqlm sweep NAME [group=option,...] [key=value,...] [jobs=1] [retry=false] [search=... trials=N] [--dry-run]`.
 
     Raises ConfigError before anything is started, SeqlmError if a job failed, Stopped after a signal.
     """
     name, settings, train_words, dry_run = _read(words)
+    if settings.search:
+        run_search(name, settings, train_words, dry_run)
+        return
     if not dry_run:
         from ..sweep import launcher
 
@@ -39,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     if dry_run:
         print(table([(plan.title(job), states[job.number], job.place.run.name) for job in plan.jobs], 3))
         return
-    settled = (FINISHED,) if settings.retry else (FINISHED, *FAILURES)
+    settled = ENDED if settings.retry else (*ENDED, *FAILURES)
     due = [job for job in plan.jobs if states[job.number] not in settled]
     number, problems = 0, {}
     if due:
@@ -86,7 +91,10 @@ def _read(words: Sequence[str]) -> tuple[str, SweepConfig, list[str], bool]:
         raise ConfigError(f"{others[0]} is for `seqlm train`; seqlm sweep takes --dry-run and --config-dir DIR")
     if refused := [word for word in overrides(train) if word.lstrip("+~").startswith(("hydra.", "hydra/"))]:
         raise ConfigError(f"{refused[0]}: seqlm sweep runs the jobs itself; this is for `seqlm train -m`")
-    return name, verb_config("sweep", SweepConfig, own), train, dry_run
+    settings = verb_config("sweep", SweepConfig, own)
+    if not settings.search and (alone := [word for word in own if word.partition("=")[0] in OF_A_SEARCH]):
+        raise ConfigError(f"{alone[0]} is for a search; give search='optim.lr=log(1e-4,1e-1)' too, or leave it out")
+    return name, settings, train, dry_run
 
 
 def _overview(plan: Plan, states: dict[int, str]) -> str:

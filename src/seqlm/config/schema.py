@@ -278,6 +278,12 @@ class SweepConfig:
 
     jobs: int = _key(least=1)
     retry: bool = _key()
+    search: str = _key()
+    trials: int | None = _key(least=1)
+    sampler: str = _key(allowed=("tpe", "random"))
+    search_seed: int = _key(least=0)
+    pruner: str | None = _key(allowed=(None, "median", "hyperband", "none"))
+    objective: str | None = _key()
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,102 @@
+"""The part of `seqlm sweep` and `seqlm compare` that is about a search: trials run, and what came out of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.schema import SweepConfig
+from ..errors import SeqlmError, Stopped, install_hint
+from ..sweep.search_plan import JOURNAL, SearchPlan, plan_search
+from ..terminal import labelled
+
+if TYPE_CHECKING:
+    from ..sweep.findings import Findings
+    from ..sweep.search import Search
+
+PICTURE = "search.svg"
+
+
+def run_search(name: str, settings: SweepConfig, words: Sequence[str], dry_run: bool) -> None:
+    """`seqlm sweep NAME WORDS search=... trials=N`: run trials until N have come to their end.
+
+    Raises ConfigError before anything is started, SeqlmError if a trial failed now, Stopped after a signal.
+    """
+    from ..sweep import launcher
+
+    if not dry_run:
+        launcher.prepare(["optuna"])
+    plan = plan_search(name, settings, words)
+    if dry_run:
+        print(_description(plan))
+        return
+    from ..sweep.display import Display
+    from ..sweep.search import Search
+
+    search = Search(plan)
+    print(f"{_description(plan)}\n{_standing(search)}", flush=True)
+    number, problems = 0, {}
+    if search:
+        print(f"watch  tensorboard --logdir {shlex.quote(str(plan.folder))}", flush=True)
+        slots = min(settings.jobs, len(search))
+        with Display(plan, search.told, slots) as display:
+            search.settled = display.settled
+            running = launcher.Launcher(plan, slots, display)
+            number, problems = running.run(search), running.problems
+    print(f"\n{_standing(search)}")
+    print_findings(plan.folder)
+    if number and search.told < plan.trials:
+        left = f"{search.told} of {plan.trials} trials have ended; the same command resumes the search"
+        raise Stopped(f"stopped: {left}", number)
+    if problems:
+        raise SeqlmError(f"trials that failed or were killed: {len(problems)}; the same command resumes those killed")
+
+
+def _description(plan: SearchPlan) -> str:
+    aims = (f"{one.name}, {'higher' if one.metric.higher_is_better else 'lower'} is better" for one in plan.objectives)
+    return labelled(
+        [
+            ("search", str(plan.folder)),
+            *(("" if index else "space", one.typed) for index, one in enumerate(plan.space)),
+            ("objective", "; ".join(aims)),
+            ("chosen by", f"{plan.sampler}, search_seed={plan.seed}; pruner {plan.pruner}"),
+        ],
+        sys.stdout,
+    )
+
+
+def _standing(search: Search) -> str:
+    counts = search.counts()
+    return f"{search.told} of {search.plan.trials} trials have ended" + f": {counts}" * bool(counts)
+
+
+def print_findings(folder: Path) -> None:
+    """Print what came out of the search in a folder, and draw it beside its runs; nothing if there is no search."""
+    if not (folder / JOURNAL).is_file():
+        return
+    try:
+        from ..sweep.findings import findings_in, rows
+    except ImportError:
+        print(f"{folder} is a search; what came out of it is shown after {install_hint('sweep')}")
+        return
+    found = findings_in(folder)
+    if found is None:  # killed before it was one
+        return
+    print(labelled([*rows(found), ("picture", _picture(found))], sys.stdout))
+
+
+def _picture(found: Findings) -> str:
+    from ..sweep.picture import draw
+
+    if not found.ranked:
+        return ""
+    try:
+        draw(found, found.folder / PICTURE)
+    except ImportError:
+        return f"needs matplotlib: {install_hint('plots')}"
+    except OSError as error:
+        return f"could not be written: {error}"
+    return str(found.folder / PICTURE)
