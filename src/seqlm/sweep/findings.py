@@ -1,4 +1,4 @@
-"""What came out of a search: the best trials and their spread, which keys matter, the time that pruning saved."""
+"""The findings of a search: the best trials and their spread, which keys matter, the time that pruning saved."""
 
 from __future__ import annotations
 

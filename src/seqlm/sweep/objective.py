@@ -1,4 +1,4 @@
-"""What a search makes small or large: metrics of valid, the size of the model, the speed of training."""
+"""The numbers that a search makes small or large: metrics of valid, the size of the model, the speed of training."""
 
 from __future__ import annotations
 

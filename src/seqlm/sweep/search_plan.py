@@ -1,4 +1,4 @@
-"""What a search is: the words that its trials share, the space, the objectives; how the words of a trial make a job."""
+"""A search as it is planned: the words that its trials share, the space, the objectives; the job of a trial."""
 
 from __future__ import annotations
 
