@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -123,25 +124,25 @@ def _spread(found: Findings) -> str:
 
 
 def saved(found: Findings) -> str:
-    """How much pruning has spared, from the share of each pruned run that was not trained at its own speed."""
-    spent = left = done = all_ = 0.0
-    pruned = 0
+    """How much pruning has spared: the share of all training that was not done, and its time at the speed of the rest.
+
+    Steps of a large model count as those of a small one.
+    """
+    seconds, shares = 0.0, []
     for trial in found.trials:
         try:
             info = found.run(trial).info()
-            share = _share_done(info, load_config(found.run(trial).config).train.limits)
-        except ConfigError:
+            shares.append(_share_done(info, load_config(found.run(trial).config).train.limits))
+            seconds += float(info.get("seconds") or 0.0)
+        except ConfigError:  # it never began, or was deleted
             continue
-        spent += float(info.get("seconds") or 0.0)
-        done, all_ = done + share, all_ + 1
-        if trial.state == TrialState.PRUNED:
-            pruned += 1
-            left += float(info.get("seconds") or 0.0) * (1 / share - 1) if share else 0.0
-    if not pruned:
+    pruned = sum(one.state == TrialState.PRUNED for one in found.trials)
+    if not pruned or not shares:
         return ""
+    done = statistics.fmean(shares)
     return (
-        f"{pruned} of {len(found.trials)} trials: {1 - done / all_:.0%} of the training was spared, "
-        f"about {clock(left)} beside the {clock(spent)} that was spent"
+        f"{pruned} of {len(found.trials)} trials: {1 - done:.0%} of the training was spared, "
+        f"about {clock(seconds / done - seconds)} beside the {clock(seconds)} that was spent"
     )
 
 

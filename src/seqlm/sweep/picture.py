@@ -46,9 +46,10 @@ def _coordinates(axis: Any, found: Findings, keys: Sequence[str], pyplot: Any) -
     colours = pyplot.get_cmap("viridis")
     for trial in (one for one in found.trials if one.state == TrialState.PRUNED and set(keys) <= set(one.params)):
         axis.plot(range(len(keys)), _heights(trial, keys), color=PRUNED_COLOUR, linewidth=0.7)
-    for trial, rank in reversed(list(zip(found.ranked, ranks, strict=True))):  # the best on top
-        height = (rank - low) / (high - low) if high > low else 0.0
-        axis.plot(range(len(keys) + 1), [*_heights(trial, keys), 1 - height], color=colours(1 - height), linewidth=1.2)
+    for place, (trial, rank) in reversed(list(enumerate(zip(found.ranked, ranks, strict=True)))):  # the best on top
+        height = 1 - (rank - low) / (high - low) if high > low else 1.0
+        colour = colours(1 - place / len(ranks))  # by place: one bad trial would make all others alike
+        axis.plot(range(len(keys) + 1), [*_heights(trial, keys), height], color=colour, linewidth=1.2)
     for place, key in enumerate(keys):
         _label(axis, place, key, found.ranked[0].distributions[key])
     best, worst = found.ranked[0].values[0], found.ranked[-1].values[0]

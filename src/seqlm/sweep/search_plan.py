@@ -60,7 +60,7 @@ class SearchPlan(Plan):
 
     @property
     def kept(self) -> dict[str, Any]:
-        """What the study keeps of it: a command with another of these is another search."""
+        """The facts that the study keeps of it: a command with another of these is another search."""
         names = [one.name for one in self.objectives]
         return {
             "search": " ".join(one.typed for one in self.space),
