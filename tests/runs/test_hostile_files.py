@@ -108,6 +108,16 @@ def test_a_link_in_the_place_of_a_sample_is_replaced(run, tmp_path):
     assert (run.samples / "step-000000007.txt").read_text() == "drawn\n"
 
 
+def test_a_link_in_the_place_of_the_lock_is_not_followed(run, tmp_path):
+    treasure = tmp_path / "treasure"
+    treasure.write_text("mine")
+    (run.path / ".lock").unlink(missing_ok=True)
+    (run.path / ".lock").symlink_to(treasure)
+    with pytest.raises(OSError, match="symbolic links"), run.locked():
+        pass
+    assert treasure.read_text() == "mine"
+
+
 def test_a_pipe_in_the_place_of_a_checkpoint_keeps_nobody(run):
     folder = run.checkpoints
     os.mkfifo(folder / ".old-step-000000099")

@@ -147,7 +147,8 @@ def knows_leases(path: Path) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # not into a file that a link in its place names
+    descriptor = os.open(path, flags, 0o666)
     with os.fdopen(descriptor, "rb+", buffering=0) as handle:  # closing it writes nothing, which might fail
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ConfigError(f"{path} is not a regular file; delete it")
