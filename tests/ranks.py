@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-SECONDS = 120  # after which ranks that still wait are killed; no test takes a tenth of it on a machine that is free
+SECONDS = 300  # after which ranks that still wait are killed: a machine may be busy
 
 
 def together(processes: Any, count: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
