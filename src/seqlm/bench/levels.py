@@ -21,6 +21,7 @@ from .layers import measure_layers
 from .neighbour import measure_neighbour
 from .plot import plot, plot_growth, plotting
 from .products import measure_products
+from .ranks import measure_ranks
 from .reading import measure_reading
 from .safety import measure_safety
 from .steps import STEPS, measure_steps
@@ -43,6 +44,7 @@ LEVELS: dict[str, Measurement] = {
     "growth": lambda options, device, _: measure_growth(options, device),
     "neighbour": lambda options, *_: measure_neighbour(options),
     "safety": lambda options, *_: measure_safety(options),
+    "ranks": lambda options, *_: measure_ranks(options),
     "tune": lambda options, *_: tune(options),
 }
 

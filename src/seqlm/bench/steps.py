@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ from ..engines.native import has_bf16_lstm
 from ..models.presets import build_language_model
 from ..models.stack import Dropouts
 from ..tasks.lm import LanguageModeling
+from ..training.distributed import ALONE, Ranks
 from ..training.gradient import gradient
 from ..training.loop import descend
+from ..training.shared_gradient import SharedGradient
 from .plain import Plain, PlainAwd
 from .timing import Run, now, take_turns, with_bf16
 
@@ -107,20 +110,25 @@ def plain_step(
     return step
 
 
-def seqlm_step(recipe: Recipe, model: Any, device: torch.device, precision: str) -> Callable[[Tensor], float]:
-    """The training step of seqlm."""
+def seqlm_step(
+    recipe: Recipe, model: Any, device: torch.device, precision: str, ranks: Ranks = ALONE
+) -> Callable[[Tensor], float]:
+    """The training step of seqlm; by several ranks, of which each is given its rows."""
     task = LanguageModeling(penalties=recipe.penalties)
-    parameters, carry = list(model.parameters()), model.init_carry(recipe.batch)
+    parameters, carry = list(model.parameters()), model.init_carry(recipe.batch // ranks.count)
     optimizer = torch.optim.SGD(parameters, lr=1.0, fused=True)
 
     def objective(chunk: Chunk, carry: Any) -> Any:
         with autocast(device, precision):
             return task.objective(model, chunk, carry)
 
+    own = partial(gradient, objective, parameters)
+    learn = own if ranks.count == 1 else SharedGradient(own, parameters, ranks)
+
     def step(tokens: Tensor) -> float:
         nonlocal carry
         chunk = Chunk(tokens[:-1], tokens[1:], tokens[1:].numel())
-        carry, loss_sum = gradient(objective, parameters, chunk, detach(carry), recipe.batch)
+        carry, loss_sum = learn(chunk, detach(carry), recipe.batch)
         descend(optimizer, parameters, recipe.clip_norm)
         return float(loss_sum.item())
 

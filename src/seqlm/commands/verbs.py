@@ -189,7 +189,7 @@ VERBS = {
         "time cells, engines and training steps",
         {
             "LEVEL ...": "what is timed, the same as the key levels: layer, step, product, reading, encoding, growth, "
-            "neighbour, tune; default: layer step",
+            "ranks, neighbour, tune; default: layer step",
             **KEYS,
             "--json FILE": "keep the measurements in FILE, too; default: print them only",
             "--png FILE": "draw layer and growth (needs the extra `plots`); default: no picture",
