@@ -11,6 +11,7 @@ from . import __version__
 from .commands.verbs import SYNONYMS, VERBS
 from .errors import ConfigError, SeqlmError, broken_pipe, memory_advice, print_error
 from .training.signals import Interrupted, LeaveOnSignal
+from .training.torchrun import launched
 
 HELP = ("-h", "--help", "help")
 ENOUGH_MEMORY = "Close other programs, or use a machine with more memory"
@@ -19,6 +20,7 @@ LESS_MEMORY = {  # training gives its own advice
     "sample": "It needs less with a shorter prompt, with average_last=null, or with device=cpu",
     "predict": "It needs less with batch_size=1, with shorter lines, or with device=cpu",
 }
+TOGETHER = ("train", "resume")  # verbs that several processes may be started for, by torchrun
 OLD_VERBS = {"certify": "reproduce"}  # understood for one version
 
 
@@ -30,6 +32,13 @@ def main() -> None:
         print(f"seqlm: {verb} is called {OLD_VERBS[verb]} now", file=sys.stderr)
         verb = OLD_VERBS[verb]
     try:
+        place = launched()
+        if place and verb not in TOGETHER and verb in VERBS:
+            if place.rank:  # rank 0 says it
+                sys.exit(ConfigError.exit_code)
+            raise ConfigError(f"seqlm {verb} is for one process, not for {place.world_size}; start it without torchrun")
+        if place and place.rank and set(HELP) & {verb, *words}:
+            return
         if verb == "--version":
             print(f"seqlm {__version__}")
         elif verb in HELP or (verb in VERBS and set(HELP[:2]) & set(words)):

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config.compose import differing_words, expand, run_jobs
 from ..config.schema import Config
@@ -16,6 +17,10 @@ from ..config.words import Choices
 from ..errors import ConfigError, SeqlmError, broken_pipe, print_error
 from ..runs.folder import check_free
 from ..terminal import status
+from ..training.torchrun import launched
+
+if TYPE_CHECKING:
+    from ..training.distributed import Ranks
 
 
 class JobFailed(Exception):
@@ -28,30 +33,48 @@ class JobFailed(Exception):
 
 def main(words: Sequence[str]) -> None:
     """`seqlm train [group=option] [key=value] [-m]`."""
-    if {"-m", "--multirun"} & {*words} and not {"-h", "--help", "--cfg", "-c", "--info", "-i"} & {*words}:
-        _train_several(words)
+    if launched():
+        from ..training.joining import joined
+
+        with joined() as ranks:
+            _main(words, ranks)
     else:
-        run_jobs(words, lambda make, choices, typed: _train(make, choices, typed)[1])
+        _main(words, None)
 
 
-def _train(make: Callable[[], Config], choices: Choices, typed: list[str]) -> tuple[Path, float]:
-    """Train one configuration; returns its run and what hydra's sweepers minimise. An error ends the process."""
+def _main(words: Sequence[str], ranks: Ranks | None) -> None:
+    if {"-m", "--multirun"} & {*words} and not {"-h", "--help", "--cfg", "-c", "--info", "-i"} & {*words}:
+        _train_several(words, ranks)
+    else:
+        run_jobs(words, lambda make, choices, typed: _train(make, choices, typed, ranks)[1])
+
+
+def _train(make: Callable[[], Config], choices: Choices, typed: list[str], ranks: Ranks | None) -> tuple[Path, float]:
+    """Train one configuration; returns its run and what hydra's sweepers minimise. An error ends the process.
+
+    `ranks` are all that train it, if they are several.
+    """
     try:
         config = make()
-        if config.resume != "auto":
+        if config.resume != "auto" and (ranks is None or ranks.leads):
             check_free(Path(config.run.root), config.run.name)
         with status("loading torch"):  # once the words are known to be right
+            from ..training.distributed import ALONE
             from ..training.launch import train
 
-        trained = train(config, choices, typed)
+        trained = train(config, choices, typed, ranks=ranks or ALONE)
         return trained.run.path, trained.best
     except BrokenPipeError:
         raise SystemExit(broken_pipe()) from None
     except (SeqlmError, OSError) as error:
+        if ranks is not None:
+            from ..training.joining import Ended
+
+            raise Ended(error) from None
         sys.exit(print_error(error))
 
 
-def _train_several(words: Sequence[str]) -> None:
+def _train_several(words: Sequence[str], ranks: Ranks | None) -> None:
     """A multirun of hydra's: a line above each job, a table below them all, the exit code of the first that failed."""
     titles, here = _titles(words), os.getpid()
     failed = None
@@ -61,8 +84,10 @@ def _train_several(words: Sequence[str]) -> None:
             title = titles.get(tuple(typed), " ".join(word for word in typed if word not in words))
             print(f"\n{title}", flush=True)
             try:
-                run, best = _train(make, choices, typed)
+                run, best = _train(make, choices, typed, ranks)
             except SystemExit as leaving:
+                if ranks is not None:  # all of them end
+                    raise
                 code = leaving.code if isinstance(leaving.code, int) else 1
                 if code > 128 and os.getpid() == here:  # a signal ends a sweep, a failed run does not
                     raise
@@ -76,7 +101,8 @@ def _train_several(words: Sequence[str]) -> None:
             run_jobs(words, job)
         except JobFailed as error:
             failed = error
-        _print_results(sorted(file.read_text(encoding="utf-8") for file in Path(folder).iterdir()))
+        if ranks is None or ranks.leads:
+            _print_results(sorted(file.read_text(encoding="utf-8") for file in Path(folder).iterdir()))
     if failed is not None:
         sys.exit(failed.exit_code)
 

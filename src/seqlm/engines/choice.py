@@ -48,6 +48,7 @@ class Choices:
         self.answers: dict[str, Answer] = {}  # what this machine has measured, as far as it was asked for
         self.again = False  # whether to measure anew what this machine knows
         self._keep: Callable[[dict[str, str]], None] = lambda made: None
+        self._settle: Callable[[str, str], str] = lambda question, way: way
         self._lock = threading.RLock()
         self._stored: dict[str, Answer] | None = None  # the file, while it is locked
 
@@ -64,19 +65,24 @@ class Choices:
             return next(iter(ways))
         with self._lock:
             if self.made.get(question) not in ways:
-                self.made[question] = self._answer(question, ways)
+                own = self._answer(question, ways)
+                settled = self._settle(question, own)
+                self.made[question] = settled if settled in ways else own
                 self._keep(self.made)
             return self.made[question]
 
     @contextmanager
-    def of_run(self, known: Mapping[str, str]) -> Iterator[None]:
-        """Begin with the choices that a run has made, and put back at the end what was there before."""
-        before = self.made, self._keep
-        self.made, self._keep = dict(known), lambda made: None
+    def of_run(self, known: Mapping[str, str], settle: Callable[[str, str], str] | None = None) -> Iterator[None]:
+        """Begin with the choices that a run has made, and put back at the end what was there before.
+
+        `settle(question, way)` gives the way that all processes of the run take, if there are several.
+        """
+        before = self.made, self._keep, self._settle
+        self.made, self._keep, self._settle = dict(known), lambda made: None, settle or (lambda question, way: way)
         try:
             yield
         finally:
-            self.made, self._keep = before
+            self.made, self._keep, self._settle = before
 
     def keep(self, keep: Callable[[dict[str, str]], None]) -> None:
         """Call a function with all choices, now, and before one more is used; until the end of `of_run`."""

@@ -9,6 +9,7 @@ import torch
 
 from ..config.build import build
 from ..config.schema import Config
+from ..data.dataset import Data
 from ..data.tokenizers.text import load_tokenizer
 from ..device import autocast, prepare
 from ..errors import ConfigError
@@ -20,6 +21,7 @@ from ..tasks.base import Task
 from ..terminal import status
 from .callbacks import Callback, make_callbacks
 from .distributed import ALONE, Ranks
+from .joining import first_here, own_device
 from .loggers.make import make_loggers
 from .session import Session
 from .shares import check_batch_size, check_model, draw_apart
@@ -36,14 +38,14 @@ def assemble_session(
     check_batch_size(config, ranks)
     made, loggers = make_callbacks(config, callbacks), make_loggers(config)
     limits = config.train
-    device = prepare(config.device, config.precision, config.threads, config.deterministic)
+    device = prepare(own_device(ranks, config.device), config.precision, config.threads, config.deterministic)
     if config.engine == "graph" and device.type != "cuda":
         raise ConfigError(f"engine=graph needs device=cuda, this run is on {device.type}; use engine=auto")
     if config.engine == "graph" and limits.accumulate > 1:
         raise ConfigError(f"train.accumulate={limits.accumulate} cannot be captured with engine=graph; use engine=auto")
     torch.manual_seed(config.seed)
     with status("reading the data"):
-        data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
+        data = first_here(ranks, lambda: _read_data(config, run, ranks))
     task: Task = build(config.task, "task", trust=config.trust)
     task.prepare(data.tokenizer)
     with status("building the model"):
@@ -81,3 +83,11 @@ def assemble_session(
         loggers=loggers,
         ranks=ranks,
     )
+
+
+def _read_data(config: Config, run: RunFolder | None, ranks: Ranks) -> Data:
+    """The data, encoded: what is read once more, in another process, is found in the cache."""
+    data = build_data(config, load_tokenizer(run.tokenizer) if run else None)
+    if ranks.count > 1:
+        _ = data.fingerprint
+    return data

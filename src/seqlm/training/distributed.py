@@ -28,8 +28,8 @@ class Ranks:
     RankFailed if a rank has failed or is gone, which `watch` knows.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, watch: Watch | None = None) -> None:
-        self.rank, self.count, self.watch = rank, count, watch
+    def __init__(self, rank: int = 0, count: int = 1, watch: Watch | None = None, store: Any = None) -> None:
+        self.rank, self.count, self.watch, self._store = rank, count, watch, store
 
     @property
     def leads(self) -> bool:
@@ -67,6 +67,10 @@ class Ranks:
     def first(self, value: Any) -> Any:
         """The value of rank 0: what JSON can hold."""
         return self.all(value if self.leads else None)[0]
+
+    def settle(self, name: str, value: str) -> str:
+        """The value that the first rank to come has given to this name; each comes when it likes, or never."""
+        return value if self._store is None else self._store.compare_set(name, "", value).decode()
 
     def lead(self, do: Callable[[], T]) -> T | None:
         """Call `do` on rank 0 alone, while the others wait; what it raises there is an error of all ranks."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +16,8 @@ from ..config.comparison import changes, with_younger_options
 from ..config.metrics import by_name
 from ..config.schema import RANDOM_SEED, Config
 from ..config.values import save_config, with_words
-from ..device import describe
 from ..engines.choice import measured
-from ..errors import ConfigError, NonFiniteError, RunExists, Stopped, memory_advice
+from ..errors import ConfigError, NonFiniteError, RankFailed, RunExists, Stopped, memory_advice
 from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
@@ -33,12 +31,14 @@ from ..terminal import status as shown_status
 from .assemble import assemble_session
 from .callbacks import Callback, TrainingState
 from .console import Console
+from .distributed import ALONE, Ranks
+from .joining import agreed, check_same_data, way_on
 from .loggers.base import Opening
-from .loggers.run_logger import RunLogger
+from .loggers.run_logger import NoLogger, RunLogger
 from .loop import Loop
 from .plan import extend, planned
-from .report import closing, declarations, describe_run, header, hparams, less_memory, now
-from .resuming import check_limits, finished, is_finished, newest_checkpoint
+from .report import closing, describe_run, header, hparams, less_memory, now, trust_word
+from .resuming import check_limits, finished, is_finished, newest_checkpoint, record_resumption
 from .session import Progress, Session
 from .signals import StopSignal
 
@@ -54,32 +54,40 @@ class Trained(NamedTuple):
 
 
 def train(
-    config: Config, choices: Mapping[str, str], words: Sequence[str] = (), callbacks: Sequence[Callback] = ()
+    config: Config,
+    choices: Mapping[str, str],
+    words: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    ranks: Ranks = ALONE,
 ) -> Trained:
-    """Start a run from `config` and train it to its end.
+    """Start a run from `config` and train it to its end, by all of `ranks` together.
 
     `choices` are the options taken of each config group (`{"model": "lstm"}`), `words` those that were typed: they
     name the run.
     Raises ConfigError before anything is written, Stopped after a signal, NonFiniteError, CallbackError.
     """
+    if ranks.count > 1:
+        config = agreed(ranks, config, words)
     name, root = config.run.name, Path(config.run.root)
     if config.resume == "auto":
         if name is None:
             raise ConfigError("resume=auto needs run.name=...: the run to resume")
-        if (root / name / "run.json").is_file():
+        if ranks.first((root / name / "run.json").is_file()):
             drawn = DRAWN in words  # once and for all
             change = lambda saved: replace(config, seed=saved.seed) if drawn else config  # noqa: E731
-            return _resume(RunFolder.open(root / name), change, callbacks)
+            return _resume(RunFolder.open(root / name), change, callbacks, ranks)
     with shown_status("preparing the run"):
         check_parts(config)  # a wrong key is named before a run that it mentions is looked for
-    with measured.of_run({}):
-        return _train(with_pinned_models(config), choices, words, callbacks)
+    with measured.of_run({}, ranks.settle):
+        return _train(with_pinned_models(config), choices, words, callbacks, ranks)
 
 
-def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], callbacks: Sequence[Callback]) -> Trained:
-    name, root = config.run.name, Path(config.run.root)
+def _train(
+    config: Config, choices: Mapping[str, str], words: Sequence[str], callbacks: Sequence[Callback], ranks: Ranks
+) -> Trained:
     with shown_status("preparing the run"), memory_advice(partial(less_memory, config)):
-        session = assemble_session(config, callbacks=callbacks)
+        session = assemble_session(config, callbacks=callbacks, ranks=ranks)
+        check_same_data(session)
         given = [f"seed={config.seed}" if word == DRAWN else word for word in words]
         typed = {"choices": dict(choices), "overrides": given, "model": describe_model(config, choices)}
         origins = _origins(session)
@@ -94,37 +102,62 @@ def _train(config: Config, choices: Mapping[str, str], words: Sequence[str], cal
         run.update(status="running", started=now(), **facts)
         seal(run)
 
-    try:
-        with RunFolder.create(root, name, run_name(config, choices, given), fill) as run:
+    with _new_folder(config, run_name(config, choices, given), fill, ranks) as run:
+        if run is not None:
             return _run(run, session, *_beginning(session), None)
-    except RunExists:
-        if config.resume == "auto" and name and (root / name / "run.json").is_file():  # another process was faster
-            return train(config, choices, words, callbacks)
-        raise
+    return train(config, choices, words, callbacks, ranks)
 
 
-def resume(folder: str | Path, words: Sequence[str], callbacks: Sequence[Callback] = ()) -> Trained:
+@contextmanager
+def _new_folder(
+    config: Config, stem: str, fill: Callable[[RunFolder], None], ranks: Ranks
+) -> Iterator[RunFolder | None]:
+    """The folder of a new run, which rank 0 makes and holds; None if resume=auto finds that another was faster."""
+    name, root = config.run.name, Path(config.run.root)
+    if not ranks.leads:
+        path = ranks.first(None)
+        yield RunFolder(Path(path)) if path else None
+        return
+    with ExitStack() as held:
+        run = None
+        try:
+            run = held.enter_context(RunFolder.create(root, name, stem, fill))
+        except RunExists:
+            if not (config.resume == "auto" and name and (root / name / "run.json").is_file()):
+                raise
+        ranks.first(str(run.path) if run else None)
+        yield run
+
+
+def resume(
+    folder: str | Path, words: Sequence[str], callbacks: Sequence[Callback] = (), ranks: Ranks = ALONE
+) -> Trained:
     """Resume the run in `folder` from its newest whole checkpoint; `words` may change resumable keys.
 
     A run that was killed before its first checkpoint starts from step 0, which gives the same numbers.
     """
-    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, asdict(saved), words), callbacks)
+    return _resume(RunFolder.open(folder), lambda saved: with_words(Config, asdict(saved), words), callbacks, ranks)
 
 
-def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Sequence[Callback]) -> Trained:
+def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Sequence[Callback], ranks: Ranks) -> Trained:
     """Resume `run` under the config that `change` makes of its own, if that is still the same run."""
-    with run.locked(), measured.of_run(run.info().get("measured", {})):
-        run.tidy()
-        upkeep.tidy(run.checkpoints)
+    held = run.locked() if ranks.leads else nullcontext()
+    with held, measured.of_run(run.info().get("measured", {}), ranks.settle):
+        if ranks.leads:
+            run.tidy()
+            upkeep.tidy(run.checkpoints)
         saved = saved_config(run)
         check_tokenizer(run)
         config = with_absolute_paths(with_pinned_models(change(saved), saved))
         config = replace(config, run=saved.run, resume=saved.resume)
         check_changes(run, with_younger_options(saved, config), config)
-        start = newest_checkpoint(run)
+        if ranks.count > 1:
+            config = agreed(ranks, config, ())
+        start = newest_checkpoint(run, ranks)
         if start is not None:
             past = Progress.of(start)
-            upkeep.correct_pointers(run.checkpoints, start.step, past.best_step if past.valid else None)
+            if ranks.leads:
+                upkeep.correct_pointers(run.checkpoints, start.step, past.best_step if past.valid else None)
             check_limits(run, saved, config, past)
             if is_finished(run, saved, config, past):
                 print(finished(run, config, past), flush=True)
@@ -132,7 +165,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
             if run.info().get("status") == "pruned":
                 print(f"{run.path} was pruned at step {past.step:,}; its training is resumed all the same", flush=True)
         with shown_status("preparing the run"), memory_advice(partial(less_memory, config, run)):
-            session = assemble_session(config, run, callbacks)
+            session = assemble_session(config, run, callbacks, ranks)
+            check_same_data(session)
         known = run.info().get("data_fingerprint")
         if known != (found := session.data.fingerprint):
             raise ConfigError(
@@ -145,21 +179,9 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         changed = changes(saved, config)
         if told := extend(session, progress, saved, str(run.path)):
             print(f"learning rate {told}", flush=True)
-        write_config(run, config)
-        info, device = run.info(), describe(session.device, config.precision)
-        devices = info.get("device", device).split("; then ")
-        if device != devices[-1]:
-            print(f"trained on {devices[-1]} so far, now on {device}: from here on its bits will differ", flush=True)
-        run.update(
-            status="running",
-            resumed=int(info.get("resumed", 0)) + 1,
-            history=[*info.get("history", []), *([{"step": progress.step, "changed": changed}] if changed else [])],
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            device="; then ".join(devices if device == devices[-1] else [*devices, device]),
-            **declarations(session.task),
-            **origins,
-        )
+        if ranks.leads:
+            write_config(run, config)
+            record_resumption(run, session, progress, changed, origins)
         return _run(run, session, progress, carry, start)
 
 
@@ -197,26 +219,30 @@ def _run(
     `start` is the checkpoint that it was restored from, if any. A signal that comes before the first step or after the
     last is answered there, too: the run is saved, or as good as finished.
     """
+    ranks = session.ranks
     with StopSignal() as stop, memory_advice(partial(less_memory, session.config, run)):
         saved_at = None if start is None else start.step
-        run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
-        session.sealed = meta(run, with_absolute_paths(session.config))
-        measured.keep(lambda made: run.update(measured=made))
+        if ranks.watch is not None:
+            ranks.watch.way_on = way_on(ranks, shlex.quote(str(run.path)) + trust_word(session.config))
+        if ranks.leads:
+            run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
+            session.sealed = meta(run, with_absolute_paths(session.config))
+            measured.keep(lambda made: run.update(measured=made))
         console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
         status, logger = "failed", None
         try:
-            opening = _opening(run, session, None if saved_at is None else progress.step)
-            logger = RunLogger(opening, session.loggers, console.write, console.warn)
+            logger = _logger(run, session, console, None if saved_at is None else progress.step)
             print(header(run, session, progress), flush=True)
-            if saved_at is None:
+            if saved_at is None and ranks.leads:
                 logger.text("config", run.config.read_text(encoding="utf-8"), 0)
-            logger.metrics(by_name(session.task.metrics))
-            logger.hparams(hparams(run, session.config))
+            if ranks.leads:
+                logger.metrics(by_name(session.task.metrics))
+                logger.hparams(hparams(run, session.config))
             session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
             loop = Loop(run, session, progress, logger, console, stop)
             loop.fit(carry, saved_at)
             status = session.callbacks.status
-        except (Stopped, KeyboardInterrupt):
+        except (Stopped, KeyboardInterrupt, RankFailed):
             status = "interrupted"
             raise
         except NonFiniteError:
@@ -228,8 +254,16 @@ def _run(
         finally:
             console.close()
             _close(run, session, progress, logger, status)
-        print(closing(run, session, progress, loop.best_diverged), flush=True)
+        if ranks.leads:
+            print(closing(run, session, progress, loop.best_diverged), flush=True)
         return Trained(run, progress.best_loss, session.config)
+
+
+def _logger(run: RunFolder, session: Session, console: Console, step: int | None) -> RunLogger:
+    """The logger of a run that stands at `step`, if it was begun before; of ranks but the first one that is silent."""
+    if not session.ranks.leads:
+        return NoLogger(run.path)
+    return RunLogger(_opening(run, session, step), session.loggers, console.write, console.warn)
 
 
 def _opening(run: RunFolder, session: Session, step: int | None) -> Opening:
@@ -247,6 +281,9 @@ def _opening(run: RunFolder, session: Session, step: int | None) -> Opening:
 
 def _close(run: RunFolder, session: Session, progress: Progress, logger: RunLogger | None, status: str) -> None:
     """Write how the run has ended, and close its logs."""
+    if not session.ranks.leads:
+        session.callbacks.end(status)
+        return
     valid = {f"valid/{name}": value for name, value in progress.valid.items()}
     counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
     counted |= session.callbacks.facts(run.info())

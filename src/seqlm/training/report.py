@@ -48,6 +48,7 @@ def describe_run(session: Session) -> dict[str, Any]:
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "device": describe(session.device, session.config.precision),
+        **({"ranks": session.ranks.count} if session.ranks.count > 1 else {}),
         "hardware": hardware(session.device),
         "seed": session.config.seed,
         "tags": session.config.tags,
@@ -70,6 +71,7 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
     rows = [
         ("run", str(run.path) + (f", resumed at step {progress.step:,}" if progress.step else "")),
         ("device", describe(session.device, config.precision) + _speed_of_products(session)),
+        ("", _shared_out(session)),
         ("data", data.describe()),
         ("", data.corpus.note()),
         *session.task.decisions(),
@@ -85,6 +87,13 @@ def header(run: RunFolder, session: Session, progress: Progress) -> str:
         *(("watch" * (number == 0), command) for number, command in enumerate(_watch(run, session))),
     ]
     return labelled(rows, sys.stdout)
+
+
+def _shared_out(session: Session) -> str:
+    """How many processes train together, if they are several."""
+    count = session.ranks.count
+    backend = "nccl" if session.device.type == "cuda" else "gloo"
+    return f"{count} processes ({backend}), {session.train.batch_size // count} rows each" if count > 1 else ""
 
 
 def _speed_of_products(session: Session) -> str:

@@ -1,22 +1,35 @@
-"""Checks before a run is resumed: from which checkpoint, and is there anything left to do."""
+"""Before a run is resumed: from which checkpoint, is there anything left to do, and the record of it in run.json."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import socket
+from collections.abc import Mapping
+from typing import Any
 
 from ..config.schema import LIMITS, Config
+from ..device import describe
 from ..errors import ConfigError
 from ..files import free_path
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
-from .session import Progress
+from .distributed import ALONE, Ranks
+from .report import declarations
+from .session import Progress, Session
 
 
-def newest_checkpoint(run: RunFolder) -> checkpoint.Checkpoint | None:
+def newest_checkpoint(run: RunFolder, ranks: Ranks = ALONE) -> checkpoint.Checkpoint | None:
     """The newest checkpoint that is whole; None, with a word about it, if the run must start from step 0.
 
-    Damaged checkpoints are put aside, never deleted.
+    Damaged checkpoints are put aside, never deleted. Of several ranks rank 0 decides.
     """
+    found = _newest(run) if ranks.leads else None
+    step = ranks.first(None if found is None else found.step)
+    return found if ranks.leads or step is None else checkpoint.find(run.checkpoints, str(step), print)
+
+
+def _newest(run: RunFolder) -> checkpoint.Checkpoint | None:
     if not checkpoint.steps(run.checkpoints):
         print(f"{run.path} has no checkpoint yet: it starts from step 0", flush=True)
         return None
@@ -86,4 +99,25 @@ def finished(run: RunFolder, config: Config, progress: Progress) -> str:
     return (
         f"{run.path} is finished: {progress.step:,} steps, {best}; nothing is changed.\n"
         f"To train it on: seqlm resume {shlex.quote(str(run.path))} {word}"
+    )
+
+
+def record_resumption(
+    run: RunFolder, session: Session, progress: Progress, changed: dict[str, list[Any]], origins: Mapping[str, Any]
+) -> None:
+    """Bring run.json up to date with the process that trains on; says so if it computes on another device."""
+    info, device = run.info(), describe(session.device, session.config.precision)
+    devices = info.get("device", device).split("; then ")
+    if device != devices[-1]:
+        print(f"trained on {devices[-1]} so far, now on {device}: from here on its bits will differ", flush=True)
+    run.update(
+        status="running",
+        resumed=int(info.get("resumed", 0)) + 1,
+        history=[*info.get("history", []), *([{"step": progress.step, "changed": changed}] if changed else [])],
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        device="; then ".join(devices if device == devices[-1] else [*devices, device]),
+        **({"ranks": session.ranks.count} if session.ranks.count > 1 or "ranks" in info else {}),
+        **declarations(session.task),
+        **origins,
     )

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -43,7 +44,7 @@ class Member(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The end of a rank: the exit code of all ranks, and the message, which it may have printed itself."""
+    """The end of a rank, which ends all: their exit code, the message, and whether rank 0 has printed it."""
 
     rank: int
     code: int
@@ -63,6 +64,7 @@ class Watch:
         self._heard = dict.fromkeys(peers, time.monotonic())
         self._done: set[int] = set()
         self._failure: Failure | None = None
+        self._alone = False  # rank 0 is gone
         self._leave_at = 0.0
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="seqlm-watch", daemon=True)
@@ -81,20 +83,23 @@ class Watch:
         if self._failure is not None:
             raise RankFailed(self._failure.text, self._failure.code)
 
-    def report(self, error: SeqlmError | OSError | BaseException, text: str, code: int, show: Callable[[], int]) -> int:
-        """End all ranks with an error of this one; it is shown once, by rank 0 if that can. Returns the exit code."""
-        if isinstance(error, RankFailed):
-            assert self._failure is not None
-            return show() if self._speaks(self._failure) else code
+    def report(self, error: BaseException, text: str, code: int, show: Callable[[], int]) -> int:
+        """End all ranks with an error of this one; it is shown once, by rank 0 if that can. Returns the exit code.
+
+        A rank does not end before that: torchrun stops all others as soon as one has ended.
+        """
         if self.rank == 0:
+            self._found(Failure(0, code, text))
             shown = show()
-            self._found(Failure(0, code, text, printed=True))
+            self._printed()
             return shown
-        self._send(0, {"failed": [self.rank, code, f"rank {self.rank}: {text}" if text else ""]})
+        own = not isinstance(error, RankFailed)
+        if own:
+            self._send(0, {"failed": [self.rank, code, f"rank {self.rank}: {text}" if text else ""]})
         with self._changed:
-            answered = self._changed.wait_for(lambda: self._failure is not None, ANSWER)
-        gone = self._failure is not None and self._failure.rank == 0 and not self._failure.printed
-        return code if answered and not gone else show()
+            known = lambda: self._alone or (self._failure is not None and self._failure.printed)  # noqa: E731
+            answered = self._changed.wait_for(known, ANSWER)
+        return show() if (self._alone or not answered) and (own or self._speaks()) else code
 
     def close(self) -> None:
         """Leave without alarm: this rank has done all that there was to do."""
@@ -129,12 +134,16 @@ class Watch:
         for peer, heard in self._heard.items():
             if now - heard > SILENCE and peer not in self._done:
                 self._gone(peer, f"was not heard for {SILENCE:.0f} s: it is stopped, or its machine cannot be reached")
+                if self.members[peer].host == self.members[self.rank].host:  # it is to end, too
+                    with suppress(OSError):
+                        os.kill(self.members[peer].pid, signal.SIGCONT)
         if self._failure is not None and now >= self._leave_at:
-            failure = self._failure
-            with suppress(BaseException):
-                if self._speaks(failure) and failure.text:
-                    print_error(RankFailed(failure.text, failure.code))
-            leave(failure.code)
+            if self._speaks() and self._failure.text:
+                sys.stderr = sys.__stderr__
+                print_error(RankFailed(self._failure.text, self._failure.code))
+            if self.rank == 0:
+                self._printed()
+            leave(self._failure.code)
 
     def _read(self, peer: int) -> bool:
         """Take what a rank has sent; False if its connection is closed."""
@@ -154,30 +163,50 @@ class Watch:
             if "done" in message:
                 self._done.add(peer)
             else:
-                self._done.add(peer)  # its connection will be closed next
-                self._found(Failure(*message["failed"]))
+                failure = Failure(*message["failed"])
+                if peer or failure.printed:  # the connection will be closed next
+                    self._done.add(peer)
+                self._found(failure)
         return True
 
     def _gone(self, peer: int, how: str) -> None:
         self._done.add(peer)
-        self._found(Failure(peer, 1, f"{self.members[peer]} {how}" + (f"\n{self.way_on}" if self.way_on else "")))
+        self._alone = peer == 0
+        failure = Failure(peer, 1, f"{self.members[peer]} {how}" + (f"\n{self.way_on}" if self.way_on else ""))
+        self._found(failure)
+        if self._alone:  # should it wake up, it need not say anything
+            self._send(peer, {"failed": failure._replace(printed=True)})
 
     def _found(self, failure: Failure) -> None:
         """Keep the first failure, and pass it on if this is rank 0."""
         with self._changed:
             if self._failure is None:
-                self._failure, self._leave_at = failure, time.monotonic() + GRACE
+                self._failure = failure
+                self._leave_at = time.monotonic() + GRACE * (1 if self.rank == 0 else 1.5)
+            elif failure.printed:
+                self._failure = self._failure._replace(printed=True)
             self._changed.notify_all()
-        if self.rank == 0:  # which prints it, or has
-            for peer in self._peers:
-                self._send(peer, {"failed": [*self._failure[:3], True]})
+        if self.rank == 0:
+            self._tell()
 
-    def _speaks(self, failure: Failure) -> bool:
-        """Whether it is for this rank to print a failure: rank 0, or where that is gone the first of each machine."""
-        if self.rank == 0 or failure.printed:
-            return self.rank == 0 and not failure.printed
+    def _printed(self) -> None:
+        """Let the others end, now that rank 0 has said why."""
+        with self._changed:
+            assert self._failure is not None
+            self._failure = self._failure._replace(printed=True)
+        self._tell()
+
+    def _tell(self) -> None:
+        assert self._failure is not None
+        for peer in self._peers:
+            self._send(peer, {"failed": self._failure})
+
+    def _speaks(self) -> bool:
+        """Whether it is for this rank to print the failure: rank 0, or where that is gone the first of each machine."""
+        if self.rank == 0:
+            return self._failure is not None and not self._failure.printed
         here = [one.rank for one in self.members[1:] if one.host == self.members[self.rank].host]
-        return self.rank == here[0]
+        return self._alone and self.rank == here[0]
 
     def _send(self, peer: int, message: object) -> None:
         line = b"\n" if message is None else json.dumps(message).encode() + b"\n"

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from ...config.metrics import Metric
@@ -119,3 +120,16 @@ class RunLogger:
             stack.callback(self._metrics.close)
             for logger in reversed(self._loggers):
                 stack.callback(logger.close, status)
+
+
+class NoLogger(RunLogger):
+    """Writes nothing: of the ranks that train a run together, rank 0 logs what all of them do."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Opening(folder), {})
+
+    def _open_metrics(self) -> Any:
+        return open(os.devnull, "a", encoding="utf-8")
+
+    def flush(self) -> None:
+        """Do nothing."""
