@@ -106,6 +106,12 @@ def describe(error: Exception) -> str:
     return f"{path} could not be written: {cause}"
 
 
+def describe_failure(error: Exception) -> str:
+    """The first line of an error, as a record keeps it; with its kind, if users are not meant to read it."""
+    told = describe(error) if isinstance(error, (SeqlmError, OSError)) else f"{type(error).__name__}: {error}"
+    return (told.splitlines() or [""])[0]
+
+
 def print_error(error: SeqlmError | OSError) -> int:
     """Print an error for the user; returns the exit code that belongs to it."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # it was typed

@@ -41,6 +41,14 @@ def columns(stream: TextIO) -> int:
         return shutil.get_terminal_size().columns
 
 
+def rows(stream: TextIO) -> int:
+    """The height of a terminal, 24 where it is not known."""
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or 24
+    except (OSError, ValueError, AttributeError):
+        return shutil.get_terminal_size().lines
+
+
 def output_width() -> int | None:
     """Columns for a table: those of the terminal, or $COLUMNS; None for a file or a pipe, as wide as need be."""
     if os.environ.get("COLUMNS", "").isdigit():

@@ -152,7 +152,7 @@ def _places(place: str, last: str) -> list[str]:
     for name in place.split("|"):
         if name == "RUN":
             found += _runs(last)
-        elif name == "NAME":
+        elif name in ("NAME", "SWEEP"):
             found += _beginning(last, [path.parent.name for path in sorted(OUTPUTS.glob("*/.sweep"))])
         elif name in ("DIR", "FILE"):
             found += _paths(last, folders_only=name == "DIR")

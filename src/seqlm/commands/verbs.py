@@ -28,7 +28,7 @@ RUN = {"RUN": "a run: its folder, or its name in outputs"}
 SYNONYMS = {
     "generate": "sample", "test": "eval", "validate": "eval", "ls": "runs", "list": "runs", "infer": "predict",
     "inference": "predict", "fit": "train", "continue": "resume", "delete": "rm", "remove": "rm", "benchmark": "bench",
-    "diff": "compare", "grid": "sweep",
+    "watch": "tail", "follow": "tail", "diff": "compare", "grid": "sweep",
 }  # fmt: skip
 
 
@@ -151,6 +151,16 @@ VERBS = {
             "--csv": "the same with commas between; default: a table",
         },
         [("runs", "those in outputs"), ("runs --filter 'model=gru valid<90'", "some of them")],
+    ),
+    "tail": Verb(
+        "RUN|SWEEP [key=value]",
+        "watch a run or a sweep while it trains, from any machine that sees its folder",
+        {"RUN|SWEEP": "a run or a sweep: its folder, or its name in outputs", **KEYS},
+        [
+            ("tail outputs/NAME", "its lines as they come; Ctrl-C leaves it alone; exit code 1 if it failed"),
+            ("tail outputs/SWEEP follow=false", "a line for each job, once"),
+        ],
+        "tail",
     ),
     "compare": Verb(
         "RUN|DIR ... [--sort COLUMN] [--markdown] [--json FILE]",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 HUGE = 1e7  # numbers from here on are written with an exponent
@@ -54,3 +55,39 @@ def by_name(metrics: Iterable[Metric | Mapping[str, Any]]) -> dict[str, Metric]:
     """Declared metrics by their names, the loss first; each may be a mapping, as in a JSON file."""
     made = (one if isinstance(one, Metric) else Metric(**one) for one in (LOSS, *metrics))
     return {one.name: one for one in made}
+
+
+class Results(NamedTuple):
+    """How the numbers of a task are shown, to those who train it and to those who only watch.
+
+    Args:
+        metrics: that the task declares.
+        monitor: the metric that weights are chosen by.
+        unit: of a loss, that people think in: ppl, bpc, bits/byte; empty if that is nats per token.
+    """
+
+    metrics: Sequence[Metric]
+    monitor: str
+    unit: str
+
+    def headline(self, loss: float) -> str:
+        """A loss in the unit that people think in; empty if that is nats per token."""
+        if self.unit in ("", "ppl"):
+            return f"ppl {PERPLEXITY.text(math.exp(loss) if loss < 700 else math.inf)}" if self.unit else ""
+        return f"{self.unit} {loss / math.log(2):.3f}"
+
+    def describe(self, values: Mapping[str, float | None]) -> str:
+        """Metrics in a line, each with its digits."""
+        known = by_name(self.metrics)
+        return "  ".join(f"{name} {known.get(name, LOSS).text(value)}" for name, value in values.items())
+
+    def best(self, values: Mapping[str, float]) -> str:
+        """The monitored metric with its name."""
+        shown = self.describe({self.monitor: values[self.monitor]})
+        return (self.headline(values["loss"]) or shown) if self.monitor == "loss" else shown
+
+    def summary(self, values: Mapping[str, float]) -> list[str]:
+        """All metrics with their names: first the monitored one, in the unit people think in."""
+        first = self.best(values)
+        others = [self.describe({name: value}) for name, value in values.items()]
+        return [first, *(text for text in others if text.split()[0] != first.split()[0])]

@@ -287,6 +287,16 @@ class SweepConfig:
 
 
 @dataclass(kw_only=True)
+class TailConfig:
+    """Keys of `seqlm tail RUN|SWEEP`."""
+
+    lines: int = _key(least=0)
+    follow: bool = _key()
+    wait: bool = _key()
+    samples: bool = _key()
+
+
+@dataclass(kw_only=True)
 class SampleConfig(LoadingConfig, SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 

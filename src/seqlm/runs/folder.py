@@ -173,7 +173,7 @@ class RunFolder:
     def records(self) -> list[dict[str, Any]]:
         """metrics.jsonl; what a kill cut short, or damaged, is left out."""
         lines = self._metrics_bytes().split(b"\n")
-        return [record for line in lines if (record := _record(line)) is not None]
+        return [record for line in lines if (record := record_of(line)) is not None]
 
     def metrics_so_far(self) -> dict[str, Any]:
         """Length and SHA-256 of metrics.jsonl, which a checkpoint keeps."""
@@ -219,21 +219,21 @@ class RunFolder:
             aside.write_bytes(self._metrics_bytes())
             print(f"note: {self.metrics} is damaged ({damage}); as it was it is kept in {aside.name}", file=sys.stderr)
         *lines, _ = self._metrics_bytes().split(b"\n")
-        records = [record for line in lines if (record := _record(line)) is not None and known(record)]
+        records = [record for line in lines if (record := record_of(line)) is not None and known(record)]
         write_atomically(self.metrics, "".join(to_json(record) + "\n" for record in records))
 
     def metrics_damage(self, kept: Mapping[str, Any] | None) -> str:
         """The damage in metrics.jsonl, or an empty text; `kept` is the `metrics_so_far` of the newest checkpoint."""
         data = self._metrics_bytes()
         *lines, _ = data.split(b"\n")  # behind the last line feed is what a kill cut short
-        damaged = [str(number) for number, line in enumerate(lines, 1) if _record(line) is None]
+        damaged = [str(number) for number, line in enumerate(lines, 1) if record_of(line) is None]
         if damaged:
             return f"line {', '.join(damaged[:5])}{', ...' * (len(damaged) > 5)}"
         changed = kept and hashlib.sha256(data[: kept["bytes"]]).hexdigest() != kept["sha256"]
         return "a number in it" if changed else ""
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def record_of(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl; None if it is damaged."""
     with suppress(ValueError, RecursionError):
         record = json.loads(line)

@@ -67,6 +67,15 @@ def summarize(run: RunFolder, info: Mapping[str, Any] | None = None) -> RunSumma
     )
 
 
+def share_done(limits: Mapping[str, float], record: Mapping[str, Any], epoch_tokens: int | None = None) -> float:
+    """The share of a run that is done, 0 to 1, by the limit that is nearest, as a record of metrics.jsonl says."""
+    tokens = record.get("tokens", 0)
+    come = {"steps": record.get("step", 0), "tokens": tokens, "minutes": record.get("seconds", 0.0) / 60}
+    if epoch_tokens:
+        come["epochs"] = tokens / epoch_tokens
+    return min(1.0, max((come[unit] / limit for unit, limit in limits.items() if unit in come), default=0.0))
+
+
 def markdown(lines: Sequence[Sequence[str]], left: int) -> str:
     """The same as a table of Markdown."""
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..errors import ConfigError
 from ..files import open_regular
 from ..runs.folder import RunFolder
-from ..runs.table import DAMAGED, summarize
+from ..runs.table import DAMAGED, share_done, summarize
 from ..terminal import columns
 from ..training.console import clock
 from .place import DIVERGED, ENDED, FAILED
@@ -61,12 +61,9 @@ class Display:
 
     def progress(self, slot: int, job: Job, seconds: float) -> None:
         """How far a running job has come, as its metrics.jsonl says."""
-        record = _last_record(job.place.run)
+        record = last_record(job.place.run)
         limits = job.config.train.limits
-        come = {"steps": record.get("step", 0), "tokens": record.get("tokens", 0)}
-        come["minutes"] = record.get("seconds", 0.0) / 60
-        shares = [come[unit] / limit for unit, limit in limits.items() if unit in come]
-        self._fractions[slot] = min(1.0, max(shares, default=0.0))
+        self._fractions[slot] = share_done(limits, record)
         if self._lines:
             loss = record.get("train/loss")
             parts = [f"step {record['step']:,}" + f"/{limits['steps']:,.0f}" * ("steps" in limits)] if record else []
@@ -81,7 +78,7 @@ class Display:
         if lines:
             told = [f"{DIVERGED if state == DIVERGED else FAILED}: {lines[0]}"]
         else:
-            told = [state, *([_result(job.place.run)] if state in ENDED else [])]
+            told = [state, *([f"valid {result(job.place.run)}"] if state in ENDED else [])]
         told += ["by another launcher"] if slot is None else [clock(seconds)]
         self.write("  ".join([self._plan.title(job), *told]))
 
@@ -124,7 +121,7 @@ class Display:
             self._lines[slot].set_description_str(text[: columns(sys.stdout) - 1])
 
 
-def _last_record(run: RunFolder) -> dict[str, Any]:
+def last_record(run: RunFolder) -> dict[str, Any]:
     """The last line of metrics.jsonl with losses of training; empty if there is none yet."""
     try:
         with open_regular(run.metrics) as handle:
@@ -142,11 +139,11 @@ def _last_record(run: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def _result(run: RunFolder) -> str:
-    """The best value of the monitored metric, as `valid ppl 93.1`."""
+def result(run: RunFolder) -> str:
+    """The best value of the monitored metric, as `ppl 93.1`; empty before the first evaluation."""
     try:
         found = summarize(run)
     except DAMAGED:
         return ""
-    name = found.shown
-    return f"valid {name} {found.metrics[name].text(found.valid.get(name))}" if name else ""
+    value = found.valid.get(found.shown)
+    return "" if value is None else f"{found.shown} {found.metrics[found.shown].text(value)}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Carry
-from ..config.metrics import LOSS, Metric, by_name
+from ..config.metrics import LOSS, Metric, Results, by_name
 from ..config.schema import Config, SamplingConfig
 from ..data.batching.batches import Batches
 from ..data.dataset import Data
@@ -120,20 +120,13 @@ class Task(ABC):
         """Called before each step with the progress of the run."""
         return None
 
-    def headline(self, loss: float, data: Data) -> str:
-        """A loss in the unit people think in; empty if that is nats per token."""
+    def unit(self, data: Data) -> str:
+        """The unit of a loss that people think in: ppl, bpc, bits/byte; empty if that is nats per token."""
         return ""
 
-    def best(self, metrics: dict[str, float], data: Data) -> str:
-        """The monitored metric with its name."""
-        shown = self.describe({self.monitor: metrics[self.monitor]})
-        return (self.headline(metrics["loss"], data) or shown) if self.monitor == "loss" else shown
-
-    def summary(self, metrics: dict[str, float], data: Data) -> list[str]:
-        """All metrics with their names: first the monitored one, in the unit people think in."""
-        first = self.best(metrics, data)
-        others = [self.describe({name: value}) for name, value in metrics.items()]
-        return [first, *(text for text in others if text.split()[0] != first.split()[0])]
+    def results(self, data: Data) -> Results:
+        """How numbers of this task are shown."""
+        return Results(self.metrics, self.monitor, self.unit(data))
 
     def headlines(self, metrics: Container[str]) -> list[str]:
         """Those of the metrics that results are told by, the monitored one first; the loss if there is no other."""

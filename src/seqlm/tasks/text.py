@@ -51,10 +51,9 @@ class TextTask(Task):
 
         return predicted(lines, text, partial(self.predict_texts, model, tokenizer))
 
-    def headline(self, loss: float, data: Data) -> str:
+    def unit(self, data: Data) -> str:
         """Perplexity of words, bits of characters and bytes."""
-        bits = {"char": "bpc", "byte": "bits/byte"}.get(data.tokenizer.kind)
-        return f"{bits} {loss / math.log(2):.3f}" if bits else f"ppl {PERPLEXITY.text(perplexity(loss, 1))}"
+        return {"char": "bpc", "byte": "bits/byte"}.get(data.tokenizer.kind, "ppl")
 
 
 def line_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -29,10 +29,19 @@ class Console:
     Args:
         headline: of nats per token, the unit people think in with its value; empty if there is no other.
         share: the share of the run that is done, 0 to 1, by whichever limit is the nearest.
+        seconds: the clock, of which the time that is left is in proportion.
+        quiet: seconds between two plain lines.
     """
 
-    def __init__(self, headline: Callable[[float], str], share: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        headline: Callable[[float], str],
+        share: Callable[[], float],
+        seconds: Callable[[], float] | None = None,
+        quiet: float = QUIET_SECONDS,
+    ) -> None:
         self._headline, self._share = headline, share
+        self._seconds, self._quiet = seconds or (lambda: time.monotonic()), quiet
         self._bar: Any = None
         self._step, self._total = 0, ""
         self._numbers: list[Part] = []  # of the last log interval
@@ -51,9 +60,15 @@ class Console:
         """Count a step."""
         self._step += 1
         if self._began is None:
-            self._began = time.monotonic(), self._share()
+            self._began = self._seconds(), self._share()
         if self._bar is not None:
             self._bar.update()
+
+    def at(self, step: int) -> None:
+        """Stand at a step that was taken elsewhere."""
+        self._step = step
+        if self._began is None:
+            self._began = self._seconds(), self._share()
 
     def back_to(self, step: int) -> None:
         """Count from an earlier step on."""
@@ -71,11 +86,11 @@ class Console:
         first, *rest = wrap(f"warning: {text}", sys.stdout)
         self.write("\n".join([first.replace("warning:", paint("warning:", "yellow", sys.stdout)), *rest]))
 
-    def training(self, epoch: float, values: Mapping[str, float], best: str, best_step: int) -> None:
+    def training(self, epoch: float | None, values: Mapping[str, float], best: str, best_step: int) -> None:
         """The numbers of the last log interval, and the best evaluation so far, if there is one."""
         headline = self._headline(values["train/loss"])
         self._numbers = [
-            Part(f"epoch {epoch:.2f}", 4),
+            Part("" if epoch is None else f"epoch {epoch:.2f}", 4),
             Part(f"loss {values['train/loss']:.3f}", 3 if headline else 8),
             Part(headline, 8),
             Part(f"lr {values['train/lr']:.3g}", 2),
@@ -84,8 +99,8 @@ class Console:
         ]
         if best:
             self._numbers.append(Part(f"best {best} @ {best_step:,}", 7))
-        if self._bar is None and time.monotonic() >= self._quiet_until:
-            self._quiet_until = time.monotonic() + QUIET_SECONDS
+        if self._bar is None and self._seconds() >= self._quiet_until:
+            self._quiet_until = self._seconds() + self._quiet
             ahead = [Part(f"step {self._step:>7,}", 10), Part(self._percent(), 10), *self._numbers, self._eta()]
             print(line(ahead, sys.stdout), flush=True)
 
@@ -130,7 +145,7 @@ class Console:
         if self._began is None or (share := self._share()) <= self._began[1]:
             return Part("", 10)
         began, before = self._began
-        return Part(f"eta {clock((time.monotonic() - began) * (1 - share) / (share - before))}", 10)
+        return Part(f"eta {clock((self._seconds() - began) * (1 - share) / (share - before))}", 10)
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]

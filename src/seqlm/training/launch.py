@@ -17,7 +17,15 @@ from ..config.metrics import by_name
 from ..config.schema import RANDOM_SEED, Config
 from ..config.values import save_config, with_words
 from ..engines.choice import measured
-from ..errors import ConfigError, NonFiniteError, RankFailed, RunExists, Stopped, memory_advice
+from ..errors import (
+    ConfigError,
+    NonFiniteError,
+    RankFailed,
+    RunExists,
+    Stopped,
+    describe_failure,
+    memory_advice,
+)
 from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
@@ -228,8 +236,8 @@ def _run(
             run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
             session.sealed = meta(run, with_absolute_paths(session.config))
             measured.keep(lambda made: run.update(measured=made))
-        console = Console(partial(session.task.headline, data=session.data), partial(session.share, progress))
-        status, logger = "failed", None
+        console = Console(session.task.results(session.data).headline, partial(session.share, progress))
+        status, logger, problem = "failed", None, None
         try:
             logger = _logger(run, session, console, None if saved_at is None else progress.step)
             print(header(run, session, progress), flush=True)
@@ -245,15 +253,15 @@ def _run(
         except (Stopped, KeyboardInterrupt, RankFailed):
             status = "interrupted"
             raise
-        except NonFiniteError:
-            status = "diverged"
-            raise
         except LeaseLost:
             status = "lost"
             raise
+        except Exception as error:
+            status, problem = "diverged" if isinstance(error, NonFiniteError) else status, describe_failure(error)
+            raise
         finally:
             console.close()
-            _close(run, session, progress, logger, status)
+            _close(run, session, progress, logger, status, problem)
         if ranks.leads:
             print(closing(run, session, progress, loop.best_diverged), flush=True)
         return Trained(run, progress.best_loss, session.config)
@@ -279,15 +287,18 @@ def _opening(run: RunFolder, session: Session, step: int | None) -> Opening:
     return Opening(run.path, step or 0, step is None, known, config.tags, config.note)
 
 
-def _close(run: RunFolder, session: Session, progress: Progress, logger: RunLogger | None, status: str) -> None:
-    """Write how the run has ended, and close its logs."""
+def _close(
+    run: RunFolder, session: Session, progress: Progress, logger: RunLogger | None, status: str, problem: str | None
+) -> None:
+    """Write how the run has ended, with the error if there was one, and close its logs."""
     if not session.ranks.leads:
         session.callbacks.end(status)
         return
     valid = {f"valid/{name}": value for name, value in progress.valid.items()}
-    counted = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
+    counted: dict[str, Any] = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
     counted |= session.callbacks.facts(run.info())
     counted["saving_seconds"] = round(progress.saving_seconds, 3)
+    counted |= {"error": problem} if problem or "error" in run.info() else {}
     with suppress(OSError, LeaseLost):  # on a full disk the error that led here is the one to print
         run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
     try:

@@ -172,7 +172,7 @@ class Loop:
         }
         self.logger.scalars(progress.step, progress.tokens, self.agreed.elapsed(), values)
         epoch = progress.epoch + progress.batch / len(session.train)
-        best = session.task.best(progress.valid, session.data) if progress.valid else ""
+        best = session.task.results(session.data).best(progress.valid) if progress.valid else ""
         self.divergence.observe(loss, session.schedule.warming_up(session.moment(progress)))
         self.console.training(epoch, values, "" if self.divergence.reason else best, progress.best_step)
         if self.divergence.reason and not self._warned:
@@ -222,7 +222,7 @@ class Loop:
         if improved:
             self.best_diverged = bool(self.divergence.reason)
         verdict = "diverging" if self.divergence.reason else "best so far" if improved else "no improvement"
-        shown = session.task.summary(metrics, session.data)
+        shown = session.task.results(session.data).summary(metrics)
         self.console.evaluation(progress.step, shown, verdict, progress.seconds, text)
         session.callbacks.evaluation(metrics, improved)
         return rank

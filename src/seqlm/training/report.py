@@ -25,7 +25,6 @@ from ..layers import Recurrent
 from ..models.stack import count_parameters, parameters_in_words
 from ..runs.folder import RunFolder
 from ..runs.pointers import steps
-from ..tasks.base import Task
 from ..terminal import labelled
 from .console import clock
 
@@ -56,13 +55,16 @@ def describe_run(session: Session) -> dict[str, Any]:
         "parameters": count_parameters(session.model),
         "data_fingerprint": session.data.fingerprint,
         "data_note": session.data.corpus.note() or None,
-        **declarations(session.task),
+        **declarations(session),
     }
 
 
-def declarations(task: Task) -> dict[str, Any]:
-    """The declarations of a task that run.json keeps, for readers that build no task: `seqlm runs`, for instance."""
-    return {"monitor": task.monitor, "declared_metrics": [metric._asdict() for metric in task.metrics]}
+def declarations(session: Session) -> dict[str, Any]:
+    """What run.json keeps for readers that build neither task nor data: `seqlm runs` and `seqlm tail`, for instance."""
+    results = session.task.results(session.data)
+    declared = [metric._asdict() for metric in results.metrics]
+    return {"monitor": results.monitor, "declared_metrics": declared, "unit": results.unit,
+            "epoch_tokens": session.train.targets}  # fmt: skip
 
 
 def header(run: RunFolder, session: Session, progress: Progress) -> str:
@@ -108,7 +110,7 @@ def _best(session: Session, progress: Progress, diverged: bool) -> tuple[str, st
     """The row of the evaluation that the run keeps as its best."""
     if not progress.valid:
         return "valid", "never evaluated"
-    shown = "  ".join(session.task.summary(progress.valid, session.data))
+    shown = "  ".join(session.task.results(session.data).summary(progress.valid))
     if diverged:
         return "valid", f"{shown} at step {progress.best_step:,}, when the run diverged already"
     return "best valid", f"{shown} at step {progress.best_step:,}"

@@ -118,6 +118,6 @@ def record_resumption(
         host=socket.gethostname(),
         device="; then ".join(devices if device == devices[-1] else [*devices, device]),
         **({"ranks": session.ranks.count} if session.ranks.count > 1 or "ranks" in info else {}),
-        **declarations(session.task),
+        **declarations(session),
         **origins,
     )
