@@ -188,6 +188,9 @@ def test_a_journal_cut_short_by_a_kill_is_read_and_continued(tmp_path):
     number = again.study.ask().number
     assert number == 1 and [json.loads(line) for line in journal.read_text().splitlines()]
     assert len(trials(again.plan)) == 2
+    journal.write_bytes(b"no journal\n" + whole)
+    with pytest.raises(ConfigError, match="search.journal is damaged"):
+        Search(planned(tmp_path))
 
 
 def test_what_came_out_is_told_and_drawn(tmp_path, capsys):
@@ -250,6 +253,7 @@ def test_the_command_counts_over_its_repetitions(tmp_path):
     words = ["sweep", "best", *WORDS, f"search={SPACE}", "jobs=2"]
     first = seqlm(*words, "trials=2", cwd=tmp_path)
     assert "2 of 2 trials have ended: 2 complete" in first.stdout and "seqlm train data=markov" in first.stdout
+    assert "2 of 3 trials have ended" in seqlm(*words, "trials=3", "--dry-run", cwd=tmp_path).stdout
     more = seqlm(*words, "trials=3", cwd=tmp_path)
     assert more.stdout.count("finished  valid") == 1 and "3 of 3 trials have ended" in more.stdout
     compared = seqlm("compare", "outputs/best", cwd=tmp_path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..config.schema import SweepConfig
 from ..errors import SeqlmError, Stopped, install_hint
-from ..sweep.search_plan import JOURNAL, SearchPlan, plan_search
+from ..sweep.search_plan import JOURNAL, SearchPlan, check_same_search, plan_search
 from ..terminal import labelled
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ PICTURE = "search.svg"
 def run_search(name: str, settings: SweepConfig, words: Sequence[str], dry_run: bool) -> None:
     """`seqlm sweep NAME WORDS search=... trials=N`: run trials until N have come to their end.
 
-    Raises ConfigError before anything is started, SeqlmError if a trial failed now, Stopped after a signal.
+    Raises ConfigError before anything is started, SeqlmError if trials were killed or none is complete, Stopped after
+    a signal.
     """
     from ..sweep import launcher
 
@@ -31,7 +32,7 @@ def run_search(name: str, settings: SweepConfig, words: Sequence[str], dry_run: 
         launcher.prepare(["optuna"])
     plan = plan_search(name, settings, words)
     if dry_run:
-        print(_description(plan))
+        print("\n".join([_description(plan), *_standing_there(plan)]))
         return
     from ..sweep.display import Display
     from ..sweep.search import Search
@@ -51,8 +52,11 @@ def run_search(name: str, settings: SweepConfig, words: Sequence[str], dry_run: 
     if number and search.told < plan.trials:
         left = f"{search.told} of {plan.trials} trials have ended; the same command resumes the search"
         raise Stopped(f"stopped: {left}", number)
-    if problems:
-        raise SeqlmError(f"trials that failed or were killed: {len(problems)}; the same command resumes those killed")
+    if search.told < plan.trials:
+        killed = plan.trials - search.told
+        raise SeqlmError(f"{killed} of {plan.trials} trials were killed; the same command resumes them")
+    if "complete" not in search.counts():
+        raise SeqlmError("no trial is complete: " + next(iter(problems.values()), "all have failed, see their logs"))
 
 
 def _description(plan: SearchPlan) -> str:
@@ -66,6 +70,19 @@ def _description(plan: SearchPlan) -> str:
         ],
         sys.stdout,
     )
+
+
+def _standing_there(plan: SearchPlan) -> list[str]:
+    """A line about the trials that are there already; writes nothing. Raises ConfigError if the search is another."""
+    if not (plan.folder / JOURNAL).is_file():
+        return []
+    from ..sweep.findings import findings_in
+
+    found = findings_in(plan.folder)
+    if found is None:
+        return []
+    check_same_search(plan, found.study.user_attrs["search"])
+    return [f"{sum(one.state.is_finished() for one in found.trials)} of {plan.trials} trials have ended"]
 
 
 def _standing(search: Search) -> str:

@@ -17,6 +17,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ..errors import ConfigError
 from .search_plan import JOURNAL
 from .space import Dimension
 
@@ -47,9 +48,18 @@ def journal_of(folder: Path) -> Path:
 
 
 def open_study(folder: Path, pruner: str, directions: Sequence[str] | None = None) -> optuna.Study:
-    """The study in a sweep's folder; with `directions` it is made if there is none."""
+    """The study in a sweep's folder; with `directions` it is made if there is none.
+
+    Raises ConfigError if its journal is damaged, KeyError if there is no study and none is to be made.
+    """
     path = journal_of(folder)
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}: {error}); the runs beside it are not: seqlm runs {folder}. "
+            "Choose another name for a new search"
+        ) from error
     if directions is None:
         return optuna.load_study(study_name=NAME, storage=storage, pruner=make_pruner(pruner))
     return optuna.create_study(
