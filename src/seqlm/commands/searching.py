@@ -102,7 +102,7 @@ def print_findings(folder: Path) -> None:
     found = findings_in(folder)
     if found is None:  # killed before it was one
         return
-    print(labelled([*rows(found), ("picture", _picture(found))], sys.stdout))
+    print("\n" + labelled([*rows(found), ("picture", _picture(found))], sys.stdout))
 
 
 def _picture(found: Findings) -> str:
