@@ -204,4 +204,6 @@ def _processes_below(parent: int) -> set[int]:
 
 def test_the_way_on_names_torchrun_only_where_that_was_the_way_in(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert joining.way_on(Ranks(0, 2), "outputs/run") == "Resume it with: seqlm resume outputs/run, started as before"
+    told = joining.resume_command(Ranks(0, 2), "outputs/run")
+    assert told == "seqlm resume outputs/run (started as these 2 processes were)"
+    assert joining.resume_command(Ranks(), "outputs/run") == "seqlm resume outputs/run"

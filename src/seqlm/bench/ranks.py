@@ -28,6 +28,7 @@ RECIPES = {"default": DEFAULT_RUN, "zaremba_small": STEPS["zaremba_small"]}  # t
 FIRST = "1 process, 2 threads"
 GROUPS = {FIRST: (1, 2), "2 ranks, 1 thread each": (2, 1), "1 process, 1 thread": (1, 1)}  # processes, threads of each
 PATIENCE = timedelta(minutes=10)
+START = "spawn"  # how processes come into being
 
 
 class _Timed(Pending):
@@ -82,7 +83,7 @@ def measure_ranks(options: BenchConfig) -> list[dict[str, Any]]:
 @contextmanager
 def _group(recipe: Recipe, count: int, threads: int) -> Iterator[Run]:
     """Processes that are ready: a call has them do a turn; seconds of a step that rank 0 waited, and of all of it."""
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(START)
     with tempfile.TemporaryDirectory(prefix="seqlm-") as folder:
         pairs = [context.Pipe() for _ in range(count)]
         processes = [

@@ -232,8 +232,11 @@ def own_device(ranks: Ranks, device: str) -> str:
     return f"cuda:{index}"
 
 
-def way_on(ranks: Ranks, run: str) -> str:
-    """The line that says how a training that has lost a rank is resumed."""
+def resume_command(ranks: Ranks, run: str) -> str:
+    """The command that resumes a run, given its words, by as many ranks; started by whatever else has started them."""
+    if ranks.count == 1:
+        return f"seqlm resume {run}"
     hosts = {one.host for one in ranks.watch.members} if ranks.watch else set()
-    ahead = f"torchrun --standalone --nproc-per-node={ranks.count} -m " if by_torchrun() and len(hosts) == 1 else ""
-    return f"Resume it with: {ahead}seqlm resume {run}" + ("" if ahead else ", started as before")
+    if by_torchrun() and len(hosts) == 1:
+        return f"torchrun --standalone --nproc-per-node={ranks.count} -m seqlm resume {run}"
+    return f"seqlm resume {run} (started as these {ranks.count} processes were)"

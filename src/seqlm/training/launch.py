@@ -40,7 +40,7 @@ from .assemble import assemble_session
 from .callbacks import Callback, TrainingState
 from .console import Console
 from .distributed import ALONE, Ranks
-from .joining import agreed, check_same_data, way_on
+from .joining import agreed, check_same_data, resume_command
 from .loggers.base import Opening
 from .loggers.run_logger import NoLogger, RunLogger
 from .loop import Loop
@@ -231,7 +231,8 @@ def _run(
     with StopSignal() as stop, memory_advice(partial(less_memory, session.config, run)):
         saved_at = None if start is None else start.step
         if ranks.watch is not None:
-            ranks.watch.way_on = way_on(ranks, shlex.quote(str(run.path)) + trust_word(session.config))
+            command = resume_command(ranks, shlex.quote(str(run.path)) + trust_word(session.config))
+            ranks.watch.way_on = f"Resume it with: {command}"
         if ranks.leads:
             run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
             session.sealed = meta(run, with_absolute_paths(session.config))

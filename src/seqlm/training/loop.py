@@ -20,6 +20,7 @@ from ..terminal import status
 from .agreement import Agreement
 from .console import Console
 from .divergence import Divergence
+from .joining import resume_command
 from .loggers.run_logger import RunLogger
 from .recovery import Recovery
 from .report import trust_word
@@ -89,9 +90,10 @@ class Loop:
                 saved_at = progress.step
                 agreed.update()
             if agreed.signal:
+                words = f"{shlex.quote(str(self.run.path))}{trust_word(session.config)}"
                 raise Stopped(
                     f"stopped at step {progress.step:,}, everything is saved; "
-                    f"resume it with: seqlm resume {shlex.quote(str(self.run.path))}{trust_word(session.config)}",
+                    f"resume it with: {resume_command(session.ranks, words)}",
                     agreed.signal,
                 )
             if ended:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from ..errors import RankFailed, SeqlmError, print_error
 
 BEAT = 1.0  # seconds between two lines
-SILENCE = 18.0  # seconds after which a rank counts as stopped
+SILENCE = 15.0  # seconds after which a rank counts as stopped
 GRACE = 5.0  # seconds that the main thread has to leave by itself, once a rank is gone
 ANSWER = 10.0  # seconds to wait for rank 0 to print the error of another rank
 JOIN = 120.0  # seconds to wait at the start until all ranks are there
