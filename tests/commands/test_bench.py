@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import seqlm.bench.neighbour as seqlm_bench_neighbour
+import seqlm.bench.ranks as seqlm_bench_ranks
 import seqlm.bench.reading as seqlm_bench_reading
 from seqlm.bench.growth import slope
 from seqlm.bench.steps import STEPS, Recipe, plain_model, plain_step, seqlm_model, seqlm_step
@@ -104,6 +105,18 @@ def test_beside_busy_processes(tmp_path, monkeypatch):
     assert [row["busy"] for row in rows] == [0, 1, 2] * 2 and rows[5]["of_idle"] == {"training": 1.0, "evaluation": 1.0}
     assert "not set" in shown
     assert seqlm_bench_neighbour.speeds(0.01)[0] > 0
+
+
+def test_by_ranks(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(seqlm_bench_ranks, "RECIPES", {"small": SMALL})
+    monkeypatch.setattr(seqlm_bench_ranks, "START", "forkserver")  # in which OpenMP must not have threads
+    groups = {label: (count, 1) for label, (count, _) in seqlm_bench_ranks.GROUPS.items()}
+    monkeypatch.setattr(seqlm_bench_ranks, "GROUPS", groups)
+    shown = seqlm("bench", "ranks", "seconds=0.1", "--json", "b.json", cwd=tmp_path).stdout
+    one, two, half = json.loads((tmp_path / "b.json").read_text())["ranks"]
+    assert [row["processes"] for row in (one, two, half)] == list(seqlm_bench_ranks.GROUPS)
+    assert one["times_first"] == 1.0 and one["waiting"] == half["waiting"] == 0.0 < two["waiting"] < 1.0
+    assert "2 ranks, 1 thread each" in shown
 
 
 def test_a_word_that_is_no_level(tmp_path):
