@@ -287,7 +287,7 @@ def test_runs_are_named_as_seqlm_runs_names_them(runs, tmp_path, monkeypatch, ca
 
 
 def test_the_command(runs):
-    done = command("compare", "fast-1", "gru", cwd=runs, process=True)
+    done = command("compare", "fast-1", "gru", cwd=runs)
     assert "model.cell" in done.stdout
     failed = command("compare", "fast-1", cwd=runs, check=False)
     assert failed.returncode == 2 and failed.stderr.startswith("seqlm: seqlm compare needs two runs")

@@ -189,5 +189,5 @@ def test_rm_refuses(home, words, message):
 
 
 def test_the_commands(home):
-    assert "deep/second" in command("runs", cwd=home, process=True).stdout
+    assert "deep/second" in command("runs", cwd=home).stdout
     assert command("rm", "first", cwd=home, check=False).returncode == 2
