@@ -16,6 +16,8 @@ from seqlm.errors import ConfigError, RankFailed, SeqlmError
 from seqlm.training import watch
 from seqlm.training.torchrun import launched
 
+STARTED: list[watch.Watch] = []
+
 
 @pytest.fixture
 def left(monkeypatch):
@@ -24,7 +26,9 @@ def left(monkeypatch):
     monkeypatch.setattr(watch, "leave", codes.append)
     for name, seconds in {"BEAT": 0.02, "SILENCE": 0.5, "GRACE": 0.2, "ANSWER": 2.0}.items():
         monkeypatch.setattr(watch, name, seconds)
-    return codes
+    yield codes
+    close(STARTED)  # also where a test has failed: their threads would end this process, once `leave` is as it was
+    STARTED.clear()
 
 
 def together(count: int, silent: bool = False) -> tuple[list[watch.Watch], socket.socket | None]:
@@ -47,7 +51,9 @@ def together(count: int, silent: bool = False) -> tuple[list[watch.Watch], socke
             for rank in range(count - silent)
         ]
         other = threads.submit(mute) if silent else None
-        return [one.result() for one in known], other.result() if other else None
+        watches = [one.result() for one in known]
+        STARTED.extend(watches)
+        return watches, other.result() if other else None
 
 
 def close(watches: list[watch.Watch]) -> None:
