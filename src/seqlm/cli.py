@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from . import __version__
@@ -31,7 +33,7 @@ def main() -> None:
     if verb in OLD_VERBS:
         print(f"seqlm: {verb} is called {OLD_VERBS[verb]} now", file=sys.stderr)
         verb = OLD_VERBS[verb]
-    try:
+    with exit_codes():
         place = launched()
         if place and verb not in TOGETHER and verb in VERBS:
             if place.rank:  # rank 0 says it
@@ -52,6 +54,13 @@ def main() -> None:
         else:
             with LeaveOnSignal(), memory_advice(lambda: LESS_MEMORY.get(verb, ENOUGH_MEMORY)):
                 importlib.import_module(f".commands.{verb}", __package__).main(words)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the process with a few lines and its exit code for every error that a user can cause."""
+    try:
+        yield
         sys.stdout.flush()  # here a full disk is an error like others
     except Interrupted as error:
         print(f"seqlm: stopped by {error}", file=sys.stderr)

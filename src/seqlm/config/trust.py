@@ -36,7 +36,7 @@ def has_own_files(words: Sequence[str]) -> bool:
 def check_trust(values: Mapping[str, Any], words: Sequence[str]) -> None:
     """Raise ConfigError if composed values trust a package that no word does."""
     trust = values.get("trust")
-    if foreign := [name for name in (trust if isinstance(trust, list) else []) if name not in _typed(words)]:
+    if foreign := [name for name in (trust if isinstance(trust, list) else []) if name not in typed_trust(words)]:
         raise ConfigError(f"trust={_listed(foreign)} stands in a file; {_way_out(foreign)}")
 
 
@@ -45,14 +45,14 @@ def widening(file: str, values: Mapping[str, Any], words: Sequence[str]) -> list
     problems = []
     for key, value in _leaves(values):
         name = key.removeprefix("hydra.sweeper.params.")  # values of keys, as if they were typed
-        if name == "trust" and not {*_names(value)} <= _typed(words):
+        if name == "trust" and not {*_names(value)} <= typed_trust(words):
             problems.append(f"{file} says trust={_listed(value)}; {_way_out(value)}")
         elif name.startswith(("hydra.", "hydra/")) and not _allowed(name, value, words):
             problems.append(f"{file} says {key}={value}; what hydra runs is typed: take it out, or type it")
     return problems
 
 
-def _typed(words: Sequence[str]) -> set[str]:
+def typed_trust(words: Sequence[str]) -> set[str]:
     """The packages that words trust, those of all jobs of a multirun."""
     pairs = (word.lstrip("+").partition("=") for word in words)
     return {name for key, _, value in pairs if key == "trust" for name in _names(value)}
@@ -64,7 +64,7 @@ def _names(value: Any) -> list[str]:
 
 def _allowed(key: str, value: Any, words: Sequence[str]) -> bool:
     """Whether a file may set a key of hydra."""
-    if key.endswith("._target_") and not str(value).startswith(tuple(_typed(words))):
+    if key.endswith("._target_") and not str(value).startswith(tuple(typed_trust(words))):
         return False
     given = [word.lstrip("+").replace("/", ".") for word in words]
     chosen = [f"hydra.{part}" for part in CHOSEN if any(word.startswith(f"hydra.{part}=") for word in given)]

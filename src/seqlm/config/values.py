@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, fields, is_dataclass
@@ -81,7 +82,8 @@ def with_words(schema: type[T], values: Mapping[str, Any], words: Sequence[str],
             problems.append(unknown_key(key, {**known, **dotted(flat)}, verb))
         elif part is None:
             is_name = names_something(key) and text != "null" and not text.startswith("{")
-            flat[key] = typed_name(key, text) if is_name else text if known[key][0] is str else _yaml_value(text)
+            as_text = _is_text(known[key][0], text)
+            flat[key] = typed_name(key, text) if is_name else text if as_text else _yaml_value(text)
             flat[key] = logger_nodes(flat[key]) if key == "logger" else flat[key]
         else:
             below = key.removeprefix(f"{part}.")
@@ -109,7 +111,12 @@ def _verb_defaults(verb: str) -> dict[str, Any]:
 
 def save_config(config: Config, path: Path) -> None:
     """Write plain YAML that `load_config` reads back to an equal object."""
-    text = OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    save_values(asdict(config), path)
+
+
+def save_values(values: Mapping[str, Any], path: Path) -> None:
+    """Write plain YAML that `read_saved` reads back, unless it is there already."""
+    text = OmegaConf.to_yaml(OmegaConf.create(dict(values)))
     if not path.is_file() or read_bounded(path, 4 * MB).decode() != text:
         write_atomically(path, text)
 
@@ -215,6 +222,11 @@ def _problem(known: tuple[Any, Field[Any]], key: str, value: Any) -> str | None:
     if value is not None and limits["above"] is not None and not value > limits["above"]:
         return f"{key}={shown} must be greater than {limits['above']:g}"
     return None
+
+
+def _is_text(hint: Any, text: str) -> bool:
+    """Whether the value of a key is the text itself: YAML would make a number of 4:00:00."""
+    return hint is str or (hint == str | None and re.fullmatch(r"[\d:-]+", text) is not None)
 
 
 def _yaml_value(text: str) -> Any:

@@ -30,7 +30,7 @@ class Place:
     """Where a job lives: its run in <folder>/<name>, all else in the hidden folder .sweep beside it, by `digest`."""
 
     def __init__(self, folder: Path, name: str, digest: str) -> None:
-        self.run = RunFolder(folder / name)
+        self.run, self.digest = RunFolder(folder / name), digest
         self._aside = folder / ".sweep"
         self._lock, self._failure = self._aside / f"{digest}.lock", self._aside / f"{digest}.json"
         self._early_log = self._aside / f"{digest}.log"  # until there is a run folder

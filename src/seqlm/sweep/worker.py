@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
+from ..config.schema import Config
 from ..config.values import load_config
 from ..errors import SeqlmError, Stopped, describe, print_error
 from ..runs.lock import LeaseLost
@@ -39,23 +40,23 @@ def work(job: Job, title: str, threads: int | None, environment: Mapping[str, st
                 return
             job.place.settle_log()
             with job.place.log.open("ab") as log:
-                _write_to(log.fileno())
+                write_to(log.fileno())
             print(title, flush=True)
             job.place.set_failure(None)
-            _train(job, threads)
+            train_job(job, threads)
     except Taken as error:
         sys.exit(error.exit_code)
 
 
-def _train(job: Job, threads: int | None) -> None:
+def train_job(job: Job, threads: int | None) -> None:
+    """Train a job, or resume it; an error is kept and ends the process with its code.
+
+    `threads` is for a run that has not begun and whose words give no number of its own.
+    """
     from ..training.launch import train
 
     try:
-        config = job.config
-        if config.threads is None:  # another number of threads may round differently
-            started = job.place.run.config.is_file()
-            config = replace(config, threads=load_config(job.place.run.config).threads if started else threads)
-        train(config, job.choices, job.words, job.callbacks() if job.callbacks else ())
+        train(with_threads(job, threads), job.choices, job.words)
     except Stopped as error:
         sys.exit(print_error(error))
     except LeaseLost as error:  # the failure of nobody: another machine runs this job
@@ -71,13 +72,21 @@ def _train(job: Job, threads: int | None) -> None:
         sys.exit(1)
 
 
+def with_threads(job: Job, threads: int | None) -> Config:
+    """The config of a job with the threads of its run, if that has begun: another number may round differently."""
+    if job.config.threads is not None:
+        return job.config
+    started = job.place.run.config.is_file()
+    return replace(job.config, threads=load_config(job.place.run.config).threads if started else threads)
+
+
 def _stop_when_asked(launcher: Connection, received: int) -> None:
     """Send a signal to this process, unless one has come already, to all processes at once: a second one would kill."""
     if received not in wait([launcher, received]):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _write_to(descriptor: int) -> None:
+def write_to(descriptor: int) -> None:
     """Send all output of this process to a file."""
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         stream.flush()
