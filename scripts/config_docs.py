@@ -38,6 +38,8 @@ def page() -> str:
             parts += _keys_of_options(group, options)
     dropout = [key._replace(name=f"model.dropout.{key.name}") for key in _page("dropout").keys]
     parts.append(_section("model.dropout", _page("dropout").summary, dropout))
+    for also in dict.fromkeys(entry.also for entry in VERBS.values() if entry.also):
+        parts.append(_section(f"{also}=true", _page(also).summary, _page(also).keys))
     for verb, entry in VERBS.items():
         if entry.keys == verb != "train":
             shown = reference.verb_keys(verb).values()

@@ -113,7 +113,7 @@ def _places_or_keys(verb: str, given: Sequence[str], last: str, reference: Refer
     named = [word.partition("=")[0] for word in entry.words if "=" in word]
     named = [name for name in named if name not in ("group", "key")] + [*reference.groups] * (entry.keys == "train")
     ends = [f"{name}=" for name in named]
-    keys = keys_of(verb, given, reference).values()
+    keys = [*keys_of(verb, given, reference).values(), *reference.verb_keys(entry.also).values()]
     ends += [f"{key.name}{'.' if key.value == '{}' else '='}" for key in keys if key.value]  # data={} takes data.path=
     bare = last.lstrip("+")
     # As far as the next dot: `train.` stands for its keys until it is typed.
@@ -128,7 +128,7 @@ def _values(verb: str, given: Sequence[str], last: str, reference: Reference) ->
     if name in PATH_KEYS or name.startswith("paths.") or f"{name}=DIR" in VERBS[verb].words:
         return [f"{key}={path}" for path in (_runs(value) if name == "init_from" else _paths(value))]
     options = reference.groups.get(name, []) if VERBS[verb].keys == "train" else []
-    known = keys_of(verb, given, reference).get(name)
+    known = (keys_of(verb, given, reference) | reference.verb_keys(VERBS[verb].also)).get(name)
     if known and not options:
         options = known.choices or [known.value] * (known.value not in ("", "null", "???"))
     before, comma, item = value.rpartition(",")  # values of several jobs, or of a list

@@ -48,6 +48,9 @@ def verb_help(verb: str, words: Sequence[str] = ()) -> str:
         title = "Keys that may change" if entry.keys == "resume" else "Keys"
         rows = [(key.name, key.comment) if entry.keys == "resume" else _row(key) for key in keys.values()]
         parts += [_titled(title, _columns(rows))]
+    if entry.also:
+        page = reference.page(entry.also)
+        parts += [_titled(f"Keys of {entry.also}=true", _columns(map(_row, page.keys if page else ())))]
     if entry.examples:
         rows = [(f"seqlm {line}", text) for line, text in entry.examples]
         parts += [_titled("Examples", _columns(rows, _width() - 26))]

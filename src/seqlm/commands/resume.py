@@ -10,13 +10,20 @@ from ..config.values import with_words
 from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
 from ..runs.sealed import saved_config
+from ..slurm.options import slurm_words
+from ..slurm.single import submit_run
 from ..terminal import status
 from ..training.torchrun import launched
 from .words import run_and_words
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm resume RUN [key=value ...]`."""
+    """`seqlm resume RUN [key=value ...] [slurm=true slurm.key=value ... [--print]]`."""
+    slurm, words, print_only = slurm_words(words)
+    if slurm is not None:
+        folder, changes = _checked(words)
+        submit_run(RunFolder.open(folder).path, slurm, None, changes, print_only)
+        return
     if not launched():
         folder, changes = _checked(words)
         with status("loading torch"):  # once the run is there, and the words are known to be right

@@ -5,20 +5,26 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 
 from ..config.flags import check_words, is_multirun
-from ..config.schema import SweepConfig
+from ..config.schema import SlurmConfig, SweepConfig
 from ..config.values import verb_config
 from ..config.words import overrides
 from ..errors import ConfigError, SeqlmError, Stopped
+from ..runs.folder import OUTPUTS
 from ..runs.table import table
+from ..slurm import array
+from ..slurm.options import slurm_words
+from ..sweep.kept import keep
 from ..sweep.place import DIVERGED, ENDED, FAILED, FAILURES, FINISHED, INTERRUPTED, NEW, PRUNED, RUNNING
 from ..sweep.plan import Job, Plan, make_plan
 from ..sweep.queue import PlannedJobs
 from . import compare
 from .searching import run_search
+from .words import pop_value
 
 STATES = (FINISHED, PRUNED, FAILED, DIVERGED, INTERRUPTED, RUNNING, NEW)
 OF_A_SEARCH = ("trials", "sampler", "search_seed", "pruner", "objective")
@@ -26,11 +32,24 @@ SHOWN = 10  # lines of a list that may be long
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm sweep NAME [group=option,...] [key=value,...] [jobs=1] [retry=false] [search=... trials=N] [--dry-run]`.
+    """`seqlm sweep NAME [group=option,...] [key=value,...] [jobs=1] [search=... trials=N] [--dry-run]`.
 
+    `seqlm sweep NAME status` lists how its jobs stand. With `slurm=true slurm.key=value ... [--print]` they are
+    submitted, and not waited for.
     Raises ConfigError before anything is started, SeqlmError if a job failed, Stopped after a signal.
     """
+    if words[1:2] == ["status"]:
+        _print_status(words[0], words[2:])
+        return
+    slurm, words, print_only = slurm_words(words)
     name, settings, train_words, dry_run = _read(words)
+    if slurm is not None and not dry_run:
+        if settings.search:
+            raise ConfigError(
+                "search=... needs a launcher that stays, so it is not for slurm=true; leave one of them out"
+            )
+        _submit(name, settings, train_words, slurm, print_only)
+        return
     if settings.search:
         run_search(name, settings, train_words, dry_run)
         return
@@ -44,8 +63,8 @@ def main(words: Sequence[str]) -> None:
     if dry_run:
         print(table([(plan.title(job), states[job.number], job.place.run.name) for job in plan.jobs], 3))
         return
-    settled = ENDED if settings.retry else (*ENDED, *FAILURES)
-    due = [job for job in plan.jobs if states[job.number] not in settled]
+    keep(plan, train_words)
+    due = _due(plan, states, settings.retry)
     number, problems = 0, {}
     if due:
         from ..sweep.display import Display
@@ -71,6 +90,57 @@ def main(words: Sequence[str]) -> None:
         diverged = sum(states[job.number] == DIVERGED for job in failed)
         told = f", {diverged} of them diverged" * bool(diverged) + "; retry=true runs them again" * (not retried)
         raise SeqlmError(f"{len(failed)} of {_count(len(plan.jobs), 'job')} failed{told}")
+
+
+def _due(plan: Plan, states: dict[int, str], retry: bool) -> list[Job]:
+    """Jobs that are neither finished nor, without `retry`, failed."""
+    settled = ENDED if retry else (*ENDED, *FAILURES)
+    return [job for job in plan.jobs if states[job.number] not in settled]
+
+
+def _submit(name: str, settings: SweepConfig, words: list[str], slurm: SlurmConfig, print_only: bool) -> None:
+    """Submit the jobs that are due and neither in the queue nor running, or print their scripts."""
+    if settings.jobs > 1:
+        raise ConfigError(f"jobs={settings.jobs} is for processes of this machine; use slurm.parallel={settings.jobs}")
+    plan = make_plan(name, words)
+    with ExitStack() as stack:
+        if not print_only:
+            stack.enter_context(array.submitting(plan.folder))
+        queued = {digest for digest, task in array.in_queue(plan.folder).items() if not task.ended}
+        states = {job.number: job.place.state() for job in plan.jobs}
+        due = [job for job in _due(plan, states, settings.retry) if states[job.number] != RUNNING]
+        waiting = [job for job in due if job.place.digest in queued]
+        due = [job for job in due if job.place.digest not in queued]
+        if print_only:
+            for script in array.scripts(plan, due, slurm, words, 1, max(1, len(due))):
+                print(script.text, end="")
+            return
+        print(_overview(plan, states), flush=True)
+        keep(plan, words)
+        if waiting:
+            print(f"{_count(len(waiting), 'job')} in the queue already")
+        for line in array.submit_jobs(plan, due, slurm, words):
+            print(line, flush=True)
+        root = [f"run.root={word.partition('=')[2]}" for word in words if word.startswith("run.root=")][-1:]
+        print(f"status  {shlex.join(['seqlm', 'sweep', name, 'status', *root])}")
+        print(f"watch   {shlex.join(['tensorboard', '--logdir', str(plan.folder)])}")
+
+
+def _print_status(name: str, words: Sequence[str]) -> None:
+    """The jobs of a sweep with their states, as files and SLURM's queue have them."""
+    from ..slurm.status import ORDER, standings
+
+    root, rest = pop_value("run.root", words, str(OUTPUTS))
+    if rest:
+        raise ConfigError(f"seqlm sweep {name} status takes no {rest[0]}; only run.root=DIR")
+    folder = Path(root) / name
+    found, problem = standings(folder)
+    counts = Counter(one.state for one in found)
+    stand = ", ".join(f"{counts[state]} {state}" for state in sorted(counts, key=ORDER.index))
+    print(f"sweep {folder}: {_count(len(found), 'job')}, {stand}")
+    print(table([(one.job.title, one.state, one.detail) for one in found], 3))
+    if problem:
+        print(f"SLURM could not be asked, so these are the states in our files alone: {problem}")
 
 
 def _read(words: Sequence[str]) -> tuple[str, SweepConfig, list[str], bool]:

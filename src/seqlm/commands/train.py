@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.compose import differing_words, expand, run_jobs
-from ..config.schema import Config
+from ..config.flags import is_multirun
+from ..config.schema import Config, SlurmConfig
 from ..config.words import Choices
 from ..errors import ConfigError, SeqlmError, broken_pipe, print_error
 from ..runs.folder import check_free
+from ..runs.naming import run_name
+from ..slurm import single
+from ..slurm.options import slurm_words
 from ..terminal import status
 from ..training.torchrun import launched
 
@@ -32,8 +36,11 @@ class JobFailed(Exception):
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm train [group=option] [key=value] [-m]`."""
-    if launched():
+    """`seqlm train [group=option] [key=value] [-m] [slurm=true slurm.key=value ... [--print]]`."""
+    slurm, words, print_only = slurm_words(words)
+    if slurm is not None:
+        _submit(words, slurm, print_only)
+    elif launched():
         from ..training.joining import joined
 
         with joined() as ranks:
@@ -47,6 +54,29 @@ def _main(words: Sequence[str], ranks: Ranks | None) -> None:
         _train_several(words, ranks)
     else:
         run_jobs(words, lambda make, choices, typed: _train(make, choices, typed, ranks)[1])
+
+
+def _submit(words: Sequence[str], slurm: SlurmConfig, print_only: bool) -> None:
+    """Check a configuration, decide the name of its run, and submit it."""
+    from ..runs.assemble import check_parts  # which loads torch
+
+    if is_multirun(words):
+        raise ConfigError("slurm=true submits one run here; several: seqlm sweep NAME ... slurm=true")
+
+    def job(make: Callable[[], Config], choices: Choices, typed: list[str]) -> None:
+        try:
+            config = make()
+            check_parts(config)
+            root, name = Path(config.run.root), config.run.name
+            if config.resume != "auto":
+                check_free(root, name)
+            run = root / (name or single.free_name(root, run_name(config, choices, typed)))
+            started = single.train_words(words, run, config.seed)
+            single.submit_run(run, slurm, started, single.trust_words(words), print_only)
+        except (SeqlmError, OSError) as error:
+            sys.exit(print_error(error))
+
+    run_jobs(words, job)
 
 
 def _train(make: Callable[[], Config], choices: Choices, typed: list[str], ranks: Ranks | None) -> tuple[Path, float]:

@@ -20,6 +20,10 @@ TRAIN_WORDS = {
     "-p, --package PART": "with --cfg: this part of it only, as --package model; default: all",
     "--info all|config|defaults|defaults-tree|plugins|searchpath": "how it is composed, and from where; default: all",
 }
+SLURM_WORDS = {
+    "slurm=true": "submit to SLURM and leave, with the keys slurm.* listed below; default: run here",
+    "--print": "with slurm=true: print the batch script; default: submit it",
+}
 KEYS = {"key=value": "a key listed below, with its default; any may be left out"}
 RUN = {"RUN": "a run: its folder, or its name in outputs"}
 
@@ -42,6 +46,7 @@ class Verb(NamedTuple):
         examples: commands, each with what it does.
         keys: whose keys its `key=value` words are: "train", composed from configs/train.yaml and groups; "resume",
             those of them that may change; else the name of a file in configs/.
+        also: a file in configs/ whose keys it has beside them.
     """
 
     usage: str
@@ -49,13 +54,14 @@ class Verb(NamedTuple):
     words: Mapping[str, str]
     examples: Sequence[tuple[str, str]] = ()
     keys: str = ""
+    also: str = ""
 
 
 VERBS = {
     "train": Verb(
         "[group=option] [key=value] [-m]",
         "compose a configuration from words and train it",
-        TRAIN_WORDS,
+        {**TRAIN_WORDS, **SLURM_WORDS},
         [
             ("train", "the embedded default, minutes on a laptop"),
             ("train model=gru model.hidden_size=512 train.minutes=10", "other parts, any key"),
@@ -65,8 +71,10 @@ VERBS = {
             ("train run.name=mine resume=auto", "start it, or resume it if it is there"),
             ("train model=gru --help", "the keys of another model"),
             ("train model=gru --cfg job", "the composed configuration"),
+            ("train model=gru slurm=true slurm.time=4:00:00 slurm.gpus=1", "as a job of SLURM, requeued and resumed"),
         ],
         "train",
+        "slurm",
     ),
     "sweep": Verb(
         "NAME [group=option,...] [key=value,...] [jobs=K] [retry=true] [--dry-run]",
@@ -87,24 +95,34 @@ VERBS = {
             "search_seed=N": "seed of the search; default: 0",
             "--dry-run": "list the jobs and how they stand; default: run them",
             "--config-dir DIR": TRAIN_WORDS["--config-dir DIR"],
+            "status": "instead of other words: list the jobs of the sweep and how they stand, in SLURM's queue too",
+            **SLURM_WORDS,
         },
         [
             ("sweep lr optim.lr=0.01,0.003 seed=1,2,3 jobs=2", "six runs, two at a time; again: the rest"),
             ("sweep lr optim.lr=0.01,0.003,0.001 seed=1,2,3", "three more"),
             ("sweep best search='optim.lr=log(1e-4,1e-1)' trials=40 jobs=2", "a search; again: it is resumed"),
+            ("sweep lr optim.lr=0.01,0.003 seed=1,2,3 slurm=true slurm.time=4:00:00", "as a job array of SLURM"),
+            ("sweep lr status", "its jobs, one a line"),
         ],
         "train",
+        "slurm",
     ),
     "resume": Verb(
         "RUN [key=value]",
         "resume a run from its newest checkpoint",
-        {**RUN, "key=value": "a key that may change on resume, listed below; default: as the run has it"},
+        {
+            **RUN,
+            "key=value": "a key that may change on resume, listed below; default: as the run has it",
+            **SLURM_WORDS,
+        },
         [
             ("resume outputs/NAME", "after Ctrl-C, kill -9 or a power cut: the same bits"),
             ("resume outputs/NAME train.steps=20000", "extend a run"),
             ("resume outputs/NAME train.steps=20000 schedule.extend=rewarm", "with its learning rate warmed up again"),
         ],
         "resume",
+        "slurm",
     ),
     "eval": Verb(
         "RUN [key=value] [--json]",

@@ -297,6 +297,32 @@ class TailConfig:
 
 
 @dataclass(kw_only=True)
+class SlurmConfig:
+    """How SLURM runs a job: options of sbatch, and what is run in front of seqlm."""
+
+    partition: str | None = _key()
+    account: str | None = _key()
+    qos: str | None = _key()
+    time: str | None = _key()
+    mem: str | None = _key()
+    cpus: int | None = _key(least=1)
+    gpus: int | None = _key(least=1)
+    constraint: str | None = _key()
+    parallel: int | None = _key(least=1)
+    signal: int = _key(least=1, most=65535)
+    setup: list[str] = _key()
+    python: str | None = _key()
+    extra: list[str] = _key()
+
+
+@dataclass(kw_only=True)
+class SlurmKeys:
+    """Keys of `slurm=true`, beside those of the verb that it submits."""
+
+    slurm: SlurmConfig
+
+
+@dataclass(kw_only=True)
 class SampleConfig(LoadingConfig, SamplingConfig):
     """Keys of `seqlm sample RUN`."""
 
