@@ -1,4 +1,4 @@
-"""Records of finished runs, and the tables of docs/results.md, docs/reliability.md and README.md made from them.
+"""Records of finished runs, and the tables of docs/{results,reliability,scaling}.md and README.md made from them.
 
     python scripts/results.py record RUN      write results/<experiment>[-<engine>][-<precision>][-seed<seed>].json
                                               from a scored run, finished or interrupted
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqlm.bench import scaling
 from seqlm.config.comparison import IGNORED_KEYS, differences
 from seqlm.config.compose import experiment
 from seqlm.config.migrate import migrate_flat
@@ -30,6 +31,7 @@ from seqlm.runs.folder import RunFolder
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiment"
 README, PAGE, RELIABILITY = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reliability.md"
+SCALING = ROOT / "docs" / "scaling.md"
 HEADLINES = ("(no arguments)", "zaremba_small", "laptop", "laptop_char", "atis_slots", "atis_intent_lm", "atis_joint")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
@@ -372,6 +374,7 @@ def main() -> int:
         short = [headlines(texts, others), *([ratios(data)] if data else [])]
         shown = {README: "\n\n".join(short) + "\n", PAGE: f"{texts}\n\n{others}\n{speed(data) if data else ''}"}
         shown[RELIABILITY] = reliability()
+        shown[SCALING] = f"\n{scaling.tables(data)}\n" if data else ""
         stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..config.schema import BenchConfig
+from .cost import step_flops
 from .steps import Recipe, seqlm_model, seqlm_step
 from .timing import Run, now, take_turns
 
@@ -32,7 +33,7 @@ def measure_growth(options: BenchConfig, device: torch.device) -> list[dict[str,
     for what, sizes in SIZES.items():
         found = take_turns({size: _timed(_recipe(what, size), options, device) for size in sizes}, options.seconds / 4)
         ms = [1e3 * found[size][1] for size in sizes]
-        gflops = [_operations(_recipe(what, size)) / time / 1e6 for size, time in zip(sizes, ms, strict=True)]
+        gflops = [step_flops(_recipe(what, size)) / time / 1e6 for size, time in zip(sizes, ms, strict=True)]
         exponent = slope([math.log(size) for size in sizes], [math.log(time) for time in ms])
         row = {
             "size": what,
@@ -61,12 +62,6 @@ def _recipe(what: str, size: int) -> Recipe:
         "vocabulary": {"vocabulary": size},
     }
     return BASE._replace(**changes[what])
-
-
-def _operations(recipe: Recipe) -> float:
-    """Additions and multiplications of matrices in a step, forwards and backwards."""
-    hidden = recipe.sizes[0]
-    return 6.0 * recipe.bptt * recipe.batch * hidden * (8 * hidden + recipe.vocabulary)
 
 
 def _timed(recipe: Recipe, options: BenchConfig, device: torch.device) -> Run:
