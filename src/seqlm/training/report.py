@@ -60,7 +60,7 @@ def describe_run(session: Session) -> dict[str, Any]:
 
 
 def declarations(session: Session) -> dict[str, Any]:
-    """What run.json keeps for readers that build neither task nor data: `seqlm runs` and `seqlm tail`, for instance."""
+    """Facts of a task that run.json keeps for readers that build neither task nor data: `seqlm runs`, `seqlm tail`."""
     results = session.task.results(session.data)
     declared = [metric._asdict() for metric in results.metrics]
     return {"monitor": results.monitor, "declared_metrics": declared, "unit": results.unit,
