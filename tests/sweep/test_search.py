@@ -240,6 +240,7 @@ def test_a_search_of_something_else_is_refused(tmp_path):
             "pruner=median needs one objective: Optuna cannot say",
         ),
         (["search=optim.lr=log(1e-4,1e-1)", "trials=2", "objective=parameters", "pruner=median"], "is not measured at"),
+        (["search=optim.lr=log(1e-4,1e-1)", "trials=2", "slurm=true"], "slurm=true submits jobs that are known"),
         (["trials=4"], "trials=4 is for a search; give search="),
     ],
 )
