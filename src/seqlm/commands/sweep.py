@@ -41,14 +41,14 @@ def main(words: Sequence[str]) -> None:
     if words[1:2] == ["status"]:
         _print_status(words[0], words[2:])
         return
-    _check_search_is_here(words)
     slurm, words, print_only = slurm_words(words)
     name, settings, train_words, dry_run = _read(words)
+    if slurm is not None and settings.search:
+        raise ConfigError(
+            "slurm=true submits jobs that are known, not a search; let each task of an array of your own give this "
+            "command without it, with jobs=1: launchers share the trials"
+        )
     if slurm is not None and not dry_run:
-        if settings.search:
-            raise ConfigError(
-                "search=... needs a launcher that stays, so it is not for slurm=true; leave one of them out"
-            )
         _submit(name, settings, train_words, slurm, print_only)
         return
     if settings.search:
@@ -142,16 +142,6 @@ def _print_status(name: str, words: Sequence[str]) -> None:
     print(table([(one.job.title, one.state, one.detail) for one in found], 3))
     if problem:
         print(f"SLURM could not be asked, so these are the states in our files alone: {problem}")
-
-
-def _check_search_is_here(words: Sequence[str]) -> None:
-    """Raise ConfigError for a search that is to be submitted: which trials there will be is not known before."""
-    keys = {word.partition("=")[0]: word for word in words}
-    if "search" in keys and "slurm" in keys:
-        raise ConfigError(
-            f"{keys['slurm']} submits jobs that are known, not a search; let each task of an array of your own "
-            "give this command without it, with jobs=1: launchers share the trials"
-        )
 
 
 def _read(words: Sequence[str]) -> tuple[str, SweepConfig, list[str], bool]:
