@@ -1,4 +1,4 @@
-"""What it costs that nothing is lost or believed: checkpoints that are checked and saved, caches that are verified."""
+"""The price of losing and believing nothing: checkpoints that are checked and saved, caches that are verified."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def newest_meta(folder: Path) -> dict[str, Any] | None:
 
 
 def _meta(text: bytes) -> dict[str, Any]:
-    """What a meta.json says, whoever wrote its manifest. Raises ValueError."""
+    """The content of a meta.json, whoever wrote its manifest. Raises ValueError."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):

@@ -29,7 +29,7 @@ class Follower:
         self._steps: list[int] = []  # and the steps of their records
 
     def news(self) -> News:
-        """What has come since the last call; a line that is being written comes with the next."""
+        """Records that have come since the last call; a line that is being written comes with the next."""
         try:
             with open_regular(self._run.metrics) as handle:
                 file, size = _identity(handle.fileno())
