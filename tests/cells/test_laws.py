@@ -74,14 +74,9 @@ def test_a_cell_without_memory_has_an_empty_carry():
     assert FeedForwardCell(E, H).init_carry(B) == ()
 
 
-# Of precision, length and direction every pair, and in float64, where errors show, both directions of a whole chunk.
-WAYS = [
-    (torch.float64, T, False), (torch.float64, T, True), (torch.float64, 1, False), (torch.float32, T, False),
-    (torch.float32, 1, True),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("dtype", "steps", "reverse"), WAYS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, T])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "scan"])
 def test_engines_equal_scan(cell, engine, dtype, steps, reverse):
     if why_not := ENGINES[engine].refusal(cell):
