@@ -132,7 +132,8 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
     _split_text_models(migrated)
     if isinstance(data := migrated.get("data"), dict):
         migrated["data"] = {**dict.fromkeys(READ_AS_BEFORE.get(data.get("_target_", ""), ())), **data}
-    migrated.setdefault("logger", {"tensorboard": dict(TENSORBOARD)})
+    if "run" in migrated:  # a whole configuration, not a part of one
+        migrated.setdefault("logger", {"tensorboard": dict(TENSORBOARD)})
     if isinstance(sample := migrated.get("sample"), dict) and isinstance(share := sample.get("top_p"), (int, float)):
         migrated["sample"] = {**sample, "top_p": min(share, 1.0)}  # more than all was allowed, and meant all
     for old, new in RENAMED.items():

@@ -88,7 +88,7 @@ def restore_random(states: list[RandomState], device: torch.device, ranks: Ranks
         return ""
     before, now = (f"{count} ranks" if count > 1 else "one process" for count in (len(states), ranks.count))
     return (
-        f"trained by {before} so far, now by {now}: the rows of the batch are shared out anew; masks are drawn for "
+        f"trained by {before} so far, now by {now}: the rows of the batch are shared out again; masks are drawn for "
         "other rows and sums added in another order, so from here on its bits will differ"
     )
 
