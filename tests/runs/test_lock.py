@@ -235,5 +235,5 @@ def test_a_job_that_was_taken_over_has_not_failed(tmp_path, monkeypatch):
     monkeypatch.setattr("seqlm.training.launch.train", lost)
     place = Place(tmp_path, "job", "0a1b")
     with pytest.raises(SystemExit) as ended:
-        worker._train(Job(0, [], "", compose(*TINY), {}, {}, place), 1)
+        worker.train_job(Job(0, [], "", compose(*TINY), {}, {}, place), 1)
     assert ended.value.code == Taken.exit_code and not list(tmp_path.iterdir())
