@@ -187,9 +187,9 @@ def test_the_state_of_a_job_is_read_from_its_files():
         place.run.update(status=status)
         assert place.state() == state
     place.set_failure("of an earlier try")
-    assert place.state() == FINISHED and place.finished()
+    assert place.state() == FINISHED and place.ended()
     (place.run.path / "run.json").write_text("[")
-    assert place.state() == FAILED and not place.finished()
+    assert place.state() == FAILED and not place.ended()
 
 
 def test_the_log_moves_into_the_run():
