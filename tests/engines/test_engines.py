@@ -6,6 +6,7 @@ import ctypes
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -388,6 +389,23 @@ def test_a_library_is_compiled_again_if_any_part_of_it_is_missing(monkeypatch, t
     assert one() == (file, content)
     shutil.rmtree(tmp_path / "kernels")
     assert one()[0] == file
+
+
+def test_a_cache_that_is_deleted_while_a_kernel_is_compiled_changes_nothing(monkeypatch, tmp_path):
+    """Without its kernel the run would go on with other bits."""
+    if not compiled.compiler():
+        pytest.skip("no C compiler was found")
+    monkeypatch.setenv("SEQLM_CACHE", str(tmp_path))
+    run, deletions = subprocess.run, iter(range(3))
+
+    def compile_without_a_cache(*words, **options):
+        if next(deletions, None) is not None:
+            shutil.rmtree(tmp_path / "kernels")
+        return run(*words, **options)
+
+    monkeypatch.setattr(subprocess, "run", compile_without_a_cache)
+    compiled._load.cache_clear()
+    assert compiled.library("int two(void) { return 2; }").two() == 2
 
 
 def test_code_that_others_may_have_written_is_not_run(monkeypatch, tmp_path, capfd):

@@ -131,8 +131,9 @@ def test_sbatch_that_refuses_is_quoted_and_its_script_kept(tmp_path, idle):
 
 
 def test_a_machine_without_slurm(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    failed = seqlm("sweep", "grid", *WORDS, "slurm=true", cwd=tmp_path, check=False)
+    with monkeypatch.context() as patch:  # not for the jobs below: the process that they are forked from would keep it
+        patch.setenv("PATH", "/nowhere")
+        failed = seqlm("sweep", "grid", *WORDS, "slurm=true", cwd=tmp_path, check=False)
     assert failed.returncode == 1 and "scontrol is not on the PATH" in failed.stderr
     seqlm("sweep", "here", *WORDS, "seed=1,2", "model.hidden_size=0,8", cwd=tmp_path, check=False)
     told = seqlm("sweep", "here", "status", cwd=tmp_path).stdout

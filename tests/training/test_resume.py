@@ -117,19 +117,6 @@ def train_to_be_killed(words, folder):
     inprocess.run(["train", *words], folder)
 
 
-def in_a_process(processes, words, folder):
-    """`seqlm WORDS` in a process like that of `train_to_be_killed`, not in this one, which other tests have changed."""
-    process = processes.Process(target=run_on_one_thread, args=(list(map(str, words)), folder))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-
-
-def run_on_one_thread(words, folder):
-    torch.set_num_threads(1)
-    assert inprocess.run(words, folder).returncode == 0
-
-
 @pytest.mark.parametrize("engine", ["scan", "native", "fused"])
 def test_bf16_resumes_to_the_bit(tmp_path, monkeypatch, engine):
     config = partial(tiny, tmp_path, "precision=bf16", f"engine={engine}", "train.steps=12", *DROPOUT)
@@ -170,7 +157,7 @@ def test_a_run_keeps_its_engines_where_others_are_faster(tmp_path, monkeypatch):
 def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer, processes):
     words = [*TINY, f"model={cell}", *OPTIMIZERS[optimizer], *DROPOUT, "schedule=plateau", "train.steps=60",
              "train.eval_every=16", "checkpoint.every=7", "data.tokens=1000", f"run.root={tmp_path}"]  # fmt: skip
-    in_a_process(processes, ["train", *words, "run.name=whole"], tmp_path)
+    command("train", *words, "run.name=whole", cwd=tmp_path)
     killed = processes.Process(target=train_to_be_killed, args=([*words, "run.name=killed"], tmp_path))
     killed.start()
     metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 300
@@ -182,7 +169,7 @@ def test_kill_9_and_resume_equals_an_uninterrupted_run(tmp_path, cell, optimizer
     assert RunFolder(tmp_path / "killed").status() == "crashed"
     reached = RunFolder(tmp_path / "killed").records()[-1]["step"]
     assert 24 <= reached < 60, "killed too late to show anything"
-    in_a_process(processes, ["resume", tmp_path / "killed"], tmp_path)
+    command("resume", tmp_path / "killed", cwd=tmp_path)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     assert RunFolder(tmp_path / "killed").status() == "finished"

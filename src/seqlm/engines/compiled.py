@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from .passes import Array, Kernel, Language, Pass, Unsupported, operations
 
 Compiled = Callable[..., None]  # by ctypes
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []  # gcc would use half of AVX-512
+TRIES = 5  # of compiling, if the cache is deleted meanwhile: without its kernel a run would have other bits
 FLAGS = ("-O3", "-march=native", *WIDE, "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 LANGUAGE = Language(
@@ -254,9 +256,16 @@ def _load(source: str, program: str) -> ctypes.CDLL:
     """Compile a source, or find it compiled."""
     system = [*platform.libc_ver(), processor()]
     key = hashlib.sha256("\0".join([source, program, *FLAGS, *system]).encode()).hexdigest()[:24]
+    compile_into = functools.partial(_compile, program, source)
+
+    def made() -> ctypes.CDLL:
+        return ctypes.CDLL(str(entry(private_folder("kernels") / key, compile_into, lambda it: it) / "kernel.so"))
+
     try:
-        made = entry(private_folder("kernels") / key, lambda folder: _compile(program, source, folder), lambda it: it)
-        return ctypes.CDLL(str(made / "kernel.so"))
+        for _ in range(TRIES - 1):
+            with suppress(OSError):
+                return made()
+        return made()
     except (OSError, subprocess.SubprocessError) as error:
         raise Unsupported(f"compiling failed: {error}") from error
 
@@ -269,4 +278,6 @@ def _compile(program: str, source: str, folder: Path) -> None:
     with status("compiling a kernel"):
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} was deleted meanwhile")
         raise Unsupported(f"{program} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
