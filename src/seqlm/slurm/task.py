@@ -20,7 +20,7 @@ from ..runs.lock import LeaseLost
 from ..sweep.kept import Entry
 from ..sweep.place import Place, Taken
 from ..sweep.plan import Job
-from ..sweep.worker import train_job, with_threads, write_to
+from ..sweep.worker import begin_log, train_job, with_threads
 from ..training.torchrun import launched
 
 LOOK_SECONDS = 2.0  # between two looks at a job that another process holds
@@ -68,11 +68,7 @@ def run_job(words: Sequence[str], ranks: int) -> None:
         if job.place.ended():
             print(f"{job.place.run.path} is finished already", flush=True)
             return
-        job.place.settle_log()
-        with job.place.log.open("ab") as log:
-            write_to(log.fileno())
-        print(title, flush=True)
-        job.place.set_failure(None)
+        begin_log(job, title)
         threading.Thread(target=_settle_log, args=(job.place,), daemon=True).start()
         try:
             if ranks > 1:

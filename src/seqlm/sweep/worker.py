@@ -38,14 +38,19 @@ def work(job: Job, title: str, threads: int | None, environment: Mapping[str, st
         with job.place.held():
             if job.place.ended():  # by another launcher, since this one looked
                 return
-            job.place.settle_log()
-            with job.place.log.open("ab") as log:
-                write_to(log.fileno())
-            print(title, flush=True)
-            job.place.set_failure(None)
+            begin_log(job, title)
             train_job(job, threads)
     except Taken as error:
         sys.exit(error.exit_code)
+
+
+def begin_log(job: Job, title: str) -> None:
+    """Send all output of this process to the log of a job, under its title, and forget how it failed before."""
+    job.place.settle_log()
+    with job.place.log.open("ab") as log:
+        _write_to(log.fileno())
+    print(title, flush=True)
+    job.place.set_failure(None)
 
 
 def train_job(job: Job, threads: int | None) -> None:
@@ -86,7 +91,7 @@ def _stop_when_asked(launcher: Connection, received: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def write_to(descriptor: int) -> None:
+def _write_to(descriptor: int) -> None:
     """Send all output of this process to a file."""
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         stream.flush()
