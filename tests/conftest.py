@@ -69,6 +69,16 @@ def no_wait_for_the_disk(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def own_modules(tmp_path_factory):
+    """A module of one test, written to its folder, is not taken for the next test's of the same name."""
+    before, folder = set(sys.modules), f"{tmp_path_factory.getbasetemp()}{os.sep}"
+    yield
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
 def one_thread():
     """Tests run side by side on few cores; a thread each is fastest."""
     import torch
