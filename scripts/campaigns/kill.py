@@ -39,7 +39,7 @@ def case(case: Case) -> None:
             _check_kept(case, run, done)
         elif code:
             case.fail("differs", f"{task}, {setting}: a job ended with {code} before it was killed")
-    done_now = case.run(train_or_resume(case, words, run))
+    done_now = case.run(train_or_resume(case, words, run), before=_a_minute_later)
     if done_now.code or not done_now.clean:
         case.fail("lost", f"{task}, {setting}: not resumed: {done_now.tail()}")
         return
@@ -53,9 +53,13 @@ def case(case: Case) -> None:
 
 
 def _prepare(saves: Saves) -> None:
+    _a_minute_later()
+    saves.install()
+
+
+def _a_minute_later() -> None:
     """As if a minute had passed: only then is swept what a kill has left of a run that was about to be made."""
     replace("seqlm.runs.folder:UNFINISHED_SECONDS", 0.0)
-    saves.install()
 
 
 def _ending(case: Case) -> Ending:

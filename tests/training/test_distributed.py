@@ -61,7 +61,8 @@ def assert_alike(results, alone, bound, name=""):
 STEPS = ["train.log_every=1", "train.steps=9", "train.eval_every=4", "engine=scan"]  # no kernel is compiled
 RANDOM_CHUNKS = ["train.bptt_std=2", "train.bptt_half_prob=0.3"]
 PENALTIES = ["task.penalties.activation=2", "task.penalties.temporal=1"]
-ASGD = ["optim=sgd", "optim.lr=2", "averaging=nt_asgd", "averaging.patience=0", "eval_weights=average"]
+ASGD = ["optim=sgd", "optim.lr=200", "averaging=nt_asgd", "averaging.patience=0", "train.eval_every=2", "train.steps=13",
+        "eval_weights=average"]  # so fast that an evaluation is worse, and the average begins
 TEXTS = {
     "lm": [],
     "lm, parts, nt-asgd, drawn lengths": ["train.accumulate=2", *ASGD, *RANDOM_CHUNKS, *PENALTIES,
@@ -102,6 +103,7 @@ def test_two_ranks_train_as_one_process(tmp_path, processes, cases):
     both = together(processes, 2, tmp_path, train_each, configs(tmp_path, cases, "both"), DOUBLE)
     for index, (name, one, *pair) in enumerate(zip(cases, alone, *both, strict=True)):
         assert_alike(pair, one, 1e-10, name)
+        assert bool(one["average"]) == bool(pair[0]["average"]) == ("nt-asgd" in name)
         saved = [state_of(tmp_path / f"{kind}-{index}") for kind in ("alone", "both")]
         for expected, found in zip(*(state["carry"] for state in saved), strict=True):  # of all rows, in their order
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)

@@ -22,8 +22,8 @@ from .lock import Held, Lease, held, hostname, is_held, knows_leases
 
 OUTPUTS = Path("outputs")  # where runs are, unless run.root says otherwise
 CHECKSUM = "checksum"  # key of run.json, of all its others
-WRITTEN = r"\.lock|run\.json|config\.yaml|metrics\.jsonl|tokenizer\.json"
-LEFTOVER = re.compile(rf"\.config\.new\.yaml|\.({WRITTEN})\.[0-9a-f]+")
+WRITTEN = r"\.lock|run\.json|(\.config\.new|config)\.yaml|metrics\.jsonl|tokenizer\.json|step-\d+\.txt"
+LEFTOVER = re.compile(rf"\.config\.new\.yaml|\.({WRITTEN})\.[0-9a-f]+")  # as files.beside names them
 UNFINISHED = re.compile(r"\..+-[0-9a-f]{8}")  # of a run that is being made
 UNFINISHED_SECONDS = 60.0  # after which one that nobody holds is one that nobody is about to hold either
 _noted: set[Path] = set()  # folders whose run.json was said to be edited
@@ -83,7 +83,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Clear files that a process was killed while writing, for who holds the run; nobody else writes these."""
-        for file in self.path.glob(".*"):
+        for file in (*self.path.glob(".*"), *self.samples.glob(".*")):
             if LEFTOVER.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
