@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -15,6 +14,8 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from seqlm.files import sha256_of
 
 from .hooks import mutate, replace
 from .runner import Campaign, Case
@@ -159,7 +160,7 @@ def _unseal(run: Path) -> None:
 def _sign(step: Path) -> None:
     """A manifest that holds: whoever writes a checkpoint can write it, too."""
     files = ("model.safetensors", "state.pt", "meta.json")
-    lines = [f"{hashlib.sha256((step / name).read_bytes()).hexdigest()}  {name}\n" for name in files]
+    lines = [f"{sha256_of(step / name)}  {name}\n" for name in files]
     (step / "MANIFEST.sha256").write_text("".join(lines), encoding="utf-8")
 
 
