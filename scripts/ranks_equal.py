@@ -22,8 +22,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from seqlm.device import hardware  # noqa: E402
 from seqlm.cli import main  # noqa: E402
+from seqlm.device import hardware  # noqa: E402
 
 STEPS = 200
 COMMON = [

@@ -61,8 +61,15 @@ def assert_alike(results, alone, bound, name=""):
 STEPS = ["train.log_every=1", "train.steps=9", "train.eval_every=4", "engine=scan"]  # no kernel is compiled
 RANDOM_CHUNKS = ["train.bptt_std=2", "train.bptt_half_prob=0.3"]
 PENALTIES = ["task.penalties.activation=2", "task.penalties.temporal=1"]
-ASGD = ["optim=sgd", "optim.lr=200", "averaging=nt_asgd", "averaging.patience=0", "train.eval_every=2", "train.steps=13",
-        "eval_weights=average"]  # so fast that an evaluation is worse, and the average begins
+ASGD = [
+    "optim=sgd",
+    "optim.lr=200",
+    "averaging=nt_asgd",
+    "averaging.patience=0",
+    "train.eval_every=2",
+    "train.steps=13",
+    "eval_weights=average",
+]  # so fast that an evaluation is worse, and the average begins
 TEXTS = {
     "lm": [],
     "lm, parts, nt-asgd, drawn lengths": ["train.accumulate=2", *ASGD, *RANDOM_CHUNKS, *PENALTIES,

@@ -611,8 +611,8 @@ def test_leftovers_of_a_killed_save_are_swept(tmp_path):
 def test_leftovers_of_a_killed_write_are_swept(tmp_path):
     trained(tmp_path)
     ours = [f"checkpoints/.{name}.{end}" for name in ("last", "best") for end in (os.getpid(), "0a1b2c3d4e5f6071")]
-    ours += [".run.json.0a1b2c3d4e5f6071", ".metrics.jsonl.77", ".config.new.yaml", "..config.new.yaml.0a1b2c3d4e5f6071"]
-    ours += ["samples/.step-000000008.txt.0a1b2c3d4e5f6071"]
+    ours += [".run.json.0a1b2c3d4e5f6071", ".metrics.jsonl.77", ".config.new.yaml"]
+    ours += ["..config.new.yaml.0a1b2c3d4e5f6071", "samples/.step-000000008.txt.0a1b2c3d4e5f6071"]
     others = [".eval-test.json.0a1b2c3d4e5f6071", ".notes"]  # of who holds no lock, and of the user
     for name in ours + others:
         (tmp_path / "run" / name).write_text("half")
