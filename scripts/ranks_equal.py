@@ -85,8 +85,8 @@ def compare(words: list[str], double: bool) -> dict[str, Any]:
     for way, (given, ranks) in ways.items():
         with tempfile.TemporaryDirectory() as folder:
             found[way] = train([*COMMON, *given], ranks, Path(folder), double)
-    (one, begun), (ranks, _), (in_parts, _) = found.values()
-    return {"two_ranks": apart(ranks, one), "twice_the_parts": apart(in_parts, one), "average_begun": begun}
+    (one, begun), (of_ranks, _), (in_parts, _) = found.values()
+    return {"two_ranks": apart(of_ranks, one), "twice_the_parts": apart(in_parts, one), "average_begun": begun}
 
 
 def measure(names: list[str]) -> None:
