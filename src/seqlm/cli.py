@@ -17,7 +17,10 @@ from .training.torchrun import launched
 
 HELP = ("-h", "--help", "help")
 ENOUGH_MEMORY = "Close other programs, or use a machine with more memory"
-LESS_MEMORY = {  # training gives its own advice
+SMALLER_TRAINING = "It needs less with a smaller train.batch_size, train.bptt, or model"
+LESS_MEMORY = {
+    "train": SMALLER_TRAINING,  # its loop knows the settings and says more
+    "resume": SMALLER_TRAINING,
     "eval": "It needs less with batch_size=1, a smaller bptt (bptt=64), a smaller cache.size, or device=cpu",
     "sample": "It needs less with a shorter prompt, with average_last=null, or with device=cpu",
     "predict": "It needs less with batch_size=1, with shorter lines, or with device=cpu",

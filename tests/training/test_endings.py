@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import re
 import resource
@@ -101,6 +102,9 @@ def test_out_of_memory_is_told_with_advice(tmp_path, monkeypatch, error):
     for verb, words in (("eval", []), ("sample", []), ("predict", ["-"])):
         done = command(verb, "run", *words, "checkpoint=last", cwd=tmp_path, check=False)
         assert done.returncode == 1 and re.match("seqlm: out of memory.*\nIt needs less", done.stderr)
+    monkeypatch.setattr(importlib.import_module("seqlm.commands.train"), "main", fail)  # before its words are known
+    done = command("train", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "It needs less with a smaller train.batch_size" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGQUIT", "SIGXCPU", "SIGTERM"])
