@@ -130,7 +130,7 @@ def main(words: list[str]) -> int:
     seed = int(next((word.partition("=")[2] for word in words if word.startswith("--seed=")), "1"))
     count = int(next((word for word in words if word.isdigit()), "24"))
     os.environ["PYTHONPATH"] = str(ROOT / "src")
-    draw, pause = random.Random(seed), (30.0, 75.0) if real else (5.0, 15.0)
+    draw, pause = random.Random(seed), (8.0, 20.0) if real else (5.0, 15.0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         grid = [*WORDS, "model=lstm,gru", f"seed=range(1,{count // 2 + 1})"]

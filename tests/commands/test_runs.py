@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,18 @@ def test_every_name_can_be_pasted(home, capsys):
     assert all(RunFolder.open(name).info()["steps"] == 6 for name in shown)
     assert sorted(names(capsys, "outputs/deep")) == ["outputs/deep/second"]
     assert RunFolder.open("outputs/deep/second").path == RunFolder.open("deep/second").path
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile_is_passed_over(home, capsys, monkeypatch):
+    listed, gone = os.scandir, []
+
+    def scandir(path="."):
+        if Path(path).name.startswith("step-"):  # as a training does while the folders are walked through
+            gone.append(shutil.rmtree(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sorted(names(capsys)) == sorted(RUNS) and gone
 
 
 def test_what_each_is(home, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -274,10 +275,9 @@ def find_runs(root: Path) -> list[RunFolder]:
     if not root.is_dir():
         raise ConfigError(f"{root} is not a folder; give one that runs are in, such as outputs")
     root = root.resolve() if root.name in ("", "..") else root  # `.` has a name too
-    files = (
-        file
-        for file in root.rglob("run.json")
-        if not any(part.startswith(".") for part in file.relative_to(root).parts)
-    )
-    found = [file.parent for file in sorted(files) if file.is_file()]
-    return [RunFolder(folder) for folder in found if (folder / "config.yaml").is_file()]
+    found = []
+    for folder, folders, files in os.walk(root):  # which passes over what a training deletes meanwhile
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if "run.json" in files and all((Path(folder) / name).is_file() for name in ("run.json", "config.yaml")):
+            found.append(RunFolder(Path(folder)))
+    return sorted(found, key=lambda run: run.path)
