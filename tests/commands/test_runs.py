@@ -66,7 +66,7 @@ def test_a_checkpoint_that_is_deleted_meanwhile_is_passed_over(home, capsys, mon
     listed, gone = os.scandir, []
 
     def scandir(path="."):
-        if Path(path).name.startswith("step-"):  # as a training does while the folders are walked through
+        if Path(str(path)).name.startswith("step-"):  # as a training does while the folders are walked through
             gone.append(shutil.rmtree(path))
         return listed(path)
 
