@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import evaluate, generate, resume, train
+    from .api import evaluate, generate, load_scorer, resume, train
     from .cells import Cell, ElmanCell, GatedCell, GRUCell, JordanCell, LinearCell, LSTMCell, detach
     from .errors import ConfigError, SeqlmError
     from .layers import Bidirectional, LockedDropout, Recurrent, Stack, scan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .training.loggers.base import Logger
 
 _HOME = {
-    "api": ("evaluate", "generate", "resume", "train"),
+    "api": ("evaluate", "generate", "load_scorer", "resume", "train"),
     "runs.load": ("LoadedRun", "load_run"),
     "cells": ("Cell", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell", "LinearCell", "detach"),
     "errors": ("ConfigError", "SeqlmError"),
@@ -35,7 +35,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Bidirectional", "Callback", "Cell", "ConfigError", "ElmanCell", "GRUCell", "GatedCell", "JordanCell", "LSTMCell",
     "LanguageModel", "LinearCell", "LoadedRun", "LockedDropout", "Logger", "Recurrent", "SeqlmError", "Stack",
-    "StopTraining", "detach", "evaluate", "generate", "load_run", "resume", "scan", "train",
+    "StopTraining", "detach", "evaluate", "generate", "load_run", "load_scorer", "resume", "scan", "train",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 
 from .config.compose import compose_words
 from .config.keys import dotted
-from .config.schema import Config, LoadingConfig, SampleConfig
+from .config.schema import Config, LoadingConfig, SampleConfig, ScoreConfig
 from .config.trust import widening
 from .config.values import as_typed, load_config, verb_options, with_words
 from .config.words import Choices, words_of
@@ -20,6 +20,8 @@ from .data.dataset import FILE
 from .device import autocast, prepare
 from .errors import ConfigError, several
 from .evaluation.evaluate import evaluate as evaluate_batches
+from .evaluation.line_scoring import line_scorer, load_to_score
+from .evaluation.lines import LineScorer
 from .runs.load import LoadedRun, load_run
 from .tasks.generation import stream
 from .training import launch
@@ -106,6 +108,28 @@ def evaluate(
     score = evaluate_batches(run.model, run.task, batches, device)
     metrics: dict[str, float] = run.task.compute_metrics(score, data, split)
     return metrics
+
+
+def load_scorer(run: LoadedRun | str | Path, *, ranked: bool = True, **options: Any) -> LineScorer:
+    """A scorer of lines of text: how probable a run thinks each token, word and line, as `seqlm score` prints it.
+
+    Its `score(lines)` gives a ScoredLine for each line, with `total` (ln p of the line), `words`, and an entry for each
+    token in `pieces`, `log_p`, `rank` and `entropy`, in nats. Raises ConfigError for a run that is no language model.
+
+    Args:
+        run: a loaded run, whose weights are used on the device that they are on, or its folder
+        ranked: whether rank and entropy are computed, too; without them it is faster
+        options: keys of `seqlm score`: context="stream", space="trailing", cache={"size": 500}
+
+    >>> import seqlm
+    >>> scorer = seqlm.load_scorer("outputs/first")
+    >>> [line.total < 0 for line in scorer.score(["abba", "ab"])]
+    [True, True]
+    """
+    chosen = verb_options("score", ScoreConfig, options)
+    runs = load_to_score(run, chosen)
+    device = prepare(str(_device(run)) if isinstance(run, LoadedRun) else chosen.device, chosen.precision)
+    return line_scorer(runs, chosen, device, ranked=ranked)
 
 
 def generate(run: LoadedRun | str | Path, prompt: str = "", **options: Any) -> Iterator[str]:

@@ -33,6 +33,7 @@ SYNONYMS = {
     "generate": "sample", "test": "eval", "validate": "eval", "ls": "runs", "list": "runs", "infer": "predict",
     "inference": "predict", "fit": "train", "continue": "resume", "delete": "rm", "remove": "rm", "benchmark": "bench",
     "watch": "tail", "follow": "tail", "diff": "compare", "grid": "sweep",
+    "surprisal": "score", "rescore": "score", "ppl": "score",
 }  # fmt: skip
 
 
@@ -157,6 +158,25 @@ VERBS = {
             ("predict outputs/NAME - batch_size=1", "each line is answered at once"),
         ],
         "predict",
+    ),
+    "score": Verb(
+        "RUN FILE|- | --pairs FILE | --nbest FILE [key=value]",
+        "log-probability of each token, word or line of a text; minimal pairs; n-best lists",
+        {
+            **RUN,
+            "FILE|-": "a text, line by line; - is standard input",
+            "--pairs FILE": "instead: minimal pairs, good<TAB>bad on each line, or BLiMP's JSON; default: none",
+            "--nbest FILE": "instead: hypotheses, group<TAB>score<TAB>text and <TAB>errors where they are known, or "
+            "JSON with these keys; the best of each group is chosen; default: none",
+            **KEYS,
+        },
+        [
+            ("score outputs/NAME text.txt level=word format=tsv", "the surprisal of each word, in bits"),
+            ("score outputs/NAME text.txt format=srilm", "as ngram -ppl -debug 2 prints it"),
+            ("score outputs/NAME --pairs agreement.jsonl", "how often the good sentence is the more probable one"),
+            ("score outputs/NAME --nbest hypotheses.tsv", "the best of each group, by its score and the model's"),
+        ],
+        "score",
     ),
     "runs": Verb(
         "[DIR] [--sort COLUMN] [--filter CONDITIONS] [--json|--csv]",

@@ -261,6 +261,27 @@ class PredictConfig(LoadingConfig):
 
 
 @dataclass(kw_only=True)
+class ScoreConfig(LoadingConfig):
+    """Keys of `seqlm score RUN FILE`."""
+
+    level: str = _key(allowed=("token", "word", "line", "total"))
+    format: str = _key(allowed=("jsonl", "tsv", "srilm"))
+    context: str = _key(allowed=("line", "stream"))
+    direction: str = _key(allowed=("forward", "backward"))
+    bos: str = _key(allowed=("eos", "none"))
+    eos: bool = _key()
+    space: str = _key(allowed=("leading", "trailing"))
+    batch_size: int = _key(least=1)
+    weight: float | None = _key(least=0)
+    average_last: int | None = _key(least=1)
+    ensemble: list[str] = _key()
+    mean: str = _key(allowed=("arithmetic", "geometric"))
+    temperature: float = _key(above=0)
+    dynamic: DynamicConfig
+    cache: CacheConfig
+
+
+@dataclass(kw_only=True)
 class BenchConfig(DeviceConfig):
     """Keys of `seqlm bench`."""
 

@@ -101,8 +101,13 @@ def verb_config(verb: str, schema: type[T], words: Sequence[str]) -> T:
 
 
 def verb_options(verb: str, schema: type[T], options: Mapping[str, Any]) -> T:
-    """The same, changed by values from Python."""
-    return typed(schema, {**_verb_defaults(verb), **options}, verb)
+    """The same, changed by values from Python: of a section by those of its keys that are given."""
+    defaults = _verb_defaults(verb)
+    merged = {
+        key: {**defaults[key], **value} if isinstance(value, Mapping) and isinstance(defaults.get(key), dict) else value
+        for key, value in options.items()
+    }
+    return typed(schema, {**defaults, **merged}, verb)
 
 
 def _verb_defaults(verb: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 from ..cells import Carry, detach
-from ..config.schema import EvalConfig
+from ..config.schema import DynamicConfig, EvalConfig
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.streams import Streams
 from ..runs.load import LoadedRun
@@ -39,7 +39,7 @@ def evaluate_adapted(
 
     @cache
     def statistics() -> Statistics | None:
-        return None if dynamic.rule == "sgd" else gradient_statistics(parameters, _gradients(run, options))
+        return statistics_of_train(run, dynamic)
 
     def score(streams: Streams, at: Setting, observe: Observe = lambda *_: None, title: str = "trial") -> Score:
         weights = remembered = None
@@ -75,12 +75,18 @@ def evaluate_adapted(
     return found, scorer.at(setting.temperature), settings
 
 
-def _gradients(run: LoadedRun, options: EvalConfig) -> Iterator[None]:
+def statistics_of_train(run: LoadedRun, dynamic: DynamicConfig) -> Statistics | None:
+    """The size of the gradients of a run's train, which the rule rms needs."""
+    parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
+    return None if dynamic.rule == "sgd" else gradient_statistics(parameters, _gradients(run, dynamic))
+
+
+def _gradients(run: LoadedRun, dynamic: DynamicConfig) -> Iterator[None]:
     """Leave the gradient of one training chunk after the other in the parameters."""
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     tokens, model = run.data["train"].tokens, run.model
-    batch_size = min(options.dynamic.train_batch_size, len(tokens))
-    streams = Streams(tokens, batch_size, options.dynamic.bptt, first=run.tokenizer.eos_id, clip=True)
+    batch_size = min(dynamic.train_batch_size, len(tokens))
+    streams = Streams(tokens, batch_size, dynamic.bptt, first=run.tokenizer.eos_id, clip=True)
     carry: Carry = model.init_carry(batch_size)  # type: ignore[operator]
 
     for index in track(range(len(streams)), "gradients of train", " chunks"):

@@ -45,6 +45,22 @@ class Cache:
 
         -inf for a word that is not remembered, nan for one that is met when nothing is.
         """
+        memory, likeness = self._likeness(memory, states, words)
+        same = words[:, None] == memory.words
+        found = likeness.masked_fill(~same, -torch.inf).logsumexp(1) - likeness.logsumexp(1)
+        return self._newest(memory), found
+
+    def distribution(
+        self, memory: Memory | None, states: Tensor, words: Tensor, vocab_size: int
+    ) -> tuple[Memory, Tensor]:
+        """ln p_cache of every word (N, V), and the memory; as `look_up`, nan where nothing is remembered."""
+        memory, likeness = self._likeness(memory, states, words)
+        shares = likeness.softmax(1)
+        found = shares.new_zeros(len(words), vocab_size).index_add_(1, memory.words, shares)
+        return self._newest(memory), found.log()
+
+    def _likeness(self, memory: Memory | None, states: Tensor, words: Tensor) -> tuple[Memory, Tensor]:
+        """The memory with new words in it, and flatness h_t . h_i (N, M) of each of those; -inf where i is later."""
         if memory is None:
             memory = Memory(states[:0], words[:0])
         known = len(memory.words)
@@ -52,10 +68,11 @@ class Cache:
         place = torch.arange(len(words), device=words.device)
         now = place[known:, None]
         likeness = self.flatness * (states[known:] @ states.t())
-        likeness = likeness.masked_fill((place >= now) | (place < now - self.size), -torch.inf)  # what came before
-        same = words[known:, None] == words
-        found = likeness.masked_fill(~same, -torch.inf).logsumexp(1) - likeness.logsumexp(1)
-        return Memory(states[-self.size :], words[-self.size :]), found
+        likeness = likeness.masked_fill((place >= now) | (place < now - self.size), -torch.inf)
+        return Memory(states, words), likeness
+
+    def _newest(self, memory: Memory) -> Memory:
+        return Memory(memory.states[-self.size :], memory.words[-self.size :])
 
 
 def mix(log_model: Tensor, log_cache: Tensor, share: float) -> Tensor:

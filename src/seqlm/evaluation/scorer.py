@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Literal, NamedTuple
 
@@ -79,32 +79,52 @@ class Scorer:
 
     def score(self, tokens: Tensor, targets: Tensor, carry: Carry) -> Scored:
         """Read a chunk of tokens (T, B) and score targets (T, B): ln p of each."""
-        places, log_ps, readings = [], [], []
+        if self.mean == "geometric":  # which needs all words to divide by their sum
+            carry, states, log_softmax = self.distributions(tokens, carry)
+            row = self.row_bytes(targets.shape[1])
+            log_p = target_log_probabilities(log_softmax, targets, row, IGNORE_INDEX)
+            return Scored(carry, torch.where(targets == IGNORE_INDEX, 0.0, log_p), states)
+        places, log_ps = [], []
         tops: list[Tensor] = []
         for model, place in zip(self.models, carry, strict=True):
             reading, random = self._read(model, tokens, place)
             places.append(Place(reading.carry, random))
             tops = tops or [reading.top]
-            if self.mean == "arithmetic":  # needs nothing but the targets
-                log_ps.append(model.log_probabilities(reading, targets, self.temperature, IGNORE_INDEX))
-            else:
-                readings.append(reading._replace(top=None, dropped=None))
-        if self.mean == "arithmetic":
-            log_p = torch.stack(log_ps).logsumexp(0) - math.log(len(log_ps))
-        else:
-            log_p = self._geometric(readings, targets)
+            log_ps.append(model.log_probabilities(reading, targets, self.temperature, IGNORE_INDEX))
+        log_p = torch.stack(log_ps).logsumexp(0) - math.log(len(log_ps))
         return Scored(tuple(places), torch.where(targets == IGNORE_INDEX, 0.0, log_p), tops[0])
 
-    def _geometric(self, readings: Sequence[Any], targets: Tensor) -> Tensor:
-        def log_softmax(steps: slice) -> Tensor:
-            logs: Any = 0.0
-            for model, reading in zip(self.models, readings, strict=True):
-                logs = logs + model.log_softmax(reading.part(steps), self.temperature) / len(readings)
-            found: Tensor = logs.log_softmax(-1)
-            return found
+    def distributions(self, tokens: Tensor, carry: Carry) -> tuple[Carry, Tensor, Callable[[slice], Tensor]]:
+        """Read a chunk of tokens (T, B): carry, states (T, B, H), and a function of some steps t that gives all words.
 
-        row = max(model.row_bytes(targets.shape[1]) for model in self.models)
-        return target_log_probabilities(log_softmax, targets, row, IGNORE_INDEX)
+        What it gives is ln p (t, B, V): a chunk of a large vocabulary is asked for in pieces.
+        """
+        places, readings = [], []
+        tops: list[Tensor] = []
+        for model, place in zip(self.models, carry, strict=True):
+            reading, random = self._read(model, tokens, place)
+            places.append(Place(reading.carry, random))
+            tops = tops or [reading.top]
+            readings.append(reading._replace(top=None, dropped=None))
+
+        def log_softmax(steps: slice) -> Tensor:
+            found: Any = None
+            for model, reading in zip(self.models, readings, strict=True):  # one after the other: they are large
+                logs = model.log_softmax(reading.part(steps), self.temperature)
+                if found is None:
+                    found = logs
+                else:
+                    found = found + logs if self.mean == "geometric" else torch.logaddexp(found, logs)
+            count = len(self.models)
+            if count > 1:
+                found = (found / count).log_softmax(-1) if self.mean == "geometric" else found - math.log(count)
+            return found  # type: ignore[no-any-return]
+
+        return tuple(places), tops[0], log_softmax
+
+    def row_bytes(self, batch_size: int) -> int:
+        """The size of what is held for all words at one step."""
+        return max(int(model.row_bytes(batch_size)) for model in self.models)
 
     def _read(self, model: Any, tokens: Tensor, place: Place) -> tuple[Any, Tensor]:
         """The chunk as `model` reads it, and the state of its generator after that."""

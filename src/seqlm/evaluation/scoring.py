@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..config.schema import EvalConfig
+from ..config.schema import EvalConfig, ScoreConfig
 from ..config.values import verb_config
 from ..errors import ConfigError, NonFiniteError
 from ..layers import scale_dropout
@@ -44,22 +44,31 @@ def load_runs(folder: str, options: EvalConfig) -> list[LoadedRun]:
         key: getattr(options, key) for key in ("checkpoint", "weights", "average_last", "engine", "trust")
     }
     runs = [load_run(folder, data=options.data, task=options.task, check=check, **shared)]
-    for other in options.ensemble:
-        if Path(other).resolve() in [run.folder.path.resolve() for run in runs]:
+    return [*runs, *load_ensemble(runs[0], options.ensemble, **shared)]
+
+
+def load_ensemble(run: LoadedRun, others: Sequence[str], **shared: Any) -> list[LoadedRun]:
+    """The runs whose probabilities are averaged with those of `run`; `shared` are options of `load_run`.
+
+    Raises ConfigError if one is there twice, or has another vocabulary.
+    """
+    found = [run]
+    for other in others:
+        if Path(other).resolve() in [one.folder.path.resolve() for one in found]:
             raise ConfigError(f"ensemble: {other} is in it twice; every run counts once")
-        runs.append(load_run(other, **shared))
-        if not same_vocabulary(runs[0].tokenizer, runs[-1].tokenizer):
+        found.append(load_run(other, **shared))
+        if not same_vocabulary(run.tokenizer, found[-1].tokenizer):
             raise ConfigError(
-                f"ensemble: {other} has another vocabulary ({len(runs[-1].tokenizer):,} tokens) than {folder} "
-                f"({len(runs[0].tokenizer):,}); only probabilities of the same words can be averaged"
+                f"ensemble: {other} has another vocabulary ({len(found[-1].tokenizer):,} tokens) than "
+                f"{run.folder.path} ({len(run.tokenizer):,}); only probabilities of the same words can be averaged"
             )
-    return runs
+    return found[1:]
 
 
-def check_task(task: Task, options: EvalConfig) -> None:
+def check_task(task: Task, options: EvalConfig | ScoreConfig, verb: str = "eval") -> None:
     """Raise ConfigError for an option that the task has no use for."""
-    plain = verb_config("eval", EvalConfig, [])
-    for key in OPTIONS:
+    plain = verb_config(verb, type(options), [])
+    for key in [one for one in OPTIONS if hasattr(plain, one)]:
         if key not in task.eval_options and getattr(options, key) != getattr(plain, key):
             raise ConfigError(f"{key} does nothing for {type(task).__name__}, the task of this run; leave it out")
 

@@ -176,6 +176,13 @@ class Task(ABC):
         """Tables beyond the metrics of a split, for `seqlm eval`."""
         return {}
 
+    def language_models(self, model: Any) -> dict[str, Any]:
+        """The models in it that tell how probable a token is, by the direction that they read in; none if none does.
+
+        forward is the one that reads from the beginning, backward the one that reads from the end.
+        """
+        return {}
+
     def reads(self, model: Any, tokenizer: Any) -> tuple[str, ...]:
         """The fields of an example that a prediction needs; none if it makes none, which `seqlm predict` refuses."""
         return ()

@@ -72,6 +72,9 @@ class BidirectionalLanguageModeling(TextTask):
     def display(self, model: BidirectionalLanguageModel, data: Data, options: SamplingConfig) -> str:
         return self.one.display(model.fwd, data, options)
 
+    def language_models(self, model: BidirectionalLanguageModel) -> dict[str, Any]:
+        return {"forward": model.fwd, "backward": model.bwd}
+
     def write(self, model: BidirectionalLanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
         return self.one.write(model.fwd, tokenizer, options)
 

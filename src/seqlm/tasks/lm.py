@@ -100,6 +100,9 @@ class LanguageModeling(TextTask):
             ("tokens/s", f"{measured['tokens_per_s']:,.0f}"),
         ]
 
+    def language_models(self, model: LanguageModel) -> dict[str, Any]:
+        return {"forward": model}
+
     def write(self, model: LanguageModel, tokenizer: Tokenizer, options: SamplingConfig) -> Iterator[str]:
         return generate(model, tokenizer, options)
 

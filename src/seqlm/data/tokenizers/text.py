@@ -50,6 +50,10 @@ class Tokenizer(ABC):
         """Ids of a piece of text, such as a prompt; unknown parts become `<unk>`."""
 
     @abstractmethod
+    def pieces(self, text: str) -> list[str]:
+        """The parts of a text that become tokens, as they stand there: one for each id of `encode`."""
+
+    @abstractmethod
     def decoder(self) -> Callable[[int], str]:
         """A function that turns one id after the other into text, ready to print as it comes."""
 
@@ -148,6 +152,9 @@ class CharTokenizer(_Vocabulary, Tokenizer):
     def encode(self, text: str) -> list[int]:
         return [int(token) for token in self._table[_code_points(text)]]
 
+    def pieces(self, text: str) -> list[str]:
+        return list(text)
+
     def decoder(self) -> Callable[[int], str]:
         return self.vocabulary.__getitem__
 
@@ -173,7 +180,10 @@ class WordTokenizer(_Vocabulary, Tokenizer):
         return (np.fromiter((find(word, 0) for word in words), np.int64, len(words)) for words in _words(blocks))
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(word, self.unk_id) for word in text.replace("\n", f" {EOS} ").split()]
+        return [self._ids.get(word, self.unk_id) for word in self.pieces(text)]
+
+    def pieces(self, text: str) -> list[str]:
+        return text.replace("\n", f" {EOS} ").split()
 
     def decoder(self) -> Callable[[int], str]:
         line_start = True
@@ -211,6 +221,9 @@ class ByteTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8", "surrogateescape"))
+
+    def pieces(self, text: str) -> list[str]:
+        return [chr(token) if token < 128 else self.vocabulary[token] for token in self.encode(text)]
 
     def decoder(self) -> Callable[[int], str]:
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
