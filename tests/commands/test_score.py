@@ -60,6 +60,15 @@ def test_the_total_is_that_of_eval(home):
         assert total["loss"] == pytest.approx(told["loss"], abs=1e-6) and total["tokens"] == told["tokens"]
 
 
+def test_the_total_is_that_of_eval_without_a_line_feed_and_with_spaces(home):
+    (home / "open.txt").write_text(" the pair \n\n  she ate ")
+    for run in ("words", "chars"):
+        told = json.loads(seqlm("eval", f"outputs/{run}", "file=open.txt", "--json", cwd=home).stdout)
+        (total,) = records(score(home, "open.txt", "level=total", "context=stream", run=run))
+        assert total["loss"] == pytest.approx(told["loss"], abs=1e-6) and total["tokens"] == told["tokens"]
+        assert total["words"] == 4 and (run == "chars" or total["ppl_word"] == pytest.approx(told["ppl_word"]))
+
+
 def test_columns(home):
     for level in ("token", "word", "line", "total"):
         done = score(home, "lines.txt", f"level={level}", "format=tsv")
@@ -89,11 +98,17 @@ def test_as_srilm_prints_it(home):
         "1 sentences, 4 words, 0 OOVs",
         f"0 zeroprobs, logprob= {sum(logs):.6g} ppl= {10 ** (-sum(logs) / 5):.6g} ppl1= {10 ** (-sum(logs) / 4):.6g}",
     ]
-    assert blocks[2].splitlines()[1] == "\tp( an | <s> ) \t= [OOV] 0 [ -inf ]"
+    assert blocks[2].splitlines()[1] == "\tp( <unk> | <s> ) \t= [OOV] 0 [ -inf ]"
     known = sum(one["log_p"] for one in tokens if not one["unknown"]) / math.log(10)
     assert told.splitlines()[-1] == (
         f"0 zeroprobs, logprob= {known:.6g} ppl= {10 ** (-known / 14):.6g} ppl1= {10 ** (-known / 11):.6g}"
     )
+
+
+def test_srilm_has_no_perplexity_of_nothing(home):
+    told = score(home, "-", "format=srilm", input="an unheard thing\n").stdout
+    assert "1 sentences, 3 words, 3 OOVs\n0 zeroprobs, logprob= " in told and told.count("ppl1= undefined\n") == 2
+    assert "\tp( <unk> | <unk> ...) \t= [OOV] 0 [ -inf ]" in told
 
 
 def test_pairs(home):

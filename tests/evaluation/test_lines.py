@@ -11,7 +11,7 @@ import pytest
 import seqlm
 from seqlm.data.tokenizers.text import ByteTokenizer
 from seqlm.errors import ConfigError
-from seqlm.evaluation.lines import _starts, _text
+from seqlm.evaluation.word_bounds import word_starts, word_text
 from seqlm.training.launch import train
 
 from ..conftest import TINY, compose
@@ -181,12 +181,48 @@ def test_a_space_counts_to_one_word(home, kind, space, expected):
     assert sum(word.log_p for word in line.words) == pytest.approx(line.total, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["chars", "bytes"])
+@pytest.mark.parametrize("space", ["leading", "trailing"])
+@pytest.mark.parametrize("text", [" she saw ", "\tshe  saw", "  ", ""])
+def test_white_space_alone_is_no_word(home, kind, space, text):
+    """Lines of the Penn Treebank begin and end with a space: it counts to a word, or to the end of the line."""
+    (line,) = scored(home, kind, [text], space=space)
+    assert [word.text.strip() for word in line.words if not word.is_end] == text.split()
+    assert [word.is_end for word in line.words] == [False] * len(text.split()) + [True]
+    assert sum(word.log_p for word in line.words) == pytest.approx(line.total, abs=1e-9)
+
+
+def test_a_word_that_is_written_as_the_end_of_a_line_is_none(home):
+    (line,) = scored(home, "words", ["she <eos> saw"])
+    assert [word.is_end for word in line.words] == [False, False, False, True]
+
+
+def test_what_was_learned_from_a_text_is_forgotten_before_the_next(home):
+    scorer = seqlm.load_scorer(home / "words", context="stream", dynamic={"lr": 0.1, "rule": "sgd"})
+    first, second = ([line.total for line in scorer.score(LINES)] for _ in range(2))
+    next(scorer.score(LINES * 9))  # left before its end
+    assert first == second == [line.total for line in scorer.score(LINES)]
+
+
+def test_short_lines_do_not_wait_for_a_long_one(home, monkeypatch):
+    """A line as long as others together is read by itself: no padding of its length is held for each of them."""
+    from seqlm.evaluation import lines
+
+    scorer, shapes = seqlm.load_scorer(home / "words", batch_size=32), []
+    read = scorer.surprisal.read
+    monkeypatch.setattr(lines, "AT_ONCE", 400)
+    monkeypatch.setattr(scorer.surprisal, "read", lambda *given: shapes.append(given[0].shape) or read(*given))
+    texts = ["the dog"] * 20 + ["she saw " * 300] + ["a cook"] * 20
+    assert [line.text for line in scorer.score(texts)] == texts
+    assert {shape[1] for shape in shapes if shape[0] > 3} == {1} and max(shape[1] for shape in shapes) == 32
+
+
 def test_words_of_bytes_are_text_again():
     tokenizer = ByteTokenizer()
     pieces, ids = tokenizer.pieces("für sie"), np.array(tokenizer.encode("für sie"))
-    starts = _starts(pieces, "byte", "leading", False)
+    starts = word_starts(pieces, "byte", "leading")
     bounds = zip(starts, [*starts[1:], len(ids)], strict=True)
-    assert [_text(pieces[a:b], ids[a:b], "byte") for a, b in bounds] == ["für", " sie"]
+    assert [word_text(pieces[a:b], ids[a:b], "byte") for a, b in bounds] == ["für", " sie"]
 
 
 def test_an_endless_line_needs_no_more_memory_than_a_piece(home, monkeypatch):

@@ -86,7 +86,9 @@ def _score_text(run: LoadedRun, scorer: LineScorer, source: str, options: ScoreC
     with ExitStack() as held:
         if format == "tsv":
             print(header(level))
-        for number, line in enumerate(scorer.score(_lines(run, source, held)), start=1):
+        ended = options.context == "stream"
+        lines = _lines(run, source, held, "\n" if ended else "")
+        for number, line in enumerate(scorer.score(lines, with_ends=ended), start=1):
             if not math.isfinite(line.total):
                 raise NonFiniteError(f"line {number} of {source} has no finite probability")
             totals.add(line)
@@ -107,10 +109,10 @@ def _score_text(run: LoadedRun, scorer: LineScorer, source: str, options: ScoreC
     print(labelled(totals.rows(), sys.stderr), file=sys.stderr)
 
 
-def _lines(run: LoadedRun, source: str, held: ExitStack) -> Iterator[str]:
-    """The lines of a file or of standard input, read as they are asked for."""
+def _lines(run: LoadedRun, source: str, held: ExitStack, end: str) -> Iterator[str]:
+    """The lines of a file or of standard input, read as they are asked for, with `end` in place of a line feed."""
     from ..data.reading import split_lines
 
     handle = sys.stdin.buffer if source == "-" else held.enter_context(open_regular(Path(source)))
     name = "standard input" if source == "-" else source
-    return split_lines(run.reader.decode(handle, name), name)
+    return split_lines(run.reader.decode(handle, name), name, end)

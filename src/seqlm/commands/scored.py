@@ -13,14 +13,24 @@ from ..files import to_json
 if TYPE_CHECKING:
     from ..evaluation.lines import ScoredLine
 
-END = "<eos>"
 BITS = 1 / math.log(2)  # in a nat
 DECIMAL = math.log(10)  # nats in a decimal digit
 COLUMNS = {
     "token": ("line", "token", "text", "id", "log_p", "surprisal", "rank", "entropy", "unknown"),
     "word": ("line", "word", "text", "log_p", "surprisal", "tokens", "unknown"),
     "line": ("line", "text", "log_p", "surprisal", "tokens", "words", "unknown", "ppl"),
-    "total": ("lines", "tokens", "words", "unknown", "log_p", "loss", "ppl", "ppl_without_ends", "ppl_word"),
+    "total": (
+        "lines",
+        "tokens",
+        "words",
+        "unknown",
+        "log_p",
+        "surprisal",
+        "loss",
+        "ppl",
+        "ppl_without_ends",
+        "ppl_word",
+    ),
 }
 
 
@@ -32,6 +42,7 @@ class Totals:
     tokens: int = 0
     words: int = 0  # without the ends of lines
     ends: int = 0
+    tokens_ends: int = 0  # with white space that no word stands behind
     unknown: int = 0  # words
     log_p: float = 0.0
     log_p_ends: float = 0.0
@@ -43,24 +54,26 @@ class Totals:
         self.tokens += line.scored
         self.log_p += line.total
         for word in line.words:
-            log_p = 0.0 if math.isnan(word.log_p) else word.log_p
-            if word.text == END:
+            self.unknown += word.unknown
+            if math.isnan(word.log_p):
+                continue
+            if word.is_end:
                 self.ends += 1
-                self.log_p_ends += log_p
+                self.tokens_ends += word.end - word.start
+                self.log_p_ends += word.log_p
             else:
                 self.words += 1
-                self.unknown += word.unknown
-                self.log_p_unknown += log_p * word.unknown
+                self.log_p_unknown += word.log_p * word.unknown
 
     def record(self) -> dict[str, Any]:
         """All of it as a record."""
-        inner = self.tokens - self.ends
+        inner = self.tokens - self.tokens_ends
         return {
             "lines": self.lines,
             "tokens": self.tokens,
             "words": self.words,
             "unknown": self.unknown,
-            "log_p": self.log_p,
+            **_probability(self.log_p),
             "loss": -self.log_p / self.tokens if self.tokens else math.nan,
             "ppl": _ppl(self.log_p, self.tokens),
             "ppl_without_ends": _ppl(self.log_p - self.log_p_ends, inner),
@@ -83,10 +96,11 @@ class Totals:
         """Two lines as `ngram -ppl` prints them: unknown words count neither as words nor in the sum."""
         log10 = (self.log_p - self.log_p_unknown) / DECIMAL
         known = self.words - self.unknown
-        ppl, ppl1 = (10 ** min(300.0, -log10 / count) if count else math.nan for count in (known + self.ends, known))
+        counts = (known + self.ends, known)
+        ppl, ppl1 = (f"{10 ** min(300.0, -log10 / count):.6g}" if count else "undefined" for count in counts)
         return (
             f"{self.lines} sentences, {self.words} words, {self.unknown} OOVs\n"
-            f"0 zeroprobs, logprob= {log10:.6g} ppl= {ppl:.6g} ppl1= {ppl1:.6g}"
+            f"0 zeroprobs, logprob= {log10:.6g} ppl= {ppl} ppl1= {ppl1}"
         )
 
 
@@ -107,7 +121,7 @@ def records(line: ScoredLine, number: int, level: str) -> Iterator[dict[str, Any
             record = {"line": number, "word": place, "text": word.text, **_probability(word.log_p)}
             yield {**record, "tokens": word.end - word.start, "unknown": word.unknown}
     elif level == "line":
-        words = [word for word in line.words if word.text != END]
+        words = [word for word in line.words if not word.is_end]
         yield {
             "line": number, "text": line.text, **_probability(line.total), "tokens": line.scored,
             "words": len(words), "unknown": sum(word.unknown for word in words), "ppl": _ppl(line.total, line.scored),
@@ -147,7 +161,7 @@ def srilm(line: ScoredLine) -> str:
     shown = [line.text.strip()]
     before: Sequence[str] = ["<s>"]
     for word in line.words:
-        text = "</s>" if word.text == END else word.text.strip() or word.text
+        text = "</s>" if word.is_end else "<unk>" if word.unknown else word.text.strip()
         context = before[-1] + (" ..." if len(before) > 1 else " ")
         if word.unknown:
             found = "[OOV] 0 [ -inf ]"

@@ -220,8 +220,11 @@ class TextReader:
         self._seen.setdefault(remark, {})[Path(name).name] = None
 
 
-def split_lines(blocks: Iterable[str], name: str) -> Iterator[str]:
-    """The lines of a text that arrives in blocks; only a line feed ends one. Raises ConfigError if one is too long."""
+def split_lines(blocks: Iterable[str], name: str, end: str = "") -> Iterator[str]:
+    """The lines of a text that arrives in blocks; only a line feed ends one, in place of which `end` stands.
+
+    Raises ConfigError if one is too long.
+    """
     pieces: list[str] = []
     number, length = 1, 0
     for block in blocks:
@@ -233,8 +236,8 @@ def split_lines(blocks: Iterable[str], name: str) -> Iterator[str]:
                 f"{name}, line {number:,}: longer than {LONGEST_LINE:,} characters, which is all that is read of a line"
             )
         if others:
-            yield "".join(pieces)
-            yield from others[:-1]
+            yield "".join(pieces) + end
+            yield from (other + end for other in others[:-1])
             pieces, length, number = [others[-1]], len(others[-1]), number + len(others)
     if length:
         yield "".join(pieces)

@@ -17,9 +17,10 @@ from ..data.batching.batches import IGNORE_INDEX
 from ..data.tokenizers.text import EOS, Tokenizer
 from ..tasks.base import EVALUATED_AT_ONCE
 from .surprisal import Found, Surprisal
+from .word_bounds import Space, word_starts, word_text
 
 Context = Literal["line", "stream"]
-Space = Literal["leading", "trailing"]
+AT_ONCE = 1 << 15  # tokens of lines that are read side by side: short ones do not wait for a long one
 STEPS = 256  # of lines that are read at once: a long one needs no more memory
 AHEAD = 64  # batches of lines that are looked through for lines of like length
 AHEAD_CHARACTERS = 1 << 22  # of those lines, about
@@ -27,13 +28,17 @@ BITS = 1 / math.log(2)  # in a nat
 
 
 class Word(NamedTuple):
-    """A word of a line: text, tokens `start` to `end` of the line, ln p of all of them, and whether one is unknown."""
+    """A word of a line: text, tokens `start` to `end` of the line, ln p of all of them, and whether one is unknown.
+
+    The end of the line is one by itself, with the white space that no word stands behind; it is never unknown.
+    """
 
     text: str
     start: int
     end: int
     log_p: float
     unknown: bool
+    is_end: bool
 
 
 @dataclass
@@ -111,24 +116,27 @@ class LineScorer:
         self.context, self.bos, self.eos, self.space = context, bos, eos, space
         self.backward, self.batch_size, self.step = backward, batch_size, step
 
-    def score(self, lines: Iterable[str]) -> Iterator[ScoredLine]:
+    def score(self, lines: Iterable[str], *, with_ends: bool = False) -> Iterator[ScoredLine]:
         """The lines, scored, in their order; as they come, `batch_size` at a time. A line holds no line feed.
 
-        Raises ConfigError for one that holds no token to be scored.
+        Unless they come `with_ends`: a line feed behind each. Then characters without one have no end, as in training.
         """
-        encoded = (self._encoded(line) for line in lines)
-        if self.context == "line":
-            yield from self._alone(encoded)
-        elif self.backward:
-            whole = list(encoded)  # it begins at the end
-            scored = list(self._in_a_row(reversed([_turned(line) for line in whole])))
-            yield from map(_turned, reversed(scored))
-        else:
-            yield from self._in_a_row(encoded)
+        encoded = (self._encoded(line.removesuffix("\n"), not with_ends or line[-1:] == "\n") for line in lines)
+        try:
+            if self.context == "line":
+                yield from self._alone(encoded)
+            elif self.backward:
+                whole = list(encoded)  # it begins at the end
+                scored = list(self._in_a_row(reversed([_turned(line) for line in whole])))
+                yield from map(_turned, reversed(scored))
+            else:
+                yield from self._in_a_row(encoded)
+        finally:
+            self.surprisal.restore()
 
-    def _encoded(self, text: str) -> ScoredLine:
+    def _encoded(self, text: str, ended: bool) -> ScoredLine:
         ids, pieces = self.tokenizer.encode(text), self.tokenizer.pieces(text)
-        if self.eos:
+        if self.eos and (ended or self.tokenizer.kind == "word"):
             ids, pieces = [*ids, self.tokenizer.eos_id], [*pieces, EOS]
         found = np.array(ids, dtype=np.int64)
         named = np.array([piece == "<unk>" for piece in pieces], dtype=bool)
@@ -139,9 +147,8 @@ class LineScorer:
     def _alone(self, lines: Iterator[ScoredLine]) -> Iterator[ScoredLine]:
         """Lines of like length are read side by side; shorter ones are padded at their end, which changes nothing."""
         while window := _window(lines, self.batch_size):
-            order = sorted(range(len(window)), key=lambda place: len(window[place].ids))
-            for start in range(0, len(order), self.batch_size):
-                self._score_batch([window[place] for place in order[start : start + self.batch_size]])
+            for batch in _alike(window, self.batch_size):
+                self._score_batch(batch)
             yield from window
 
     def _score_batch(self, batch: Sequence[ScoredLine]) -> None:
@@ -201,15 +208,14 @@ class LineScorer:
 
     def _words(self, line: ScoredLine) -> list[Word]:
         kind = self.tokenizer.kind
-        starts = _starts(line.pieces, kind, self.space, self.backward)
-        bounds = zip(starts, [*starts[1:], len(line.pieces)], strict=True) if starts else ()
-        return [
-            Word(
-                _text(line.pieces[start:end], line.ids[start:end], kind), start, end,
-                float(line.log_p[start:end].sum()), bool(line.unknown[start:end].any()),
-            )
-            for start, end in bounds
-        ]  # fmt: skip
+        starts = word_starts(line.pieces, kind, self.space)
+        words = []
+        for start, end in zip(starts, [*starts[1:], len(line.pieces)], strict=False):
+            is_end = self.eos and end == len(line.pieces) and line.pieces[-1] == EOS
+            text = EOS if is_end else word_text(line.pieces[start:end], line.ids[start:end], kind)
+            unknown = not is_end and bool(line.unknown[start:end].any())
+            words.append(Word(text, start, end, float(line.log_p[start:end].sum()), unknown, is_end))
+        return words
 
 
 class _Stream:
@@ -270,6 +276,18 @@ def _window(lines: Iterator[ScoredLine], batch_size: int) -> list[ScoredLine]:
     return window
 
 
+def _alike(lines: Sequence[ScoredLine], batch_size: int) -> Iterator[list[ScoredLine]]:
+    """Lines in batches of like length, the padding of which holds AT_ONCE tokens at most, or one line."""
+    batch: list[ScoredLine] = []
+    for line in sorted(lines, key=lambda line: len(line.ids)):
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * len(line.ids) > AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(line)
+    if batch:
+        yield batch
+
+
 def _arrays(found: Found) -> list[Any]:
     log_p, rank, entropy = (None if one is None else one.cpu() for one in found)
     assert log_p is not None
@@ -284,28 +302,3 @@ def _turned(line: ScoredLine) -> ScoredLine:
             setattr(line, name, np.ascontiguousarray(values[::-1]))
     line.pieces = line.pieces[::-1]
     return line
-
-
-def _starts(pieces: Sequence[str], kind: str, space: Space, backward: bool) -> list[int]:
-    """Where words begin."""
-    if kind == "word":
-        return list(range(len(pieces)))
-    starts: list[int] = []
-    blank = [piece.isspace() for piece in pieces]
-    for place, piece in enumerate(pieces):
-        if place == 0 or piece == EOS:
-            begins = True
-        elif space == "leading":  # a space begins a word, and so does a letter that none stands before
-            begins = blank[place] and not blank[place - 1]
-        else:
-            begins = blank[place - 1] and not blank[place]
-        if begins:
-            starts.append(place)
-    return starts
-
-
-def _text(pieces: Sequence[str], ids: NDArray[np.int64], kind: str) -> str:
-    """The text of a word, its space included."""
-    if kind == "byte" and pieces != [EOS]:
-        return bytes(ids.tolist()).decode("utf-8", "replace")
-    return "".join(pieces)

@@ -75,6 +75,11 @@ class Surprisal:
             self.dynamic.follow(-learned[kept].mean())
         return State(detach(carry), memory), found._replace(log_p=found.log_p.detach())
 
+    def restore(self) -> None:
+        """The trained weights again, where they went on learning."""
+        if self.dynamic is not None:
+            self.dynamic.restore()
+
     def _targets_only(self, inputs: Tensor, targets: Tensor, state: State) -> tuple[Carry, Any, Tensor, Found]:
         scored, memory = self.scorer.score(inputs, targets, state.carry), state.memory
         log_p = scored.log_p
