@@ -15,6 +15,8 @@ from .cache import Cache, Memory, mix
 from .dynamic import DynamicWeights
 from .scorer import Scorer
 
+PIECES_ON_CPU = 64  # of what elsewhere is one: probabilities are looked at several times, which is faster in its cache
+
 
 class Found(NamedTuple):
     """Of each target (T, B): ln p in nats, rank (1 is the most probable word), and the entropy of all words in nats.
@@ -95,7 +97,8 @@ class Surprisal:
             size = self.scorer.models[0].vocab_size
             memory, log_cache = self.cache.distribution(memory, states.detach()[:, 0], targets[:, 0], size)
         learned, found = [], []
-        for piece in chunks(len(targets), self.scorer.row_bytes(targets.shape[1])):
+        smaller = PIECES_ON_CPU if targets.device.type == "cpu" else 1
+        for piece in chunks(len(targets), smaller * self.scorer.row_bytes(targets.shape[1])):
             logs, kept = log_softmax(piece), targets[piece] != IGNORE_INDEX
             chosen = torch.where(kept, targets[piece], 0).unsqueeze(-1)
             learned.append(logs.gather(-1, chosen).squeeze(-1))
@@ -104,6 +107,6 @@ class Surprisal:
                     logs = mix(logs, log_cache[piece][:, None], self.cache.share)
                 log_p = logs.gather(-1, chosen)
                 rank = (logs > log_p).sum(-1) + 1
-                entropy = torch.special.entr(logs.exp()).sum(-1)
+                entropy = -(logs.exp() * logs.clamp_min(-1e4)).sum(-1)  # where p is 0 it adds nothing
                 found.append([torch.where(kept, one, 0) for one in (log_p.squeeze(-1), rank, entropy)])
         return carry, memory, torch.cat(learned), Found(*map(torch.cat, zip(*found, strict=True)))
