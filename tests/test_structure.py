@@ -30,12 +30,14 @@ MAY: dict[str, set[str]] = {
     "tasks": {"cells", "config", "data", "errors", "layers", "models", "optim"},
     "evaluation": LEAVES | {"cells", "layers", "tasks"},
     "training": LEAVES | {"cells", "engines", "evaluation", "layers", "models", "tasks"},
+    "diagnose": LEAVES | {"cells", "layers", "models", "tasks"},
     "sweep": LEAVES | {"training"},
     "slurm": LEAVES | {"sweep", "training"},
     "testing": {"cells", "engines", "layers"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
     "commands": LEAVES
-    | {"bench", "cells", "engines", "evaluation", "layers", "models", "slurm", "sweep", "tasks", "training"},
+    | {"bench", "cells", "diagnose", "engines", "evaluation", "layers", "models", "slurm", "sweep", "tasks"}
+    | {"training"},
     "api": {"config", "data", "device", "errors", "evaluation", "runs", "tasks", "training"},
     "cli": {"__init__", "commands", "config", "errors", "training"},
     "batch": {"cli", "errors", "slurm", "training"},

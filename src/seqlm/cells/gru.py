@@ -26,6 +26,7 @@ class GRUCell(GatedCell):
     """
 
     num_gates = 3  # 2 with reset="none"
+    kept_by = "update"
 
     def __init__(
         self,
@@ -38,6 +39,9 @@ class GRUCell(GatedCell):
         if reset not in ("after", "before", "none"):
             raise ValueError(f"reset={reset!r} is unknown; allowed: after, before, none")
         self.reset, self.num_gates = reset, 2 if reset == "none" else 3
+        self.gate_names = {"after": ("update", "reset"), "before": ("reset", "update"), "none": ("update",)}[reset]
+        if reset == "none":
+            self.kept_by = "1-update"
         super().__init__(input_size, hidden_size, bias=bias)
 
     @property

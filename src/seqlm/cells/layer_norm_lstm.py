@@ -20,6 +20,7 @@ class LayerNormLSTMCell(GatedCell):
     """
 
     num_gates, carry_type = 4, LSTMCarry
+    gate_names, kept_by = ("forget", "input", "output"), "forget"
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:
         super().__init__(input_size, hidden_size, bias=bias)

@@ -30,6 +30,8 @@ class LSTMCell(GatedCell):
     """
 
     num_gates, carry_type = 4, LSTMCarry
+    gate_names: tuple[str, ...] = ("forget", "input", "output")
+    kept_by = "forget"
 
     def __init__(
         self,
@@ -46,6 +48,8 @@ class LSTMCell(GatedCell):
             raise ValueError(f"input_gate={input_gate!r} is unknown; allowed: free, capped, coupled")
         self.forget_bias, self.input_gate = forget_bias, input_gate
         self.num_gates = 3 if input_gate == "coupled" else 4
+        if input_gate == "coupled":
+            self.gate_names = ("forget", "output")
         super().__init__(input_size, hidden_size, bias=bias)
 
     def reset_parameters(self, scale: float | None = None) -> None:

@@ -26,6 +26,7 @@ class MinGRUCell(LinearCell):
     """
 
     num_gates = 2  # the gate, the candidate
+    gate_names, kept_by = ("update",), "1-update"
 
     def __init__(
         self, input_size: int, hidden_size: int, *, candidate: Candidate = "identity", bias: bool = True

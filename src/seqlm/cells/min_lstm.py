@@ -20,6 +20,7 @@ class MinLSTMCell(MinGRUCell):
     """
 
     num_gates = 3  # two gates, the candidate
+    gate_names, kept_by = ("forget",), "forget"
 
     def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
         i, f, candidate = z.chunk(3, -1)

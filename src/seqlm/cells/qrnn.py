@@ -39,6 +39,7 @@ class QRNNCell(LinearCell):
     """
 
     num_gates = 3
+    gate_names, kept_by = ("forget", "output"), "forget"
 
     def __init__(self, input_size: int, hidden_size: int, *, window: int = 2, bias: bool = True) -> None:
         if window not in (1, 2):

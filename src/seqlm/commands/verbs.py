@@ -178,6 +178,21 @@ VERBS = {
         ],
         "score",
     ),
+    "diagnose": Verb(
+        "RUN ... [key=value] [--json] [--png FILE]",
+        "gradients through time, recurrent matrices, gates, and the context that is used",
+        {
+            "RUN ...": "runs: their folders, or their names in outputs; pictures and numbers go into RUN/diagnose",
+            **KEYS,
+            "--json": "print the numbers as JSON; default: a line for each finding",
+            "--png FILE": "of several runs, a picture side by side; default: none",
+        },
+        [
+            ("diagnose outputs/NAME", "what it remembers, and what it learns from"),
+            ("diagnose outputs/ELMAN outputs/LSTM --png both.png", "two kinds of cell side by side"),
+        ],
+        "diagnose",
+    ),
     "runs": Verb(
         "[DIR] [--sort COLUMN] [--filter CONDITIONS] [--json|--csv]",
         "list runs, best first",

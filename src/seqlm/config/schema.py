@@ -282,6 +282,21 @@ class ScoreConfig(LoadingConfig):
 
 
 @dataclass(kw_only=True)
+class DiagnoseConfig(LoadingConfig):
+    """Keys of `seqlm diagnose RUN`."""
+
+    split: str = _key(allowed=("train", "valid", "test"))
+    lags: int = _key(least=1)
+    times: int = _key(least=1)
+    rows: int = _key(least=1)
+    context: int = _key(least=2)
+    places: int = _key(least=2)
+    tokens: int = _key(least=10)
+    figures: bool = _key()
+    format: str = _key(allowed=("png", "svg", "pdf"))
+
+
+@dataclass(kw_only=True)
 class BenchConfig(DeviceConfig):
     """Keys of `seqlm bench`."""
 

@@ -1,0 +1,139 @@
+"""Diagnostics as pictures: readable in grey, and by those who tell no red from green."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, install_hint
+
+# Okabe and Ito's colours, and lines that differ without them.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+STYLES = ("-", "--", "-.", ":")
+
+
+def pyplot() -> Any:
+    """matplotlib's, drawing into files. Raises ConfigError if it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ConfigError(f"pictures need matplotlib: {install_hint('plots')}; figures=false leaves them out") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour and line of the curve of this number."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.6}
+
+
+def draw_lags(axis: Any, curves: Sequence[Mapping[str, Any]]) -> None:
+    """The norm of the gradient by lag, on a logarithmic scale, with the range of eight texts in ten."""
+    for index, curve in enumerate(curves):
+        lags = range(len(curve["median"]))
+        line = style(index)
+        axis.plot(lags, _positive(curve["median"]), label=f"layer {curve['layer']}, {curve['state']}", **line)
+        axis.fill_between(
+            lags, _positive(curve["low"]), _positive(curve["high"]), color=line["color"], alpha=0.15, linewidth=0
+        )
+        if curve["bound"] is not None:
+            shown = [(lag, value) for lag, value in enumerate(curve["bound"]) if value < 1e3 * max(curve["high"])]
+            axis.plot(*zip(*shown, strict=True), color="#777777", linewidth=1, linestyle=(0, (1, 2)), label="bound")
+    axis.set_yscale("log")
+    axis.set_xlabel("lag k, steps")
+    axis.set_ylabel(r"$\|\partial\,loss_t / \partial\,state_{t-k}\|$")
+    axis.legend(fontsize=7, frameon=False)
+
+
+def draw_spectra(axis: Any, found: Sequence[Mapping[str, Any]]) -> None:
+    """Singular values of each recurrent matrix, the largest first."""
+    for index, one in enumerate(found):
+        axis.plot(one["singular"], label=f"layer {one['layer']}, {one['name']}", **style(index))
+    axis.axhline(1, color="#777777", linewidth=0.8)
+    axis.set_xlabel("number")
+    axis.set_ylabel("singular value")
+    axis.legend(fontsize=7, frameon=False)
+
+
+def draw_context(axis: Any, curve: Mapping[str, Any]) -> None:
+    """The loss by tokens of context, with two standard errors to either side."""
+    axis.errorbar(
+        curve["context"], curve["loss"], yerr=[2 * one for one in curve["error"]], color=COLOURS[0], marker="o",
+        markersize=4, capsize=3, linewidth=1.6,
+    )  # fmt: skip
+    axis.axvline(curve["effective"], color="#777777", linewidth=0.8, linestyle="--")
+    axis.annotate(
+        f"90% of the benefit: {curve['effective']}", (curve["effective"], max(curve["loss"])), xytext=(4, -2),
+        textcoords="offset points", fontsize=8, va="top",
+    )  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("tokens of context")
+    axis.set_ylabel("loss, nats a token")
+
+
+def draw_gates(axis: Any, found: Sequence[Mapping[str, Any]]) -> None:
+    """How often each gate is how open."""
+    for index, gate in enumerate(found):
+        bins = len(gate["histogram"])
+        middles = [(place + 0.5) / bins for place in range(bins)]
+        label = f"layer {gate['layer']}, {gate['name']}: {100 * (gate['closed'] + gate['open']):.0f}% stuck"
+        axis.plot(middles, gate["histogram"], label=label, **style(index))
+    axis.axvspan(0, 0.1, color="#000000", alpha=0.06, linewidth=0)
+    axis.axvspan(0.9, 1, color="#000000", alpha=0.06, linewidth=0)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("value of the gate")
+    axis.set_ylabel("share")
+    axis.legend(fontsize=7, frameon=False)
+
+
+PANELS: dict[str, Callable[[Any, Any], None]] = {
+    "gradients": draw_lags, "spectra": draw_spectra, "context": draw_context, "gates": draw_gates,
+}  # fmt: skip
+TITLES = {
+    "gradients": "gradient through time", "spectra": "recurrent matrices", "context": "context that is used",
+    "gates": "gates",
+}  # fmt: skip
+
+
+def draw(found: Mapping[str, Any], folder: Path, title: str, format: str) -> list[Path]:
+    """A picture for each diagnosis that there is something to show of; returns their files."""
+    plot, files = pyplot(), []
+    for name, panel in PANELS.items():
+        if not found.get(name):
+            continue
+        figure, axis = plot.subplots(figsize=(6, 4))
+        panel(axis, found[name])
+        axis.set_title(f"{title}: {TITLES[name]}", fontsize=10)
+        files.append(_save(plot, figure, folder / f"{name}.{format}"))
+    return files
+
+
+def draw_side_by_side(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """The gradient through time and the context that is used, a column for each run, on the same scales."""
+    plot = pyplot()
+    names = [name for name in ("gradients", "context") if all(found.get(name) for found in runs.values())]
+    size = (4 * len(runs), 3.4 * len(names))
+    figure, axes = plot.subplots(len(names), len(runs), figsize=size, sharey="row", squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        for axis, (run, found) in zip(row, runs.items(), strict=True):
+            PANELS[name](axis, found[name])
+            axis.set_title(f"{run}: {TITLES[name]}", fontsize=10)
+            if axis is not row[0]:
+                axis.set_ylabel("")
+    return _save(plot, figure, path)
+
+
+def _save(plot: Any, figure: Any, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plot.close(figure)
+    return path
+
+
+def _positive(values: Sequence[float]) -> list[float]:
+    """Values for a logarithmic scale: a gradient that has vanished altogether lies at its foot."""
+    return [max(value, 1e-30) for value in values]

@@ -1,0 +1,56 @@
+"""The recurrent matrices of a model: how much each step in time may stretch or shrink a state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.stack import cells_of
+
+
+@dataclass
+class Spectrum:
+    """Of a square matrix W (H, H), by which a state is multiplied at each step.
+
+    Args:
+        layer: number of the layer, from 0
+        name: of the weight, and the number of the block where there are several
+        singular: its singular values, the largest first: the most and the least that it stretches a vector
+        radius: the largest absolute value of an eigenvalue: how it stretches a vector in the long run
+        orthogonality: || W^T W - I ||_F / sqrt(H), 0 if it turns a vector and does not change its length
+    """
+
+    layer: int
+    name: str
+    singular: list[float]
+    radius: float
+    orthogonality: float
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return dict(vars(self))
+
+
+def spectra(model: nn.Module) -> list[Spectrum]:
+    """Of every block of `weight_hh` of every cell; none of a cell whose state meets no matrix."""
+    found = []
+    for layer, cell in enumerate(cells_of(model)):
+        weight = getattr(cell, "weight_hh", None)
+        if not isinstance(weight, Tensor) or weight.dim() != 2 or weight.shape[0] % weight.shape[1]:
+            continue
+        blocks = weight.detach().double().cpu().split(weight.shape[1])
+        for number, block in enumerate(blocks):
+            name = "weight_hh" if len(blocks) == 1 else f"weight_hh[{number}]"
+            found.append(_spectrum(layer, name, block))
+    return found
+
+
+def _spectrum(layer: int, name: str, matrix: Tensor) -> Spectrum:
+    size = len(matrix)
+    singular = torch.linalg.svdvals(matrix).tolist()
+    radius = float(torch.linalg.eigvals(matrix).abs().max())
+    apart = float(torch.linalg.matrix_norm(matrix.T @ matrix - torch.eye(size, dtype=matrix.dtype)) / size**0.5)
+    return Spectrum(layer, name, singular, radius, apart)

@@ -1,0 +1,84 @@
+"""seqlm diagnose: what it writes and says, and that it changes nothing of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+
+import pytest
+
+from ..conftest import TINY, seqlm
+
+SMALL = ["lags=9", "times=2", "rows=3", "context=8", "places=12"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diagnose")
+    for name, words in {"lstm": [], "elman": ["model=elman"], "both": ["task=bilm", "model=bilm"]}.items():
+        seqlm("train", *TINY, *words, "train.steps=8", f"run.name={name}", cwd=folder)
+    tagger = ["task=tagging", "model=tagger", "data=taipei", "data.sentences=43", "model.hidden_size=8", "threads=1"]
+    seqlm("train", *tagger, "train.batch_size=4", "train.steps=2", "run.name=tags", cwd=folder)
+    return folder
+
+
+def digests(run):
+    return {
+        path.relative_to(run): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.rglob("*")
+        if path.is_file() and "diagnose" not in path.parts
+    }
+
+
+def test_pictures_and_numbers_in_the_folder_of_the_run(home):
+    pytest.importorskip("matplotlib")
+    run = home / "outputs" / "lstm"
+    before = digests(run)
+    done = seqlm("diagnose", "outputs/lstm", *SMALL, cwd=home)
+    assert digests(run) == before
+    found = json.loads((run / "diagnose" / "summary.json").read_text())
+    assert {path.name for path in (run / "diagnose").glob("*.png")} == {
+        "gradients.png", "spectra.png", "context.png", "gates.png",
+    }  # fmt: skip
+    assert [(one["layer"], one["state"], len(one["median"])) for one in found["gradients"]] == [
+        (layer, state, 10) for layer in (0, 1) for state in ("h", "c")
+    ]
+    assert len(found["gates"]) == 6 and found["context"]["context"] == [1, 2, 4, 8] and found["clipping"]["logged"]
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[1:3] == ["lstm,", "step"] and any("gate, layer 1, output" in line for line in lines)
+    again = json.loads(seqlm("diagnose", "outputs/lstm", *SMALL, "--json", "figures=false", cwd=home).stdout)
+    assert again == found, "the same numbers each time"
+
+
+def test_several_side_by_side(home):
+    pytest.importorskip("matplotlib")
+    seqlm("diagnose", "outputs/lstm", "outputs/elman", *SMALL, "--png", "both.png", "format=svg", cwd=home)
+    assert (home / "both.png").read_bytes().startswith(b"\x89PNG")
+    assert (home / "outputs" / "elman" / "diagnose" / "gradients.svg").read_text().startswith("<?xml")
+    found = json.loads(seqlm("diagnose", "lstm", "elman", *SMALL, "--json", "figures=false", cwd=home).stdout)
+    assert set(found) == {"lstm", "elman"} and found["elman"]["gates"] == [] and found["elman"]["gradients"][1]["bound"]
+
+
+def test_a_model_that_reads_from_both_ends(home):
+    found = json.loads(seqlm("diagnose", "both", *SMALL, "--json", "figures=false", cwd=home).stdout)
+    assert [one["layer"] for one in found["gradients"]] == [0, 0, 1, 1], "of the one that reads from the beginning"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "seqlm diagnose needs a run folder"), (["none"], "none does not exist"), (["tags"], "is no language model"),
+     (["lstm", "lags=9000"], "lags=9000 with times=8 needs 9,009"), (["lstm", "context=500"], "context=500 501"),
+     (["lstm", "lag=3"], "did you mean lags"), (["lstm", "--png", "x.png"], "--png FILE shows several runs"),
+     (["lstm", "--pdf"], "seqlm diagnose knows no --pdf"), (["lstm", "split=all"], "split=all")],
+)  # fmt: skip
+def test_refused(home, words, message):
+    done = seqlm("diagnose", *words, "figures=false", cwd=home, check=False)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+def test_without_matplotlib(home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = seqlm("diagnose", "lstm", *SMALL, cwd=home, check=False)
+    assert done.returncode == 2 and "[plots]" in done.stderr and "figures=false leaves them out" in done.stderr
+    assert seqlm("diagnose", "lstm", *SMALL, "figures=false", cwd=home).stdout
