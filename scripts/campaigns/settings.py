@@ -124,7 +124,9 @@ def outcome(run: Path) -> dict[str, Any]:
         weights[pointer] = f"{name} {hashlib.sha256(data).hexdigest()}"
     info = json.loads((run / "run.json").read_text(encoding="utf-8"))
     facts = {key: info.get(key) for key in ("status", "best_step", "metrics", "steps", "tokens")}
-    samples = {path.name: path.read_text(encoding="utf-8") for path in sorted((run / "samples").glob("*"))}
+    samples = {
+        path.name: path.read_text(encoding="utf-8", errors="replace") for path in sorted((run / "samples").glob("*"))
+    }
     return {"metrics": metrics, "weights": weights, "facts": facts, "samples": samples}
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
@@ -26,6 +27,7 @@ from seqlm.runs import checkpoint, upkeep
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.launch import resume, train
+from seqlm.training.session import Progress
 
 from .. import inprocess
 from ..conftest import TINY, tiny
@@ -599,6 +601,20 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         resume(folder / "run", [])
     train(tiny(tmp_path, "checkpoint.every=4", *DROPOUT, name="whole"), {})
     assert weights(tmp_path / "whole") == weights(tmp_path / "save_file" / "run")
+
+
+def test_a_damaged_best_is_told_and_the_next_best_takes_its_place(tmp_path, monkeypatch, capsys):
+    """One that is older than the checkpoint that a resume begins with would be believed until it is asked for."""
+    folder = trained(tmp_path, "train.eval_every=4")
+    best, second = [step for step in upkeep.ranked(folder) if step != 20][:2]
+    state = Progress.of
+    monkeypatch.setattr(Progress, "of", lambda start: replace(state(start), best_step=best))
+    monkeypatch.setattr(upkeep, "ranked", lambda folder: [best, second])
+    path = folder / f"step-{best:09d}" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    resume(tmp_path / "run", [])
+    assert f"step-{best:09d}, the best so far, is damaged (model.safetensors does not" in capsys.readouterr().err
+    assert (folder / "best").read_text() == f"step-{second:09d}\n"
 
 
 def test_leftovers_of_a_killed_save_are_swept(tmp_path):

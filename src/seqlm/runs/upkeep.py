@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,14 +41,22 @@ def tidy(folder: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def correct_pointers(folder: Path, newest: int, best_step: int | None) -> None:
+def correct_pointers(
+    folder: Path, newest: int, best_step: int | None, damage: Callable[[Path], str], warn: Callable[[str], None]
+) -> None:
     """Make `last` and `best` say what is true at a resume from step `newest`, whose progress knows the best, if any.
 
     A kill may have come between a checkpoint and its pointer; either may be damaged. For who holds the run.
+
+    Args:
+        damage: that of a checkpoint, or an empty text, as `checkpoint.verify` tells it; the newest was verified
+        warn: called with a line for a best one that is damaged: the next best takes its place
     """
     point(folder, "last", newest)
-    whole = [step for step in (best_step, *ranked(folder)) if step is not None and (folder / step_name(step)).is_dir()]
-    if whole:
-        point(folder, "best", whole[0])
-    else:
-        (folder / "best").unlink(missing_ok=True)
+    for step in dict.fromkeys([best_step, *ranked(folder)]):
+        if step is not None and (folder / step_name(step)).is_dir():
+            if step == newest or not (found := damage(folder / step_name(step))):
+                point(folder, "best", step)
+                return
+            warn(f"checkpoint {folder / step_name(step)}, the best so far, is damaged ({found}); trying the next best")
+    (folder / "best").unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
-from ..runs.load import origin, with_absolute_paths, with_pinned_models
+from ..runs.load import origin, warn, with_absolute_paths, with_pinned_models
 from ..runs.lock import LeaseLost
 from ..runs.naming import describe_model, run_name
 from ..runs.sealed import check_tokenizer, meta, saved_config, seal, write_config
@@ -165,7 +165,8 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         if start is not None:
             past = Progress.of(start)
             if ranks.leads:
-                upkeep.correct_pointers(run.checkpoints, start.step, past.best_step if past.valid else None)
+                best = past.best_step if past.valid else None
+                upkeep.correct_pointers(run.checkpoints, start.step, best, checkpoint.verify, warn)
             check_limits(run, saved, config, past)
             if is_finished(run, saved, config, past):
                 print(finished(run, config, past), flush=True)

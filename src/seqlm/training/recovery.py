@@ -96,7 +96,8 @@ class Recovery:
         for step in [step for step in checkpoint.steps(run.checkpoints) if step > start.step]:
             name = checkpoint.step_name(step)
             (run.checkpoints / name).rename(free_path(run.path / f"{name}.damaged"))
-        upkeep.correct_pointers(run.checkpoints, start.step, progress.best_step if progress.valid else None)
+        best = progress.best_step if progress.valid else None
+        upkeep.correct_pointers(run.checkpoints, start.step, best, checkpoint.verify, self.write)
         run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
         self.logger.back_to(progress.step)
 
