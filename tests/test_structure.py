@@ -31,13 +31,14 @@ MAY: dict[str, set[str]] = {
     "evaluation": LEAVES | {"cells", "layers", "tasks"},
     "training": LEAVES | {"cells", "engines", "evaluation", "layers", "models", "tasks"},
     "diagnose": LEAVES | {"cells", "layers", "models", "tasks"},
+    "report": set(),
     "sweep": LEAVES | {"training"},
     "slurm": LEAVES | {"sweep", "training"},
     "testing": {"cells", "engines", "layers"},
     "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
     "commands": LEAVES
     | {"bench", "cells", "diagnose", "engines", "evaluation", "layers", "models", "slurm", "sweep", "tasks"}
-    | {"training"},
+    | {"report", "training"},
     "api": {"config", "data", "device", "errors", "evaluation", "runs", "tasks", "training"},
     "cli": {"__init__", "commands", "config", "errors", "training"},
     "batch": {"cli", "errors", "slurm", "training"},

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
 import statistics
+import time
 
 import pytest
 
@@ -266,7 +269,9 @@ def test_a_damaged_run_is_left_out_and_named(runs, capsys, file, text):
         (["gru"], "needs two runs or more, not 1"),
         (["gru", "nowhere"], "nowhere is not a folder"),
         (["gru/checkpoints"], "is no run, and there is none in it"),
-        (["gru", "--csv"], "knows no --csv"),
+        (["gru", "--tsv"], "knows no --tsv"),
+        (["gru", "--csv", "--markdown"], "--markdown and --csv are two ways"),
+        (["gru", "--html", "nowhere/page.html"], "--html=nowhere/page.html cannot be written"),
         (["gru", "fast-1", "--json"], "--json needs a file: --json FILE"),
         (["gru", "fast-1", "--json="], "--json needs a file: --json FILE"),
         (["gru", "fast-1", "--json", "."], "--json=. is a folder"),
@@ -322,3 +327,49 @@ def test_an_older_run_is_read_by_the_metrics_of_its_version(runs, capsys):
     lines, said = shown(capsys, runs / "fast-1", runs / "gru")
     assert "best first by accuracy on valid" in said.out and lines["name"] == ["gru", "fast-1"]
     assert lines["valid accuracy"] == ["0.7500", "0.2500"] and lines["valid ppl"] == ["3.00", "3.00"]
+
+
+def test_a_page_of_all_of_it(runs, capsys, monkeypatch):
+    """Names, numbers, curves and samples; a run whose records are damaged, one without any, and tasks that differ."""
+    (runs / "slow-2" / "metrics.jsonl").write_bytes(b"\xff not a record\n")
+    (runs / "gru" / "metrics.jsonl").unlink()
+    main([str(runs), "--html", str(runs / "page.html")])
+    page = (runs / "page.html").read_text()
+    said = capsys.readouterr().out
+    for number in re.findall(r"\d+\.\d+ ± \d+\.\d+", said):
+        assert number in page
+    assert page.count("<polyline") >= 6 and page.count("<script") == 1 and "valid loss" in page
+    assert all(str(runs / name) in page for name in RUNS)
+    sample = max((runs / "fast-1" / "samples").glob("*")).read_text().splitlines()[0]
+    assert sample.replace("<", "&lt;").replace('"', "&quot;")[:8] in page
+    pairs = [str(runs / name) for name in RUNS if name != "gru"]
+    main([*pairs, "--html", str(runs / "page.html")])
+    assert re.search(r"<td[^>]*>(&lt;0.0001|[\d.e-]+) \(2, 2 seeds\)</td>", (runs / "page.html").read_text())
+    monkeypatch.setattr("seqlm.commands.compare.incomparable", lambda settings: "they are apples and pears")
+    main([str(runs), "--html", str(runs / "page.html")])
+    assert 'class="best"' not in (runs / "page.html").read_text() and "p, valid" not in (runs / "page.html").read_text()
+
+
+def test_rows_with_commas_between(runs, capsys):
+    main([str(runs), "--csv"])
+    names, *rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert (
+        len(rows) == 3 and all(len(row) == len(names) for row in rows) and {"name", "seeds", "valid ppl"} <= set(names)
+    )
+
+
+def test_two_hundred_runs_are_a_small_page(runs, capsys):
+    """Of 3 MB at most, whatever they logged, and soon there: a curve has a bounded number of points."""
+    records = [
+        {"step": k, "tokens": 9 * k, "seconds": k, "train/loss": 2 + 1 / k, "valid/loss": 3.0} for k in range(1, 400)
+    ]
+    for number in range(195):
+        shutil.copytree(runs / "gru", runs / f"copy-{number}", ignore=shutil.ignore_patterns("checkpoints", "events*"))
+        config = runs / f"copy-{number}" / "config.yaml"
+        config.write_text(re.sub(r"lr: .*", f"lr: {1e-3 + number * 1e-5}", config.read_text(), count=1))
+        lines = map(json.dumps, records)
+        (runs / f"copy-{number}" / "metrics.jsonl").write_text("\n".join(lines))
+    started = time.process_time()
+    main([str(runs), "--html", str(runs / "page.html")])
+    assert (runs / "page.html").stat().st_size < 3_000_000
+    assert time.process_time() - started < 20, "5 s are promised on an idle machine"

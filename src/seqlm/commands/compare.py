@@ -7,6 +7,7 @@ where runs do not know the same keys.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
@@ -70,25 +71,37 @@ class Setting(NamedTuple):
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm compare RUN|DIR ... [--sort COLUMN] [--markdown] [--json FILE]`: where runs differ, best first on valid.
+    """`seqlm compare RUN|DIR ... [--sort COLUMN] [--markdown|--csv] [--json FILE] [--html FILE]`: where runs differ.
 
-    The file holds the keys that all share, and of each setting those that differ, with the numbers of its runs. Raises
-    ConfigError unless there are two runs or more.
+    The best on valid stands first. The JSON holds the keys that all share, and of each setting those that differ, with
+    the numbers of its runs. Raises ConfigError unless there are two runs or more.
     """
     places, file = pop_file(words, "--json")
     places, sort = pop_option(places, "--sort", "a column: --sort 'valid ppl'")
+    places, page = pop_file(places, "--html")
     places, as_markdown = pop_flag(places, "--markdown")
-    refuse_flags("compare", places, "runs, --sort, --markdown and --json FILE")
+    places, as_csv = pop_flag(places, "--csv")
+    if as_markdown and as_csv:
+        raise ConfigError("--markdown and --csv are two ways to print one table; leave one of them out")
+    refuse_flags("compare", places, "runs, --sort, --markdown, --csv, --json FILE and --html FILE")
     settings = compare([run for place in places for run in _runs(place)])
     why = incomparable(settings)
     settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
     differing = [key for key in _keys(settings) if len({_canonical(one.config, key) for one in settings}) > 1]
-    columns = _columns(settings, differing)
+    columns = unsorted = _columns(settings, differing)
     order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].summary.monitor} on valid"
     if sort:
         columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
     count = sum(len(one.runs) for one in settings)
-    print(f"{count} runs of {len(settings)} settings, {order}\n" if len(settings) > 1 else f"{count} runs alike\n")
+    summary = f"{count} runs of {len(settings)} settings, {order}" if len(settings) > 1 else f"{count} runs alike"
+    if page:
+        from .comparing import write_page
+
+        write_page(page, settings, unsorted, summary, why)
+    if as_csv:
+        csv.writer(sys.stdout).writerows(zip(*columns, strict=True))
+        return
+    print(f"{summary}\n")
     print(markdown(list(zip(*columns, strict=True)), 1) if as_markdown else blocks(columns, output_width()))
     for double, one in (pair for setting in settings for pair in setting.duplicates):
         print(f"{double.run.path} repeats {one.run.path}, with the same seed: counted once")

@@ -104,11 +104,10 @@ def _places_or_keys(verb: str, given: Sequence[str], last: str, reference: Refer
     entry = VERBS[verb]
     places = [name for name in entry.words if "=" not in name and not name.startswith("-")]
     needed = 0 if " | " in entry.usage else sum(name in entry.usage.partition("[")[0] for name in places)
-    at = sum("=" not in word and not word.startswith("-") for word in given)
-    repeated = [index for index, place in enumerate(places) if place.endswith(" ...")]
-    at = min([at, *repeated])
+    there = sum("=" not in word and not word.startswith("-") for word in given)
+    at = min([there, *(index for index, place in enumerate(places) if place.endswith(" ..."))])
     found = _places(places[at].removesuffix(" ..."), last) if at < len(places) else []
-    if at < needed:
+    if there < needed:
         return found
     named = [word.partition("=")[0] for word in entry.words if "=" in word]
     named = [name for name in named if name not in ("group", "key")] + [*reference.groups] * (entry.keys == "train")

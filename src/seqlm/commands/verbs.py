@@ -32,7 +32,7 @@ RUN = {"RUN": "a run: its folder, or its name in outputs"}
 SYNONYMS = {
     "generate": "sample", "test": "eval", "validate": "eval", "ls": "runs", "list": "runs", "infer": "predict",
     "inference": "predict", "fit": "train", "continue": "resume", "delete": "rm", "remove": "rm", "benchmark": "bench",
-    "watch": "tail", "follow": "tail", "diff": "compare", "grid": "sweep",
+    "watch": "tail", "follow": "tail", "grid": "sweep",
     "surprisal": "score", "rescore": "score", "ppl": "score",
 }  # fmt: skip
 
@@ -216,15 +216,29 @@ VERBS = {
         "tail",
     ),
     "compare": Verb(
-        "RUN|DIR ... [--sort COLUMN] [--markdown] [--json FILE]",
+        "RUN|DIR ... [--sort COLUMN] [--markdown|--csv] [--json FILE] [--html FILE]",
         "settings that differ between runs, beside their metrics",
         {
             "RUN|DIR ...": "runs, or folders with runs in them: two runs or more",
             "--sort COLUMN": "order by a column: --sort='valid ppl'; default: the best on valid first",
             "--markdown": "print a table in Markdown; default: one that fits the terminal",
+            "--csv": "the same with commas between; default: a table",
             "--json FILE": "keep the comparison in FILE, too; default: print it only",
+            "--html FILE": "write a page with curves, samples and confidences, which loads nothing; default: none",
         },
-        [("compare outputs", "all runs: those that differ in the seed alone are one row")],
+        [
+            ("compare outputs", "all runs: those that differ in the seed alone are one row"),
+            ("compare outputs --html runs.html", "a page to look at, send and print"),
+        ],
+    ),
+    "diff": Verb(
+        "RUN RUN [--json]",
+        "where two runs differ: configuration, data, versions, and the first step at which their numbers part",
+        {
+            "RUN RUN": "two runs: their folders, or their names in outputs",
+            "--json": "print the differences as JSON; default: tables",
+        },
+        [("diff outputs/ONE outputs/OTHER", "why do they not give the same numbers?")],
     ),
     "verify": Verb(
         "RUN ... [--json] [trust=[mylab.]]",

@@ -1,4 +1,4 @@
-"""What the gates of a cell do on a text: how open they are, how many are stuck, and how long units remember."""
+"""The gates of a cell on a text: how open they are, how many are stuck, and how long units remember."""
 
 from __future__ import annotations
 

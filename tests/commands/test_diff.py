@@ -1,0 +1,48 @@
+"""seqlm diff: what differs between two runs, and from where on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ..conftest import TINY, seqlm
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("diff")
+    common = [*TINY, "train.steps=12", "train.log_every=1", "sample.tokens=0"]
+    for name, words in {
+        "one": [], "same": [], "more": ["train.steps=14", "schedule=constant"], "later": ["train.clip_norm=1e-4"],
+        "seed": ["seed=2"],
+    }.items():  # fmt: skip
+        seqlm("train", *common, *words, f"run.name={name}", cwd=folder)
+    return folder
+
+
+def told(home, *names):
+    return json.loads(seqlm("diff", *names, "--json", cwd=home).stdout)
+
+
+def test_equal_runs(home):
+    assert told(home, "one", "same") == {"config": {}, "facts": {}, "parted": None, "records": [13, 13]}
+    said = seqlm("diff", "one", "same", cwd=home).stdout
+    assert said == "configuration, data and versions are the same\n\nall 13 records are equal, but for the clock\n"
+
+
+def test_what_differs_and_where_numbers_part(home):
+    found = told(home, "one", "later")
+    assert found["config"] == {"train.clip_norm": [1.0, 1e-4]} and found["facts"] == {}
+    assert found["parted"]["step"] == 2 and found["parted"]["tag"] == "train/loss", "the first step moved weights"
+    assert told(home, "one", "seed")["parted"]["step"] == 1
+    lines = seqlm("diff", "one", "later", cwd=home).stdout.splitlines()
+    assert lines[0].split() == ["config", "one", "later"] and lines[1].split() == ["train.clip_norm", "1.0", "0.0001"]
+    assert lines[-1].startswith("what was logged parts at step 2: train/loss is ")
+
+
+def test_refused(home):
+    for words, message in ((["one"], "needs two runs, not 1"), (["one", "none"], "none does not exist"),
+                           (["one", "same", "--all"], "seqlm diff knows no --all")):  # fmt: skip
+        done = seqlm("diff", *words, cwd=home, check=False)
+        assert done.returncode == 2 and message in done.stderr
