@@ -69,12 +69,8 @@ def _shown(names: Sequence[str], found: Mapping[str, Any]) -> str:
     if where is None:
         least = min(lengths)
         text = f"all {least:,} records are equal, but for the clock" if least else "nothing was logged by one of them"
-        more = (
-            ""
-            if lengths[0] == lengths[1]
-            else f"; {names[lengths.index(max(lengths))]} has {abs(lengths[0] - lengths[1]):,} more"
-        )
-        parts.append(text + more)
+        longer, more = names[lengths.index(max(lengths))], max(lengths) - least
+        parts.append(text + f"; {longer} has {more:,} more" * bool(more))
     else:
         values = " and ".join(_cell(value) for value in where["values"])
         parts.append(f"what was logged parts at step {where['step']:,}: {where['tag']} is {values}")

@@ -235,7 +235,7 @@ VERBS = {
         "RUN RUN [--json]",
         "where two runs differ: configuration, data, versions, and the first step at which their numbers part",
         {
-            "RUN RUN": "two runs: their folders, or their names in outputs",
+            "RUN ...": "two runs: their folders, or their names in outputs",
             "--json": "print the differences as JSON; default: tables",
         },
         [("diff outputs/ONE outputs/OTHER", "why do they not give the same numbers?")],
