@@ -70,11 +70,20 @@ def test_a_model_that_reads_from_both_ends(home):
     [([], "seqlm diagnose needs a run folder"), (["none"], "none does not exist"), (["tags"], "is no language model"),
      (["lstm", "lags=9000"], "lags=9000 with times=8 needs 9,009"), (["lstm", "context=500"], "context=500 501"),
      (["lstm", "lag=3"], "did you mean lags"), (["lstm", "--png", "x.png"], "--png FILE shows several runs"),
+     (["lstm", "both", "--png", "x.foo"], "--png=x.foo must end in .png, .svg or .pdf"),
      (["lstm", "--pdf"], "seqlm diagnose knows no --pdf"), (["lstm", "split=all"], "split=all")],
 )  # fmt: skip
 def test_refused(home, words, message):
     done = seqlm("diagnose", *words, "figures=false", cwd=home, check=False)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+def test_a_model_without_memory_and_a_damaged_older_checkpoint(home):
+    seqlm("train", *TINY, "model=feed_forward", "train.steps=8", "run.name=window", cwd=home)
+    older = sorted((home / "outputs" / "window" / "checkpoints").glob("step-*"))[-2]
+    (older / "model.safetensors").write_bytes(b"")
+    found = json.loads(seqlm("diagnose", "window", *SMALL, "--json", "figures=false", cwd=home).stdout)
+    assert found["gradients"] == [] == found["gates"] and len(found["context"]["loss"]) == 4
 
 
 def test_without_matplotlib(home, monkeypatch):

@@ -10,6 +10,8 @@ import torch
 
 from seqlm import ElmanCell, GRUCell, LSTMCell, Recurrent, Stack, testing
 from seqlm.cells.lstm import LSTMCarry
+from seqlm.cells.min_gru import MinGRUCell
+from seqlm.cells.qrnn import QRNNCell
 from seqlm.config.build import build
 from seqlm.diagnose.gates import gates
 from seqlm.diagnose.gradients import gradient_by_lag
@@ -91,6 +93,27 @@ def test_a_scaled_turn_shrinks_or_grows_by_its_scale(scale, gone):
     (spectrum,) = spectra(model)
     np.testing.assert_allclose([*spectrum.singular, spectrum.radius], scale, rtol=1e-9)
     assert spectrum.orthogonality == pytest.approx(abs(scale**2 - 1))
+
+
+@pytest.mark.parametrize("kind", [MinGRUCell, QRNNCell])
+def test_a_linear_cell_that_keeps_half_loses_half_a_step(kind):
+    """Weights of 0: every gate is 0.5, and so is d h_t / d h_{t-1}; lag 0 is that of the output, not nothing."""
+    cell = kind(E, H)
+    model = model_of(cell)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.zero_()
+    curve, *previous = gradient_by_lag(model, text(24, 3), lags=12, times=2)
+    assert curve.median[0] > 0.01 and curve.gone_at == 7
+    np.testing.assert_allclose(curve.median, [curve.median[0] * 0.5**k for k in range(13)], rtol=1e-9)
+    assert all(one.median == [0] * 13 and one.gone_at is None for one in previous), "V = 0: x_{t-1} is not read"
+
+
+def test_a_part_of_the_carry_that_is_read_a_step_later_starts_there():
+    cell = QRNNCell(E, H)
+    model = model_of(testing.with_large_weights(cell))
+    _, previous = gradient_by_lag(model, text(60, 3), lags=40, times=2)
+    assert previous.median[0] == 0 and previous.start == previous.median[1] > 0 and previous.gone_at is not None
 
 
 def test_the_bound_holds_and_needs_the_slope():

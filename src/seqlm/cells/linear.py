@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,6 +90,14 @@ class LinearCell(Cell):
 
         With `lengths` (B,) the carry of each row is that after so many steps.
         """
+        (a, b, *gates), left = self._terms(inputs)
+        hs = recurrence(a, b, carry[0])
+        states = zip((hs, *left), carry, strict=True)
+        last = (part[-1] if lengths is None else state_after(lengths, part, start) for part, start in states)
+        return type(carry)(*last), self.read(hs, *gates)
+
+    def _terms(self, inputs: Any) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Result of `inputs` -> that of `coefficients` with zoneout, and the carry's other fields after each step."""
         z, *left = inputs if isinstance(inputs, tuple) else (inputs,)
         a, b, *gates = self.coefficients(z)
         if p := self.dropout.zoneout:
@@ -98,12 +106,9 @@ class LinearCell(Cell):
                 a, b = torch.where(kept, 1.0, a), torch.where(kept, 0.0, b)
             else:
                 a, b = p + (1 - p) * a, (1 - p) * b
-        hs = recurrence(a, b, carry[0])
-        states = zip((hs, *left), carry, strict=True)
-        last = (part[-1] if lengths is None else state_after(lengths, part, start) for part, start in states)
-        return type(carry)(*last), self.read(hs, *gates)
+        return (a, b, *gates), left
 
     def step(self, carry: Carry, z: Any) -> tuple[Carry, Tensor]:
-        one = map_carry(lambda part: part.unsqueeze(0), z)
-        carry, ys = self.unroll(one, carry, lambda a, b, h: a * h + b)
-        return carry, ys[0]
+        (a, b, *gates), left = self._terms(map_carry(lambda part: part.unsqueeze(0), z))
+        h = (a * carry[0] + b)[0]  # of which the output is made: its gradient is that of the whole loss
+        return type(carry)(h, *(part[0] for part in left)), self.read(h.unsqueeze(0), *gates)[0]

@@ -16,6 +16,8 @@ from ..runs.folder import RunFolder
 from ..terminal import labelled, status
 from .words import is_place, pop_file, refuse_flags
 
+SUFFIXES = (".png", ".svg", ".pdf")
+
 
 def main(words: Sequence[str]) -> None:
     """`seqlm diagnose RUN ... [key=value ...] [--json] [--png FILE]`."""
@@ -29,6 +31,8 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError("seqlm diagnose needs a run folder: seqlm diagnose outputs/NAME; `seqlm runs` lists them")
     if len(folders) == 1 and picture:
         raise ConfigError("--png FILE shows several runs side by side; the pictures of one are in its folder")
+    if picture and picture.suffix not in SUFFIXES:
+        raise ConfigError(f"--png={picture} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     for folder in folders:
         checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     if options.figures:

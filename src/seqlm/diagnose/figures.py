@@ -64,12 +64,11 @@ def draw_context(axis: Any, curve: Mapping[str, Any]) -> None:
         curve["context"], curve["loss"], yerr=[2 * one for one in curve["error"]], color=COLOURS[0], marker="o",
         markersize=4, capsize=3, linewidth=1.6,
     )  # fmt: skip
-    axis.axvline(curve["effective"], color="#777777", linewidth=0.8, linestyle="--")
-    axis.annotate(
-        f"90% of the benefit: {curve['effective']}", (curve["effective"], max(curve["loss"])), xytext=(4, -2),
-        textcoords="offset points", fontsize=8, va="top",
-    )  # fmt: skip
+    label = f"90% of the benefit: {curve['effective']}"
+    axis.axvline(curve["effective"], color="#777777", linewidth=0.8, linestyle="--", label=label)
     axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.legend(fontsize=7, frameon=False)
     axis.set_xlabel("tokens of context")
     axis.set_ylabel("loss, nats a token")
 

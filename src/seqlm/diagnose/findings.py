@@ -17,7 +17,7 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
 
 def _through_time(found: Mapping[str, Any]) -> Iterator[Row]:
     for curve in found["gradients"]:
-        start, *_, end = curve["median"]
+        start, end = curve["start"], curve["median"][-1]
         left = f"{end / start if start else 0.0:.2g} of its start"
         gone = left if curve["gone_at"] is None else f"under 1% from lag {curve['gone_at']} on"
         lags = len(curve["median"]) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from ..models.stack import cells_of
 from .unrolled import nll_of_each, unroll
 
 QUANTILES = (0.1, 0.5, 0.9)
-SMALL = 0.01  # of the norm at lag 0
+SMALL = 0.01  # of the norm at the start
 SLOPE = {"tanh": 1.0, "relu": 1.0, "identity": 1.0, "sigmoid": 0.25}  # the steepest of an activation
 
 
@@ -39,16 +40,21 @@ class LagCurve:
     bound: list[float] | None = None
 
     @property
+    def start(self) -> float:
+        """The first median that is not 0: at lag 0, or 1 of a part of the carry that is read only a step later."""
+        return next((value for value in self.median if value), 0.0)
+
+    @property
     def gone_at(self) -> int | None:
         """The first lag from which on the median stays under 1 % of its start; None if it does not."""
-        small = [value < SMALL * self.median[0] for value in self.median]
+        small = [value < SMALL * self.start for value in self.median]
         if not small[-1]:
             return None
         return len(small) - next((k for k, one in enumerate(reversed(small)) if not one), len(small))
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON."""
-        return {**vars(self), "gone_at": self.gone_at}
+        return {**vars(self), "start": self.start, "gone_at": self.gone_at}
 
 
 def gradient_by_lag(model: LanguageModel, tokens: Tensor, *, lags: int, times: int) -> list[LagCurve]:
@@ -66,6 +72,9 @@ def gradient_by_lag(model: LanguageModel, tokens: Tensor, *, lags: int, times: i
         lags: the longest lag, in steps
         times: losses that are looked at, in each text
     """
+    named = _named(model)
+    if not named:
+        return []  # a model without a memory
     steps = len(tokens) - 1
     if steps < lags + times:
         raise ValueError(f"{steps} steps are too few for {lags} lags and {times} times")
@@ -83,8 +92,7 @@ def gradient_by_lag(model: LanguageModel, tokens: Tensor, *, lags: int, times: i
             ]
             norms.append(torch.stack(sizes).view(lags + 1, -1, tokens.shape[1]))
     every = torch.stack(norms).permute(2, 1, 0, 3).flatten(2)  # (tensors, lags + 1, times * B)
-    low, median, high = every.quantile(torch.tensor(QUANTILES, dtype=every.dtype), dim=2)
-    named = _named(model)
+    low, median, high = torch.from_numpy(np.quantile(every.numpy(), QUANTILES, axis=2))  # torch's has a largest size
     return [
         LagCurve(
             layer, state, median[place].tolist(), low[place].tolist(), high[place].tolist(),

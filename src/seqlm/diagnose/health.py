@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,26 +27,27 @@ def clipping(records: Sequence[dict[str, Any]], clip_norm: float | None) -> dict
 
 
 def update_ratios(run: RunFolder) -> dict[str, float]:
-    """|| w_b - w_a || / (|| w_a || steps) of each weight between the two newest checkpoints; empty if there is one.
+    """|| w_b - w_a || / (|| w_a || steps) of each weight between the two newest checkpoints that are whole.
 
-    Weights that began with zeros have no ratio yet where the first of the two is that of the beginning.
+    Empty if there are fewer than two. Weights that began with zeros have no ratio yet where the first of the two is
+    that of the beginning.
     """
-    steps = checkpoint.steps(run.checkpoints)[-2:]
-    if len(steps) < 2:
+    found = list(islice(checkpoint.whole(run.checkpoints, lambda text: None), 2))[::-1]
+    if len(found) < 2:
         return {}
-    before, after = (_weights(run, step) for step in steps)
+    before, after = (_weights(one.path) for one in found)
+    steps = found[1].step - found[0].step
     return {
-        name: float((after[name] - weight).norm() / weight.norm()) / (steps[1] - steps[0])
+        name: float((after[name] - weight).norm() / weight.norm()) / steps
         for name, weight in before.items()
         if name in after and weight.any()
     }
 
 
-def _weights(run: RunFolder, step: int) -> dict[str, Tensor]:
+def _weights(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    found = checkpoint.find(run.checkpoints, str(step), lambda text: None)
-    return {name: tensor.double() for name, tensor in load_file(found.path / "model.safetensors").items()}
+    return {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
 def rare_words(tokens: Any, vocab_size: int) -> dict[str, int]:

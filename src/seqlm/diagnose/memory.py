@@ -28,7 +28,8 @@ class ContextCurve:
         """The fewest tokens that bring 90 % of what the whole context brings over one token."""
         best = min(self.loss)
         pairs = zip(self.context, self.loss, strict=True)
-        return next(size for size, loss in pairs if self.loss[0] - loss >= SHARE * (self.loss[0] - best))
+        enough = (size for size, loss in pairs if self.loss[0] - loss >= SHARE * (self.loss[0] - best))
+        return next(enough, self.context[-1])
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON."""
