@@ -65,13 +65,13 @@ def _check_reach(campaign: Campaign, report: Report) -> None:
 
 
 def _try_mutants(campaign: Campaign, report: Report, options: argparse.Namespace) -> None:
-    """The short form against each broken product, in a process of its own: it must fail."""
+    """The short form, or one large enough, against each broken product, in a process of its own: it must fail."""
     for name in campaign.mutants:
         pid = os.fork()
         if not pid:
             _break(campaign, name)
             with tempfile.TemporaryDirectory(prefix="campaign-") as place:
-                numbers = range(campaign.sizes["short"])
+                numbers = range(campaign.sizes.get("mutant", campaign.sizes["short"]))
                 found = attack(campaign, numbers, seed=options.seed, workers=options.workers, place=Path(place))
             os._exit(int(len(found.failures) > found.counts[BROKEN]))
         noticed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
