@@ -4,6 +4,7 @@
                                                           notes each campaign in results/reliability.json
     python scripts/campaign.py full --only kill           one campaign
     python scripts/campaign.py full --only kill --case 17 one case, as it was
+    python scripts/campaign.py full --only kill --mutants its mutants alone, again, for its record
     python scripts/campaign.py short --only kill --mutant forget-random-state
                                                           a broken product, which the campaign must notice
 

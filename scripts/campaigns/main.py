@@ -40,6 +40,8 @@ def main(words: Sequence[str]) -> int:
     if options.mutant and options.mutant not in campaigns[0].mutants:
         parser.error(f"--mutant={options.mutant} is unknown; {options.only} has: {', '.join(campaigns[0].mutants)}")
     preload()
+    if options.mutants:
+        return int(any([_retry_mutants(campaign, options) for campaign in campaigns]))
     if options.mutant:
         _break(campaigns[0], options.mutant)
     reports, whole = {}, options.size == "full" and options.case is None and not options.mutant
@@ -78,6 +80,18 @@ def _try_mutants(campaign: Campaign, report: Report, options: argparse.Namespace
         report.mutants[name] = noticed
         if not noticed:
             report.failures.append((None, f"the mutant {name} was not noticed"))
+
+
+def _retry_mutants(campaign: Campaign, options: argparse.Namespace) -> int:
+    """The mutants alone, again: their part of the record is replaced. Returns how many were not noticed."""
+    known = json.loads(RECORD.read_text(encoding="utf-8"))
+    entry, report = known[campaign.name], Report()
+    _try_mutants(campaign, report, options)
+    _show(campaign, report, options.size)
+    entry["failures"] += len(report.failures) - sum(not noticed for noticed in entry["mutants"].values())
+    entry["mutants"] = report.mutants
+    RECORD.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return len(report.failures)
 
 
 def _break(campaign: Campaign, mutant: str) -> None:
@@ -141,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", choices=NAMES, help="this campaign")
     parser.add_argument("--case", type=_range, help="this case of it, as it was, or those of FIRST-LAST")
     parser.add_argument("--mutant", help="a broken product, which it must notice")
+    parser.add_argument("--mutants", action="store_true", help="its mutants alone, again, for its record")
     parser.add_argument("--seed", type=int, default=1, help="of all that is drawn")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cases side by side")
     return parser
