@@ -615,6 +615,11 @@ def test_a_damaged_best_is_told_and_the_next_best_takes_its_place(tmp_path, monk
     resume(tmp_path / "run", [])
     assert f"step-{best:09d}, the best so far, is damaged (model.safetensors does not" in capsys.readouterr().err
     assert (folder / "best").read_text() == f"step-{second:09d}\n"
+    (folder / f"step-{second:09d}" / "MANIFEST.sha256").unlink()
+    resume(tmp_path / "run", [])
+    assert capsys.readouterr().err.count("the best so far, is damaged") == 2, "with no other it stays"
+    with pytest.raises(ConfigError, match=f"step-{best:09d} is damaged"):
+        checkpoint.find(folder, "best", print)
 
 
 def test_leftovers_of_a_killed_save_are_swept(tmp_path):

@@ -53,10 +53,14 @@ def correct_pointers(
         warn: called with a line for a best one that is damaged: the next best takes its place
     """
     point(folder, "last", newest)
-    for step in dict.fromkeys([best_step, *ranked(folder)]):
-        if step is not None and (folder / step_name(step)).is_dir():
-            if step == newest or not (found := damage(folder / step_name(step))):
-                point(folder, "best", step)
-                return
-            warn(f"checkpoint {folder / step_name(step)}, the best so far, is damaged ({found}); trying the next best")
-    (folder / "best").unlink(missing_ok=True)
+    there = [step for step in dict.fromkeys([best_step, *ranked(folder)]) if step is not None]
+    there = [step for step in there if (folder / step_name(step)).is_dir()]
+    for step in there:
+        if step == newest or not (found := damage(folder / step_name(step))):
+            point(folder, "best", step)
+            return
+        warn(f"checkpoint {folder / step_name(step)}, the best so far, is damaged ({found}); trying the next best")
+    if there:  # a damaged one is refused with its damage, and gives way to the next that is better
+        point(folder, "best", there[0])
+    else:
+        (folder / "best").unlink(missing_ok=True)
