@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,5 +135,5 @@ def _save(plot: Any, figure: Any, path: Path) -> Path:
 
 
 def _positive(values: Sequence[float]) -> list[float]:
-    """Values for a logarithmic scale: a gradient that has vanished altogether lies at its foot."""
-    return [max(value, 1e-30) for value in values]
+    """Values for a logarithmic scale, with a gap where a gradient is 0."""
+    return [value if value > 0 else math.nan for value in values]
