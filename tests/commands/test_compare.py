@@ -351,7 +351,8 @@ def test_a_page_of_all_of_it(runs, capsys, monkeypatch):
 
 
 def test_rows_with_commas_between(runs, capsys):
-    main([str(runs), "--csv"])
+    main([str(runs), "--csv", "--json", str(runs / "kept.json")])
+    assert json.loads((runs / "kept.json").read_text())["settings"]
     names, *rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert (
         len(rows) == 3 and all(len(row) == len(names) for row in rows) and {"name", "seeds", "valid ppl"} <= set(names)

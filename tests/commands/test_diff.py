@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from seqlm.commands.diff import parted
+
 from ..conftest import TINY, seqlm
 
 
@@ -46,3 +48,9 @@ def test_refused(home):
                            (["one", "same", "--all"], "seqlm diff knows no --all")):  # fmt: skip
         done = seqlm("diff", *words, cwd=home, check=False)
         assert done.returncode == 2 and message in done.stderr
+
+
+def test_records_are_compared_by_step():
+    one = [{"step": step, "train/loss": 3.0 - step} for step in range(1, 5)]
+    assert parted(one, one[1::2]) is None
+    assert parted(one, [{"step": 2, "train/loss": 1.0}, {"step": 4, "train/loss": 0.5}])["step"] == 4

@@ -95,3 +95,9 @@ def test_what_users_wrote_is_text():
     assert text.count("<script") == 1 == text.count("</script") and "alert(1)&lt;/script&gt;" in text
     assert not re.search(r"(src|href)=|url\(|@import|https?:", text) and "$" not in text.replace("$&", "")
     assert f"Drawn are the {DRAWN} best of {DRAWN + 3} settings" in text and text.count('class="best"') == 1
+
+
+def test_a_setting_keeps_its_line_where_another_logged_nothing():
+    curves = {"none": curve([[]], "train/loss", "step"), "one": curve([records()], "train/loss", "step")}
+    (line,) = re.findall(r"<polyline[^>]*>", chart(curves, "train loss", "steps"))
+    assert re.search('stroke="[^"]*"', line)[0] in legend(list(curves)).split("<li>")[2]

@@ -98,6 +98,8 @@ def main(words: Sequence[str]) -> None:
         from .comparing import write_page
 
         write_page(page, settings, unsorted, summary, why)
+    if file:
+        write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
     if as_csv:
         csv.writer(sys.stdout).writerows(zip(*columns, strict=True))
         return
@@ -107,8 +109,6 @@ def main(words: Sequence[str]) -> None:
         print(f"{double.run.path} repeats {one.run.path}, with the same seed: counted once")
     for place in dict.fromkeys(places):
         print_findings(_folder(place))
-    if file:
-        write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
 
 
 def compare(runs: Sequence[RunFolder]) -> list[Setting]:

@@ -47,8 +47,12 @@ def difference(one: RunFolder, other: RunFolder) -> dict[str, Any]:
 
 def parted(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The first record of two runs in which a number differs, clocks aside; None if all that both have are equal."""
-    for a, b in zip(one, other, strict=False):
-        for tag in dict.fromkeys([*a, *b]):
+    at: dict[Any, list[Mapping[str, Any]]] = {}
+    for record in other:  # by step: the two may have logged at different ones
+        at.setdefault((record.get("step"), "valid/loss" in record), []).append(record)
+    pairs = ((a, b) for a in one for b in at.get((a.get("step"), "valid/loss" in a), ()))
+    for a, b in pairs:
+        for tag in [tag for tag in a if tag in b]:
             if tag not in CLOCK and a.get(tag) != b.get(tag):
                 return {"step": min(a.get("step", 0), b.get("step", 0)), "tag": tag, "values": [a.get(tag), b.get(tag)]}
     return None

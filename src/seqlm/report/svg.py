@@ -23,6 +23,7 @@ def style(index: int) -> str:
 def chart(curves: Mapping[str, Curve], title: str, x_title: str) -> str:
     """A line for each name, over the band between its seeds; the scale is logarithmic where values differ by far."""
     shown = {name: one for name, one in curves.items() if one.x}
+    number = {name: index for index, name in enumerate(curves)}  # as in the legend, whatever is left out here
     if not shown:
         return f'<p class="empty">{escape(title)}: nothing was logged</p>'
     xs = [x for one in shown.values() for x in one.x]
@@ -50,12 +51,15 @@ def chart(curves: Mapping[str, Curve], title: str, x_title: str) -> str:
     for x in _ticks(low_x, high_x, False):
         across, _ = place(x, 10**low if log else low).split(",")
         parts.append(f'<text x="{across}" y="{HEIGHT - BOTTOM + 16}" class="tick">{_short(x)}</text>')
-    for index, one in enumerate(shown.values()):
+    for name, one in shown.items():
         if one.low != one.high:
             edge = [place(x, y) for x, y in zip(one.x, one.high, strict=True)]
             edge += [place(x, y) for x, y in zip(one.x[::-1], one.low[::-1], strict=True)]
-            parts.append(f'<polygon points="{" ".join(edge)}" fill="{COLOURS[index % len(COLOURS)]}" opacity="0.15"/>')
-    for index, (name, one) in enumerate(shown.items()):
+            parts.append(
+                f'<polygon points="{" ".join(edge)}" fill="{COLOURS[number[name] % len(COLOURS)]}" opacity="0.15"/>'
+            )
+    for name, one in shown.items():
+        index = number[name]
         points = " ".join(place(x, y) for x, y in zip(one.x, one.mean, strict=True))
         if len(one.x) == 1:
             across, down = points.split(",")
