@@ -11,9 +11,10 @@ import torch
 
 from .config.compose import compose_words
 from .config.keys import dotted
-from .config.schema import Config, LoadingConfig, SampleConfig, ScoreConfig
+from .config.schema import Config
 from .config.trust import widening
 from .config.values import as_typed, load_config, verb_options, with_words
+from .config.verb_schema import LoadingConfig, SampleConfig, ScoreConfig
 from .config.words import Choices, words_of
 from .config.yaml_files import read_yaml
 from .data.dataset import FILE

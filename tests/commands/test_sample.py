@@ -9,8 +9,8 @@ import torch
 
 from seqlm import GRUCell, LanguageModel, Recurrent, Stack
 from seqlm.config.compose import compose_words
-from seqlm.config.schema import SampleConfig
 from seqlm.config.values import load_config, verb_config
+from seqlm.config.verb_schema import SampleConfig
 from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 from seqlm.runs.folder import RunFolder

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from seqlm.config.schema import TailConfig
+from seqlm.config.verb_schema import TailConfig
 from seqlm.errors import Stopped
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.follow import Follower

@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from seqlm.commands.eval import check
 from seqlm.config.build import build, defaults
-from seqlm.config.schema import Config, EvalConfig, SampleConfig
+from seqlm.config.schema import Config
 from seqlm.config.values import load_config, save_config, verb_config, with_words
+from seqlm.config.verb_schema import EvalConfig, SampleConfig
 from seqlm.config.words import words_of
 from seqlm.config.yaml_files import find_configs, read_saved, read_yaml, verb_files
 from seqlm.errors import ConfigError

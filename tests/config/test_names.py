@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from seqlm.config.compose import compose_words, expand
-from seqlm.config.schema import EvalConfig
 from seqlm.config.values import verb_config
+from seqlm.config.verb_schema import EvalConfig
 from seqlm.errors import ConfigError
 from seqlm.runs.folder import RunFolder
 

@@ -15,8 +15,9 @@ from seqlm.config.compose.loading import compose_by_hydra
 from seqlm.config.flags import values_of
 from seqlm.config.keys import dotted
 from seqlm.config.reference import MOST_USED, Reference, read_page
-from seqlm.config.schema import BenchConfig, Config, EvalConfig, PredictConfig, SampleConfig
+from seqlm.config.schema import Config
 from seqlm.config.values import _keys
+from seqlm.config.verb_schema import BenchConfig, EvalConfig, PredictConfig, SampleConfig
 from seqlm.config.yaml_files import find_configs, read_yaml
 
 from ..conftest import REPOSITORY

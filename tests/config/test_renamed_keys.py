@@ -9,8 +9,8 @@ import pytest
 
 from seqlm.config.keys import dotted, nested
 from seqlm.config.migrate import ADDED, migrate, migrate_flat, migrate_progress, migrate_score, renamed
-from seqlm.config.schema import EvalConfig
 from seqlm.config.values import load_config, save_config, verb_config
+from seqlm.config.verb_schema import EvalConfig
 from seqlm.errors import ConfigError
 
 from ..conftest import compose, seqlm, tiny

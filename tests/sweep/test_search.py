@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from seqlm.commands.searching import print_findings
-from seqlm.config.schema import SweepConfig
 from seqlm.config.values import verb_config
+from seqlm.config.verb_schema import SweepConfig
 from seqlm.errors import ConfigError
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder

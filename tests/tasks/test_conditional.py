@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqlm.config.schema import SampleConfig
 from seqlm.config.values import verb_config
+from seqlm.config.verb_schema import SampleConfig
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.dataset import Data
 from seqlm.data.fields import END

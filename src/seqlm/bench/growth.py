@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from .cost import step_flops
 from .steps import Recipe, seqlm_model, seqlm_step
 from .timing import Run, now, take_turns

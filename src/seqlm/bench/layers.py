@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..cells import Cell, GatedCell
 from ..config.build import build
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..device import autocast
 from ..engines import ENGINES
 from ..engines.native import has_bf16_lstm

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..config.schema import BenchConfig
 from ..config.suggest import unknown_option
+from ..config.verb_schema import BenchConfig
 from ..config.yaml_files import cell_nodes
 from ..device import describe, hardware, prepare
 from ..engines import ENGINES

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..tasks.base import EVALUATED_AT_ONCE
 from .steps import Recipe, seqlm_model, seqlm_step
 

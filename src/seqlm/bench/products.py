@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..engines.choice import timed
 from ..engines.product import ways_to_map, ways_to_repeat
 from .timing import Run, take_turns

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..device import keep_freed_memory
 from ..training.distributed import Pending, Ranks
 from .neighbour import DEFAULT_RUN

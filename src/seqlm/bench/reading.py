@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config.schema import BenchConfig, SamplingConfig
+from ..config.schema import SamplingConfig
+from ..config.verb_schema import BenchConfig
 from ..data.tokenizers.text import CharTokenizer
 from ..device import autocast
 from ..tasks.base import EVALUATED_AT_ONCE

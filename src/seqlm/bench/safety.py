@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cache import entries
 from ..config.compose import compose_words
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..training.launch import train
 
 SAVES, STEPS_BETWEEN = 3, 4

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cells import LSTMCell, detach
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..data.batching.streams import Chunk
 from ..device import autocast, keep_freed_memory
 from ..engines.native import has_bf16_lstm

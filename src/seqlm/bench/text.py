@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..data.encode import encode_split, fit_tokenizer
 from ..data.sources.text import TextCorpus
 from ..data.tokenizers.text import KINDS

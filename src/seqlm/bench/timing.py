@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 
 LEAST_ROUNDS = 5
 Run = Callable[[], tuple[float, float]]  # seconds of the forward pass, and of all

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..config.schema import BenchConfig
+from ..config.verb_schema import BenchConfig
 from ..device import autocast
 from ..engines.choice import measured
 from .steps import STEPS, seqlm_model, seqlm_step

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..config.schema import BenchConfig
 from ..config.values import verb_config
+from ..config.verb_schema import BenchConfig
 from ..terminal import status
 from .words import pop_file
 

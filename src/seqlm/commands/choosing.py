@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import ScoreConfig
+from ..config.verb_schema import ScoreConfig
 from ..errors import ConfigError
 from ..evaluation.nbest import Hypothesis, Pair, accuracy, choose, errors, search_weight
 from ..files import to_json

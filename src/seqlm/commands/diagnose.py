@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import DiagnoseConfig
 from ..config.values import verb_config
+from ..config.verb_schema import DiagnoseConfig
 from ..errors import ConfigError
 from ..files import to_json, write_atomically, writing
 from ..runs import checkpoint

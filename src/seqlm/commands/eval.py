@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.metrics import by_name
-from ..config.schema import EvalConfig
 from ..config.values import as_typed, verb_config
+from ..config.verb_schema import EvalConfig
 from ..errors import ConfigError, describe
 from ..files import to_json, write_atomically
 from ..runs import checkpoint

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import PredictConfig
 from ..config.values import verb_config
+from ..config.verb_schema import PredictConfig
 from ..errors import ConfigError
 from ..files import open_regular, to_json
 from ..runs import checkpoint

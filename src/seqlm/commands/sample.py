@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..config.schema import RANDOM_SEED, SampleConfig
+from ..config.schema import RANDOM_SEED
 from ..config.values import verb_config
+from ..config.verb_schema import SampleConfig
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import is_terminal, status, track

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.schema import ScoreConfig
 from ..config.values import verb_config
+from ..config.verb_schema import ScoreConfig
 from ..errors import ConfigError, NonFiniteError
 from ..files import open_regular
 from ..runs import checkpoint

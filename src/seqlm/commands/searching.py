@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config.schema import SweepConfig
+from ..config.verb_schema import SweepConfig
 from ..errors import SeqlmError, Stopped, install_hint
 from ..sweep.search_plan import JOURNAL, SearchPlan, check_same_search, plan_search
 from ..terminal import labelled

@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..config.flags import check_words, is_multirun
-from ..config.schema import SlurmConfig, SweepConfig
 from ..config.values import verb_config
+from ..config.verb_schema import SlurmConfig, SweepConfig
 from ..config.words import overrides
 from ..errors import ConfigError, SeqlmError, Stopped
 from ..runs.folder import OUTPUTS

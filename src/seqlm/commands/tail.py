@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.schema import TailConfig
 from ..config.values import verb_config
+from ..config.verb_schema import TailConfig
 from ..runs.folder import OUTPUTS, RunFolder
 from ..sweep.tail import watch_sweep
 from ..training.tail import watch_run

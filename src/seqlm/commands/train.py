@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..config.compose import differing_words, expand, run_jobs
 from ..config.flags import is_multirun
-from ..config.schema import Config, SlurmConfig
+from ..config.schema import Config
+from ..config.verb_schema import SlurmConfig
 from ..config.words import Choices
 from ..errors import ConfigError, SeqlmError, broken_pipe, print_error
 from ..runs.folder import check_free

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..config.schema import DiagnoseConfig
+from ..config.verb_schema import DiagnoseConfig
 from ..errors import ConfigError
 from ..runs.load import LoadedRun
 from .gates import gates

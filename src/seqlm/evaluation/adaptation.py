@@ -7,7 +7,7 @@ from functools import cache, partial
 from typing import Any
 
 from ..cells import Carry, detach
-from ..config.schema import DynamicConfig, EvalConfig
+from ..config.verb_schema import DynamicConfig, EvalConfig
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.batching.streams import Streams
 from ..runs.load import LoadedRun

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..config.schema import ScoreConfig
 from ..config.values import as_typed, verb_config
+from ..config.verb_schema import ScoreConfig
 from ..errors import ConfigError, several
 from ..runs.load import LoadedRun, load_run
 from .adaptation import statistics_of_train

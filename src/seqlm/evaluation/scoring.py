@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from ..config.schema import EvalConfig, ScoreConfig
 from ..config.values import verb_config
+from ..config.verb_schema import EvalConfig, ScoreConfig
 from ..errors import ConfigError, NonFiniteError
 from ..layers import scale_dropout
 from ..runs.load import LoadedRun, load_run, same_vocabulary

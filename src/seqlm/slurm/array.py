@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config.schema import SlurmConfig
 from ..config.trust import typed_trust
+from ..config.verb_schema import SlurmConfig
 from ..errors import ConfigError, SeqlmError, describe
 from ..files import read_json, to_json, write_atomically
 from ..runs.lock import Held, held

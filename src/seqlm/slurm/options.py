@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.schema import SlurmConfig, SlurmKeys
 from ..config.values import verb_config
+from ..config.verb_schema import SlurmConfig, SlurmKeys
 from ..errors import ConfigError, several
 from ..files import file_stem
 

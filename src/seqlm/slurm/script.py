@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from ..config.schema import SlurmConfig
+from ..config.verb_schema import SlurmConfig
 from .options import Options
 
 WARNED = "trap 'scontrol requeue \"$SLURM_JOB_ID\"; exit' USR1  # until seqlm is there to answer it"

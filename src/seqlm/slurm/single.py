@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config.schema import RANDOM_SEED, SlurmConfig
+from ..config.schema import RANDOM_SEED
 from ..config.trust import typed_trust
+from ..config.verb_schema import SlurmConfig
 from ..errors import ConfigError
 from ..files import read_json, to_json, write_atomically
 from .cluster import SlurmError, queue, submit

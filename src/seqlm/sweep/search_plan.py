@@ -11,7 +11,8 @@ from typing import Any
 from ..config.comparison import canonical
 from ..config.compose import compose_jobs, differing_words, expand
 from ..config.keys import dotted
-from ..config.schema import Config, SweepConfig
+from ..config.schema import Config
+from ..config.verb_schema import SweepConfig
 from ..config.words import overrides
 from ..errors import ConfigError, install_hint
 from ..runs.assemble import check_parts

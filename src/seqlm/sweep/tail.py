@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from ..config.schema import TailConfig
 from ..config.values import load_config
+from ..config.verb_schema import TailConfig
 from ..errors import ConfigError
 from ..runs.folder import RunFolder
 from ..runs.table import share_done, table

@@ -13,7 +13,8 @@ from torch import nn
 
 from ..cells import Carry
 from ..config.metrics import PERPLEXITY
-from ..config.schema import Config, SampleConfig, SamplingConfig
+from ..config.schema import Config, SamplingConfig
+from ..config.verb_schema import SampleConfig
 from ..data.batching.bucketed import Bucketed, EncodedExamples, ExampleBatch
 from ..data.dataset import Data
 from ..data.examples import Example

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config.schema import SampleConfig, SamplingConfig
+from ..config.schema import SamplingConfig
+from ..config.verb_schema import SampleConfig
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError, NonFiniteError
 from ..models.language_model import LanguageModel

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.metrics import Metric, Results, by_name
-from ..config.schema import TailConfig
 from ..config.values import load_config
+from ..config.verb_schema import TailConfig
 from ..errors import ConfigError
 from ..files import read_bounded
 from ..runs.folder import RunFolder
