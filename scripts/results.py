@@ -30,8 +30,7 @@ from seqlm.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EXPERIMENTS = ROOT / "results", ROOT / "configs" / "experiment"
-README, PAGE, RELIABILITY = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "reliability.md"
-SCALING = ROOT / "docs" / "scaling.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 HEADLINES = ("(no arguments)", "zaremba_small", "laptop", "laptop_char", "atis_slots", "atis_intent_lm", "atis_joint")
 START, END = "<!-- results: made by scripts/results.py -->", "<!-- end of results -->"
 
@@ -372,9 +371,12 @@ def main() -> int:
         texts, others = table(), other_tasks()
         data = measured_speed()
         short = [headlines(texts, others), *([ratios(data)] if data else [])]
-        shown = {README: "\n\n".join(short) + "\n", PAGE: f"{texts}\n\n{others}\n{speed(data) if data else ''}"}
-        shown[RELIABILITY] = reliability()
-        shown[SCALING] = f"\n{scaling.tables(data)}\n" if data else ""
+        shown = {
+            README: "\n\n".join(short) + "\n",
+            DOCS / "results.md": f"{texts}\n\n{others}\n{speed(data) if data else ''}",
+            DOCS / "reliability.md": reliability(),
+            DOCS / "scaling.md": f"\n{scaling.tables(data)}\n" if data else "",
+        }
         stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)

@@ -158,14 +158,13 @@ def test_every_metric_that_a_task_is_told_by(results, tmp_path):
 
 
 def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{results.START}\n{results.END}\nafter\n")
-    page = tmp_path / "results.md"
-    page.write_text(readme.read_text())
+    readme, page, reliability, scaling = (
+        tmp_path / name for name in ("README.md", "results.md", "reliability.md", "scaling.md")
+    )
+    for path in (readme, page, reliability, scaling):
+        path.write_text(f"before\n{results.START}\n{results.END}\nafter\n")
     monkeypatch.setattr(results, "README", readme)
-    monkeypatch.setattr(results, "PAGE", page)
-    monkeypatch.setattr(results, "RELIABILITY", tmp_path / "reliability.md")
-    results.RELIABILITY.write_text(readme.read_text())
+    monkeypatch.setattr(results, "DOCS", tmp_path)
 
     def done(*words):
         monkeypatch.setattr(sys, "argv", ["results.py", "table", *words])
@@ -175,7 +174,8 @@ def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
     told(tmp_path, "atis_jordan", 1, 3, {"f1": 0.95})
     assert done("--check") == 1 and "F1 95.00" not in page.read_text()
     assert done() == 0 and done("--check") == 0
-    assert done() == 0 and results.RELIABILITY.read_text() == f"before\n{results.START}\n{results.END}\nafter\n"
+    empty = f"before\n{results.START}\n{results.END}\nafter\n"
+    assert done() == 0 and reliability.read_text() == empty and scaling.read_text() == empty
     for text in (page.read_text(), readme.read_text()):
         assert text.startswith("before\n") and text.endswith("\nafter\n") and "`experiment=zaremba_small`" in text
     assert "F1 95.00" in page.read_text() and "atis_jordan" not in readme.read_text()
