@@ -117,7 +117,7 @@ LINES = [
     ("predict RUN --batch_size 3", "a file after the run"),
     ("bench --seconds 3", "seconds=3"),
     ("runs --sorted name", "knows no --sorted"),
-    ("compare --csv", "knows no --csv"),
+    ("compare --cvs", "knows no --cvs"),
     ("sweep s --jobs 3 seed=1,2", "jobs=3"),
     ("rm --status good", "--status=good is unknown"),
     ("completion tcsh", "bash, zsh, fish"),
