@@ -11,6 +11,7 @@ import torch
 from seqlm import ElmanCell, GRUCell, LSTMCell, Recurrent, Stack, testing
 from seqlm.cells.lstm import LSTMCarry
 from seqlm.cells.min_gru import MinGRUCell
+from seqlm.cells.min_lstm import MinLSTMCell
 from seqlm.cells.qrnn import QRNNCell
 from seqlm.config.build import build
 from seqlm.diagnose.gates import gates
@@ -159,7 +160,7 @@ def test_gates_are_those_that_cells_name(name, extra):
     before = unroll(model, text(6, 2)).tops[-1]
     found = gates(model, text(6, 2))
     assert "bind" not in vars(cell) and torch.equal(before, unroll(model, text(6, 2)).tops[-1])
-    assert [one.name for one in found] == list(cell.gate_names)
+    assert [one.name for one in found] == [name for name in cell.gate_names if name]
     assert sum(one.half_lives is not None for one in found) == bool(cell.gate_names)
     assert all(len(one.half_lives or [0] * H) == H for one in found)
 
@@ -172,6 +173,21 @@ def test_gates_add_up_to_the_state_of_a_gru():
         cell.bias_ih.view(3, H)[1] = 50
     update, reset = gates(model, text(5, 2))
     assert (update.name, update.open) == ("update", 1.0) and reset.open < 1 and min(update.half_lives) > 1e10
+
+
+@pytest.mark.parametrize("kind", [MinGRUCell, MinLSTMCell])
+def test_a_sigmoid_that_is_no_gate_is_not_taken_for_one(kind):
+    """With candidate=g the candidate has one, too: with weights of 0 it is 0.27, and the gate what its bias says."""
+    cell = kind(E, H, candidate="g")
+    model = model_of(cell)
+    with torch.no_grad():
+        cell.weight_ih.zero_()
+        cell.bias_ih.zero_()
+        cell.bias_ih.view(cell.num_gates, H)[0] = -6.0  # i, where there is one
+        cell.bias_ih.view(cell.num_gates, H)[-2] = 6.0  # z, or f
+        cell.bias_ih.view(cell.num_gates, H)[-1] = -1.0  # where g is its sigmoid
+    (gate,) = gates(model, text(5, 2))
+    assert (gate.open, gate.closed) == (1, 0)
 
 
 def test_context_that_a_model_uses():

@@ -26,13 +26,16 @@ class MinGRUCell(LinearCell):
     """
 
     num_gates = 2  # the gate, the candidate
-    gate_names, kept_by = ("update",), "1-update"
+    gate_names: tuple[str, ...] = ("update",)
+    kept_by = "1-update"
 
     def __init__(
         self, input_size: int, hidden_size: int, *, candidate: Candidate = "identity", bias: bool = True
     ) -> None:
         super().__init__(input_size, hidden_size, bias=bias)
         self.candidate, self._g = candidate, candidate_named(candidate)
+        if candidate == "g":
+            self.gate_names = (*self.gate_names, "")  # the sigmoid in g
 
     def coefficients(self, z: Tensor) -> tuple[Tensor, ...]:
         update, candidate = z.chunk(2, -1)

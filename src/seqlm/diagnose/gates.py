@@ -53,7 +53,7 @@ def gates(model: LanguageModel, tokens: Tensor) -> list[Gate]:
         if not names:
             continue
         each = len(values) // steps  # a step; what comes before the gates that have names has none
-        for place, name in enumerate(names):
+        for place, name in ((place, name) for place, name in enumerate(names) if name):
             value = torch.stack(values[each - len(names) + place :: each]).double()  # (T, B, H)
             found.append(_gate(layer, name, value, cell.kept_by))
     return found
