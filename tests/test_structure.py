@@ -30,12 +30,12 @@ MAY: dict[str, set[str]] = {
     "tasks": {"cells", "config", "data", "errors", "layers", "models", "optim"},
     "evaluation": LEAVES | {"cells", "layers", "tasks"},
     "training": LEAVES | {"cells", "engines", "evaluation", "layers", "models", "tasks"},
-    "diagnose": LEAVES | {"cells", "layers", "models", "tasks"},
-    "report": set(),
-    "sweep": LEAVES | {"training"},
+    "diagnose": LEAVES | {"cells", "layers", "models", "report", "tasks"},
+    "report": {"errors"},
+    "sweep": LEAVES | {"report", "training"},
     "slurm": LEAVES | {"sweep", "training"},
     "testing": {"cells", "engines", "layers"},
-    "bench": LEAVES | {"cells", "engines", "layers", "models", "tasks", "training"},
+    "bench": LEAVES | {"cells", "engines", "layers", "models", "report", "tasks", "training"},
     "commands": LEAVES
     | {"bench", "cells", "diagnose", "engines", "evaluation", "layers", "models", "slurm", "sweep", "tasks"}
     | {"report", "training"},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, install_hint
+from ..report.plotting import pyplot_for
 
 COLOURS = {
     "torch": "#444444", "scan": "#bbbbbb", "native": "#7a9cc6", "deferred": "#8fbf8f", "fused": "#d1603d",
@@ -15,14 +15,8 @@ COLOURS = {
 
 
 def plotting() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError(f"--png needs matplotlib: {install_hint('plots')}") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    """pyplot, drawing into files. Raises ConfigError if matplotlib is not installed."""
+    return pyplot_for("--png needs")
 
 
 def plot(record: Mapping[str, Any], path: Path) -> None:

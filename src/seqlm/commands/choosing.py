@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..evaluation.nbest import Hypothesis, Pair, accuracy, choose, errors, search_weight
 from ..files import to_json
 from ..terminal import labelled
+from .scored import tab_separated
 
 if TYPE_CHECKING:
     from ..evaluation.lines import LineScorer
@@ -31,12 +32,12 @@ def score_pairs(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreCo
     margins = [good - bad for good, bad in zip(totals[::2], totals[1::2], strict=True)]
     columns = ("good", "bad", "log_p_good", "log_p_bad", "margin")
     if options.format == "tsv":
-        print("\t".join(columns))
+        print(tab_separated(columns))
     by_kind: dict[tuple[str, str], list[float]] = defaultdict(list)
     for place, (pair, margin) in enumerate(zip(pairs, margins, strict=True)):
         values = (pair.good, pair.bad, totals[2 * place], totals[2 * place + 1], margin)
         if options.format == "tsv":
-            print("\t".join(f"{value:.6f}" if isinstance(value, float) else value for value in values))
+            print(tab_separated(values))
         else:
             print(to_json({**pair.kinds, **dict(zip(columns, values, strict=True))}, ascii=False))
         for kind in pair.kinds.items():
@@ -96,13 +97,13 @@ def score_nbest(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreCo
         rows.append(("weight", f"{weight:g}"))
     columns = ("group", "place", "text", "score", "log_p", "total")
     if options.format == "tsv":
-        print("\t".join(columns))
+        print(tab_separated(columns))
     for name, group in scored.items():
         place = choose(group, weight)
         one = group[place]
         values = (name, place + 1, one.text, one.score, one.log_p, one.score + weight * one.log_p)
         if options.format == "tsv":
-            print("\t".join(f"{value:.6f}" if isinstance(value, float) else str(value) for value in values))
+            print(tab_separated(values))
         else:
             known = {} if one.errors is None else {"errors": one.errors}
             print(to_json({**dict(zip(columns, values, strict=True)), **known}, ascii=False))

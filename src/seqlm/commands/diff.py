@@ -35,13 +35,13 @@ def main(words: Sequence[str]) -> None:
 def difference(one: RunFolder, other: RunFolder) -> dict[str, Any]:
     """Keys of the configuration, facts of run.json, and where what was logged parts, each with both values."""
     configs = [dotted(asdict(load_config(run.config))) for run in (one, other)]
-    infos = [run.info() for run in (one, other)]
+    infos, records = [run.info() for run in (one, other)], [run.records() for run in (one, other)]
     keys = [key for key in dict.fromkeys([*configs[0], *configs[1]]) if key not in PLACES]
     return {
         "config": _differing(keys, *configs),
         "facts": _differing(FACTS, *infos),
-        "parted": parted(one.records(), other.records()),
-        "records": [len(one.records()), len(other.records())],
+        "parted": parted(*records),
+        "records": [len(each) for each in records],
     }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.metrics import by_name
-from ..config.values import as_typed, verb_config
+from ..config.values import as_typed, changed_keys, verb_config
 from ..config.verb_schema import EvalConfig
 from ..errors import ConfigError, describe
 from ..files import to_json, write_atomically
@@ -87,9 +87,8 @@ def check(options: EvalConfig) -> None:
         problems.append(f"mean={options.mean} does nothing without ensemble=[RUN, ...] or monte_carlo.samples=...")
     plain = verb_config("eval", EvalConfig, [])
     for section, switch in (("dynamic", "lr"), ("cache", "size"), ("monte_carlo", "samples")):
-        given, defaults = asdict(getattr(options, section)), asdict(getattr(plain, section))
-        idle = [f"{section}.{key}={as_typed(value)}" for key, value in given.items() if value != defaults[key]]
-        if given[switch] is None and idle and not given.get("search"):
+        given, idle = getattr(options, section), changed_keys(section, options, plain)
+        if getattr(given, switch) is None and idle and not getattr(given, "search", False):
             problems.append(f"{' '.join(idle)} does nothing without {section}.{switch}=...")
     for key in ("norm", "epsilon", "train_batch_size"):
         if dynamic.rule == "sgd" and (value := getattr(dynamic, key)) != getattr(plain.dynamic, key):

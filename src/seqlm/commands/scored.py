@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,12 @@ def as_text(record: Mapping[str, Any], level: str, format: str) -> str:
     """A record as a line: JSON, or columns with tabs between them."""
     if format == "jsonl":
         return to_json(dict(record), ascii=False)
-    return "\t".join(_cell(record.get(column)) for column in COLUMNS[level])
+    return tab_separated(record.get(column) for column in COLUMNS[level])
+
+
+def tab_separated(values: Iterable[Any]) -> str:
+    """A row; a tab or the end of a line in a text is written as `\\t` and `\\n`."""
+    return "\t".join(map(_cell, values))
 
 
 def header(level: str) -> str:

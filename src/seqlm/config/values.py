@@ -110,6 +110,12 @@ def verb_options(verb: str, schema: type[T], options: Mapping[str, Any]) -> T:
     return typed(schema, {**defaults, **merged}, verb)
 
 
+def changed_keys(section: str, options: Any, plain: Any) -> list[str]:
+    """The keys of a section whose values are not those of `plain`, as typed."""
+    given, defaults = (asdict(getattr(one, section)) for one in (options, plain))
+    return [f"{section}.{key}={as_typed(value)}" for key, value in given.items() if value != defaults[key]]
+
+
 def _verb_defaults(verb: str) -> dict[str, Any]:
     return {key: value for file in verb_files(verb) for key, value in read_yaml(file).items() if key != "defaults"}
 

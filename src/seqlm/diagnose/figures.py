@@ -7,28 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, install_hint
+from ..report.plotting import COLOURS, pyplot_for
 
-# Okabe and Ito's colours, and lines that differ without them.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+LINES = (*COLOURS, "#000000")
 STYLES = ("-", "--", "-.", ":")
 
 
 def pyplot() -> Any:
     """matplotlib's, drawing into files. Raises ConfigError if it is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ConfigError(f"pictures need matplotlib: {install_hint('plots')}; figures=false leaves them out") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return pyplot_for("pictures need", "; figures=false leaves them out")
 
 
 def style(index: int) -> dict[str, Any]:
     """Colour and line of the curve of this number."""
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.6}
+    return {"color": LINES[index % len(LINES)], "linestyle": STYLES[index % len(STYLES)], "linewidth": 1.6}
 
 
 def draw_lags(axis: Any, curves: Sequence[Mapping[str, Any]]) -> None:

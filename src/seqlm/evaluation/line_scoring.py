@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config.values import as_typed, verb_config
+from ..config.values import changed_keys, verb_config
 from ..config.verb_schema import ScoreConfig
 from ..errors import ConfigError, several
 from ..runs.load import LoadedRun, load_run
@@ -82,14 +81,14 @@ def check(options: ScoreConfig) -> None:
     """Raise ConfigError for options that do not go together, or would do nothing."""
     plain, problems = verb_config("score", ScoreConfig, []), []
     for section, switch in (("dynamic", "lr"), ("cache", "size")):
-        given, defaults = asdict(getattr(options, section)), asdict(getattr(plain, section))
-        idle = [f"{section}.{key}={as_typed(value)}" for key, value in given.items() if value != defaults[key]]
-        if given["search"]:
+        given, idle = getattr(options, section), changed_keys(section, options, plain)
+        value = getattr(given, switch)
+        if given.search:
             problems.append(f"{section}.search=true: seqlm eval chooses on valid; give the numbers that it found")
-        elif given[switch] is None and idle:
+        elif value is None and idle:
             problems.append(f"{' '.join(idle)} does nothing without {section}.{switch}=...")
-        elif given[switch] is not None and options.context == "line":
-            problems.append(f"{section}.{switch}={given[switch]:g} needs a text that goes on: context=stream")
+        elif value is not None and options.context == "line":
+            problems.append(f"{section}.{switch}={value:g} needs a text that goes on: context=stream")
     if options.dynamic.lr is not None and options.ensemble:
         problems.append("dynamic.lr adapts one model; leave it out, or ensemble")
     if options.dynamic.lr is not None and options.precision != "float32":

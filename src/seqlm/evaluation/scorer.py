@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any, Literal, NamedTuple
 
@@ -86,9 +86,8 @@ class Scorer:
             return Scored(carry, torch.where(targets == IGNORE_INDEX, 0.0, log_p), states)
         places, log_ps = [], []
         tops: list[Tensor] = []
-        for model, place in zip(self.models, carry, strict=True):
-            reading, random = self._read(model, tokens, place)
-            places.append(Place(reading.carry, random))
+        for model, reading, place in self._readings(tokens, carry):
+            places.append(place)
             tops = tops or [reading.top]
             log_ps.append(model.log_probabilities(reading, targets, self.temperature, IGNORE_INDEX))
         log_p = torch.stack(log_ps).logsumexp(0) - math.log(len(log_ps))
@@ -101,9 +100,8 @@ class Scorer:
         """
         places, readings = [], []
         tops: list[Tensor] = []
-        for model, place in zip(self.models, carry, strict=True):
-            reading, random = self._read(model, tokens, place)
-            places.append(Place(reading.carry, random))
+        for _, reading, place in self._readings(tokens, carry):
+            places.append(place)
             tops = tops or [reading.top]
             readings.append(reading._replace(top=None, dropped=None))
 
@@ -125,6 +123,12 @@ class Scorer:
     def row_bytes(self, batch_size: int) -> int:
         """The size of what is held for all words at one step."""
         return max(int(model.row_bytes(batch_size)) for model in self.models)
+
+    def _readings(self, tokens: Tensor, carry: Carry) -> Iterator[tuple[Any, Any, Place]]:
+        """Each model with the chunk as it reads it, and where that reading stands then."""
+        for model, place in zip(self.models, carry, strict=True):
+            reading, random = self._read(model, tokens, place)
+            yield model, reading, Place(reading.carry, random)
 
     def _read(self, model: Any, tokens: Tensor, place: Place) -> tuple[Any, Tensor]:
         """The chunk as `model` reads it, and the state of its generator after that."""

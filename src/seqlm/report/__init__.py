@@ -1,1 +1,1 @@
-"""Comparisons of runs as a page: one file that loads nothing from anywhere."""
+"""Comparisons of runs as a page that loads nothing from anywhere, and the way to matplotlib for all other pictures."""

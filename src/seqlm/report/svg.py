@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from .curves import Curve
+from .plotting import COLOURS
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 320, 64, 40, 12, 12
-# Okabe and Ito's colours, which all who see colours tell apart; in each of four dashes.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
+LINES = (*COLOURS, "#999999")  # in each of four dashes
 DASHES = ("", "6 3", "2 2", "8 3 2 3")
 
 
 def style(index: int) -> str:
     """Colour and dashes of the line of this number."""
-    dash = DASHES[(index + 2 * (index // len(COLOURS))) % len(DASHES)]  # 28 that differ
-    return f'stroke="{COLOURS[index % len(COLOURS)]}"' + f' stroke-dasharray="{dash}"' * bool(dash)
+    dash = DASHES[(index + 2 * (index // len(LINES))) % len(DASHES)]  # 28 that differ
+    return f'stroke="{LINES[index % len(LINES)]}"' + f' stroke-dasharray="{dash}"' * bool(dash)
 
 
 def chart(curves: Mapping[str, Curve], title: str, x_title: str) -> str:
@@ -56,7 +56,7 @@ def chart(curves: Mapping[str, Curve], title: str, x_title: str) -> str:
             edge = [place(x, y) for x, y in zip(one.x, one.high, strict=True)]
             edge += [place(x, y) for x, y in zip(one.x[::-1], one.low[::-1], strict=True)]
             parts.append(
-                f'<polygon points="{" ".join(edge)}" fill="{COLOURS[number[name] % len(COLOURS)]}" opacity="0.15"/>'
+                f'<polygon points="{" ".join(edge)}" fill="{LINES[number[name] % len(LINES)]}" opacity="0.15"/>'
             )
     for name, one in shown.items():
         index = number[name]

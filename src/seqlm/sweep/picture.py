@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from ..report.plotting import file_pyplot
 from .findings import Findings
 
 PRUNED_COLOUR = "#bbbbbb"
@@ -17,11 +18,7 @@ PRUNED_COLOUR = "#bbbbbb"
 
 def draw(found: Findings, path: Path) -> None:
     """Write the picture, in the format that the file's name ends with. Raises ImportError without matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = file_pyplot()
     keys = list(found.ranked[0].distributions)
     shares = found.importances()
     figure, (left, right) = pyplot.subplots(
