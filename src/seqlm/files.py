@@ -75,17 +75,25 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
         raise NoRoom(error, path, needed) from error
 
 
-def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
-    """Replace `path` by `text`: a reader sees the old content or the new, never a part."""
-    aside, data = beside(path), text.encode()
+@contextmanager
+def replacing(path: Path, mode: int = 0o666, needed: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` once it is whole: a reader sees the old content or the new."""
+    aside = beside(path)
     try:
-        with writing(path, len(data)), create(aside, mode) as handle:
-            handle.write(data)
+        with writing(path, needed), create(aside, mode) as handle:
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Replace `path` by `text`: a reader sees the old content or the new, never a part."""
+    data = text.encode()
+    with replacing(path, mode, len(data)) as handle:
+        handle.write(data)
 
 
 def remove(path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from ..conftest import TINY, seqlm
@@ -39,7 +40,7 @@ def test_pictures_and_numbers_in_the_folder_of_the_run(home):
     assert digests(run) == before
     found = json.loads((run / "diagnose" / "summary.json").read_text())
     assert {path.name for path in (run / "diagnose").glob("*.png")} == {
-        "gradients.png", "spectra.png", "context.png", "gates.png",
+        "gradients.png", "spectra.png", "context.png", "gates.png", "units.png",
     }  # fmt: skip
     assert [(one["layer"], one["state"], len(one["median"])) for one in found["gradients"]] == [
         (layer, state, 10) for layer in (0, 1) for state in ("h", "c")
@@ -71,6 +72,9 @@ def test_a_model_that_reads_from_both_ends(home):
      (["lstm", "lags=9000"], "lags=9000 with times=8 needs 9,009"), (["lstm", "context=500"], "context=500 501"),
      (["lstm", "lag=3"], "did you mean lags"), (["lstm", "--png", "x.png"], "--png FILE shows several runs"),
      (["lstm", "both", "--png", "x.foo"], "--png=x.foo must end in .png, .svg or .pdf"),
+     (["lstm", "states=x.txt"], "states=x.txt must end in .npz"), (["lstm", "text=''"], "text='' holds no token"),
+     (["lstm", "states=none/x.npz"], "there is no folder none"),
+     (["lstm", "both", "states=x.npz"], "keeps the states of one run, not of 2"),
      (["lstm", "--pdf"], "seqlm diagnose knows no --pdf"), (["lstm", "split=all"], "split=all")],
 )  # fmt: skip
 def test_refused(home, words, message):
@@ -91,3 +95,28 @@ def test_without_matplotlib(home, monkeypatch):
     done = seqlm("diagnose", "lstm", *SMALL, cwd=home, check=False)
     assert done.returncode == 2 and "[plots]" in done.stderr and "figures=false leaves them out" in done.stderr
     assert seqlm("diagnose", "lstm", *SMALL, "figures=false", cwd=home).stdout
+
+
+def test_units_on_a_text_and_their_states(home):
+    words = json.loads((home / "outputs" / "lstm" / "tokenizer.json").read_text())["vocabulary"]
+    chosen = f"{words[2]} {words[1]} {words[2]}"
+    options = ["--json", "figures=false", f"text={chosen}", "states=s.npz"]
+    found = json.loads(seqlm("diagnose", "lstm", *SMALL, *options, cwd=home).stdout)["units"]
+    assert len(found["activations"]) == 24 and {len(one) for one in found["activations"].values()} == {
+        len(found["pieces"])
+    }
+    with np.load(home / "s.npz") as kept:
+        assert kept["layer1.c"].shape == (len(found["pieces"]), 1, 12)
+        name, values = next(iter(found["activations"].items()))
+        layer, state, unit = name.replace(",", "").split()[1:]
+        np.testing.assert_allclose(kept[f"layer{layer}.{state}"][:, 0, int(unit)], values, atol=1e-4)
+
+
+def test_the_textbook_needs_no_run(home):
+    pytest.importorskip("matplotlib")
+    done = seqlm("diagnose", "demo", "lags=12", "--png", "demo.png", cwd=home)
+    assert "W of 0.4, no f" in done.stdout and (home / "demo.png").stat().st_size > 10_000
+    assert len(json.loads(seqlm("diagnose", "demo", "lags=12", "--json", cwd=home).stdout)["sent"][0]["norm"]) == 13
+    (home / "outputs" / "demo").mkdir()
+    assert "the run of this name is outputs/demo" in seqlm("diagnose", "demo", "lags=3", cwd=home).stderr
+    (home / "outputs" / "demo").rmdir()

@@ -17,10 +17,11 @@ from ..terminal import labelled, status
 from .words import is_place, pop_file, refuse_flags
 
 SUFFIXES = (".png", ".svg", ".pdf")
+TEXTBOOK = "demo"  # in place of a run
 
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm diagnose RUN ... [key=value ...] [--json] [--png FILE]`."""
+    """`seqlm diagnose RUN ...|demo [key=value ...] [--json] [--png FILE]`."""
     words, as_json = [word for word in words if word != "--json"], "--json" in words
     words, picture = pop_file(words, "--png")
     folders = [word for word in words if is_place(word)]
@@ -29,10 +30,13 @@ def main(words: Sequence[str]) -> None:
     options = verb_config("diagnose", DiagnoseConfig, rest)
     if not folders:
         raise ConfigError("seqlm diagnose needs a run folder: seqlm diagnose outputs/NAME; `seqlm runs` lists them")
-    if len(folders) == 1 and picture:
-        raise ConfigError("--png FILE shows several runs side by side; the pictures of one are in its folder")
     if picture and picture.suffix not in SUFFIXES:
         raise ConfigError(f"--png={picture} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if folders == [TEXTBOOK]:
+        return _textbook(options, as_json, picture)
+    if len(folders) == 1 and picture:
+        raise ConfigError("--png FILE shows several runs side by side; the pictures of one are in its folder")
+    check_states(options, len(folders))
     for folder in folders:
         checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     if options.figures:
@@ -67,6 +71,39 @@ def main(words: Sequence[str]) -> None:
         with writing(picture):
             draw_side_by_side(diagnosed, picture)
         print(f"side by side: {picture}", file=sys.stderr)
+
+
+def check_states(options: DiagnoseConfig, runs: int) -> None:
+    """Raise ConfigError for a `states` that could not be written."""
+    if options.states is None:
+        return
+    path = Path(options.states).expanduser()
+    if path.suffix != ".npz":
+        raise ConfigError(f"states={options.states} must end in .npz")
+    if not path.parent.is_dir():
+        raise ConfigError(f"states={options.states} cannot be written: there is no folder {path.parent}")
+    if runs > 1:
+        raise ConfigError(f"states={options.states} keeps the states of one run, not of {runs}")
+
+
+def _textbook(options: DiagnoseConfig, as_json: bool, picture: Path | None) -> None:
+    """The experiment of the textbooks, `lags` steps long."""
+    if Path("outputs", TEXTBOOK).is_dir():
+        print(f"note: this is the textbook's experiment; the run of this name is outputs/{TEXTBOOK}", file=sys.stderr)
+    if picture:
+        from ..diagnose.figures import pyplot
+
+        pyplot()
+    with status("loading torch"):
+        from ..diagnose.textbook import lines, textbook
+    found = textbook(options.lags)
+    print(to_json(found) if as_json else labelled(lines(found), sys.stdout), flush=True)
+    if picture:
+        from ..diagnose.figures import draw_textbook
+
+        with writing(picture):
+            draw_textbook(found, picture)
+        print(f"picture: {picture}", file=sys.stderr)
 
 
 def _keep(folder: Path, found: dict[str, Any], options: DiagnoseConfig) -> list[Path]:

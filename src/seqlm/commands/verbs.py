@@ -180,16 +180,18 @@ VERBS = {
     ),
     "diagnose": Verb(
         "RUN ... [key=value] [--json] [--png FILE]",
-        "gradients through time, recurrent matrices, gates, and the context that is used",
+        "gradients through time, recurrent matrices, gates, units, and the context that is used",
         {
             "RUN ...": "runs: their folders, or their names in outputs; pictures and numbers go into RUN/diagnose",
+            "demo": "in place of runs: the textbook's gradient of ones, sent through random matrices",
             **KEYS,
             "--json": "print the numbers as JSON; default: a line for each finding",
-            "--png FILE": "of several runs, a picture side by side; default: none",
+            "--png FILE": "of several runs, a picture side by side; of demo, its picture; default: none",
         },
         [
             ("diagnose outputs/NAME", "what it remembers, and what it learns from"),
             ("diagnose outputs/ELMAN outputs/LSTM --png both.png", "two kinds of cell side by side"),
+            ("diagnose demo --png demo.png", "why gradients vanish or explode"),
         ],
         "diagnose",
     ),

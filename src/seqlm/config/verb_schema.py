@@ -136,6 +136,8 @@ class DiagnoseConfig(LoadingConfig):
     context: int = key(least=2)
     places: int = key(least=2)
     tokens: int = key(least=10)
+    text: str | None = key()
+    states: str | None = key()
     figures: bool = key()
     format: str = key(allowed=("png", "svg", "pdf"))
 

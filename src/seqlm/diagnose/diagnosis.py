@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config.verb_schema import DiagnoseConfig
 from ..errors import ConfigError
+from ..models.language_model import LanguageModel
 from ..runs.load import LoadedRun
 from .gates import gates
 from .gradients import gradient_by_lag
 from .health import clipping, rare_words, update_ratios
 from .memory import loss_by_context
+from .properties import most_varied
 from .spectra import spectra
+from .units import MOST, rank_units, record_of, shown_units, states_of
+
+DRAWN = 100  # tokens of a picture of units
 
 
 def diagnose(run: LoadedRun, options: DiagnoseConfig) -> dict[str, Any]:
@@ -49,7 +56,30 @@ def diagnose(run: LoadedRun, options: DiagnoseConfig) -> dict[str, Any]:
         "spectra": [one.record() for one in spectra(model)],
         "context": context.record(),
         "gates": [gate.record() for gate in gates(model, texts[:-1])],
+        "units": _units(model, run, tokens.to(device), options),
         "clipping": clipping(run.folder.records(), run.config.train.clip_norm),
         "update_ratios": update_ratios(run.folder),
         "words": rare_words(run.data["train"].tokens, len(run.tokenizer)),
     }
+
+
+def _units(model: LanguageModel, run: LoadedRun, tokens: Tensor, options: DiagnoseConfig) -> dict[str, Any]:
+    """Rankings on the split, and activations on `options.text`, or on the split's beginning."""
+    vocabulary = run.tokenizer.vocabulary
+    read = tokens[:MOST]
+    rows = min(options.rows, len(read))
+    read_states = states_of(model, read[: len(read) // rows * rows].view(rows, -1).t(), vocabulary)
+    rankings = rank_units(read_states)
+    if options.text is not None:
+        ids = torch.tensor(run.tokenizer.encode(options.text)).to(tokens)
+    else:
+        start = most_varied([vocabulary[token] for token in read.tolist()], DRAWN)
+        ids = read[start : start + DRAWN]
+    if not len(ids):
+        raise ConfigError(f"text={options.text!r} holds no token")
+    drawn_states = states_of(model, ids.unsqueeze(1), vocabulary)
+    if options.states:
+        (read_states if options.text is None else drawn_states).save(Path(options.states).expanduser())
+    pieces = drawn_states.pieces[:DRAWN, 0].tolist()
+    shown = {name: values[:DRAWN] for name, values in shown_units(drawn_states, rankings).items()}
+    return record_of(rankings, shown, pieces)

@@ -10,6 +10,7 @@ from typing import Any
 from ..report.plotting import COLOURS, pyplot_for
 
 LINES = (*COLOURS, "#000000")
+WIDE = (14, 5)  # a hundred tokens, and names of units
 STYLES = ("-", "--", "-.", ":")
 
 
@@ -82,12 +83,28 @@ def draw_gates(axis: Any, found: Sequence[Mapping[str, Any]]) -> None:
     axis.legend(fontsize=7, frameon=False)
 
 
+def draw_units(axis: Any, found: Mapping[str, Any]) -> None:
+    """Activations of units (rows) while they read a text (columns)."""
+    import numpy as np
+
+    names, pieces = list(found["activations"]), found["pieces"]
+    values = np.array([found["activations"][name] for name in names])
+    values /= np.abs(values).max(1, keepdims=True).clip(1e-9)
+    axis.imshow(values, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
+    axis.set_yticks(range(len(names)), names, fontsize=6)
+    written = [piece.replace("\n", "⏎").replace(" ", "␣") for piece in pieces]
+    single = all(len(piece) == 1 for piece in written)
+    axis.set_xticks(range(len(pieces)), written, fontsize=6, rotation=0 if single else 90)
+    axis.set_xlabel("tokens; orange is negative, purple positive, up to the largest of the row")
+
+
 PANELS: dict[str, Callable[[Any, Any], None]] = {
     "gradients": draw_lags, "spectra": draw_spectra, "context": draw_context, "gates": draw_gates,
+    "units": draw_units,
 }  # fmt: skip
 TITLES = {
     "gradients": "gradient through time", "spectra": "recurrent matrices", "context": "context that is used",
-    "gates": "gates",
+    "gates": "gates", "units": "units on a text",
 }  # fmt: skip
 
 
@@ -95,9 +112,9 @@ def draw(found: Mapping[str, Any], folder: Path, title: str, format: str) -> lis
     """A picture for each diagnosis that there is something to show of; returns their files."""
     plot, files = pyplot(), []
     for name, panel in PANELS.items():
-        if not found.get(name):
+        if not found.get(name) or (name == "units" and not found[name]["activations"]):
             continue
-        figure, axis = plot.subplots(figsize=(6, 4))
+        figure, axis = plot.subplots(figsize=WIDE if name == "units" else (6, 4))
         panel(axis, found[name])
         axis.set_title(f"{title}: {TITLES[name]}", fontsize=10)
         files.append(_save(plot, figure, folder / f"{name}.{format}"))
@@ -117,6 +134,38 @@ def draw_side_by_side(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path
             if axis is not row[0]:
                 axis.set_ylabel("")
     return _save(plot, figure, path)
+
+
+def draw_textbook(found: Mapping[str, Any], path: Path) -> Path:
+    """The findings of `textbook`: without and with tanh, the memory of an LSTM, and clipping."""
+    plot = pyplot()
+    figure, axes = plot.subplots(2, 2, figsize=(10, 7))
+    groups = {
+        "h = W h + x": [one for one in found["sent"] if one["name"].endswith("no f")],
+        "h = tanh(W h + x)": [one for one in found["sent"] if one["name"].endswith("tanh")],
+        "c = f * c + i * g of an LSTM": [one for one in found["sent"] if one["bound"] is None],
+    }
+    for axis, (title, curves) in zip(axes.flat, groups.items(), strict=False):
+        for index, curve in enumerate(curves):
+            axis.plot(curve["norm"], label=f"{curve['name']}: {curve['factor']:.2g} a step", **style(index))
+            if curve["bound"] is not None:
+                label = "bounds of the singular values" if index == len(curves) - 1 else None
+                line = {"linewidth": 1, "linestyle": (0, (1, 2)), "label": label}
+                axis.plot(curve["bound"], color=style(index)["color"], **line)
+        _through_time(axis, title, r"$\|\partial \Sigma state_T / \partial state_{T-k}\|$", "lag k, steps")
+    clipped, axis = found["clipped"], axes[1, 1]
+    for index, name in enumerate(("before", "after")):
+        axis.plot(range(1, found["steps"] + 1), _positive(clipped[name]), label=f"{name} clipping", **style(index))
+    _through_time(axis, f"the gradient of {clipped['name']}, h = W h + x", "norm", "steps that it comes through")
+    return _save(plot, figure, path)
+
+
+def _through_time(axis: Any, title: str, height: str, width: str) -> None:
+    axis.set_yscale("log")
+    axis.set_xlabel(width)
+    axis.set_ylabel(height)
+    axis.set_title(title, fontsize=10)
+    axis.legend(fontsize=7, frameon=False)
 
 
 def _save(plot: Any, figure: Any, path: Path) -> Path:

@@ -12,7 +12,7 @@ Row = tuple[str, str]
 def rows(found: Mapping[str, Any]) -> list[Row]:
     """A line or two for each diagnosis of `diagnose`."""
     shown = [("run", f"{found['run']}, step {found['checkpoint']:,}, {found['split']}")]
-    return [*shown, *_through_time(found), *_weights(found), *_gates(found), *_training(found)]
+    return [*shown, *_through_time(found), *_weights(found), *_gates(found), *_units(found), *_training(found)]
 
 
 def _through_time(found: Mapping[str, Any]) -> Iterator[Row]:
@@ -43,6 +43,16 @@ def _gates(found: Mapping[str, Any]) -> Iterator[Row]:
             text += f"; half-lives of units {min(gate['half_lives']):.2g} to {max(gate['half_lives']):.2g} steps"
             text += f", median {middle:.2g}"
         yield f"gate, layer {gate['layer']}, {gate['name']}", text
+
+
+def _units(found: Mapping[str, Any]) -> Iterator[Row]:
+    for ranking in found["units"]["rankings"]:
+        best = ranking["units"][0]
+        name = f"layer {best['layer']}, {best['state']} {best['unit']}"
+        text = f"{name}: r = {best['score']:.2f} held out"
+        if not ranking["telling"]:
+            text = f"none beyond chance: {text}"
+        yield f"unit of {ranking['name']}", f"{text}  (chance {ranking['chance']:.2f})"
 
 
 def _training(found: Mapping[str, Any]) -> Iterator[Row]:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ..cells import Cell, ElmanCell, carry_tensors
 from ..models.language_model import LanguageModel
-from ..models.stack import cells_of
-from .unrolled import nll_of_each, unroll
+from .unrolled import named_states, nll_of_each, unroll
 
 QUANTILES = (0.1, 0.5, 0.9)
 SMALL = 0.01  # of the norm at the start
@@ -72,7 +71,7 @@ def gradient_by_lag(model: LanguageModel, tokens: Tensor, *, lags: int, times: i
         lags: the longest lag, in steps
         times: losses that are looked at, in each text
     """
-    named = _named(model)
+    named = named_states(model)
     if not named:
         return []  # a model without a memory
     steps = len(tokens) - 1
@@ -100,15 +99,6 @@ def gradient_by_lag(model: LanguageModel, tokens: Tensor, *, lags: int, times: i
         )
         for place, (layer, state, cell) in enumerate(named)
     ]  # fmt: skip
-
-
-def _named(model: LanguageModel) -> list[tuple[int, str, Cell]]:
-    """Layer, name and cell of each tensor of the carry."""
-    return [
-        (layer, state, cell)
-        for layer, cell in enumerate(cells_of(model))
-        for state in getattr(cell.init_carry(1), "_fields", ("h",))
-    ]
 
 
 def _bound(cell: Cell, median: Tensor) -> list[float] | None:

@@ -29,6 +29,11 @@ class Spectrum:
     radius: float
     orthogonality: float
 
+    @property
+    def sigma(self) -> float:
+        """The largest singular value."""
+        return self.singular[0]
+
     def record(self) -> dict[str, Any]:
         """All of it as JSON."""
         return dict(vars(self))
@@ -44,11 +49,12 @@ def spectra(model: nn.Module) -> list[Spectrum]:
         blocks = weight.detach().double().cpu().split(weight.shape[1])
         for number, block in enumerate(blocks):
             name = "weight_hh" if len(blocks) == 1 else f"weight_hh[{number}]"
-            found.append(_spectrum(layer, name, block))
+            found.append(spectrum_of(block, layer, name))
     return found
 
 
-def _spectrum(layer: int, name: str, matrix: Tensor) -> Spectrum:
+def spectrum_of(matrix: Tensor, layer: int = 0, name: str = "weight_hh") -> Spectrum:
+    """Of one matrix (H, H), in float64."""
     size = len(matrix)
     singular = torch.linalg.svdvals(matrix).tolist()
     radius = float(torch.linalg.eigvals(matrix).abs().max())

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..cells import Carry, Cell
 from ..layers import exact
 from ..models.language_model import LanguageModel
+from ..models.stack import cells_of
 
 SIGMOIDS = {torch.Tensor.sigmoid, torch.sigmoid, nn.functional.sigmoid}
 
@@ -33,6 +34,15 @@ def unroll(model: LanguageModel, tokens: Tensor) -> Unrolled:
         carries.append(carry)
         tops.append(top)
     return Unrolled(carries, tops)
+
+
+def named_states(model: LanguageModel) -> list[tuple[int, str, Cell]]:
+    """Layer, name and cell of each tensor of the carry, in the order of `carry_tensors`."""
+    return [
+        (layer, state, cell)
+        for layer, cell in enumerate(cells_of(model))
+        for state in getattr(cell.init_carry(1), "_fields", ("h",))
+    ]
 
 
 def nll_of_each(model: LanguageModel, top: Tensor, targets: Tensor) -> Tensor:
