@@ -16,7 +16,7 @@ GROUPS = [
     ("flip", "disk", "concurrency", "soak"),
     ("hostile", "words", "fuzz", "portability"),
 ]
-MUTANTS = [("kill", "forget-random-state"), ("signals", "swallow-signal"), ("fuzz", "let-json-errors-through")]
+MUTANTS = [("kill", "forget-random-state"), ("fuzz", "let-json-errors-through")]
 
 
 def campaigns(commands: list[list[str]], folder: str) -> None:

@@ -165,7 +165,7 @@ CAMPAIGN = Campaign(
     "flip",
     "a flipped bit or a lost end of any file of a run or a cache, and then a verb that reads it",
     case,
-    sizes={"short": 2, "full": 305, "mutant": 10},
+    sizes={"short": 1, "full": 305, "mutant": 10},
     least={"flips": 3000},
     mutants=MUTANTS,
 )

@@ -389,7 +389,7 @@ CAMPAIGN = Campaign(
     "hostile",
     f"{len(ATTACKS)} kinds of hostile files in {len(TARGETS)} places that are read",
     case,
-    sizes={"short": 20, "full": 620},
+    sizes={"short": 16, "full": 620},
     least={"hostile files": 600},
     mutants=MUTANTS,
 )

@@ -115,6 +115,6 @@ CAMPAIGN = Campaign(
     "memory",
     "no memory left at six moments of a run, by a limit of the process and by the errors of four allocators",
     case,
-    sizes={"short": 6, "full": 96},
+    sizes={"short": 4, "full": 96},
     mutants={"let-it-through": _as_it_is},
 )

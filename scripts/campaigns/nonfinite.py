@@ -145,6 +145,6 @@ CAMPAIGN = Campaign(
     "nonfinite",
     "rates that are too high, and NaN or infinity put into gradients and weights, under every train.on_nonfinite",
     case,
-    sizes={"short": 6, "full": 135},
+    sizes={"short": 4, "full": 135},
     mutants={"believe-all-weights": _blind},
 )

@@ -14,7 +14,7 @@ from .hooks import replace
 from .runner import Campaign, Case
 from .settings import TASKS, training, words_of
 
-WARM, ROUNDS = 6, {"short": 4, "full": 25}  # rounds that are not counted, and those that are
+WARM, ROUNDS = 6, {"short": 3, "full": 25}  # rounds that are not counted, and those that are
 MEGABYTES = 24.0  # that a process may grow by: allocators keep some
 TASKS_HERE = tuple(TASKS)[:4]
 

@@ -75,8 +75,8 @@ def step_of(folder, name):
 
 def test_kills_change_nothing(tmp_path, start):
     """8 jobs, 2 of which fail: one killed, then the launcher killed, then the same command again."""
-    words = [*WORDS, "train.steps=700", "train.eval_every=200", "checkpoint.every=50", "train.log_every=50"]
-    words += ["model.hidden_size=8,10,12,0", "seed=1,2", "jobs=2"]
+    common = [*WORDS, "train.steps=400", "train.eval_every=200", "checkpoint.every=50", "train.log_every=50", "jobs=2"]
+    words = [*common, "model.hidden_size=8,10,12,0", "seed=1,2"]
     folder = tmp_path / "outputs" / "grid"
     launcher = start("grid", *words)
     until(lambda: len(with_status(folder, "finished")) >= 1)
@@ -103,8 +103,7 @@ def test_kills_change_nothing(tmp_path, start):
     table = again.stdout.partition("\n\n")[2]
     assert re.search(r"6 runs of 3 settings, best first", table) and "±" in table
 
-    straight = seqlm("sweep", "straight", *words, cwd=tmp_path, check=False)
-    assert straight.returncode == 1
+    seqlm("sweep", "straight", *common, "model.hidden_size=8,10,12", "seed=1,2", cwd=tmp_path)
     assert losses(folder) == losses(tmp_path / "outputs" / "straight")
     assert not [path for path in folder.iterdir() if path.name.startswith(".") and path.name != ".sweep"]
 
@@ -115,19 +114,19 @@ def failed_before(stdout):
 
 
 def test_two_launchers_run_each_job_once(tmp_path, start):
-    words = ["grid", *WORDS, "train.steps=120", "seed=range(1,7)"]
+    words = ["grid", *WORDS, "train.steps=120", "seed=range(1,6)"]
     launchers = [start(*words) for _ in range(2)]
     outputs = [launcher.communicate(timeout=300) for launcher in launchers]
     assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
     found = runs(tmp_path / "outputs" / "grid")
-    assert len(found) == 6 and all(info["status"] == "finished" and "resumed" not in info for info in found.values())
-    started = sum(len(re.findall(r"^\[\d/6\] seed=\d$", stdout, re.M)) for stdout, _ in outputs)
+    assert len(found) == 5 and all(info["status"] == "finished" and "resumed" not in info for info in found.values())
+    started = sum(len(re.findall(r"^\[\d/5\] seed=\d$", stdout, re.M)) for stdout, _ in outputs)
     ended = sum(
-        len(re.findall(r"^\[\d/6\] seed=\d  finished  valid .*\d+:\d\d$", stdout, re.M)) for stdout, _ in outputs
+        len(re.findall(r"^\[\d/5\] seed=\d  finished  valid .*\d+:\d\d$", stdout, re.M)) for stdout, _ in outputs
     )
     logs = [(tmp_path / "outputs" / "grid" / name / "log.txt").read_text() for name in found]
-    assert ended >= 6 and started >= 6 and all(log.count("best valid") == 1 for log in logs)
-    assert all("6 runs alike" in stdout for stdout, _ in outputs)  # both wait for all
+    assert ended >= 5 and started >= 5 and all(log.count("best valid") == 1 for log in logs)
+    assert all("5 runs alike" in stdout for stdout, _ in outputs)  # both wait for all
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])  # to whom: as a terminal does, and as SLURM does
