@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from seqlm.commands.diff import parted
+from seqlm.commands.diff import pairs, parted
 
 from ..conftest import TINY, seqlm
 
@@ -28,9 +28,11 @@ def told(home, *names):
 
 
 def test_equal_runs(home):
-    assert told(home, "one", "same") == {"config": {}, "facts": {}, "parted": None, "records": [13, 13]}
+    assert told(home, "one", "same") == {"config": {}, "facts": {}, "parted": None, "shared": 13, "records": [13, 13]}
     said = seqlm("diff", "one", "same", cwd=home).stdout
-    assert said == "configuration, data and versions are the same\n\nall 13 records are equal, but for the clock\n"
+    same, equal = said.split("\n\n")
+    assert same == "configuration, data and versions are the same"
+    assert equal == "the 13 records that both have are equal, but for the clock\n"
 
 
 def test_what_differs_and_where_numbers_part(home):
@@ -52,5 +54,6 @@ def test_refused(home):
 
 def test_records_are_compared_by_step():
     one = [{"step": step, "train/loss": 3.0 - step} for step in range(1, 5)]
-    assert parted(one, one[1::2]) is None
+    assert parted(one, one[1::2]) is None and len(pairs(one, one[1::2])) == 2
+    assert pairs(one, [{"step": 1, "train/skipped": 1}]) == [], "of another kind"
     assert parted(one, [{"step": 2, "train/loss": 1.0}, {"step": 4, "train/loss": 0.5}])["step"] == 4

@@ -19,7 +19,7 @@ FACTS = (
     "seqlm", "torch", "python", "git", "device", "hardware", "threads", "seed", "status", "steps", "data_fingerprint",
 )  # fmt: skip
 PLACES = ("run.name", "run.root", "tags", "note")  # keys that make no other training
-CLOCK = ("seconds", "train/tokens_per_s")  # in records
+CLOCK = {"step", "tokens", "seconds", "train/tokens_per_s"}  # of records: when they were written
 
 
 def main(words: Sequence[str]) -> None:
@@ -41,20 +41,29 @@ def difference(one: RunFolder, other: RunFolder) -> dict[str, Any]:
         "config": _differing(keys, *configs),
         "facts": _differing(FACTS, *infos),
         "parted": parted(*records),
+        "shared": len(pairs(*records)),
         "records": [len(each) for each in records],
     }
 
 
-def parted(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The first record of two runs in which a number differs, clocks aside; None if all that both have are equal."""
+Records = Sequence[Mapping[str, Any]]
+
+
+def pairs(one: Records, other: Records) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Records of the same kind and step of two runs, which may have logged at different ones."""
     at: dict[Any, list[Mapping[str, Any]]] = {}
-    for record in other:  # by step: the two may have logged at different ones
+    for record in other:
         at.setdefault((record.get("step"), "valid/loss" in record), []).append(record)
-    pairs = ((a, b) for a in one for b in at.get((a.get("step"), "valid/loss" in a), ()))
-    for a, b in pairs:
+    every = ((a, b) for a in one for b in at.get((a.get("step"), "valid/loss" in a), ()))
+    return [(a, b) for a, b in every if (a.keys() & b.keys()) - CLOCK]
+
+
+def parted(one: Records, other: Records) -> dict[str, Any] | None:
+    """The first record of two runs in which a number differs, clocks aside; None if all that both have are equal."""
+    for a, b in pairs(one, other):
         for tag in [tag for tag in a if tag in b]:
             if tag not in CLOCK and a.get(tag) != b.get(tag):
-                return {"step": min(a.get("step", 0), b.get("step", 0)), "tag": tag, "values": [a.get(tag), b.get(tag)]}
+                return {"step": a["step"], "tag": tag, "values": [a.get(tag), b.get(tag)]}
     return None
 
 
@@ -69,12 +78,14 @@ def _shown(names: Sequence[str], found: Mapping[str, Any]) -> str:
         if rows := found[title]:
             cells = [[key, *map(_cell, values)] for key, values in rows.items()]
             parts.append(table([[title, *names], *cells], 3))
-    lengths, where = found["records"], found["parted"]
+    where, shared = found["parted"], found["shared"]
     if where is None:
-        least = min(lengths)
-        text = f"all {least:,} records are equal, but for the clock" if least else "nothing was logged by one of them"
-        longer, more = names[lengths.index(max(lengths))], max(lengths) - least
-        parts.append(text + f"; {longer} has {more:,} more" * bool(more))
+        text = (
+            f"the {shared:,} records that both have are equal, but for the clock" if shared else "no record in common"
+        )
+        more = [f"{name} has {count - shared:,} more" for name, count in zip(names, found["records"], strict=True)
+                if count > shared]  # fmt: skip
+        parts.append("; ".join([text, *more]))
     else:
         values = " and ".join(_cell(value) for value in where["values"])
         parts.append(f"what was logged parts at step {where['step']:,}: {where['tag']} is {values}")
