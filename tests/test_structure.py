@@ -29,7 +29,7 @@ MAY: dict[str, set[str]] = {
     "models": {"cells", "data", "engines", "errors", "layers"},
     "tasks": {"cells", "config", "data", "errors", "layers", "models", "optim"},
     "evaluation": LEAVES | {"cells", "layers", "tasks"},
-    "training": LEAVES | {"cells", "engines", "evaluation", "layers", "models", "tasks"},
+    "training": LEAVES | {"cells", "diagnose", "engines", "evaluation", "layers", "models", "tasks"},
     "diagnose": LEAVES | {"cells", "layers", "models", "report", "tasks"},
     "report": {"errors"},
     "sweep": LEAVES | {"report", "training"},

@@ -49,6 +49,11 @@ def rows(stream: TextIO) -> int:
         return shutil.get_terminal_size().lines
 
 
+def has_blocks(stream: TextIO) -> bool:
+    """Whether a stream can write the blocks that bars and curves are drawn with."""
+    return (stream.encoding or "").lower().startswith("utf")
+
+
 def output_width() -> int | None:
     """Columns for a table: those of the terminal, or $COLUMNS; None for a file or a pipe, as wide as need be."""
     if os.environ.get("COLUMNS", "").isdigit():

@@ -137,7 +137,10 @@ def _chart(run: LoadedRun, result: Mapping[str, Any]) -> None:
     with status("writing TensorBoard's events"):
         from ..training.loggers.tensorboard import log_score
 
-        log_score(run.folder.path, run.checkpoint.step, {f"{group}/{name}": result[name] for name in names})
+        step = run.checkpoint.step
+        if run.config.logger["tensorboard"].get("x_axis") == "tokens":
+            step = max((one["tokens"] for one in run.folder.records() if one["step"] <= step), default=0)
+        log_score(run.folder.path, step, {f"{group}/{name}": result[name] for name in names})
 
 
 def _kind(result: Mapping[str, Any]) -> str:

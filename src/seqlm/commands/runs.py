@@ -10,13 +10,27 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..files import to_json
 from ..runs.folder import OUTPUTS, find_runs
-from ..runs.listing import TEXTS, Row, chosen, columns_of, ordered, row_of
+from ..runs.listing import TEXTS, Row, chosen, columns_of, curve_of, ordered, row_of
 from ..runs.table import table, table_width
-from ..terminal import output_width
+from ..terminal import has_blocks, output_width
 from .words import pop_flag, pop_option, refuse_flags
 
 # What is left out first where the terminal is too narrow; name, status and the first metric on valid stay.
-EXPENDABLE = ("note", "tokens/s", "parameters", "date", "overrides", "tags", "experiment", "steps", "seed", "model")
+EXPENDABLE = (
+    "note",
+    "curve",
+    "tokens/s",
+    "parameters",
+    "date",
+    "overrides",
+    "tags",
+    "experiment",
+    "steps",
+    "seed",
+    "model",
+)
+
+CURVES = 50  # runs whose logs are read for a curve
 
 
 def main(words: Sequence[str]) -> None:
@@ -43,6 +57,9 @@ def main(words: Sequence[str]) -> None:
         writer = csv.writer(sys.stdout)
         writer.writerows([columns, *([row.facts.get(column) for column in columns] for row in rows)])
     elif rows:
+        for row in rows[:CURVES] if has_blocks(sys.stdout) else ():
+            row.facts["curve"] = curve_of(row)
+        columns += ["curve"] * any(row.facts.get("curve") for row in rows)
         print(_fitting(rows, columns, output_width()))
     elif found:
         print(f"none of the {len(found)} runs in {folder} meets {conditions}")

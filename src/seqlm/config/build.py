@@ -21,7 +21,7 @@ from .migrate import renamed
 # Only the command line can add to it (`trust=[mylab.]`), never a file.
 PARTS = (
     "seqlm.cells.", "seqlm.data.sources.", "seqlm.data.tokenizers.", "seqlm.layers.", "seqlm.models.", "seqlm.optim.",
-    "seqlm.tasks.", "seqlm.training.loggers.", "torch.optim.",
+    "seqlm.tasks.", "seqlm.training.loggers.", "seqlm.training.profile.", "torch.optim.",
 )  # fmt: skip
 YAML_TYPES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 

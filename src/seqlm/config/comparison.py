@@ -26,6 +26,8 @@ RESUMABLE = [
     "train.on_nonfinite",
     "train.eval_every",
     "train.log_every",
+    "train.log_parameters",
+    "diagnose.",
     "checkpoint.",
     "sample.",
     "schedule.extend",
@@ -45,7 +47,7 @@ RESUMABLE = [
 ]
 
 # Keys whose values make no other experiment.
-IGNORED_KEYS = ("seed", "sample.", "checkpoint.", "train.log_every")
+IGNORED_KEYS = ("seed", "sample.", "checkpoint.", "train.log_every", "train.log_parameters", "diagnose.")
 
 
 def may_change(key: str) -> bool:

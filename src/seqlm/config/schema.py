@@ -78,12 +78,20 @@ class TrainConfig:
     on_nonfinite: str = key(allowed=ON_NONFINITE)
     eval_every: int | None = key(least=1)
     log_every: int = key(least=1)
+    log_parameters: int | None = key(least=1)
 
     @property
     def limits(self) -> dict[str, float]:
         """Limits that end the run, by unit: those that are given, or the default number of steps."""
         given = {unit: limit for unit in LIMITS if (limit := getattr(self, unit)) is not None}
         return given or {"steps": self.default_steps}
+
+
+@dataclass(kw_only=True)
+class DiagnosisConfig:
+    """Diagnoses while a run trains."""
+
+    every: int | None = key(least=1)
 
 
 @dataclass(kw_only=True)
@@ -149,6 +157,7 @@ class Config:
     callbacks: list[Any] = key()
     logger: dict[str, Any] = key()
     train: TrainConfig
+    diagnose: DiagnosisConfig
     checkpoint: CheckpointConfig
     sample: SamplingConfig
     data: Any = key()

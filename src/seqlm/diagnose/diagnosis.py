@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,38 +28,64 @@ def diagnose(run: LoadedRun, options: DiagnoseConfig) -> dict[str, Any]:
 
     Raises ConfigError for a run that is no language model, or a text that is too short.
     """
-    known = run.task.language_models(run.model)
-    if not known:
-        raise ConfigError(
-            f"{run.folder.path} is no language model, and {type(run.task).__name__} has no losses of next tokens to "
-            "look at; seqlm diagnose is for task=lm and task=bilm"
-        )
-    model, encoded = known["forward"], run.data[options.split]
-    tokens = torch.from_numpy(encoded.tokens[: options.tokens].astype("int64"))
-    steps = options.lags + options.times
-    rows = min(options.rows, len(tokens) // (steps + 1))
-    if rows < 1 or len(tokens) <= options.context:
-        raise ConfigError(
-            f"split={options.split} has {len(tokens):,} tokens; lags={options.lags} with times={options.times} needs "
-            f"{steps + 1:,} and context={options.context} {options.context + 1:,}"
-        )
-    device = next(model.parameters()).device
-    texts = tokens[: rows * (steps + 1)].view(rows, steps + 1).t().contiguous().to(device)
-    model.eval()
-    curves = gradient_by_lag(model, texts, lags=options.lags, times=options.times)
-    context = loss_by_context(model, tokens.to(device), most=options.context, places=options.places)
+    model = language_model(run.task, run.model, str(run.folder.path))
+    tokens = tokens_of(run.data, options)
+    check_length(tokens, options)
+    tokens = tokens.to(next(model.parameters()).device)
     return {
         "run": run.folder.name,
         "checkpoint": run.checkpoint.step,
         "split": options.split,
-        "gradients": [curve.record() for curve in curves],
-        "spectra": [one.record() for one in spectra(model)],
-        "context": context.record(),
-        "gates": [gate.record() for gate in gates(model, texts[:-1])],
-        "units": _units(model, run, tokens.to(device), options),
+        **look(model, tokens, options),
+        "units": _units(model, run, tokens, options),
         "clipping": clipping(run.folder.records(), run.config.train.clip_norm),
         "update_ratios": update_ratios(run.folder),
         "words": rare_words(run.data["train"].tokens, len(run.tokenizer)),
+    }
+
+
+def language_model(task: Any, model: Any, name: str) -> LanguageModel:
+    """The language model that reads from the beginning, in what a task trains. Raises ConfigError if there is none."""
+    known = task.language_models(model)
+    if not known:
+        raise ConfigError(
+            f"{name} is no language model, and {type(task).__name__} has no losses of next tokens to "
+            "look at; seqlm diagnose is for task=lm and task=bilm"
+        )
+    return cast("LanguageModel", known["forward"])
+
+
+def tokens_of(data: Any, options: DiagnoseConfig) -> Tensor:
+    """The tokens (N) that are looked at."""
+    return torch.from_numpy(data[options.split].tokens[: options.tokens].astype("int64"))
+
+
+def check_length(tokens: Tensor, options: DiagnoseConfig) -> None:
+    """Raise ConfigError for a text that is too short."""
+    steps = options.lags + options.times
+    if len(tokens) <= steps:
+        raise ConfigError(
+            f"split={options.split} has {len(tokens):,} tokens; lags={options.lags} with times={options.times} needs "
+            f"{steps + 1:,}"
+        )
+
+
+def look(model: LanguageModel, tokens: Tensor, options: DiagnoseConfig) -> dict[str, Any]:
+    """Gradients, matrices, context and gates of a model on tokens (N); it is left in eval mode.
+
+    The longest context is half of a text that is short.
+    """
+    steps = options.lags + options.times
+    rows = min(options.rows, len(tokens) // (steps + 1))
+    texts = tokens[: rows * (steps + 1)].view(rows, steps + 1).t().contiguous()
+    model.eval()
+    curves = gradient_by_lag(model, texts, lags=options.lags, times=options.times)
+    longest = min(options.context, len(tokens) // 2)
+    return {
+        "gradients": [curve.record() for curve in curves],
+        "spectra": [one.record() for one in spectra(model)],
+        "context": loss_by_context(model, tokens, most=longest, places=options.places).record(),
+        "gates": [gate.record() for gate in gates(model, texts[:-1])],
     }
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..report.plotting import COLOURS, pyplot_for
 
 LINES = (*COLOURS, "#000000")
@@ -85,8 +88,6 @@ def draw_gates(axis: Any, found: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_units(axis: Any, found: Mapping[str, Any]) -> None:
     """Activations of units (rows) while they read a text (columns)."""
-    import numpy as np
-
     names, pieces = list(found["activations"]), found["pieces"]
     values = np.array([found["activations"][name] for name in names])
     values /= np.abs(values).max(1, keepdims=True).clip(1e-9)
@@ -121,11 +122,24 @@ def draw(found: Mapping[str, Any], folder: Path, title: str, format: str) -> lis
     return files
 
 
+def pixels_of(found: Mapping[str, Any], name: str) -> NDArray[np.uint8]:
+    """The picture of one diagnosis as (height, width, 3). Raises ConfigError without matplotlib."""
+    plot = pyplot_for("pictures of diagnose.every need")
+    figure, axis = plot.subplots(figsize=(4.4, 3.3))  # as wide as TensorBoard shows it
+    PANELS[name](axis, found[name])
+    axis.set_title(TITLES[name], fontsize=10)
+    figure.tight_layout()
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+    plot.close(figure)
+    return pixels
+
+
 def draw_side_by_side(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """The gradient through time and the context that is used, a column for each run, on the same scales."""
     plot = pyplot()
     names = [name for name in ("gradients", "context") if all(found.get(name) for found in runs.values())]
-    size = (4 * len(runs), 3.4 * len(names))
+    size = (3.4 * len(runs), 2.9 * len(names))
     figure, axes = plot.subplots(len(names), len(runs), figsize=size, sharey="row", squeeze=False)
     for row, name in zip(axes, names, strict=True):
         for axis, (run, found) in zip(row, runs.items(), strict=True):
@@ -139,7 +153,7 @@ def draw_side_by_side(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path
 def draw_textbook(found: Mapping[str, Any], path: Path) -> Path:
     """The findings of `textbook`: without and with tanh, the memory of an LSTM, and clipping."""
     plot = pyplot()
-    figure, axes = plot.subplots(2, 2, figsize=(10, 7))
+    figure, axes = plot.subplots(2, 2, figsize=(9, 6.4))
     groups = {
         "h = W h + x": [one for one in found["sent"] if one["name"].endswith("no f")],
         "h = tanh(W h + x)": [one for one in found["sent"] if one["name"].endswith("tanh")],

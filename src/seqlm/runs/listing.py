@@ -13,7 +13,7 @@ from typing import Any
 from ..config.metrics import Metric
 from ..errors import ConfigError
 from .folder import RunFolder
-from .table import DAMAGED, summarize
+from .table import DAMAGED, share_of, sparkline, summarize
 
 # Columns to the left, then numbers; metrics stand between steps and tokens/s.
 TEXTS = ("name", "status", "model", "experiment", "seed", "overrides", "tags", "note", "date")
@@ -34,12 +34,15 @@ class Row:
     rank: float = math.inf  # lower is better
     metrics: dict[str, Metric] = field(default_factory=dict)
     typed: dict[str, str] = field(default_factory=dict)  # key: value, as typed
+    run: RunFolder | None = None
 
     def cell(self, column: str) -> str:
         """A fact as text."""
         value = self.facts.get(column)
         if value is None:
             return ""
+        if column == "status" and (done := self.facts.get("done")) is not None:
+            return f"{value} {100 * done:.0f}%"
         if isinstance(value, float) and (metric := self.metrics.get(column.partition(" ")[2])):
             return metric.text(value)
         return f"{value:,.0f}" if isinstance(value, (int, float)) and column != "seed" else str(value)
@@ -67,12 +70,28 @@ def row_of(run: RunFolder, name: str) -> Row:
             **{f"test {metric}": value for metric, value in found.test.items()},
             "valid": found.valid.get(found.shown),
             "test": found.test.get(found.shown),
+            "done": _share_done(run) if run.status(info) == "running" else None,
             "tokens/s": round(found.tokens / found.seconds) if found.tokens and found.seconds else None,
         }
         typed = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
-        return Row(facts, math.inf if found.rank is None else found.rank, found.metrics, typed)
+        return Row(facts, math.inf if found.rank is None else found.rank, found.metrics, typed, run)
     except DAMAGED:
         return Row({"name": name, "status": "damaged"})
+
+
+def _share_done(run: RunFolder) -> float | None:
+    """How far a run has come that trains now, 0 to 1; None if nothing says it."""
+    records = run.records()
+    return share_of(run, records[-1]) if records else None
+
+
+def curve_of(row: Row) -> str | None:
+    """The loss on valid over the evaluations of a run, as a line of bars; None if there is none to draw."""
+    try:
+        records = row.run.records() if row.run else []
+        return sparkline([float(one["valid/loss"]) for one in records if one.get("valid/loss") is not None]) or None
+    except DAMAGED:
+        return None
 
 
 def model_of(info: Mapping[str, Any]) -> str | None:

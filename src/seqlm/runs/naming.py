@@ -33,7 +33,8 @@ UNNAMED = (
 )
 UNNAMED_KEYS = {
     "seed", "device", "threads", "engine", "experiment", "data", "model", "model/cell", "model.hidden_size",
-    "train.log_every", "train.eval_every", *(f"data.{key}" for key in DATA_PATHS),
+    "train.log_every", "train.log_parameters", "diagnose.every", "train.eval_every",
+    *(f"data.{key}" for key in DATA_PATHS),
 }  # fmt: skip
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..config.metrics import Metric, by_name
+from ..config.values import load_config
 from ..errors import ConfigError
 from .folder import RunFolder
 
+BARS = "▁▂▃▄▅▆▇█"
 DAMAGED = (ConfigError, AttributeError, KeyError, TypeError, ValueError)  # what a damaged file may raise
 
 
@@ -74,6 +76,23 @@ def share_done(limits: Mapping[str, float], record: Mapping[str, Any], epoch_tok
     if epoch_tokens:
         come["epochs"] = tokens / epoch_tokens
     return min(1.0, max((come[unit] / limit for unit, limit in limits.items() if unit in come), default=0.0))
+
+
+def share_of(run: RunFolder, record: Mapping[str, Any]) -> float:
+    """The share of a run that is done at a record of its metrics.jsonl. Raises ConfigError for a damaged config."""
+    return share_done(load_config(run.config).train.limits, record, run.info().get("epoch_tokens"))
+
+
+def sparkline(values: Sequence[float], width: int = 12) -> str:
+    """Numbers as a line of bars, from the lowest to the highest; at most `width` of them, evenly chosen."""
+    values = [value for value in values if math.isfinite(value)]
+    if len(values) < 2:
+        return ""
+    count = min(width, len(values))
+    chosen = [values[round(place * (len(values) - 1) / (count - 1))] for place in range(count)]
+    low, high = min(chosen), max(chosen)
+    steps = [0 if high == low else (value - low) / (high - low) for value in chosen]
+    return "".join(BARS[round(step * (len(BARS) - 1))] for step in steps)
 
 
 def markdown(lines: Sequence[Sequence[str]], left: int) -> str:

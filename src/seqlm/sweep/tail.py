@@ -6,11 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from ..config.values import load_config
 from ..config.verb_schema import TailConfig
 from ..errors import ConfigError
 from ..runs.folder import RunFolder
-from ..runs.table import share_done, table
+from ..runs.table import share_of, table
 from ..terminal import columns, is_terminal, rows
 from ..training.console import clock
 from .display import last_record, result
@@ -96,7 +95,7 @@ class WatchedSweep:
 def _left(run: RunFolder, record: dict[str, float]) -> str:
     """The time that a run still takes, if it goes on as so far."""
     try:
-        share = share_done(load_config(run.config).train.limits, record, run.info().get("epoch_tokens"))
+        share = share_of(run, record)
     except ConfigError:
         return ""
     return clock(record.get("seconds", 0.0) * (1 - share) / share) if share else ""

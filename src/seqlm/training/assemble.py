@@ -20,6 +20,7 @@ from ..runs.load import trained_model
 from ..tasks.base import Task
 from ..terminal import status
 from .callbacks import Callback, make_callbacks
+from .diagnosing import Diagnosing
 from .distributed import ALONE, Ranks
 from .joining import first_here, own_device
 from .loggers.make import make_loggers
@@ -53,6 +54,7 @@ def assemble_session(
     with status("checking that all goes together"):
         task.check(config, model, data)
         check_model(model, ranks)
+        diagnosing = Diagnosing(config.diagnose.every if ranks.leads else None, task, model, data, device)
     with status("choosing engines"), autocast(device, config.precision):
         for layer in (module for module in model.modules() if isinstance(module, Recurrent)):
             layer.plan_for(limits.bptt, -(-limits.batch_size // ranks.count // limits.accumulate))
@@ -81,6 +83,7 @@ def assemble_session(
         learning_rates=[group["lr"] for group in optimizer.param_groups],
         callbacks=made,
         loggers=loggers,
+        diagnosing=diagnosing,
         ranks=ranks,
     )
 

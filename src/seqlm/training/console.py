@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..terminal import Part, columns, is_terminal, line, paint, wrap
+from ..terminal import Part, columns, has_blocks, is_terminal, line, paint, wrap
 from .notebook import in_notebook, notebook_bar
 
 QUIET_SECONDS = 5.0  # between two plain lines, where there is no terminal to draw a bar on
@@ -127,7 +127,7 @@ class Console:
 
     def _parts(self) -> list[Part]:
         """The bar as it stands now."""
-        full, empty = "█░" if (sys.stdout.encoding or "").lower().startswith("utf") else "#-"
+        full, empty = "█░" if has_blocks(sys.stdout) else "#-"
         done = int(CELLS * self._share())
         return [
             Part(self._percent(), 11),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from ..cells import Carry, carry_tensors, detach, map_carry
 
@@ -42,11 +43,13 @@ def gradient(
     losses: list[Tensor] = []
     pieces = batch.parts(parts)
     for piece, start in zip(pieces, _in_parts(carry, parts), strict=False):
-        new, found, penalty = objective(piece, start)
+        with record_function("forward"):
+            new, found, penalty = objective(piece, start)
         whole = found if penalty is None else found + penalty
         if len(carries) == len(pieces) - 1:
             before_last()
-        (whole / normalizer).backward()
+        with record_function("backward"):
+            (whole / normalizer).backward()
         carries.append(detach(new))
         losses.append(found.detach())
     if len(pieces) == 1:

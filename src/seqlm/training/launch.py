@@ -241,10 +241,10 @@ def _run(
         console = Console(session.task.results(session.data).headline, partial(session.share, progress))
         status, logger, problem = "failed", None, None
         try:
-            logger = _logger(run, session, console, None if saved_at is None else progress.step)
+            logger = _logger(run, session, console, None if saved_at is None else progress)
             print(header(run, session, progress), flush=True)
             if saved_at is None and ranks.leads:
-                logger.text("config", run.config.read_text(encoding="utf-8"), 0)
+                logger.text("config", run.config.read_text(encoding="utf-8"), 0, 0)
             if ranks.leads:
                 logger.metrics(by_name(session.task.metrics))
                 logger.hparams(hparams(run, session.config))
@@ -269,15 +269,15 @@ def _run(
         return Trained(run, progress.best_loss, session.config)
 
 
-def _logger(run: RunFolder, session: Session, console: Console, step: int | None) -> RunLogger:
-    """The logger of a run that stands at `step`, if it was begun before; of ranks but the first one that is silent."""
+def _logger(run: RunFolder, session: Session, console: Console, at: Progress | None) -> RunLogger:
+    """The logger of a run that stands here, if it was begun before; of ranks but the first one that is silent."""
     if not session.ranks.leads:
         return NoLogger(run.path)
-    return RunLogger(_opening(run, session, step), session.loggers, console.write, console.warn)
+    return RunLogger(_opening(run, session, at), session.loggers, console.write, console.warn)
 
 
-def _opening(run: RunFolder, session: Session, step: int | None) -> Opening:
-    """The run as its loggers are shown it, at the step of the checkpoint that it goes on from, if there is one.
+def _opening(run: RunFolder, session: Session, at: Progress | None) -> Opening:
+    """The run as its loggers are shown it, where the checkpoint stands that it goes on from, if there is one.
 
     The id that a server finds it by is drawn once, and only if there is a server.
     """
@@ -286,7 +286,8 @@ def _opening(run: RunFolder, session: Session, step: int | None) -> Opening:
         known = secrets.token_hex(4)
         run.update(log_id=known)
     config = session.config
-    return Opening(run.path, step or 0, step is None, known, config.tags, config.note)
+    step, tokens = (0, 0) if at is None else (at.step, at.tokens)
+    return Opening(run.path, step, at is None, known, config.tags, config.note, tokens)
 
 
 def _close(

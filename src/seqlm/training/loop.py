@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.profiler import record_function
 
 from ..cells import Carry
 from ..errors import NonFiniteError, Stopped
@@ -22,6 +23,7 @@ from .console import Console
 from .divergence import Divergence
 from .joining import resume_command
 from .loggers.run_logger import RunLogger
+from .parameters import log_parameters
 from .recovery import Recovery
 from .report import trust_word
 from .session import Progress, Session
@@ -111,6 +113,7 @@ class Loop:
             session.callbacks.step(loss, norm)
             if progress.step % session.config.train.log_every == 0:
                 self._log(norm)
+            self._look_inside()
 
     def _step(self, carry: Carry) -> tuple[Carry, float, float] | None:
         """One optimizer step on the next batch; returns the carry after it, its mean loss, the norm of the gradient.
@@ -135,7 +138,8 @@ class Loop:
             summed = math.nan
         # An infinite loss can have a finite gradient: it is not followed either.
         finite = math.isfinite(summed)
-        norm = descend(session.optimizer, session.parameters, options.clip_norm, options.l2) if finite else math.nan
+        with record_function("optimizer"):
+            norm = descend(session.optimizer, session.parameters, options.clip_norm, options.l2) if finite else math.nan
         if not math.isfinite(norm):
             self.recovery.skip(self._non_finite(summed))
             self._next_batch()
@@ -183,6 +187,13 @@ class Loop:
         progress.loss_sum, progress.loss_tokens = 0.0, 0
         self._busy, self._logged_tokens = 0.0, progress.tokens
 
+    def _look_inside(self) -> None:
+        """Log weights, gradients and diagnoses, if they are due."""
+        every, progress = self.session.config.train.log_parameters, self.progress
+        if every and progress.step % every == 0:
+            log_parameters(self.session.model, self.logger, progress.step, progress.tokens, self.agreed.elapsed())
+        self.session.diagnosing.after_step(progress, self.logger, self.console.write)
+
     def _evaluate(self) -> Rank | None:
         """Score valid, log it, and return its rank, lower is better: the monitored metric, then the loss.
 
@@ -215,11 +226,11 @@ class Loop:
         self.logger.scalars(progress.step, progress.tokens, progress.seconds, tagged)
         if progress.valid:  # empty as long as no evaluation was finite
             chosen = session.task.headlines(progress.valid)[0]
-            self.logger.best(progress.step, chosen, progress.valid[chosen])
+            self.logger.best(progress.step, progress.tokens, chosen, progress.valid[chosen])
         for name, figure in figures.items():
-            self.logger.picture(name, figure, progress.step)
+            self.logger.picture(name, figure.pixels, progress.step, progress.tokens)
         if text:
-            self.logger.text("sample", text, progress.step)
+            self.logger.text("sample", text, progress.step, progress.tokens)
             self.run.save_sample(progress.step, text)
         if improved:
             self.best_diverged = bool(self.divergence.reason)

@@ -99,7 +99,7 @@ class Recovery:
         best = progress.best_step if progress.valid else None
         upkeep.correct_pointers(run.checkpoints, start.step, best, checkpoint.verify, self.write)
         run.forget_after(progress.step, progress.evaluated_at, start.meta.get("metrics"))
-        self.logger.back_to(progress.step)
+        self.logger.back_to(progress.step, progress.tokens)
 
     def _final(self, error: NonFiniteError) -> NonFiniteError:
         """The error that ends the run, with the checkpoint that can be used, and the remedy."""

@@ -175,7 +175,8 @@ def trust_word(config: Config) -> str:
 
 # Keys that change no result, only its speed, or how often something is shown and kept.
 NO_HPARAMS = (
-    "train.log_every", "train.eval_batch_size", "train.accumulate", "train.default_steps",
+    "train.log_every", "train.log_parameters", "diagnose.every",
+    "train.eval_batch_size", "train.accumulate", "train.default_steps",
     "optim.fused", "optim.foreach", "optim.capturable", "optim.differentiable",
 )  # fmt: skip
 

@@ -28,6 +28,7 @@ from ..runs.finite import non_finite, non_finite_in
 from ..runs.folder import RunFolder
 from ..tasks.base import Score, Task
 from .callbacks import Callbacks
+from .diagnosing import Diagnosing
 from .distributed import ALONE, Ranks
 from .gradient import GraphedGradient, cuda_capture, gradient
 from .loggers.base import Logger
@@ -99,6 +100,7 @@ class Session:
     learning_rates: list[float]  # of the optimizer's groups, before the schedule
     callbacks: Callbacks
     loggers: dict[str, Logger]
+    diagnosing: Diagnosing
     ranks: Ranks = ALONE  # that train it together
     sealed: dict[str, Any] = field(default_factory=dict)  # what every checkpoint keeps of the run's files (runs/sealed)
 

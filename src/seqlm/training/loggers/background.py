@@ -34,6 +34,7 @@ class Background(Logger):
     def __init__(self, name: str, logger: Logger, write: Callable[[str], None], warn: Callable[[str], None]) -> None:
         self._name, self._logger, self._write, self._warn = name, logger, write, warn
         self._calls: Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = Queue(MOST_WAITING)
+        self.x_axis = logger.x_axis
         self._left = False  # whether nothing more is sent: it has failed, or the run has ended
         # A daemon: a call that never returns does not keep the process.
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
@@ -67,6 +68,10 @@ class Background(Logger):
     def picture(self, tag: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Pass on."""
         self._later(self._logger.picture, tag, pixels, step)
+
+    def histogram(self, tag: str, values: NDArray[np.float32], step: int) -> None:
+        """Pass on."""
+        self._later(self._logger.histogram, tag, values, step)
 
     def back_to(self, step: int) -> None:
         """Pass on."""

@@ -22,6 +22,7 @@ class Opening(NamedTuple):
         id: under which a server knows the run, in every session and whatever its folder is called.
         tags: the user's words for it.
         note: the user's sentence about it.
+        tokens: that it was trained on by then; a logger whose `x_axis` is tokens is given them as `step`.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class Opening(NamedTuple):
     id: str = ""
     tags: Sequence[str] = ()
     note: str | None = None
+    tokens: int = 0
 
 
 class Logger:
@@ -42,9 +44,12 @@ class Logger:
     Attributes:
         local: it writes into the run's folder and nowhere else. Its calls then come from the training itself, and an
             exception ends the run, as a full disk does.
+        x_axis: "step", or "tokens": then every `step` that it is given is the number of tokens trained on, so that
+            runs of other batch sizes can be laid over each other.
     """
 
     local = False
+    x_axis = "step"
 
     def open(self, opening: Opening) -> str | None:
         """Begin to show a run, or go on with it; returns where it can be seen, if that is known now."""
@@ -66,6 +71,9 @@ class Logger:
 
     def picture(self, tag: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Show a picture of (height, width, 3) pixels."""
+
+    def histogram(self, tag: str, values: NDArray[np.float32], step: int) -> None:
+        """Show how values (N) are spread."""
 
     def back_to(self, step: int) -> None:
         """Forget, as far as the back end can, what was shown beyond `step`: the run has gone back there."""

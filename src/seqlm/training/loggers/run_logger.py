@@ -9,9 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...config.metrics import Metric
 from ...files import to_json, writing
-from ...tasks.figures import Heatmap
 from .background import Background
 from .base import Logger, Opening
 
@@ -51,15 +53,15 @@ class RunLogger:
         self._loggers = [one if one.local else Background(name, one, write, warn) for name, one in loggers.items()]
         with writing(self.folder):
             for logger in self._loggers:
-                logger.open(opening)
+                logger.open(opening._replace(step=_x(logger, opening.step, opening.tokens)))
             self._metrics = self._open_metrics()
 
     @_names_the_folder
-    def back_to(self, step: int) -> None:
+    def back_to(self, step: int, tokens: int) -> None:
         """Go on from an earlier step: later points are hidden where that can be, metrics.jsonl may be another file."""
         self._metrics.close()
         for logger in self._loggers:
-            logger.back_to(step)
+            logger.back_to(_x(logger, step, tokens))
         self._metrics = self._open_metrics()
 
     def _open_metrics(self) -> Any:
@@ -72,13 +74,13 @@ class RunLogger:
         self._metrics.write(to_json(record) + "\n")
         self._metrics.flush()
         for logger in self._loggers:
-            logger.scalars(step, values)
+            logger.scalars(_x(logger, step, tokens), values)
 
     @_names_the_folder
-    def best(self, step: int, name: str, value: float) -> None:
+    def best(self, step: int, tokens: int, name: str, value: float) -> None:
         """The best value of valid so far, which tables of runs show first: they show the last of each tag."""
         for logger in self._loggers:
-            logger.scalars(step, {f"best/valid_{name}": value})
+            logger.scalars(_x(logger, step, tokens), {f"best/valid_{name}": value})
 
     @_names_the_folder
     def metrics(self, metrics: Mapping[str, Metric]) -> None:
@@ -87,18 +89,24 @@ class RunLogger:
             logger.metrics(metrics)
 
     @_names_the_folder
-    def text(self, tag: str, text: str, step: int) -> None:
+    def text(self, tag: str, text: str, step: int, tokens: int) -> None:
         """A text: the configuration, a sample."""
         for logger in self._loggers:
-            logger.text(tag, text, step)
+            logger.text(tag, text, _x(logger, step, tokens))
 
     @_names_the_folder
-    def picture(self, tag: str, picture: Heatmap, step: int) -> None:
-        """A picture of a table of numbers."""
+    def picture(self, tag: str, picture: Callable[[], NDArray[np.uint8]], step: int, tokens: int) -> None:
+        """A picture (height, width, 3), which is made only if somebody shows it."""
         if self._loggers:
-            pixels = picture.pixels()
+            pixels = picture()
             for logger in self._loggers:
-                logger.picture(tag, pixels, step)
+                logger.picture(tag, pixels, _x(logger, step, tokens))
+
+    @_names_the_folder
+    def histogram(self, tag: str, values: NDArray[np.float32], step: int, tokens: int) -> None:
+        """How values (N) are spread."""
+        for logger in self._loggers:
+            logger.histogram(tag, values, _x(logger, step, tokens))
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """The hyper-parameters of the run."""
@@ -120,6 +128,11 @@ class RunLogger:
             stack.callback(self._metrics.close)
             for logger in reversed(self._loggers):
                 stack.callback(logger.close, status)
+
+
+def _x(logger: Logger, step: int, tokens: int) -> int:
+    """Where a logger draws what belongs to this step."""
+    return tokens if logger.x_axis == "tokens" else step
 
 
 class NoLogger(RunLogger):

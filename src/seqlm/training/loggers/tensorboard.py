@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,16 @@ threading.excepthook = functools.partial(_quiet_writer, others=threading.excepth
 
 
 class TensorBoard(Logger):
-    """Events of one run; points beyond the step that it is opened at, of an earlier session, are hidden."""
+    """Events of one run; points beyond the step that it is opened at, of an earlier session, are hidden.
+
+    Args:
+        x_axis: what points are drawn over: step, or tokens, which runs of other batch sizes have in common
+    """
 
     local = True
+
+    def __init__(self, x_axis: Literal["step", "tokens"] = "step") -> None:
+        self.x_axis = x_axis
 
     def open(self, opening: Opening) -> str | None:
         """Open a file of events of its own for this session."""
@@ -78,6 +85,10 @@ class TensorBoard(Logger):
     def picture(self, tag: str, pixels: NDArray[np.uint8], step: int) -> None:
         """A picture under the IMAGES tab."""
         self._writer.add_image(tag, pixels, step, dataformats="HWC")
+
+    def histogram(self, tag: str, values: NDArray[np.float32], step: int) -> None:
+        """A histogram under the HISTOGRAMS and DISTRIBUTIONS tabs."""
+        self._writer.add_histogram(tag, values, step)
 
     def hparams(self, values: Mapping[str, Any]) -> None:
         """A session of the HPARAMS tab, in this run's own event file: N runs show as N runs.

@@ -76,6 +76,10 @@ class Wandb(Logger):
         """A panel with the picture."""
         self._run.log({STEP: step, tag: self._wandb.Image(pixels)})
 
+    def histogram(self, tag: str, values: NDArray[np.float32], step: int) -> None:
+        """A panel with the histogram."""
+        self._run.log({STEP: step, tag: self._wandb.Histogram(values)})
+
     def close(self, status: str) -> None:
         """End the session: an interrupted run is shown as preempted."""
         if status == "interrupted":
