@@ -340,7 +340,7 @@ def reliability() -> str:
 
 
 def _safety() -> str:
-    """What `seqlm bench safety` measured, as a Markdown table; empty until it has been made."""
+    """The findings of `seqlm bench safety`, as a Markdown table; empty until it has been made."""
     path = RESULTS / "bench-safety.json"
     if not path.is_file():
         return ""
@@ -354,8 +354,13 @@ def _safety() -> str:
         ["opening a cache that is verified", f"{row['seconds_per_gb']:.2f} s a GB"]
         for row in data["safety"] if row["what"] == "opening"
     ]  # fmt: skip
+    logging = [
+        ["a record in `metrics.jsonl` and TensorBoard", f"{row['record_ms']:.2f} ms every {row['every']} steps: "
+         f"{row['share']:.3%} of the time"]
+        for row in data["safety"] if row["what"] == "logging"
+    ]  # fmt: skip
     title = f"`seqlm bench safety`, {data['hardware']}"
-    return f"\n{_table([title, 'costs'], saving + opening)}\n"
+    return f"\n{_table([title, 'costs'], saving + opening + logging)}\n"
 
 
 def main() -> int:

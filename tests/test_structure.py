@@ -144,6 +144,15 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_verbs_that_only_read_do_without_torch():
+    """It takes two seconds to load."""
+    verbs = ("runs", "compare", "diff", "tail", "sweep", "verify", "rm", "resume", "eval", "help", "completion")
+    code = (
+        f"import sys; {'; '.join(f'import seqlm.commands.{verb}' for verb in verbs)}; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_docstrings_begin_with_a_noun_or_an_imperative():
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -72,7 +72,8 @@ def test_other_levels(tmp_path, monkeypatch):
     }
     assert [(row["tokenizer"], row["mb"]) for row in record["encoding"]] == [("word", 1), ("char", 1)]
     assert [row["size"] for row in record["growth"]] == list(sizes)
-    saving, opening = record["safety"]
+    saving, opening, logging = record["safety"]
+    assert logging["record_ms"] > 0 and 0 < logging["share"] < 1 and logging["every"] == 20
     assert saving["save_ms"] > 0 and saving["every"] == 500 and 0 < saving["share"] < 1
     assert opening["gb"] == 0.001 and opening["seconds_per_gb"] > 0
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG") and "exponent" in shown

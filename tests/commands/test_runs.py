@@ -16,6 +16,7 @@ from seqlm.commands.rm import main as rm
 from seqlm.commands.runs import main
 from seqlm.errors import ConfigError
 from seqlm.runs.folder import RunFolder
+from seqlm.runs.table import sparkline
 from seqlm.training.launch import train
 
 from ..conftest import seqlm as command
@@ -205,3 +206,27 @@ def test_rm_refuses(home, words, message):
 def test_the_commands(home):
     assert "deep/second" in command("runs", cwd=home).stdout
     assert command("rm", "first", cwd=home, check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [
+        ([3, 2, 1], "█▅▁"),
+        ([1, 1], "▁▁"),
+        ([1], ""),
+        ([], ""),
+        ([float("nan"), 2, 1], "█▁"),
+        (range(24), "▁▂▂▃▃▄▅▆▆▇▇█"),
+    ],
+)
+def test_numbers_as_bars(values, drawn):
+    assert sparkline(list(values)) == drawn
+
+
+def test_the_loss_on_valid_is_drawn_and_running_says_how_far(home, capsys, monkeypatch):
+    shown = lines(capsys, "--filter", "name=first")
+    assert shown[0].split()[-1] == "curve" and shown[1].endswith(("█▁", "▁█"))
+    assert "curve" not in json.loads("\n".join(lines(capsys, "--json")))[0]
+    monkeypatch.setattr(RunFolder, "status", lambda run, info=None: "running")
+    assert "running 100%" in lines(capsys, "--filter", "name=first")[1]
+    assert all(row["status"] == "running" for row in json.loads("\n".join(lines(capsys, "--json"))))

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from seqlm.config.compose import compose_jobs, compose_words, expand
-from seqlm.config.values import save_config
+from seqlm.config.values import save_config, with_absolute_paths
 from seqlm.errors import ConfigError
-from seqlm.runs.load import with_absolute_paths
 from seqlm.sweep.launcher import _gpus
 from seqlm.sweep.place import FAILED, FINISHED, INTERRUPTED, NEW, RUNNING, Taken
 from seqlm.sweep.plan import DIGITS, LONGEST_NAME, make_plan

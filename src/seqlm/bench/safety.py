@@ -1,4 +1,4 @@
-"""The price of losing and believing nothing: checkpoints that are checked and saved, caches that are verified."""
+"""The price of losing and believing nothing: checkpoints checked and saved, caches verified; and that of logs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from ..cache import entries
 from ..config.compose import compose_words
 from ..config.verb_schema import BenchConfig
 from ..training.launch import train
+from ..training.loggers.base import Opening
+from ..training.loggers.run_logger import RunLogger
+from ..training.loggers.tensorboard import TensorBoard
 
 SAVES, STEPS_BETWEEN = 3, 4
 MODELS = {"default": [], "650 units, words": ["data/tokenizer=word", "model.hidden_size=650"]}
 LARGEST = 2**30  # bytes of a cache entry
+RECORDS = 500
+TAGS = ("loss", "ppl", "bpc", "grad_norm", "lr", "tokens_per_s")
 BYTES_A_SECOND = 2**27  # of the time there is
 
 
@@ -31,7 +36,8 @@ def measure_safety(options: BenchConfig) -> list[dict[str, Any]]:
     """
     print("\nmilliseconds of a checkpoint and of a step, and the share of checkpoints at the default interval")
     rows = [_saving(name, words) for name, words in MODELS.items()]
-    return [*rows, _opening(min(LARGEST, int(BYTES_A_SECOND * options.seconds)))]
+    opening = _opening(min(LARGEST, int(BYTES_A_SECOND * options.seconds)))
+    return [*rows, opening, _logging(rows[0]["step_ms"])]
 
 
 def _saving(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -72,3 +78,19 @@ def _opening(size: int) -> dict[str, Any]:
         seconds = (time.perf_counter() - start) * 1e9 / size
     print(f"opening a cache that is verified: {seconds:.2f} seconds a GB ({size / 1e9:.2g} GB)", flush=True)
     return {"what": "opening", "gb": round(size / 1e9, 3), "seconds_per_gb": round(seconds, 3)}
+
+
+def _logging(step_ms: float) -> dict[str, Any]:
+    """Milliseconds of a record in metrics.jsonl and TensorBoard, and its share of the steps between two."""
+    every = compose_words([])[0].train.log_every
+    with tempfile.TemporaryDirectory() as folder:
+        logger = RunLogger(Opening(Path(folder)), {"tensorboard": TensorBoard()})
+        start = time.perf_counter()
+        for step in range(RECORDS):
+            logger.scalars(step, step, float(step), {f"train/{tag}": 1.0 + step for tag in TAGS})
+        logger.flush()
+        record_ms = 1e3 * (time.perf_counter() - start) / RECORDS
+        logger.close("finished")
+    share = record_ms / (record_ms + every * step_ms)
+    print(f"logs: {record_ms:.2f} milliseconds a record, {share:.3%} of the time of training", flush=True)
+    return {"what": "logging", "record_ms": round(record_ms, 3), "every": every, "share": round(share, 6)}

@@ -17,18 +17,8 @@ from .words import pop_flag, pop_option, refuse_flags
 
 # What is left out first where the terminal is too narrow; name, status and the first metric on valid stay.
 EXPENDABLE = (
-    "note",
-    "curve",
-    "tokens/s",
-    "parameters",
-    "date",
-    "overrides",
-    "tags",
-    "experiment",
-    "steps",
-    "seed",
-    "model",
-)
+    "note", "tokens/s", "parameters", "date", "overrides", "tags", "experiment", "curve", "steps", "seed", "model"
+)  # fmt: skip
 
 CURVES = 50  # runs whose logs are read for a curve
 

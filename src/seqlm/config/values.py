@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, asdict, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
@@ -19,9 +19,9 @@ from ..errors import several
 from ..files import MB, read_bounded, write_atomically
 from .build import describe_type, fits, mismatches
 from .keys import dotted, nested, with_text_keys
-from .migrate import migrate, renamed
+from .migrate import READ_AS_BEFORE, migrate, renamed
 from .reference import Reference
-from .schema import RANDOM_SEED, Config
+from .schema import DATA_PATHS, RANDOM_SEED, READING_KEYS, Config
 from .suggest import not_key_value, unknown_flag, unknown_key, value_behind
 from .tree import find_configs
 from .words import names_something, typed_name
@@ -246,3 +246,21 @@ def _yaml_value(text: str) -> Any:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
     except (ValueError, OmegaConfBaseException, YAMLError):
         return text
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same config with paths of data and of another run that hold in any working directory.
+
+    And with the keys of how files are read that a config of the user's own leaves out: only older runs lack them.
+    """
+    if isinstance(config.init_from, str):
+        config = replace(config, init_from=str(Path(config.init_from).resolve()))
+    elif config.init_from and "run" in config.init_from:
+        config = replace(config, init_from={**config.init_from, "run": str(Path(config.init_from["run"]).resolve())})
+    if not isinstance(config.data, dict):
+        return config
+    absolute = {
+        key: str(Path(config.data[key]).resolve()) for key in DATA_PATHS if isinstance(config.data.get(key), str)
+    }
+    reading = {key: READING_KEYS[key] for key in READ_AS_BEFORE.get(str(config.data.get("_target_")), ())}
+    return replace(config, data={**reading, **config.data, **absolute})

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from ..config.build import build, named_class
-from ..config.migrate import READ_AS_BEFORE
-from ..config.schema import DATA_PATHS, READING_KEYS, Config
+from ..config.schema import Config
 from ..data.dataset import Data, FileData
 from ..data.examples import Example, Format
 from ..data.reading import TextReader
@@ -222,24 +221,6 @@ def _load_weights(found: checkpoint.Checkpoint, model: nn.Module, which: str) ->
         for parameter, mean in zip(model.parameters(), found.load_state()["averaging"]["average"], strict=True):
             parameter.copy_(mean)
     return "average"
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """The same config with paths of data and of another run that hold in any working directory.
-
-    And with the keys of how files are read that a config of the user's own leaves out: only older runs lack them.
-    """
-    if isinstance(config.init_from, str):
-        config = replace(config, init_from=str(Path(config.init_from).resolve()))
-    elif config.init_from and "run" in config.init_from:
-        config = replace(config, init_from={**config.init_from, "run": str(Path(config.init_from["run"]).resolve())})
-    if not isinstance(config.data, dict):
-        return config
-    absolute = {
-        key: str(Path(config.data[key]).resolve()) for key in DATA_PATHS if isinstance(config.data.get(key), str)
-    }
-    reading = {key: READING_KEYS[key] for key in READ_AS_BEFORE.get(str(config.data.get("_target_")), ())}
-    return replace(config, data={**reading, **config.data, **absolute})
 
 
 def with_pinned_models(config: Config, saved: Config | None = None) -> Config:

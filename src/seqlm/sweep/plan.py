@@ -13,13 +13,11 @@ from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_mi
 from ..config.compose import compose_jobs, differing_words, expand
 from ..config.keys import dotted
 from ..config.schema import RANDOM_SEED, Config, RunConfig
-from ..config.values import as_typed, load_config
+from ..config.values import as_typed, load_config, with_absolute_paths
 from ..config.words import Choices, overrides
 from ..errors import ConfigError
 from ..files import file_stem
-from ..runs.assemble import check_parts
 from ..runs.folder import RunFolder
-from ..runs.load import with_absolute_paths
 from ..runs.naming import name_part
 from .place import Place
 
@@ -177,6 +175,8 @@ def checked_jobs(
     jobs: Sequence[Sequence[str]], differing: Sequence[Sequence[str]], flags: Sequence[str]
 ) -> tuple[list[Config], list[Choices]]:
     """Every job composed and its parts checked."""
+    from ..runs.assemble import check_parts  # loads torch, which those do without that only read sweeps
+
     configs, choices = [], []
     problems: dict[str, list[str]] = {}  # the jobs that each is a mistake of
     for words, made in zip(differing, compose_jobs(jobs, flags), strict=True):

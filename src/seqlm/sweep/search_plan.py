@@ -15,7 +15,6 @@ from ..config.schema import Config
 from ..config.verb_schema import SweepConfig
 from ..config.words import overrides
 from ..errors import ConfigError, install_hint
-from ..runs.assemble import check_parts
 from .objective import Objective, objectives
 from .place import Place
 from .plan import (
@@ -72,6 +71,8 @@ class SearchPlan(Plan):
 
     def job(self, number: int, own: Sequence[str]) -> Job:
         """The job of a trial with these words of its own. Raises ConfigError if they do not go together."""
+        from ..runs.assemble import check_parts  # loads torch, which those do without that only read sweeps
+
         words = [*self.words, *own]
         made = next(iter(compose_jobs([words], self.flags)))
         if isinstance(made, ConfigError):

@@ -15,7 +15,7 @@ from ..cells import Carry
 from ..config.comparison import changes, with_younger_options
 from ..config.metrics import by_name
 from ..config.schema import RANDOM_SEED, Config
-from ..config.values import save_config, with_words
+from ..config.values import save_config, with_absolute_paths, with_words
 from ..engines.choice import measured
 from ..errors import (
     ConfigError,
@@ -30,7 +30,7 @@ from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
-from ..runs.load import origin, warn, with_absolute_paths, with_pinned_models
+from ..runs.load import origin, warn, with_pinned_models
 from ..runs.lock import LeaseLost
 from ..runs.naming import describe_model, run_name
 from ..runs.sealed import check_tokenizer, meta, saved_config, seal, write_config
