@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test lint types check clean
+.PHONY: help demo test lint types docs check clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -23,10 +23,13 @@ lint: $(VENV)/.installed-dev types  ## ruff and mypy
 types: $(VENV)/.installed-dev  ## mypy alone
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev  ## the documentation as pages, in build/docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
 check: lint test  ## all that CI does
 
 clean:  ## remove the virtual environment and tool caches, keep runs
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

@@ -122,6 +122,11 @@ def test_a_run_of_the_same_seed_is_no_second_one(runs, capsys):
     (setting,) = json.loads((runs / "told.json").read_text())["settings"]
     assert setting["duplicates"] == [str(runs / "again")] and len(setting["runs"]) == 2
     assert "±" not in shown(capsys, runs / "fast-1", runs / "again")[1].out
+    main([str(runs), "--html", str(runs / "page.html"), "--sort", "-seeds"])
+    page = (runs / "page.html").read_text()
+    assert f"{runs / 'fast-1'} repeats {runs / 'again'}, with" in page, "in the order of their names"
+    assert "best first by loss on valid." in page
+    assert "by seeds\n" in capsys.readouterr().out
 
 
 def test_runs_of_another_history_are_another_setting(runs, tmp_path, capsys):

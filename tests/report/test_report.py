@@ -94,7 +94,7 @@ def test_what_users_wrote_is_text():
     text = html(Page(evil, evil, columns, shown, {"train/loss": evil}, [evil]), "0")
     assert text.count("<script") == 1 == text.count("</script") and "alert(1)&lt;/script&gt;" in text
     assert not re.search(r"(src|href)=|url\(|@import|https?:", text) and "$" not in text.replace("$&", "")
-    assert f"Drawn are the {DRAWN} best of {DRAWN + 3} settings" in text and text.count('class="best"') == 1
+    assert f"Drawn are the best {DRAWN} of {DRAWN + 3} settings" in text and text.count('class="best"') == 1
 
 
 def test_a_setting_keeps_its_line_where_another_logged_nothing():

@@ -64,6 +64,14 @@ class Setting(NamedTuple):
         return [one.run.name for one in self.runs]
 
     @property
+    def repeated(self) -> list[str]:
+        """A sentence for each run that is left out."""
+        return [
+            f"{double.run.path} repeats {one.run.path}, with the same seed: counted once"
+            for double, one in self.duplicates
+        ]
+
+    @property
     def rank(self) -> float:
         """The mean over the runs that were evaluated; lower is better."""
         known = [one.summary.rank for one in self.runs if one.summary.rank is not None]
@@ -90,25 +98,28 @@ def main(words: Sequence[str]) -> None:
     differing = [key for key in _keys(settings) if len({_canonical(one.config, key) for one in settings}) > 1]
     columns = unsorted = _columns(settings, differing)
     order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].summary.monitor} on valid"
-    if sort:
-        columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
-    count = sum(len(one.runs) for one in settings)
-    summary = f"{count} runs of {len(settings)} settings, {order}" if len(settings) > 1 else f"{count} runs alike"
     if page:
         from .comparing import write_page
 
-        write_page(page, settings, unsorted, summary, why)
+        write_page(page, settings, unsorted, _summary(settings, order), why)
+    if sort:
+        columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
     if file:
         write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
     if as_csv:
         csv.writer(sys.stdout).writerows(zip(*columns, strict=True))
         return
-    print(f"{summary}\n")
+    print(f"{_summary(settings, order)}\n")
     print(markdown(list(zip(*columns, strict=True)), 1) if as_markdown else blocks(columns, output_width()))
-    for double, one in (pair for setting in settings for pair in setting.duplicates):
-        print(f"{double.run.path} repeats {one.run.path}, with the same seed: counted once")
+    for repeated in (text for setting in settings for text in setting.repeated):
+        print(repeated)
     for place in dict.fromkeys(places):
         print_findings(_folder(place))
+
+
+def _summary(settings: Sequence[Setting], order: str) -> str:
+    count = sum(len(one.runs) for one in settings)
+    return f"{count} runs of {len(settings)} settings, {order}" if len(settings) > 1 else f"{count} runs alike"
 
 
 def compare(runs: Sequence[RunFolder]) -> list[Setting]:

@@ -37,6 +37,7 @@ def write_page(
             "by Welch's test over seeds, and how many seeds of each there are; two or more are needed. Many settings "
             "make small values likely."
         )
+    notes += [f"{text}." for setting in settings for text in setting.repeated]
     monitored = {f"valid/{one.summary.monitor}": f"valid {one.summary.monitor}" for one in settings[0].runs}
     page = Page(
         "Comparison of runs",

@@ -64,7 +64,7 @@ def html(page: Page, version: str) -> str:
     about = (
         "A line is the mean over seeds, the band around it reaches from the least to the largest. Each point is the "
         "mean of what was logged since the one before; nothing else is smoothed."
-    ) + f" Drawn are the {DRAWN} best of {len(page.settings)} settings." * (more > 0)
+    ) + f" Drawn are the {'best' if page.ranked else 'first'} {DRAWN} of {len(page.settings)} settings." * (more > 0)
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(page.title),
