@@ -10,6 +10,7 @@ import pytest
 
 from seqlm.config.comparison import comparable_config
 from seqlm.config.migrate import migrate
+from seqlm.config.values import with_absolute_paths
 from seqlm.data import reading
 from seqlm.data.reading import TextReader, split_lines, whole_file
 from seqlm.data.sources.conll import Conll
@@ -19,7 +20,6 @@ from seqlm.data.sources.labelled import Labelled
 from seqlm.data.sources.parallel import Parallel
 from seqlm.data.sources.text import TextCorpus
 from seqlm.errors import ConfigError
-from seqlm.runs.load import with_absolute_paths
 
 from ..conftest import compose
 
