@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -141,10 +142,11 @@ def draw_side_by_side(runs: Mapping[str, Mapping[str, Any]], path: Path) -> Path
     names = [name for name in ("gradients", "context") if all(found.get(name) for found in runs.values())]
     size = (3.4 * len(runs), 2.9 * len(names))
     figure, axes = plot.subplots(len(names), len(runs), figsize=size, sharey="row", squeeze=False)
+    titles = short_names(list(runs))
     for row, name in zip(axes, names, strict=True):
-        for axis, (run, found) in zip(row, runs.items(), strict=True):
+        for axis, title, found in zip(row, titles, runs.values(), strict=True):
             PANELS[name](axis, found[name])
-            axis.set_title(f"{run}: {TITLES[name]}", fontsize=10)
+            axis.set_title("\n".join(wrap(f"{title}: {TITLES[name]}", 40)), fontsize=10)
             if axis is not row[0]:
                 axis.set_ylabel("")
     return _save(plot, figure, path)
@@ -180,6 +182,19 @@ def _through_time(axis: Any, title: str, height: str, width: str) -> None:
     axis.set_ylabel(height)
     axis.set_title(title, fontsize=10)
     axis.legend(fontsize=7, frameon=False)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The parts, between dashes, that tell names apart: `elman` and `gru` of ptb-elman-s1-5f2a9c and ptb-gru-s1-08a3ef."""
+    parts = [name.split("-") for name in names]
+    if len(names) < 2 or len({len(one) for one in parts}) > 1:
+        return list(names)
+    places = [place for place, found in enumerate(zip(*parts, strict=True)) if len(set(found)) > 1]
+    for kept in (places[:-1], places):  # without the hash at the end, if that will do
+        short = [" ".join(one[place] for place in kept) for one in parts]
+        if len(set(short)) == len(names):
+            return short
+    return list(names)
 
 
 def _save(plot: Any, figure: Any, path: Path) -> Path:
