@@ -185,7 +185,7 @@ def _through_time(axis: Any, title: str, height: str, width: str) -> None:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """The parts, between dashes, that tell names apart: `elman` and `gru` of ptb-elman-s1-5f2a9c and ptb-gru-s1-08a3ef."""
+    """The parts, between dashes, that tell names apart: `elman` and `gru` of ptb-elman-s1-5f2a9c, ptb-gru-s1-08a3ef."""
     parts = [name.split("-") for name in names]
     if len(names) < 2 or len({len(one) for one in parts}) > 1:
         return list(names)
