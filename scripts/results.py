@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marked import shows
+
 from seqlm.bench import scaling
 from seqlm.config.comparison import IGNORED_KEYS, differences
 from seqlm.config.compose import experiment
@@ -382,21 +384,11 @@ def main() -> int:
             DOCS / "reliability.md": reliability(),
             DOCS / "scaling.md": f"\n{scaling.tables(data)}\n" if data else "",
         }
-        stale = [path for path, tables in shown.items() if not _shows(path, tables, write=not options.check)]
+        stale = [path for path, made in shown.items() if not shows(path, START, END, made, write=not options.check)]
     except SeqlmError as error:
         print(f"results: {error}", file=sys.stderr)
         return error.exit_code
     return int(bool(stale) and options.check)
-
-
-def _shows(path: Path, tables: str, write: bool) -> bool:
-    """Whether a page has these tables between its marks; they are put there if `write`."""
-    before = path.read_text(encoding="utf-8")
-    head, rest = before.split(START)
-    after = f"{head}{START}\n{tables}{END}{rest.split(END, 1)[1]}"
-    if write and after != before:
-        path.write_text(after, encoding="utf-8")
-    return after == before
 
 
 if __name__ == "__main__":

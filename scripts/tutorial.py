@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from marked import shows
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
@@ -102,9 +104,7 @@ def draw() -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     draw_textbook(record["textbook"], PAGES / "textbook.png")
     draw_side_by_side(record["cells"], PAGES / "cells.png")
-    page = PAGES / "language.md"
-    head, rest = page.read_text(encoding="utf-8").split(START)
-    page.write_text(f"{head}{START}\n{table(record)}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")
+    shows(PAGES / "language.md", START, END, f"{table(record)}\n", write=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -149,6 +150,17 @@ def seqlm(
     if check and done.returncode:
         raise AssertionError(f"seqlm {' '.join(given)} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def script(name: str):
+    """A file of scripts/ as a module of its own, which finds its siblings as when it is executed."""
+    folder = REPOSITORY / "scripts"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def compose(*overrides: str):

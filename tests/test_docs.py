@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import REPOSITORY, TINY, compose, seqlm
+from .conftest import REPOSITORY, TINY, compose, script, seqlm
 
 DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -89,17 +89,8 @@ def test_there_are_pages_with_something_to_check():
     assert len(PYTHON) >= 9 and len(COMMANDS) >= 80
 
 
-def tutorial():
-    spec = importlib.util.spec_from_file_location("tutorial", REPOSITORY / "scripts" / "tutorial.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_tutorial_shows_its_record():
-    import json
-
-    made = tutorial()
+    made = script("tutorial")
     record = json.loads(made.RECORD.read_text(encoding="utf-8"))
     page = (made.PAGES / "language.md").read_text(encoding="utf-8")
     assert f"{made.START}\n{made.table(record)}\n{made.END}" in page, "run: python scripts/tutorial.py draw"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from seqlm.errors import SeqlmError
 from seqlm.evaluation.reproduction import record_changes
 from seqlm.training.launch import train
 
-from ..conftest import REPOSITORY, compose
+from ..conftest import REPOSITORY, compose, script
 
 RECORDS = sorted((REPOSITORY / "results").glob("*.json"))
 
@@ -45,9 +44,7 @@ def test_records_are_of_the_experiments_that_there_are(path):
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """scripts/results.py with no records but those of `tmp_path`."""
-    spec = importlib.util.spec_from_file_location("results", REPOSITORY / "scripts" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script("results")
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     return module
 
