@@ -54,7 +54,7 @@ def assemble_session(
     with status("checking that all goes together"):
         task.check(config, model, data)
         check_model(model, ranks)
-        diagnosing = Diagnosing(config.diagnose.every if ranks.leads else None, task, model, data, device)
+        diagnosing = Diagnosing(config.diagnose.every, task, model, data, device)
     with status("choosing engines"), autocast(device, config.precision):
         for layer in (module for module in model.modules() if isinstance(module, Recurrent)):
             layer.plan_for(limits.bptt, -(-limits.batch_size // ranks.count // limits.accumulate))

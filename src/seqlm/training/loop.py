@@ -190,6 +190,8 @@ class Loop:
     def _look_inside(self) -> None:
         """Log weights, gradients and diagnoses, if they are due."""
         every, progress = self.session.config.train.log_parameters, self.progress
+        if not self.session.ranks.leads:
+            return
         if every and progress.step % every == 0:
             log_parameters(self.session.model, self.logger, progress.step, progress.tokens, self.agreed.elapsed())
         self.session.diagnosing.after_step(progress, self.logger, self.console.write)
