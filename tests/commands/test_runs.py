@@ -230,3 +230,5 @@ def test_the_loss_on_valid_is_drawn_and_running_says_how_far(home, capsys, monke
     monkeypatch.setattr(RunFolder, "status", lambda run, info=None: "running")
     assert "running 100%" in lines(capsys, "--filter", "name=first")[1]
     assert all(row["status"] == "running" for row in json.loads("\n".join(lines(capsys, "--json"))))
+    (home / "outputs" / "first" / "config.yaml").write_text("train: {steps: many}\n")
+    assert " running " in lines(capsys, "--filter", "name=first")[1], "nothing says how far, and all else is shown"

@@ -13,7 +13,7 @@ from typing import Any
 from ..config.metrics import Metric
 from ..errors import ConfigError
 from .folder import RunFolder
-from .table import DAMAGED, share_of, sparkline, summarize
+from .table import DAMAGED, RunSummary, share_of, sparkline, summarize
 
 # Columns to the left, then numbers; metrics stand between steps and tokens/s.
 TEXTS = ("name", "status", "model", "experiment", "seed", "overrides", "tags", "note", "date")
@@ -52,11 +52,11 @@ def row_of(run: RunFolder, name: str) -> Row:
     """A run as a row; a damaged one is a row too."""
     try:
         info = run.info()
-        found = summarize(run, info)
+        found, status = summarize(run, info), run.status(info)
         overrides = [str(word) for word in info.get("overrides") or []]
         facts: dict[str, Any] = {
             "name": name,
-            "status": run.status(info),
+            "status": status,
             "model": model_of(info),
             "experiment": info.get("choices", {}).get("experiment"),
             "seed": info.get("seed"),
@@ -70,7 +70,7 @@ def row_of(run: RunFolder, name: str) -> Row:
             **{f"test {metric}": value for metric, value in found.test.items()},
             "valid": found.valid.get(found.shown),
             "test": found.test.get(found.shown),
-            "done": _share_done(run) if run.status(info) == "running" else None,
+            "done": _share_done(run, found) if status == "running" else None,
             "tokens/s": round(found.tokens / found.seconds) if found.tokens and found.seconds else None,
         }
         typed = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
@@ -79,10 +79,12 @@ def row_of(run: RunFolder, name: str) -> Row:
         return Row({"name": name, "status": "damaged"})
 
 
-def _share_done(run: RunFolder) -> float | None:
-    """How far a run has come that trains now, 0 to 1; None if nothing says it."""
-    records = run.records()
-    return share_of(run, records[-1]) if records else None
+def _share_done(run: RunFolder, found: RunSummary) -> float | None:
+    """How far a run has come that trains now, 0 to 1; None if its config cannot be read."""
+    try:
+        return share_of(run, {"step": found.steps or 0, "tokens": found.tokens or 0, "seconds": found.seconds or 0.0})
+    except ConfigError:
+        return None
 
 
 def curve_of(row: Row) -> str | None:
