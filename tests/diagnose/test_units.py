@@ -85,3 +85,9 @@ def test_units_to_draw_are_the_telling_ones_first():
 def test_the_stretch_that_is_drawn_has_something_to_show():
     assert most_varied(list("a" * 50 + 'b "c 1" (d) e' + "a" * 40), 20) == 40
     assert most_varied(list("short"), 20) == 0
+
+
+def test_one_long_token_does_not_widen_all():
+    """An array of texts is as wide as its longest: a megabyte for each token would be 20 GB."""
+    words = ["a" * 2**20, *(chr(98 + token) for token in range(V - 1))]
+    assert states_of(model_of(ElmanCell(E, H)), text(9, 3), words).pieces.nbytes < 27 * 4 * 100

@@ -21,6 +21,7 @@ from .unrolled import named_states, unroll
 MOST = 20_000  # tokens that are read for the ranking: states of all of them are held at once
 SHOWN = 5  # units of a ranking
 SHIFTS = 100
+LONGEST = 64  # characters of a token that are kept: an array of texts is as wide as its longest
 RAREST = 20  # tokens with a property, in either half of the text
 
 
@@ -65,7 +66,7 @@ class States:
     """States of every layer on a text.
 
     Args:
-        pieces: (T, B) tokens as they are written
+        pieces: (T, B) tokens as they are written, of very long ones the beginning
         tokens: (T, B) their numbers
         states: (T, B, H) of each layer and tensor of its carry, after the token was read
     """
@@ -89,7 +90,7 @@ def states_of(model: LanguageModel, tokens: Tensor, vocabulary: list[str]) -> St
     names = [(layer, state) for layer, state, _ in named_states(model)]
     ids = tokens.cpu().numpy()
     states = {name: values.flatten(2).float().cpu().numpy() for name, values in zip(names, parts, strict=True)}
-    return States(np.array(vocabulary)[ids], ids, states)
+    return States(np.array([piece[:LONGEST] for piece in vocabulary])[ids], ids, states)
 
 
 def rank_units(found: States) -> list[Ranking]:
