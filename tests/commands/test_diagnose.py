@@ -75,6 +75,7 @@ def test_a_model_that_reads_from_both_ends(home):
      (["lstm", "states=x.txt"], "states=x.txt must end in .npz"), (["lstm", "text=''"], "text='' holds no token"),
      (["lstm", "states=none/x.npz"], "there is no folder none"),
      (["lstm", "both", "states=x.npz"], "keeps the states of one run, not of 2"),
+     (["demo", "rows=3"], "rows=3 figures=false does nothing for seqlm diagnose demo, which takes lags=..."),
      (["lstm", "--pdf"], "seqlm diagnose knows no --pdf"), (["lstm", "split=all"], "split=all")],
 )  # fmt: skip
 def test_refused(home, words, message):

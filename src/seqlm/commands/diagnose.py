@@ -33,7 +33,9 @@ def main(words: Sequence[str]) -> None:
     if picture and picture.suffix not in SUFFIXES:
         raise ConfigError(f"--png={picture} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if folders == [TEXTBOOK]:
-        return _textbook(options, as_json, picture)
+        if idle := [word for word in rest if not word.startswith("lags=")]:
+            raise ConfigError(f"{' '.join(idle)} does nothing for seqlm diagnose {TEXTBOOK}, which takes lags=...")
+        return _textbook(options.lags, as_json, picture)
     if len(folders) == 1 and picture:
         raise ConfigError("--png FILE shows several runs side by side; the pictures of one are in its folder")
     check_states(options, len(folders))
@@ -86,8 +88,8 @@ def check_states(options: DiagnoseConfig, runs: int) -> None:
         raise ConfigError(f"states={options.states} keeps the states of one run, not of {runs}")
 
 
-def _textbook(options: DiagnoseConfig, as_json: bool, picture: Path | None) -> None:
-    """The experiment of the textbooks, `lags` steps long."""
+def _textbook(lags: int, as_json: bool, picture: Path | None) -> None:
+    """The experiment of the textbooks, so many steps long."""
     if Path("outputs", TEXTBOOK).is_dir():
         print(f"note: this is the textbook's experiment; the run of this name is outputs/{TEXTBOOK}", file=sys.stderr)
     if picture:
@@ -96,7 +98,7 @@ def _textbook(options: DiagnoseConfig, as_json: bool, picture: Path | None) -> N
         pyplot()
     with status("loading torch"):
         from ..diagnose.textbook import lines, textbook
-    found = textbook(options.lags)
+    found = textbook(lags)
     print(to_json(found) if as_json else labelled(lines(found), sys.stdout), flush=True)
     if picture:
         from ..diagnose.figures import draw_textbook
