@@ -96,12 +96,12 @@ def main(words: Sequence[str]) -> None:
     why = incomparable(settings)
     settings.sort(key=(lambda setting: setting.names) if why else (lambda setting: setting.rank))
     differing = [key for key in _keys(settings) if len({_canonical(one.config, key) for one in settings}) > 1]
-    columns = unsorted = _columns(settings, differing)
+    columns = _columns(settings, differing)
     order = f"by name: {why}" if why else f"best first by {settings[0].runs[0].summary.monitor} on valid"
     if page:
         from .comparing import write_page
 
-        write_page(page, settings, unsorted, _summary(settings, order), why)
+        write_page(page, settings, columns, _summary(settings, order), why)
     if sort:
         columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
     if file:

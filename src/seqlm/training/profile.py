@@ -56,18 +56,19 @@ class Profile(Callback):
         whole = sum(one.cpu_time_total for one in events if one.key.startswith("ProfilerStep")) or 1.0
         by_part = {one.key: one.cpu_time_total for one in events if one.key in PARTS}
         by_part["the rest"] = whole - sum(by_part.values())
-        of_cuda = torch.cuda.is_available()
         lines = [f"profile of {self.steps} steps, {whole / self.steps / 1e3:.1f} ms a step; trace: {path}"]
         lines += [f"  {name:<24}{_shown(time, whole, self.steps)}" for name, time in by_part.items()]
-        own = sorted(
-            (one for one in events if one.key not in PARTS and not one.key.startswith("ProfilerStep")),
-            key=lambda one: -(one.self_device_time_total if of_cuda else one.self_cpu_time_total),
-        )
         lines.append("  by operation, without those that it calls:")
-        for one in own[:MOST]:
-            time = one.self_device_time_total if of_cuda else one.self_cpu_time_total
-            lines.append(f"  {one.key[:23]:<24}{_shown(time, whole, self.steps)}  {one.count / self.steps:8.1f} calls")
+        own = {one: _own_time(one) for one in events if one.key not in PARTS and not one.key.startswith("ProfilerStep")}
+        for one in sorted(own, key=own.__getitem__, reverse=True)[:MOST]:
+            calls = f"{one.count / self.steps:8.1f} calls"
+            lines.append(f"  {one.key[:23]:<24}{_shown(own[one], whole, self.steps)}  {calls}")
         print("\n".join(lines), flush=True)
+
+
+def _own_time(event: Any) -> float:
+    """Microseconds of an operation itself, on the device that computes."""
+    return float(event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total)
 
 
 def _shown(microseconds: float, whole: float, steps: int) -> str:
