@@ -45,6 +45,8 @@ def test_what_the_singular_value_says_and_what_not(found):
     for one in found["sent"]:
         if one["bound"] is not None:
             assert (np.array(one["norm"]) <= np.array(one["bound"]) * (1 + 1e-9)).all()
+            np.testing.assert_allclose(one["bound"], one["norm"][0] * one["sigma"] ** np.arange(31), rtol=1e-9)
+            assert one["sigma"] > 1.5 * one["radius"], "of a random matrix"
     sent = named(found)
     assert sent["W of 0.4, no f"]["sigma"] < 1 and sent["W of 0.4, no f"]["factor"] < 1, "enough to vanish"
     assert sent["W of 0.7, no f"]["sigma"] > 1 and sent["W of 0.7, no f"]["factor"] < 1, "not enough to explode"

@@ -62,6 +62,16 @@ def test_chance_is_no_insight():
     assert all(0 < one.chance < 0.12 for one in ranked)
 
 
+def test_a_unit_is_scored_on_the_half_that_it_was_not_chosen_on():
+    found = made({})
+    inside = np.stack([properties(found.pieces[:, row].tolist())["inside quotes"] for row in range(8)], 1)
+    found.states[0, "h"][:, :4, 7] += 2 * inside[:, :4]  # on the first half alone
+    found.states[1, "c"][..., 3] += np.where(np.arange(8) < 4, 1.0, -1.0) * inside  # the other way round on the second
+    first, second, *_ = next(one for one in rank_units(found) if one.name == "inside quotes").units
+    assert (first.layer, first.unit) == (0, 7) and abs(first.score) < 0.1
+    assert (second.layer, second.unit) == (1, 3) and second.score < -0.3
+
+
 def test_states_are_those_of_the_model(tmp_path):
     model, tokens = model_of(LSTMCell(E, H), ElmanCell(H, H)), text(9, 3)
     found = states_of(model, tokens, [chr(97 + token) for token in range(V)])

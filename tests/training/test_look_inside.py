@@ -13,6 +13,8 @@ from seqlm.commands.eval import evaluate_run
 from seqlm.errors import ConfigError, Stopped
 from seqlm.runs.folder import RunFolder
 from seqlm.training.launch import resume, train
+from seqlm.training.loggers.base import Logger, Opening
+from seqlm.training.loggers.run_logger import RunLogger
 
 from ..conftest import seqlm, tiny
 from .test_resume import stop_at
@@ -55,8 +57,9 @@ def test_weights_and_gradients_on_request(tmp_path, plain):
 
 def test_diagnoses_while_a_run_trains(tmp_path, plain):
     pytest.importorskip("matplotlib")
-    words = ["diagnose.every=20", "data.tokens=8000"]
-    train(tiny(tmp_path, "data.tokens=8000", name="plain"), {})
+    common = ["data.tokens=8000", "model.dropout.hidden=0.3"]
+    words = [*common, "diagnose.every=20"]
+    train(tiny(tmp_path, *common, name="plain"), {})
     train(tiny(tmp_path, *words), {})
     run = RunFolder(tmp_path / "run")
     assert losses(run.path) == losses(tmp_path / "plain"), "it draws nothing, and leaves the model in train mode"
@@ -103,6 +106,28 @@ def test_points_over_tokens(tmp_path, monkeypatch):
     assert all(one.step in at.values() for one in seen.Scalars("test/ppl"))
     with pytest.raises(ConfigError, match=r"logger.tensorboard.x_axis=epoch should be one of step, tokens"):
         train(tiny(tmp_path, "logger.tensorboard.x_axis=epoch", name="other"), {})
+
+
+def test_a_run_that_goes_back_goes_back_in_tokens(tmp_path):
+    class Heard(Logger):
+        local, x_axis = True, "tokens"
+
+        def open(self, opening):
+            self.steps = [opening.step]
+
+        def back_to(self, step):
+            self.steps.append(step)
+
+        def scalars(self, step, values):
+            self.steps.append(step)
+
+    heard = Heard()
+    logger = RunLogger(Opening(tmp_path, 3, False, tokens=300), {"heard": heard})
+    logger.scalars(4, 400, 1.0, {"train/loss": 1.0})
+    logger.back_to(2, 200)
+    logger.best(3, 300, "ppl", 4.0)
+    logger.close("finished")
+    assert heard.steps == [300, 400, 200, 300]
 
 
 def test_where_the_time_of_a_step_goes(tmp_path):
