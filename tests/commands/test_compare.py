@@ -14,6 +14,7 @@ import pytest
 
 from seqlm.commands.compare import _mean, main
 from seqlm.commands.runs import main as list_runs
+from seqlm.commands.words import path_to_write
 from seqlm.errors import ConfigError
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
@@ -280,6 +281,7 @@ def test_a_damaged_run_is_left_out_and_named(runs, capsys, file, text):
         (["gru", "fast-1", "--json"], "--json needs a file: --json FILE"),
         (["gru", "fast-1", "--json="], "--json needs a file: --json FILE"),
         (["gru", "fast-1", "--json", "."], "--json=. is a folder"),
+        (["gru", "fast-1", "--json", "/dev/null"], "--json=/dev/null is a device or a pipe"),
         (["gru", "fast-1", "--json", "no/x.json"], "--json=no/x.json cannot be written: there is no folder no"),
     ],
 )
@@ -287,6 +289,16 @@ def test_what_cannot_be_compared(runs, monkeypatch, words, message):
     monkeypatch.chdir(runs)
     with pytest.raises(ConfigError, match=message):
         main(words)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_computed(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "there" / "x.json")
+    assert path_to_write("--json=link.json", str(tmp_path / "link.json")) == tmp_path / "there" / "x.json"
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "there")
+    assert path_to_write("--json=x.json", str(tmp_path / "x.json")) == tmp_path / "x.json"
+    with pytest.raises(ConfigError, match="--json=link.json cannot be written: nothing may be written into .*there"):
+        path_to_write("--json=link.json", str(tmp_path / "link.json"))
 
 
 def test_runs_are_named_as_seqlm_runs_names_them(runs, tmp_path, monkeypatch, capsys):

@@ -74,11 +74,13 @@ def test_a_model_that_reads_from_both_ends(home):
      (["lstm", "both", "--png", "x.foo"], "--png=x.foo must end in .png, .svg or .pdf"),
      (["lstm", "states=x.txt"], "states=x.txt must end in .npz"), (["lstm", "text=''"], "text='' holds no token"),
      (["lstm", "states=none/x.npz"], "there is no folder none"),
+     (["lstm", "states=folder.npz"], "states=folder.npz is a folder"),
      (["lstm", "both", "states=x.npz"], "keeps the states of one run, not of 2"),
      (["demo", "rows=3"], "rows=3 figures=false does nothing for seqlm diagnose demo, which takes lags=..."),
      (["lstm", "--pdf"], "seqlm diagnose knows no --pdf"), (["lstm", "split=all"], "split=all")],
 )  # fmt: skip
 def test_refused(home, words, message):
+    (home / "folder.npz").mkdir(exist_ok=True)
     done = seqlm("diagnose", *words, "figures=false", cwd=home, check=False)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) <= 3
 

@@ -13,6 +13,7 @@ from seqlm.cells.lstm import LSTMCarry
 from seqlm.cells.min_gru import MinGRUCell
 from seqlm.cells.min_lstm import MinLSTMCell
 from seqlm.cells.qrnn import QRNNCell
+from seqlm.cells.rhn import RHNCell
 from seqlm.config.build import build
 from seqlm.diagnose.gates import gates
 from seqlm.diagnose.gradients import gradient_by_lag
@@ -129,10 +130,15 @@ def test_the_bound_holds_and_needs_the_slope():
 
 
 def test_blocks_of_gates_have_a_spectrum_each():
-    found = spectra(model_of(LSTMCell(E, H), GRUCell(H, H)))
-    assert [(one.layer, one.name) for one in found] == [
-        *((0, f"weight_hh[{block}]") for block in range(4)), *((1, f"weight_hh[{block}]") for block in range(3)),
-    ]  # fmt: skip
+    def names(cell):
+        return [one.name for one in spectra(model_of(cell))]
+
+    assert names(LSTMCell(E, H)) == [f"weight_hh[{gate}]" for gate in ("input", "forget", "candidate", "output")]
+    assert names(LSTMCell(E, H, input_gate="coupled")) == names(LSTMCell(E, H))[1:]
+    assert (
+        names(GRUCell(E, H, reset="none")) == names(GRUCell(E, H))[1:] == ["weight_hh[update]", "weight_hh[candidate]"]
+    )
+    assert names(ElmanCell(E, H)) == ["weight_hh"] and names(RHNCell(E, H, depth=2))[3] == "weight_hh[3]"
 
 
 def test_gates_of_a_cell_made_by_hand():
@@ -161,6 +167,7 @@ def test_gates_are_those_that_cells_name(name, extra):
     found = gates(model, text(6, 2))
     assert "bind" not in vars(cell) and torch.equal(before, unroll(model, text(6, 2)).tops[-1])
     assert [one.name for one in found] == [name for name in cell.gate_names if name]
+    assert not cell.block_names or len(cell.weight_hh) == len(cell.block_names) * H
     assert sum(one.half_lives is not None for one in found) == bool(cell.gate_names)
     assert all(len(one.half_lives or [0] * H) == H for one in found)
 

@@ -85,6 +85,7 @@ class Cell(nn.Module, ABC):
     input_size: int
     output_size: int  # declared, never guessed: a Jordan cell's output is not its hidden layer
     supports: Collection[str] = frozenset()  # fields of RecurrentDropout that it has; any other is refused
+    block_names: tuple[str, ...] = ()  # of the blocks of `weight_hh`, in their order
     gate_names: tuple[str, ...] = ()  # of a step's sigmoids, in their order; "" for one that is no gate
     kept_by: str = ""  # the gate that the old state is multiplied by: forget, update, or 1-update
     dropout = RecurrentDropout()  # inside the recurrence; set by `regularise`

@@ -26,6 +26,7 @@ class GRUCell(GatedCell):
     """
 
     num_gates = 3  # 2 with reset="none"
+    block_names: tuple[str, ...] = ("reset", "update", "candidate")
     kept_by = "update"
 
     def __init__(
@@ -41,7 +42,7 @@ class GRUCell(GatedCell):
         self.reset, self.num_gates = reset, 2 if reset == "none" else 3
         self.gate_names = {"after": ("update", "reset"), "before": ("reset", "update"), "none": ("update",)}[reset]
         if reset == "none":
-            self.kept_by = "1-update"
+            self.block_names, self.kept_by = self.block_names[1:], "1-update"
         super().__init__(input_size, hidden_size, bias=bias)
 
     @property

@@ -21,6 +21,7 @@ class LayerNormGRUCell(GatedCell):
     """
 
     num_gates = 3
+    block_names = ("reset", "update", "candidate")
     gate_names, kept_by = ("reset", "update"), "update"
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:

@@ -30,6 +30,7 @@ class LSTMCell(GatedCell):
     """
 
     num_gates, carry_type = 4, LSTMCarry
+    block_names: tuple[str, ...] = ("input", "forget", "candidate", "output")
     gate_names: tuple[str, ...] = ("forget", "input", "output")
     kept_by = "forget"
 
@@ -49,7 +50,7 @@ class LSTMCell(GatedCell):
         self.forget_bias, self.input_gate = forget_bias, input_gate
         self.num_gates = 3 if input_gate == "coupled" else 4
         if input_gate == "coupled":
-            self.gate_names = ("forget", "output")
+            self.block_names, self.gate_names = self.block_names[1:], ("forget", "output")
         super().__init__(input_size, hidden_size, bias=bias)
 
     def reset_parameters(self, scale: float | None = None) -> None:

@@ -21,6 +21,7 @@ class PeepholeLSTMCell(GatedCell):
     """
 
     num_gates, carry_type = 4, LSTMCarry
+    block_names = ("input", "forget", "candidate", "output")
     gate_names, kept_by = ("forget", "input", "output"), "forget"
 
     def __init__(self, input_size: int, hidden_size: int, *, bias: bool = True) -> None:

@@ -14,7 +14,7 @@ from ..files import to_json, write_atomically, writing
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import labelled, status
-from .words import is_place, pop_file, refuse_flags
+from .words import is_place, path_to_write, pop_file, refuse_flags
 
 SUFFIXES = (".png", ".svg", ".pdf")
 TEXTBOOK = "demo"  # in place of a run
@@ -79,11 +79,9 @@ def check_states(options: DiagnoseConfig, runs: int) -> None:
     """Raise ConfigError for a `states` that could not be written."""
     if options.states is None:
         return
-    path = Path(options.states).expanduser()
-    if path.suffix != ".npz":
+    if Path(options.states).suffix != ".npz":
         raise ConfigError(f"states={options.states} must end in .npz")
-    if not path.parent.is_dir():
-        raise ConfigError(f"states={options.states} cannot be written: there is no folder {path.parent}")
+    path_to_write(f"states={options.states}", options.states)
     if runs > 1:
         raise ConfigError(f"states={options.states} keeps the states of one run, not of {runs}")
 

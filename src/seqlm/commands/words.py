@@ -56,16 +56,31 @@ def pop_option(words: Words, flag: str, what: str) -> tuple[list[str], str | Non
 def pop_file(words: Sequence[str], flag: str) -> tuple[list[str], Path | None]:
     """The words of a command line without `flag FILE` or `flag=FILE`, and FILE, which is to be written.
 
-    Raises ConfigError if it cannot be: a folder, or in none.
+    Raises ConfigError if it cannot be.
     """
     words, file = pop_option(words, flag, f"a file: {flag} FILE")
     if file is None:
         return words, None
-    path = Path(os.path.expanduser(file))
     if file.startswith("-"):
         raise ConfigError(f"{flag} needs a file: {flag} FILE")
+    return words, path_to_write(f"{flag}={file}", file)
+
+
+def path_to_write(given: str, file: str) -> Path:
+    """The path of a file that is to be written, where links lead; `given` is the word of the command line.
+
+    Raises ConfigError if it cannot be written, before anything is computed. Files are replaced when they are whole, so
+    that a pipe or a device will not do.
+    """
+    path = Path(os.path.expanduser(file))
     if path.is_dir():
-        raise ConfigError(f"{flag}={file} is a folder, not a file")
+        raise ConfigError(f"{given} is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{given} is a device or a pipe, not a file")
+    if path.is_symlink():
+        path = path.resolve()
     if not path.parent.is_dir():
-        raise ConfigError(f"{flag}={file} cannot be written: there is no folder {path.parent}")
-    return words, path
+        raise ConfigError(f"{given} cannot be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{given} cannot be written: nothing may be written into the folder {path.parent}")
+    return path

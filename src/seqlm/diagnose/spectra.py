@@ -17,7 +17,7 @@ class Spectrum:
 
     Args:
         layer: number of the layer, from 0
-        name: of the weight, and the number of the block where there are several
+        name: of the weight, and of the block where there are several: its number if the cell has no `block_names`
         singular: its singular values, the largest first: the most and the least that it stretches a vector
         radius: the largest absolute value of an eigenvalue: how it stretches a vector in the long run
         orthogonality: || W^T W - I ||_F / sqrt(H), 0 if it turns a vector and does not change its length
@@ -47,9 +47,9 @@ def spectra(model: nn.Module) -> list[Spectrum]:
         if not isinstance(weight, Tensor) or weight.dim() != 2 or weight.shape[0] % weight.shape[1]:
             continue
         blocks = weight.detach().double().cpu().split(weight.shape[1])
-        for number, block in enumerate(blocks):
-            name = "weight_hh" if len(blocks) == 1 else f"weight_hh[{number}]"
-            found.append(spectrum_of(block, layer, name))
+        names = cell.block_names if len(cell.block_names) == len(blocks) else range(len(blocks))
+        for name, block in zip(names, blocks, strict=True):
+            found.append(spectrum_of(block, layer, "weight_hh" if len(blocks) == 1 else f"weight_hh[{name}]"))
     return found
 
 

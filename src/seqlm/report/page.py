@@ -62,8 +62,8 @@ def html(page: Page, version: str) -> str:
     drawn = page.settings[:DRAWN]
     more = len(page.settings) - len(drawn)
     about = (
-        "A line is the mean over seeds, the band around it reaches from the least to the largest. Each point is the "
-        "mean of what was logged since the one before; nothing else is smoothed."
+        "A line is the mean over seeds, the band around it reaches from the least to the largest; both end with the "
+        "shortest run. Each point is the mean of what was logged since the one before; nothing else is smoothed."
     ) + f" Drawn are the {'best' if page.ranked else 'first'} {DRAWN} of {len(page.settings)} settings." * (more > 0)
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     return template.substitute(

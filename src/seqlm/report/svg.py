@@ -81,7 +81,9 @@ def legend(names: Sequence[str]) -> str:
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     """Round numbers between two, which are logarithms if `log`."""
     if log:
-        found = [digit * 10**power for power in range(math.floor(low), math.ceil(high) + 1) for digit in (1, 2, 5)]
+        every, digits = math.ceil((high - low) / 6), (1, 2, 5) if high - low < 2 else (1,)
+        powers = [power for power in range(math.floor(low), math.ceil(high) + 1) if power % every == 0]
+        found = [digit * 10.0**power for power in powers for digit in digits]
         inside = [value for value in found if low <= math.log10(value) <= high]
         return inside if len(inside) > 1 else [10**low, 10**high]
     step = 10 ** math.floor(math.log10((high - low) / 4))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """The two-sided p-value of Welch's t-test; None for fewer than two numbers on either side.
+    """The two-sided p-value of Welch's t-test; None for fewer than two numbers on either side, or if none of them vary.
 
     t = (m_1 - m_2) / sqrt(s_1^2 / n_1 + s_2^2 / n_2), with the degrees of freedom of Welch and Satterthwaite. The
     probability of a difference at least as large if the means are equal: small numbers of seeds make it large. B. L.
@@ -19,7 +19,7 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     shares = [statistics.variance(values) / len(values) for values in (one, other)]
     difference = statistics.fmean(one) - statistics.fmean(other)
     if sum(shares) == 0:
-        return 1.0 if difference == 0 else 0.0
+        return None
     t = difference / math.sqrt(sum(shares))
     freedom = sum(shares) ** 2 / sum(
         share**2 / (len(values) - 1) for share, values in zip(shares, (one, other), strict=True)
