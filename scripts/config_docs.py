@@ -1,21 +1,23 @@
-"""docs/config.md, made from the YAML files of configs/ and their comments.
+"""docs/config.md and docs/recipes.md, made from the YAML files of configs/ and their comments.
 
-python scripts/config_docs.py           rewrite the page
-python scripts/config_docs.py --check   fail if it does not show what configs/ says
+python scripts/config_docs.py           rewrite the pages
+python scripts/config_docs.py --check   fail if they do not show what configs/ says
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from textwrap import dedent
 
 from seqlm.commands.verbs import VERBS
 from seqlm.config.reference import Key, Page, Reference, read_page
 from seqlm.config.tree import find_configs
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "config.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 HEAD = """# Keys and options
 
 <!-- Made by scripts/config_docs.py from the comments in configs/; change those. -->
@@ -24,6 +26,15 @@ HEAD = """# Keys and options
 overrides keys. A folder of your own with the same layout, `--config-dir DIR`, adds options. `seqlm VERB --help` shows
 the keys of a verb on the terminal, `seqlm train model=gru --help` those of other options, and `--cfg job` what is
 composed.
+"""
+RECIPES = """# Recipes
+
+<!-- Made by scripts/config_docs.py from configs/experiment/; change those. -->
+
+A recipe is a file of `configs/experiment/`: the settings of a paper, or of the code of its authors, with the published
+numbers and how these are counted ([protocols](protocols.md)). `seqlm train experiment=NAME` takes one, keys behind
+it override what it sets, and [Results](results.md) has what each reached here. One that names another recipe in its
+`defaults` is that recipe with the differences below.
 """
 
 
@@ -91,22 +102,43 @@ def _text(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
 
 
+def recipes() -> str:
+    """Each recipe: the comment at the head of its file, as prose and commands, then all that it sets."""
+    parts = [RECIPES]
+    for path in sorted((find_configs() / "experiment").glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        count = next(index for index, line in enumerate(lines) if not line.startswith("#"))
+        keys = "\n".join(lines[count:]).strip()
+        about = "\n".join(_prose(_page(f"experiment/{path.stem}").about))
+        parts.append(f"## {path.stem}\n\n{about}\n```yaml\n{keys}\n```\n")
+    return "\n".join(parts)
+
+
+def _prose(lines: Sequence[str]) -> Iterator[str]:
+    """Paragraphs, with indented lines as code."""
+    for indented, part in groupby(lines, lambda line: line.startswith(" ")):
+        text = list(part)
+        yield from ["```text", dedent("\n".join(text)), "```"] if indented else map(_text, text)
+
+
 def _page(name: str) -> Page:
     return read_page(find_configs() / f"{name}.yaml")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if the page is stale")
-    made = page()
-    if parser.parse_args().check:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != made:
-            print(f"{PAGE} is stale: python scripts/config_docs.py", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(made, encoding="utf-8")
-    return 0
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is stale")
+    check = parser.parse_args().check
+    stale = [path for path, made in PAGES.items() if not path.is_file() or path.read_text(encoding="utf-8") != made()]
+    for path in stale:
+        if check:
+            print(f"{path} is stale: python scripts/config_docs.py", file=sys.stderr)
+        else:
+            path.write_text(PAGES[path](), encoding="utf-8")
+    return int(check and bool(stale))
 
+
+PAGES = {DOCS / "config.md": page, DOCS / "recipes.md": recipes}
 
 if __name__ == "__main__":
     sys.exit(main())

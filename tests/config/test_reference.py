@@ -113,3 +113,5 @@ def test_docs_show_what_configs_say(tmp_path):
     page = (REPOSITORY / "docs" / "config.md").read_text()
     for text in ("| `train.bptt` | `64` |", "## model/cell=", "| `lstm` (default) |", "## seqlm eval RUN"):
         assert text in page
+    page = (REPOSITORY / "docs" / "recipes.md").read_text()
+    assert all(f"\n## {path.stem}\n" in page for path in (CONFIGS / "experiment").glob("*.yaml"))
