@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,12 +84,17 @@ def html(page: Page, version: str) -> str:
 
 def _table(columns: Sequence[Sequence[str]], ranked: bool) -> str:
     titles, *rows = zip(*columns, strict=True)
-    head = "".join(f'<th scope="col"><button>{escape(title)}</button></th>' for title in titles)
+    head = "".join(f'<th scope="col"><button>{_with_breaks(title)}</button></th>' for title in titles)
     lines = []
     for place, row in enumerate(rows):
         cells = "".join(f"<td{WRAPPED * (len(cell) > LONG)}>{escape(cell)}</td>" for cell in row)
         lines.append(f"<tr{BEST * (ranked and place == 0)}>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _with_breaks(key: str) -> str:
+    """A key that may be broken behind its dots and underscores, which a narrow sheet of paper asks for."""
+    return re.sub(r"([._])", r"\1<wbr>", escape(key))
 
 
 def _section(axis: str, x_title: str, page: Page, drawn: Sequence[Shown]) -> str:
