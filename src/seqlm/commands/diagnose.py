@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> None:
         diagnosed[name] = found
         files = _keep(run.folder.path / "diagnose", found, options)
         if not as_json:
-            kept = ", ".join(str(file) for file in files) or str(run.folder.path / "diagnose" / "summary.json")
+            kept = f"{run.folder.path / 'diagnose'}: {', '.join(['summary.json', *(file.name for file in files)])}"
             end = "\n\n" if len(folders) > 1 else "\n"
             print(labelled([*rows(found), ("kept in", kept)], sys.stdout), end=end, flush=True)
     if as_json:

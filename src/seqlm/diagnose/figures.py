@@ -92,12 +92,12 @@ def draw_units(axis: Any, found: Mapping[str, Any]) -> None:
     names, pieces = list(found["activations"]), found["pieces"]
     values = np.array([found["activations"][name] for name in names])
     values /= np.abs(values).max(1, keepdims=True).clip(1e-9)
-    axis.imshow(values, aspect="auto", cmap="PuOr", vmin=-1, vmax=1, interpolation="nearest")
+    axis.imshow(values, aspect="auto", cmap="cividis", vmin=-1, vmax=1, interpolation="nearest")
     axis.set_yticks(range(len(names)), names, fontsize=6)
     written = [piece.replace("\n", "⏎").replace(" ", "␣") for piece in pieces]
     single = all(len(piece) == 1 for piece in written)
     axis.set_xticks(range(len(pieces)), written, fontsize=6, rotation=0 if single else 90)
-    axis.set_xlabel("tokens; orange is negative, purple positive, up to the largest of the row")
+    axis.set_xlabel("tokens; dark is negative, bright positive, up to the largest of the row")
 
 
 PANELS: dict[str, Callable[[Any, Any], None]] = {
