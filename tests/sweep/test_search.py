@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from seqlm.commands.compare import main as compare
 from seqlm.commands.searching import print_findings
 from seqlm.config.values import verb_config
 from seqlm.config.verb_schema import SweepConfig
@@ -211,8 +213,12 @@ def test_several_objectives_have_a_front(tmp_path, capsys):
     jobs = [run(search), run(search)]
     sizes = [RunFolder(job.place.run.path).info()["parameters"]["total"] for job in jobs]
     assert [one.values[1] for one in trials(plan)] == sizes
-    print_findings(plan.folder)
+    compare([str(plan.folder), "--json", str(tmp_path / "found.json")])
     assert "Pareto" in capsys.readouterr().out
+    (found,) = json.loads((tmp_path / "found.json").read_text())["searches"].values()
+    assert found["trials"] == {"complete": 2} and found["objectives"] == ["loss", "parameters"]
+    least = {one["values"]["parameters"] for one in found["front"]}
+    assert min(sizes) in least and all(Path(one["run"]).is_dir() and one["words"] for one in found["front"])
 
 
 def test_a_search_of_something_else_is_refused(tmp_path):

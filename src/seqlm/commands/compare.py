@@ -23,7 +23,6 @@ from ..config.comparison import IGNORED_KEYS, canonical, telling_config, with_mi
 from ..config.keys import dotted
 from ..config.values import as_typed, load_config
 from ..errors import ConfigError
-from ..files import to_json, write_atomically
 from ..runs.folder import OUTPUTS, RunFolder, find_runs
 from ..runs.listing import as_value
 from ..runs.sealed import is_as_written
@@ -34,7 +33,6 @@ from .words import pop_file, pop_flag, pop_option, refuse_flags
 
 DATA = "data fingerprint"  # of train and of valid
 HISTORY = "resumed with"
-FACTS = ("seed", "device", "hardware", "seqlm", "torch")
 
 
 class ComparedRun(NamedTuple):
@@ -105,7 +103,10 @@ def main(words: Sequence[str]) -> None:
     if sort:
         columns, order = _sorted(columns, sort), f"by {sort.removeprefix('-')}"
     if file:
-        write_atomically(file, to_json(_record(settings, differing, why), indent=1) + "\n")
+        from .comparing import write_record
+
+        same = {key: settings[0].config.get(key) for key in _keys(settings) if key not in differing}
+        write_record(file, settings, differing, same, why, [_folder(place) for place in places])
     if as_csv:
         csv.writer(sys.stdout).writerows(zip(*columns, strict=True))
         return
@@ -286,21 +287,3 @@ def _mean(values: Sequence[float | None], digits: int) -> str:
     else:
         text = f"{statistics.fmean(known):.{digits}f} ± {statistics.stdev(known):.{digits}f}"
     return text + f" ({len(known)} of {len(values)})" * (0 < len(known) < len(values))
-
-
-def _record(settings: Sequence[Setting], differing: Sequence[str], why: str) -> dict[str, Any]:
-    """The comparison as JSON."""
-    rows = [
-        {
-            "config": {key: setting.config[key] for key in differing if key in setting.config},
-            "duplicates": [str(double.run.path) for double, _ in setting.duplicates],
-            "runs": [
-                {"path": str(one.run.path), "status": one.status, **{key: one.info.get(key) for key in FACTS}}
-                | {key: value for key, value in one.summary._asdict().items() if key != "metrics"}
-                for one in setting.runs
-            ],
-        }
-        for setting in settings
-    ]
-    same = {key: settings[0].config.get(key) for key in _keys(settings) if key not in differing}
-    return {"incomparable": why or None, "same": same, "settings": rows}

@@ -1,23 +1,28 @@
-"""`seqlm compare --html FILE`: the comparison as a page, with curves, samples, and the confidence of differences."""
+"""`seqlm compare --html FILE`: the comparison as a page, with curves, samples, and the confidence of differences.
+
+And `--json FILE`: the comparison for programs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ConfigError
-from ..files import read_bounded, write_atomically
+from ..files import read_bounded, to_json, write_atomically
 from ..report.curves import generalisation_gap
 from ..report.page import Page, Shown, html
 from ..report.welch import welch
 from ..terminal import status
+from .searching import search_record
 
 if TYPE_CHECKING:
     from .compare import ComparedRun, Setting
 
 SAMPLE_BYTES = 1 << 16
+FACTS = ("seed", "device", "hardware", "seqlm", "torch")  # of a run
 
 
 def write_page(
@@ -96,3 +101,29 @@ def _sample(one: ComparedRun) -> str:
         return "" if newest is None else read_bounded(newest, SAMPLE_BYTES).decode("utf-8", "replace")
     except (OSError, ConfigError):
         return ""
+
+
+def write_record(
+    path: Path,
+    settings: Sequence[Setting],
+    differing: Sequence[str],
+    same: Mapping[str, Any],
+    why: str,
+    folders: Sequence[Path],
+) -> None:
+    """Write as JSON the keys that settings share, of each those that differ, and the findings of searches in folders."""
+    rows = [
+        {
+            "config": {key: setting.config[key] for key in differing if key in setting.config},
+            "duplicates": [str(double.run.path) for double, _ in setting.duplicates],
+            "runs": [
+                {"path": str(one.run.path), "status": one.status, **{key: one.info.get(key) for key in FACTS}}
+                | {key: value for key, value in one.summary._asdict().items() if key != "metrics"}
+                for one in setting.runs
+            ],
+        }
+        for setting in settings
+    ]
+    searches = {str(folder): found for folder in folders if (found := search_record(folder))}
+    record = {"incomparable": why or None, "same": same, "settings": rows, "searches": searches}
+    write_atomically(path, to_json(record, indent=1) + "\n")

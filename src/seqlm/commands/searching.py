@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config.verb_schema import SweepConfig
 from ..errors import SeqlmError, Stopped, install_hint
@@ -103,6 +103,18 @@ def print_findings(folder: Path) -> None:
     if found is None:  # killed before it was one
         return
     print("\n" + labelled([*rows(found), ("picture", _picture(found))], sys.stdout))
+
+
+def search_record(folder: Path) -> dict[str, Any] | None:
+    """The findings of the search in a folder, as JSON; None if there is no search, or its extra is not installed."""
+    if not (folder / JOURNAL).is_file():
+        return None
+    try:
+        from ..sweep.findings import findings_in, record
+    except ImportError:
+        return None
+    found = findings_in(folder)
+    return None if found is None else record(found)
 
 
 def _picture(found: Findings) -> str:

@@ -110,6 +110,26 @@ def rows(found: Findings) -> list[tuple[str, str]]:
     ]
 
 
+def record(found: Findings) -> dict[str, Any]:
+    """The findings as JSON; `front` has the best trial, or the Pareto front of several objectives, the best first."""
+    names = [one.name for one in found.objectives]
+    return {
+        "trials": dict(Counter(one.state.name.lower() for one in found.trials)),
+        "objectives": names,
+        "front": [
+            {
+                "trial": one.number + 1,
+                "run": str(found.run(one).path),
+                "values": dict(zip(names, one.values, strict=True)),
+                "params": one.params,
+                "words": one.user_attrs.get("words", []),
+            }
+            for one in found.front
+        ],
+        "importances": found.importances(),
+    }
+
+
 def _spread(found: Findings) -> str:
     """The range of the objective and of each key over the best trials."""
     objective, values = found.objectives[0], [one.values[0] for one in found.top]
