@@ -111,7 +111,7 @@ def write_record(
     why: str,
     folders: Sequence[Path],
 ) -> None:
-    """Write as JSON the keys that settings share, of each those that differ, and the findings of searches in folders."""
+    """Write as JSON what settings share, where each differs, its runs, and the findings of searches in `folders`."""
     rows = [
         {
             "config": {key: setting.config[key] for key in differing if key in setting.config},
