@@ -365,6 +365,25 @@ def _safety() -> str:
     return f"\n{_table([title, 'costs'], saving + opening + logging)}\n"
 
 
+def pruning() -> str:
+    """The findings of `scripts/search_time.py`, as a Markdown table; empty until it has been made."""
+    path = RESULTS / "search-time.json"
+    if not path.is_file():
+        return ""
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows = (
+        [f"`pruner={row['pruner']}`", f"{row['pruned']} of {row['trials']}", f"{row['steps']:,}",
+         f"{row['seconds']:.0f} s", f"{row['best']:.4f}"]
+        for row in data["rows"]
+    )  # fmt: skip
+    spared = data["spared"]
+    return (
+        f"The same trials twice, drawn at random: `scripts/search_time.py`, {data['hardware']}, torch {data['torch']}.\n\n"
+        f"{_table(['', 'pruned', 'steps', 'by the clock', 'best loss'], rows)}\n\n"
+        f"{spared['steps']:.0%} of the steps and {spared['seconds']:.0%} of the time were spared.\n"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -382,6 +401,7 @@ def main() -> int:
             README: "\n\n".join(short) + "\n",
             DOCS / "results.md": f"{texts}\n\n{others}\n{speed(data) if data else ''}",
             DOCS / "reliability.md": reliability(),
+            DOCS / "searches.md": pruning(),
             DOCS / "scaling.md": f"\n{scaling.tables(data)}\n" if data else "",
         }
         stale = [path for path, made in shown.items() if not shows(path, START, END, made, write=not options.check)]

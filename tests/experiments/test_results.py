@@ -155,10 +155,9 @@ def test_every_metric_that_a_task_is_told_by(results, tmp_path):
 
 
 def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
-    readme, page, reliability, scaling = (
-        tmp_path / name for name in ("README.md", "results.md", "reliability.md", "scaling.md")
-    )
-    for path in (readme, page, reliability, scaling):
+    names = ("README.md", "results.md", "reliability.md", "scaling.md", "searches.md")
+    readme, page, *others = (tmp_path / name for name in names)
+    for path in (readme, page, *others):
         path.write_text(f"before\n{results.START}\n{results.END}\nafter\n")
     monkeypatch.setattr(results, "README", readme)
     monkeypatch.setattr(results, "DOCS", tmp_path)
