@@ -378,7 +378,7 @@ def pruning() -> str:
     )  # fmt: skip
     spared = data["spared"]
     return (
-        f"The same trials twice, drawn at random: `scripts/search_time.py`, {data['hardware']}, torch {data['torch']}.\n\n"
+        f"The same random trials twice: `scripts/search_time.py`, {data['hardware']}, torch {data['torch']}.\n\n"
         f"{_table(['', 'pruned', 'steps', 'by the clock', 'best loss'], rows)}\n\n"
         f"{spared['steps']:.0%} of the steps and {spared['seconds']:.0%} of the time were spared.\n"
     )

@@ -171,7 +171,7 @@ def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
     assert done("--check") == 1 and "F1 95.00" not in page.read_text()
     assert done() == 0 and done("--check") == 0
     empty = f"before\n{results.START}\n{results.END}\nafter\n"
-    assert done() == 0 and reliability.read_text() == empty and scaling.read_text() == empty
+    assert done() == 0 and all(path.read_text() == empty for path in others)
     for text in (page.read_text(), readme.read_text()):
         assert text.startswith("before\n") and text.endswith("\nafter\n") and "`experiment=zaremba_small`" in text
     assert "F1 95.00" in page.read_text() and "atis_jordan" not in readme.read_text()
