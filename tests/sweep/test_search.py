@@ -176,6 +176,14 @@ def test_the_pruner_ends_a_run_with_a_checkpoint(tmp_path, pruner, steps):
         assert job.place.run.info()["status"] == "finished"
 
 
+def test_the_command_prunes(tmp_path):
+    """In a process of its own, as users do: the journal has each evaluation when it comes, not at the end."""
+    plan = others(planned(tmp_path, trials=6), *[[0.1, 0.1, 0.1, 0.1]] * 5).plan
+    told = seqlm("sweep", "best", *WORDS, f"run.root={tmp_path}", f"search={SPACE}", "trials=6", cwd=tmp_path)
+    assert trials(plan)[5].state == TrialState.PRUNED and list(trials(plan)[5].intermediate_values) == [1, 2]
+    assert "1 of 6 trials: " in told.stdout and "of the training was spared" in told.stdout
+
+
 def test_a_run_that_has_come_to_its_end_is_not_pruned(tmp_path):
     search = others(planned(tmp_path, trials=6, words=["train.steps=8"]), *[[0.1, 0.1]] * 5)
     assert run(search).place.state() == "finished"
