@@ -129,16 +129,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a page is stale")
     check = parser.parse_args().check
-    stale = [path for path, made in PAGES.items() if not path.is_file() or path.read_text(encoding="utf-8") != made()]
+    made = {DOCS / "config.md": page(), DOCS / "recipes.md": recipes()}
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if check:
             print(f"{path} is stale: python scripts/config_docs.py", file=sys.stderr)
         else:
-            path.write_text(PAGES[path](), encoding="utf-8")
+            path.write_text(made[path], encoding="utf-8")
     return int(check and bool(stale))
 
-
-PAGES = {DOCS / "config.md": page, DOCS / "recipes.md": recipes}
 
 if __name__ == "__main__":
     sys.exit(main())
