@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -36,6 +37,12 @@ TINY = [
     "train.batch_size=4", "train.bptt=7", "train.eval_batch_size=3", "train.steps=40",
     "train.eval_every=15", "train.log_every=3", "checkpoint.every=4", "sample.tokens=10", "threads=1",
 ]  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """Tests send Ctrl-C, which a suite that a shell began in its background would ignore, and its children, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
