@@ -53,7 +53,7 @@ def test_experiments_compose_check_and_name_their_source(experiment):
     assert set(config.train.limits) == {limits.get(experiment.partition("_")[0], "epochs")}
     header = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text()
     assert "# @package _global_" in header and "# Published:" in header and "Measured:" in header
-    assert re.search(rf"results/{experiment}(-\w+)?\.json", header)
+    assert f"results/{experiment}.json" in header
     assert re.search(rf"seqlm train experiment={experiment}\b", header)
 
 
