@@ -185,9 +185,9 @@ def headlines(texts: str, others: str) -> str:
     return "\n".join(lines)
 
 
-def measured_speed() -> dict[str, Any]:
-    """The record of `seqlm bench`; empty until it has been made."""
-    path = RESULTS / "bench-cpu.json"
+def measured(name: str) -> dict[str, Any]:
+    """A record of measurements; empty until it has been made."""
+    path = RESULTS / name
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return data
 
@@ -326,10 +326,8 @@ def _growth(data: Mapping[str, Any]) -> str:
 
 def reliability() -> str:
     """What `scripts/campaign.py full` found, as a Markdown table; empty until it has been made."""
-    path = RESULTS / "reliability.json"
-    if not path.is_file():
+    if not (data := measured("reliability.json")):
         return ""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = (
         [f"`{name}`", one["about"], ", ".join(f"{count:,} {what}" for what, count in one["counts"].items()),
          str(one["failures"]), ", ".join(f"`{mutant}`" for mutant, noticed in one["mutants"].items() if noticed),
@@ -343,10 +341,8 @@ def reliability() -> str:
 
 def _safety() -> str:
     """The findings of `seqlm bench safety`, as a Markdown table; empty until it has been made."""
-    path = RESULTS / "bench-safety.json"
-    if not path.is_file():
+    if not (data := measured("bench-safety.json")):
         return ""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     saving = [
         [f"checking and saving, {row['model']}", f"{row['save_ms']:.0f} ms every {row['every']} steps of "
          f"{row['step_ms']:.0f} ms: {row['share']:.2%} of the time"]
@@ -367,10 +363,8 @@ def _safety() -> str:
 
 def pruning() -> str:
     """The findings of `scripts/search_time.py`, as a Markdown table; empty until it has been made."""
-    path = RESULTS / "search-time.json"
-    if not path.is_file():
+    if not (data := measured("search-time.json")):
         return ""
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = (
         [f"`pruner={row['pruner']}`", f"{row['pruned']} of {row['trials']}", f"{row['steps']:,}",
          f"{row['seconds']:.0f} s", f"{row['best']:.4f}"]
@@ -395,7 +389,7 @@ def main() -> int:
             print(record(options.run))
             return 0
         texts, others = table(), other_tasks()
-        data = measured_speed()
+        data = measured("bench-cpu.json")
         short = [headlines(texts, others), *([ratios(data)] if data else [])]
         shown = {
             README: "\n\n".join(short) + "\n",
