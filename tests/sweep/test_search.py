@@ -38,7 +38,7 @@ def planned(folder, *own, words=(), space=SPACE, trials=3):
 def run(search, *callbacks):
     """The next trial, trained to its end here as a worker would, and told."""
     job = search.take()
-    train(job.config, job.choices, job.words, [*(job.callbacks() if job.callbacks else ()), *callbacks])
+    train(job.config, job.choices, job.words, [*job.callbacks(), *callbacks])
     search.ended(job, job.place.state())
     return job
 

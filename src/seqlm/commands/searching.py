@@ -92,29 +92,37 @@ def _standing(search: Search) -> str:
 
 def print_findings(folder: Path) -> None:
     """Print what came out of the search in a folder, and draw it beside its runs; nothing if there is no search."""
-    if not (folder / JOURNAL).is_file():
-        return
     try:
-        from ..sweep.findings import findings_in, rows
+        found = _findings(folder)
     except ImportError:
         print(f"{folder} is a search; what came out of it is shown after {install_hint('sweep')}")
         return
-    found = findings_in(folder)
-    if found is None:  # killed before it was one
-        return
-    print("\n" + labelled([*rows(found), ("picture", _picture(found))], sys.stdout))
+    if found is not None:
+        from ..sweep.findings import rows
+
+        print("\n" + labelled([*rows(found), ("picture", _picture(found))], sys.stdout))
 
 
 def search_record(folder: Path) -> dict[str, Any] | None:
     """The findings of the search in a folder, as JSON; None if there is no search, or its extra is not installed."""
-    if not (folder / JOURNAL).is_file():
-        return None
     try:
-        from ..sweep.findings import findings_in, record
+        found = _findings(folder)
     except ImportError:
         return None
-    found = findings_in(folder)
-    return None if found is None else record(found)
+    if found is None:
+        return None
+    from ..sweep.findings import record
+
+    return record(found)
+
+
+def _findings(folder: Path) -> Findings | None:
+    """The findings of the search in a folder; None if there is no search, or it was killed before it was one."""
+    if not (folder / JOURNAL).is_file():
+        return None
+    from ..sweep.findings import findings_in
+
+    return findings_in(folder)
 
 
 def _picture(found: Findings) -> str:

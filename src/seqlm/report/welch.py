@@ -17,10 +17,9 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     if min(len(one), len(other)) < 2:
         return None
     shares = [statistics.variance(values) / len(values) for values in (one, other)]
-    difference = statistics.fmean(one) - statistics.fmean(other)
     if sum(shares) == 0:
         return None
-    t = difference / math.sqrt(sum(shares))
+    t = (statistics.fmean(one) - statistics.fmean(other)) / math.sqrt(sum(shares))
     freedom = sum(shares) ** 2 / sum(
         share**2 / (len(values) - 1) for share, values in zip(shares, (one, other), strict=True)
     )

@@ -38,7 +38,7 @@ class Job:
     choices: Choices
     identity: dict[str, str]
     place: Place
-    callbacks: Callable[[], Sequence[Any]] | None = None  # makes those of its run, in its process
+    callbacks: Callable[[], Sequence[Any]] = tuple  # makes those of its run, in its process
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def train_job(job: Job, threads: int | None) -> None:
     from ..training.launch import train
 
     try:
-        train(with_threads(job, threads), job.choices, job.words, job.callbacks() if job.callbacks else ())
+        train(with_threads(job, threads), job.choices, job.words, job.callbacks())
     except Stopped as error:
         sys.exit(print_error(error))
     except LeaseLost as error:  # the failure of nobody: another machine runs this job
