@@ -103,11 +103,13 @@ def test_without_matplotlib(home, monkeypatch):
 def test_units_on_a_text_and_their_states(home):
     words = json.loads((home / "outputs" / "lstm" / "tokenizer.json").read_text())["vocabulary"]
     chosen = f"{words[2]} {words[1]} {words[2]}"
-    options = ["--json", "figures=false", f"text={chosen}", "states=s.npz"]
+    (home / "link.npz").symlink_to("s.npz")  # it stays, and the states are where it leads
+    options = ["--json", "figures=false", f"text={chosen}", "states=link.npz"]
     found = json.loads(seqlm("diagnose", "lstm", *SMALL, *options, cwd=home).stdout)["units"]
     assert len(found["activations"]) == 24 and {len(one) for one in found["activations"].values()} == {
         len(found["pieces"])
     }
+    assert (home / "link.npz").is_symlink()
     with np.load(home / "s.npz") as kept:
         assert kept["layer1.c"].shape == (len(found["pieces"]), 1, 12)
         name, values = next(iter(found["activations"].items()))

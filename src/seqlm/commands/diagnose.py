@@ -38,7 +38,7 @@ def main(words: Sequence[str]) -> None:
         return _textbook(options.lags, as_json, picture)
     if len(folders) == 1 and picture:
         raise ConfigError("--png FILE shows several runs side by side; the pictures of one are in its folder")
-    check_states(options, len(folders))
+    _check_states(options, len(folders))
     for folder in folders:
         checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     if options.figures:
@@ -75,15 +75,15 @@ def main(words: Sequence[str]) -> None:
         print(f"side by side: {picture}", file=sys.stderr)
 
 
-def check_states(options: DiagnoseConfig, runs: int) -> None:
-    """Raise ConfigError for a `states` that could not be written."""
+def _check_states(options: DiagnoseConfig, runs: int) -> None:
+    """Take `states` for the file that a link leads to. Raises ConfigError if it could not be written."""
     if options.states is None:
         return
     if Path(options.states).suffix != ".npz":
         raise ConfigError(f"states={options.states} must end in .npz")
-    path_to_write(f"states={options.states}", options.states)
     if runs > 1:
         raise ConfigError(f"states={options.states} keeps the states of one run, not of {runs}")
+    options.states = str(path_to_write(f"states={options.states}", options.states))
 
 
 def _textbook(lags: int, as_json: bool, picture: Path | None) -> None:

@@ -105,7 +105,7 @@ def _units(model: LanguageModel, run: LoadedRun, tokens: Tensor, options: Diagno
         raise ConfigError(f"text={options.text!r} holds no token")
     drawn_states = states_of(model, ids.unsqueeze(1), vocabulary)
     if options.states:
-        (read_states if options.text is None else drawn_states).save(Path(options.states).expanduser())
+        (read_states if options.text is None else drawn_states).save(Path(options.states))
     pieces = drawn_states.pieces[:DRAWN, 0].tolist()
     shown = {name: values[:DRAWN] for name, values in shown_units(drawn_states, rankings).items()}
     return record_of(rankings, shown, pieces)
