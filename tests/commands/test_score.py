@@ -126,6 +126,8 @@ def test_pairs(home):
         assert one["margin"] == pytest.approx(totals[one["good"]] - totals[one["bad"]], abs=1e-4)
     right = sum(one["margin"] > 0 for one in found)
     assert right >= 18 and f"accuracy     {100 * right / 20:.2f}%" in plain.stderr
+    piped = score(home, "--pairs", "-", input=(home / "blimp.jsonl").read_text())
+    assert (piped.stdout, piped.stderr) == (blimp.stdout, blimp.stderr)
     assert [one["margin"] for one in records(blimp)] == [one["margin"] for one in found]
     assert f"UID homophones  {100 * right / 20:.2f}%  (20)" in blimp.stderr and records(blimp)[0]["field"] == "syntax"
 
@@ -145,7 +147,7 @@ def test_the_best_of_several(home):
     assert [line.split("\t")[2] for line in own.stdout.splitlines()[1:]] == ["the apple and pair salad"] * 4
     objects = [json.dumps({"group": 7, "score": own, "text": text}) for text, own, _ in hypotheses]
     (home / "nbest.jsonl").write_text("\n".join(objects) + "\n")
-    one = records(score(home, "--nbest", "nbest.jsonl", "weight=1"))
+    one = records(score(home, "--nbest", "-", "weight=1", input=(home / "nbest.jsonl").read_text()))
     assert one[0]["text"] == "the apple and pear salad" and one[0]["group"] == "7" and "errors" not in one[0]
 
 
@@ -171,7 +173,7 @@ def test_standard_input_is_answered_line_by_line(home):
      (["lines.txt", "--best"], "seqlm score knows no --best"),
      (["--pairs", "lines.txt"], "lines.txt, line 1: 1 columns; write good<TAB>bad"),
      (["--pairs", "lines.txt", "level=word"], "level=word does nothing with --pairs"),
-     (["--pairs", "broken.jsonl"], "broken.jsonl, line 1: not JSON"), (["--pairs", "-"], "--pairs needs a file"),
+     (["--pairs", "broken.jsonl"], "broken.jsonl, line 1: not JSON"),
      (["--pairs", "half.jsonl"], "half.jsonl, line 1: needs the keys good and bad"),
      (["--nbest", "lines.txt"], "lines.txt, line 1: 1 columns; write group<TAB>score<TAB>text"),
      (["--nbest", "words.tsv"], "words.tsv, line 1: score=high is no finite number"),

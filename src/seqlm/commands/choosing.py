@@ -1,4 +1,4 @@
-"""`seqlm score --pairs FILE` and `--nbest FILE`: which of several texts a language model prefers."""
+"""`seqlm score --pairs FILE|-` and `--nbest FILE|-`: which of several texts a language model prefers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.verb_schema import ScoreConfig
+from ..data.reading import numbered
 from ..errors import ConfigError
 from ..evaluation.nbest import Hypothesis, Pair, accuracy, choose, errors, search_weight
 from ..files import to_json
@@ -19,15 +19,14 @@ from .scored import tab_separated
 
 if TYPE_CHECKING:
     from ..evaluation.lines import LineScorer
-    from ..runs.load import LoadedRun
 
 KINDS = ("field", "linguistics_term", "UID", "kind")  # of BLiMP's objects, and of ours: what a pair tests
 GOOD, BAD = ("good", "sentence_good"), ("bad", "sentence_bad")
 
 
-def score_pairs(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreConfig) -> None:
-    """Print for each pair how much more probable its good text is; the accuracy on standard error."""
-    pairs = list(_pairs(run, path))
+def score_pairs(scorer: LineScorer, lines: Iterable[str], name: str, options: ScoreConfig) -> None:
+    """Print for each pair in the lines how much more probable its good text is; the accuracy on standard error."""
+    pairs = list(_pairs(lines, name))
     totals = [line.total for line in scorer.score(text for pair in pairs for text in (pair.good, pair.bad))]
     margins = [good - bad for good, bad in zip(totals[::2], totals[1::2], strict=True)]
     columns = ("good", "bad", "log_p_good", "log_p_bad", "margin")
@@ -52,10 +51,10 @@ def score_pairs(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreCo
     print(labelled(rows, sys.stderr), file=sys.stderr)
 
 
-def _pairs(run: LoadedRun, path: Path) -> Iterator[Pair]:
-    """The pairs in a file: good<TAB>bad, or objects with good and bad, or BLiMP's."""
-    for number, line in run.reader.numbered(path):
-        where = f"{path}, line {number}"
+def _pairs(lines: Iterable[str], name: str) -> Iterator[Pair]:
+    """The pairs in lines: good<TAB>bad, or objects with good and bad, or BLiMP's."""
+    for number, line in numbered(lines, name):
+        where = f"{name}, line {number}"
         if line.lstrip().startswith("{"):
             found = _object(line, where)
             both = [str(found[key]) for keys in (GOOD, BAD) for key in keys if isinstance(found.get(key), str)]
@@ -72,21 +71,21 @@ def _pairs(run: LoadedRun, path: Path) -> Iterator[Pair]:
         yield Pair(good, bad, kinds)
 
 
-def score_nbest(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreConfig) -> None:
+def score_nbest(scorer: LineScorer, lines: Iterable[str], name: str, options: ScoreConfig) -> None:
     """Print the hypothesis that is chosen of each group; how often that is right on standard error.
 
     Without a weight, it is chosen on every other group of those whose errors are known, and judged on the rest.
     """
-    groups = _groups(run, path)
-    lines = iter(scorer.score(one.text for group in groups.values() for one in group))
-    scored = {name: [one._replace(log_p=next(lines).total) for one in group] for name, group in groups.items()}
+    groups = _groups(lines, name)
+    totals = (line.total for line in scorer.score(one.text for group in groups.values() for one in group))
+    scored = {key: [one._replace(log_p=next(totals)) for one in group] for key, group in groups.items()}
     labelled_ones = [group for group in scored.values() if all(one.errors is not None for one in group)]
     rows: list[tuple[str, str]] = [("groups", f"{len(scored):,}  ({len(labelled_ones):,} with known errors)")]
     judged, weight = labelled_ones, options.weight
     if weight is None:
         if len(labelled_ones) < 2:
             raise ConfigError(
-                f"{path}: {len(labelled_ones)} groups have known errors, and a weight is chosen on half of them; "
+                f"{name}: {len(labelled_ones)} groups have known errors, and a weight is chosen on half of them; "
                 "give the errors of two groups or more, or weight=..."
             )
         chosen_on, judged = labelled_ones[::2], labelled_ones[1::2]
@@ -98,10 +97,10 @@ def score_nbest(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreCo
     columns = ("group", "place", "text", "score", "log_p", "total")
     if options.format == "tsv":
         print(tab_separated(columns))
-    for name, group in scored.items():
+    for key, group in scored.items():
         place = choose(group, weight)
         one = group[place]
-        values = (name, place + 1, one.text, one.score, one.log_p, one.score + weight * one.log_p)
+        values = (key, place + 1, one.text, one.score, one.log_p, one.score + weight * one.log_p)
         if options.format == "tsv":
             print(tab_separated(values))
         else:
@@ -119,11 +118,11 @@ def score_nbest(run: LoadedRun, scorer: LineScorer, path: Path, options: ScoreCo
     print(labelled(rows, sys.stderr), file=sys.stderr)
 
 
-def _groups(run: LoadedRun, path: Path) -> dict[str, list[Hypothesis]]:
-    """The hypotheses in a file by group: group<TAB>score<TAB>text[<TAB>errors], or objects with these keys."""
+def _groups(lines: Iterable[str], name: str) -> dict[str, list[Hypothesis]]:
+    """The hypotheses in lines by group: group<TAB>score<TAB>text[<TAB>errors], or objects with these keys."""
     groups: dict[str, list[Hypothesis]] = {}
-    for number, line in run.reader.numbered(path):
-        where = f"{path}, line {number}"
+    for number, line in numbered(lines, name):
+        where = f"{name}, line {number}"
         if line.lstrip().startswith("{"):
             found: Mapping[str, Any] = _object(line, where)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from ..evaluation.lines import LineScorer
     from ..runs.load import LoadedRun
 
-OTHERS = {"--pairs": "pairs", "--nbest": "n-best lists"}
-
 
 def main(words: Sequence[str]) -> None:
-    """`seqlm score RUN FILE|- [key=value ...]`, or with `--pairs FILE` or `--nbest FILE` in place of the file."""
+    """`seqlm score RUN FILE|- [key=value ...]`, or with `--pairs FILE|-` or `--nbest FILE|-` in place of the file."""
     folder, rest = run_and_words("score", words)
     rest, pairs = pop_option(rest, "--pairs", "a file: --pairs FILE")
     rest, nbest = pop_option(rest, "--nbest", "a file: --nbest FILE")
@@ -44,8 +42,6 @@ def main(words: Sequence[str]) -> None:
     source = given[0]
     if source != "-" and not Path(source).is_file():
         raise ConfigError(f"{source} is not a file; give one with a text on each line, or - for standard input")
-    if source == "-" and (pairs or nbest):
-        raise ConfigError(f"{'--pairs' if pairs else '--nbest'} needs a file, which is read more than once")
     for run in (folder, *options.ensemble):
         checkpoint.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
     with status("loading torch"):  # once all that can be checked without it is right
@@ -55,15 +51,15 @@ def main(words: Sequence[str]) -> None:
     runs = load_to_score(folder, options)
     ranked = options.level == "token" and not (pairs or nbest) and options.format != "srilm"
     scorer = line_scorer(runs, options, device, ranked=ranked)
-    if pairs or nbest:
-        from .choosing import score_nbest, score_pairs
+    with ExitStack() as held:
+        lines = _lines(runs[0], source, held, "\n" if options.context == "stream" else "")
+        if pairs or nbest:
+            from .choosing import score_nbest, score_pairs
 
-        if pairs:
-            score_pairs(runs[0], scorer, Path(pairs), options)
+            compare = score_pairs if pairs else score_nbest
+            compare(scorer, lines, _name(source), options)
         else:
-            score_nbest(runs[0], scorer, Path(source), options)
-        return
-    _score_text(runs[0], scorer, source, options)
+            _score_text(scorer, lines, source, options)
 
 
 def _check(options: ScoreConfig, pairs: str | None, nbest: str | None) -> None:
@@ -80,26 +76,23 @@ def _check(options: ScoreConfig, pairs: str | None, nbest: str | None) -> None:
         raise ConfigError(f"format=srilm has words, lines and the whole in it; leave {with_what} out")
 
 
-def _score_text(run: LoadedRun, scorer: LineScorer, source: str, options: ScoreConfig) -> None:
+def _score_text(scorer: LineScorer, lines: Iterable[str], source: str, options: ScoreConfig) -> None:
     """Print the records of a text as it is read, and what they come to on standard error."""
     totals, level, format = Totals(), options.level, options.format
-    with ExitStack() as held:
-        if format == "tsv":
-            print(header(level))
-        ended = options.context == "stream"
-        lines = _lines(run, source, held, "\n" if ended else "")
-        for number, line in enumerate(scorer.score(lines, with_ends=ended), start=1):
-            if not math.isfinite(line.total):
-                raise NonFiniteError(f"line {number} of {source} has no finite probability")
-            totals.add(line)
-            if format == "srilm":
-                print(srilm(line))
-            for record in records(line, number, level) if format != "srilm" else ():
-                print(as_text(record, level, format))
-            if number % options.batch_size == 0:
-                sys.stdout.flush()
+    if format == "tsv":
+        print(header(level))
+    for number, line in enumerate(scorer.score(lines, with_ends=options.context == "stream"), start=1):
+        if not math.isfinite(line.total):
+            raise NonFiniteError(f"line {number} of {_name(source)} has no finite probability")
+        totals.add(line)
+        if format == "srilm":
+            print(srilm(line))
+        for record in records(line, number, level) if format != "srilm" else ():
+            print(as_text(record, level, format))
+        if number % options.batch_size == 0:
+            sys.stdout.flush()
     if not totals.tokens:
-        raise ConfigError(f"{'standard input' if source == '-' else source} holds no text")
+        raise ConfigError(f"{_name(source)} holds no text")
     if format == "srilm":
         print(f"file {source}: {totals.srilm()}", flush=True)
         return
@@ -114,5 +107,9 @@ def _lines(run: LoadedRun, source: str, held: ExitStack, end: str) -> Iterator[s
     from ..data.reading import split_lines
 
     handle = sys.stdin.buffer if source == "-" else held.enter_context(open_regular(Path(source)))
-    name = "standard input" if source == "-" else source
-    return split_lines(run.reader.decode(handle, name), name, end)
+    return split_lines(run.reader.decode(handle, _name(source)), _name(source), end)
+
+
+def _name(source: str) -> str:
+    """A file as messages call it."""
+    return "standard input" if source == "-" else source

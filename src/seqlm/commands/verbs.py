@@ -160,13 +160,13 @@ VERBS = {
         "predict",
     ),
     "score": Verb(
-        "RUN FILE|- | --pairs FILE | --nbest FILE [key=value]",
+        "RUN FILE|- | --pairs FILE|- | --nbest FILE|- [key=value]",
         "log-probability of each token, word or line of a text; minimal pairs; n-best lists",
         {
             **RUN,
             "FILE|-": "a text, line by line; - is standard input",
-            "--pairs FILE": "instead: minimal pairs, good<TAB>bad on each line, or BLiMP's JSON; default: none",
-            "--nbest FILE": "instead: hypotheses, group<TAB>score<TAB>text and <TAB>errors where they are known, or "
+            "--pairs FILE|-": "instead: minimal pairs, good<TAB>bad on each line, or BLiMP's JSON; default: none",
+            "--nbest FILE|-": "instead: hypotheses, group<TAB>score<TAB>text and <TAB>errors where they are known, or "
             "JSON with these keys; the best of each group is chosen; default: none",
             **KEYS,
         },

@@ -101,13 +101,7 @@ class TextReader:
 
     def numbered(self, path: Path) -> Iterator[tuple[int, str]]:
         """The lines of a file that are not blank, with their numbers. Raises ConfigError if there are none."""
-        found = False
-        for number, line in enumerate(self.lines(path), start=1):
-            if line.strip():
-                found = True
-                yield number, line
-        if not found:
-            raise ConfigError(f"{path} is empty")
+        return numbered(self.lines(path), str(path))
 
     def objects(self, path: Path) -> Iterator[tuple[int, Any]]:
         """The JSON in each line that is not blank, with its number. Raises ConfigError with file and line."""
@@ -218,6 +212,17 @@ class TextReader:
     def remark(self, remark: str, name: str) -> None:
         """Keep a remark on a file for `note`."""
         self._seen.setdefault(remark, {})[Path(name).name] = None
+
+
+def numbered(lines: Iterable[str], name: str) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers. Raises ConfigError if there are none."""
+    found = False
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            found = True
+            yield number, line
+    if not found:
+        raise ConfigError(f"{name} is empty")
 
 
 def split_lines(blocks: Iterable[str], name: str, end: str = "") -> Iterator[str]:
