@@ -45,7 +45,8 @@ def test_records_are_of_the_experiments_that_there_are(path):
 def results(tmp_path, monkeypatch):
     """scripts/results.py with no records but those of `tmp_path`."""
     module = script("results")
-    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    for reader in (module, module.measurements):
+        monkeypatch.setattr(reader, "RESULTS", tmp_path)
     return module
 
 
@@ -155,7 +156,7 @@ def test_every_metric_that_a_task_is_told_by(results, tmp_path):
 
 
 def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
-    names = ("README.md", "results.md", "reliability.md", "scaling.md", "searches.md")
+    names = ("README.md", "results.md", "reliability.md", "scaling.md", "score.md", "searches.md")
     readme, page, *others = (tmp_path / name for name in names)
     for path in (readme, page, *others):
         path.write_text(f"before\n{results.START}\n{results.END}\nafter\n")
@@ -178,19 +179,29 @@ def test_a_record_changes_the_readme(results, tmp_path, monkeypatch):
 
 
 def test_the_record_of_reliability_is_a_table(results, tmp_path):
-    assert results.reliability() == ""
+    assert results.measurements.reliability() == ""
     campaign = {"about": "kill -9", "counts": {"kills": 3000}, "failures": 0, "seconds": 192, "hardware": "a CPU",
                 "torch": "2", "python": "3", "mutants": {"skip-flush": True, "unseen": False}}  # fmt: skip
     (tmp_path / "reliability.json").write_text(json.dumps({"kill": campaign}))
-    text = results.reliability()
+    text = results.measurements.reliability()
     assert text.startswith("a CPU, torch 2, Python 3.")
     assert "| `kill` | kill -9 | 3,000 kills | 0 | `skip-flush` | 3.2 min |" in text
     saving = {"what": "saving", "model": "default", "save_ms": 250.4, "step_ms": 500, "every": 500, "share": 0.001}
     costs = {"hardware": "a CPU", "safety": [saving, {"what": "opening", "gb": 1, "seconds_per_gb": 0.5}]}
     (tmp_path / "bench-safety.json").write_text(json.dumps(costs))
-    text = results.reliability()
+    text = results.measurements.reliability()
     assert "| checking and saving, default | 250 ms every 500 steps of 500 ms: 0.10% of the time |" in text
     assert text.endswith("| opening a cache that is verified | 0.50 s a GB |\n")
+
+
+def test_the_record_of_scoring_is_a_table(results, tmp_path):
+    assert results.measurements.scoring() == ""
+    row = {"model": "32 units, characters", "length": 20, "ranked": False, "alone": 61.04, "together": 3.05}
+    record = {"hardware": "a CPU", "torch": "2", "rows": [row, {**row, "ranked": True}]}
+    (tmp_path / "score-speed.json").write_text(json.dumps(record))
+    text = results.measurements.scoring()
+    assert text.startswith("Microseconds a token: `scripts/score_speed.py`, a CPU, one thread, torch 2.\n\n")
+    assert "| 32 units, characters | 20 | no | 61.0 | 3.0 | 20.01x |\n" in text and "| 20 | yes | 61.0 |" in text
 
 
 def test_the_record_of_reliability_is_whole():
