@@ -52,13 +52,15 @@ def main(words: Sequence[str]) -> None:
     ranked = options.level == "token" and not (pairs or nbest) and options.format != "srilm"
     scorer = line_scorer(runs, options, device, ranked=ranked)
     with ExitStack() as held:
-        lines = _lines(runs[0], source, held, "\n" if options.context == "stream" else "")
         if pairs or nbest:
             from .choosing import score_nbest, score_pairs
 
             compare = score_pairs if pairs else score_nbest
+            # All of them are held in memory, so that a file may not be too large.
+            lines = _lines(runs[0], source, held, "") if source == "-" else runs[0].reader.lines(Path(source))
             compare(scorer, lines, _name(source), options)
         else:
+            lines = _lines(runs[0], source, held, "\n" if options.context == "stream" else "")
             _score_text(scorer, lines, source, options)
 
 
