@@ -157,6 +157,11 @@ def test_a_first_token_without_a_beginning_is_read_and_not_scored(home):
     run = seqlm.load_run(home / "words")
     the, dog = run.tokenizer.encode("the dog")
     assert first.log_p[1] == pytest.approx(by_hand(run, [the])[0, dog], abs=1e-5)
+    for one, other in zip(
+        *(scored(home, "both", bos=bos, direction="backward") for bos in ("none", "eos")), strict=True
+    ):
+        place = max(len(one.ids) - 2, 0)  # the word that a line begins with when it is read backward
+        assert np.flatnonzero(np.isnan(one.log_p)).tolist() == [place] and not np.isnan(other.log_p).any()
     stream = scored(home, "words", ["the dog", "the dog"], bos="none", context="stream")
     assert [line.scored for line in stream] == [2, 3] and stream[0].log_p[1] == pytest.approx(first.log_p[1], abs=1e-5)
 
@@ -230,7 +235,7 @@ def test_an_endless_line_needs_no_more_memory_than_a_piece(home, monkeypatch):
 
     text = " ".join(["the dog saw"] * 300)
     expected = scored(home, "words", [text, "she"])
-    monkeypatch.setattr(lines, "STEPS", 7)
+    monkeypatch.setattr(lines, "READ_AT_ONCE", 14)  # 7 steps of two lines
     for one, other in zip(scored(home, "words", [text, "she"]), expected, strict=True):
         np.testing.assert_allclose(one.log_p, other.log_p, atol=1e-5)
 

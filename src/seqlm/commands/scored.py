@@ -11,7 +11,7 @@ from ..config.metrics import readable
 from ..files import to_json
 
 if TYPE_CHECKING:
-    from ..evaluation.lines import ScoredLine
+    from ..evaluation.scored_line import ScoredLine
 
 BITS = 1 / math.log(2)  # in a nat
 DECIMAL = math.log(10)  # nats in a decimal digit

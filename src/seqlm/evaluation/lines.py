@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,70 +17,24 @@ from torch import Tensor
 from ..data.batching.batches import IGNORE_INDEX
 from ..data.tokenizers.text import EOS, Tokenizer
 from ..tasks.base import EVALUATED_AT_ONCE
+from .scored_line import Grouping, ScoredLine
 from .surprisal import Found, Surprisal
-from .word_bounds import Space, word_starts, word_text
+from .word_bounds import Space
 
 Context = Literal["line", "stream"]
+Columns: TypeAlias = "list[NDArray[Any] | None]"  # ln p, rank and entropy of tokens, as Found has them
 AT_ONCE = 1 << 15  # tokens of lines that are read side by side: short ones do not wait for a long one
-STEPS = 256  # of lines that are read at once: a long one needs no more memory
+READ_AT_ONCE = 1 << 13  # of those tokens, in one call of the model: a long line needs no more memory
 AHEAD = 64  # batches of lines that are looked through for lines of like length
 AHEAD_CHARACTERS = 1 << 22  # of those lines, about
-BITS = 1 / math.log(2)  # in a nat
 
 
-class Word(NamedTuple):
-    """A word of a line: text, tokens `start` to `end` of the line, ln p of all of them, and whether one is unknown.
-
-    The end of the line is one by itself, with the white space that no word stands behind; it is never unknown.
-    """
-
-    text: str
-    start: int
-    end: int
-    log_p: float
-    unknown: bool
-    is_end: bool
-
-
-@dataclass
-class ScoredLine:
-    """A line of a text, and how probable it was.
-
-    Arrays have an entry for each token, the end of the line last if it was scored. Log-probabilities are in nats.
-
-    Args:
-        text: the line
-        pieces: what each token is in it; EOS for the end of the line
-        ids: numbers of the tokens in the vocabulary
-        log_p: ln p of each; nan for a first token that stands in place of a beginning
-        rank: how many tokens would have been as probable or more, 1 for the most probable; None if not asked for
-        entropy: of the distribution that each was drawn from, in nats; None if not asked for
-        unknown: whether a token is not in the vocabulary; log_p is then that of `<unk>`
-        words: the same by words; the end of the line is one by itself
-    """
+class _Line(NamedTuple):
+    """A line as tokens: its text, what each is in it, and their numbers."""
 
     text: str
     pieces: list[str]
     ids: NDArray[np.int64]
-    log_p: NDArray[np.float64]
-    rank: NDArray[np.int64] | None
-    entropy: NDArray[np.float64] | None
-    unknown: NDArray[np.bool_]
-    grouped: Callable[[ScoredLine], list[Word]] = field(repr=False)
-
-    @property
-    def words(self) -> list[Word]:
-        return self.grouped(self)
-
-    @property
-    def total(self) -> float:
-        """ln p of the line: the sum over its tokens."""
-        return float(np.nansum(self.log_p))
-
-    @property
-    def scored(self) -> int:
-        """Tokens that have a probability."""
-        return int(np.count_nonzero(~np.isnan(self.log_p)))
 
 
 class LineScorer:
@@ -109,12 +64,13 @@ class LineScorer:
         eos: bool = True,
         space: Space = "leading",
         backward: bool = False,
-        batch_size: int = 32,
+        batch_size: int = 128,
         step: int | None = None,
     ) -> None:
         self.surprisal, self.tokenizer = surprisal, tokenizer
-        self.context, self.bos, self.eos, self.space = context, bos, eos, space
+        self.context, self.bos, self.eos = context, bos, eos
         self.backward, self.batch_size, self.step = backward, batch_size, step
+        self._grouping = Grouping(tokenizer.kind, tokenizer.unk_id, space, ended=eos)
 
     def score(self, lines: Iterable[str], *, with_ends: bool = False) -> Iterator[ScoredLine]:
         """The lines, scored, in their order; as they come, `batch_size` at a time. A line holds no line feed.
@@ -125,73 +81,76 @@ class LineScorer:
         try:
             if self.context == "line":
                 yield from self._alone(encoded)
-            elif self.backward:
-                whole = list(encoded)  # it begins at the end
-                scored = list(self._in_a_row(reversed([_turned(line) for line in whole])))
-                yield from map(_turned, reversed(scored))
+            elif self.backward:  # the text begins at its end
+                turned = (line._replace(ids=line.ids[::-1]) for line in reversed(list(encoded)))
+                yield from map(_turned, reversed(list(self._in_a_row(turned))))
             else:
                 yield from self._in_a_row(encoded)
         finally:
             self.surprisal.restore()
 
-    def _encoded(self, text: str, ended: bool) -> ScoredLine:
+    def _encoded(self, text: str, ended: bool) -> _Line:
         ids, pieces = self.tokenizer.encode(text), self.tokenizer.pieces(text)
         if self.eos and (ended or self.tokenizer.kind == "word"):
             ids, pieces = [*ids, self.tokenizer.eos_id], [*pieces, EOS]
-        found = np.array(ids, dtype=np.int64)
-        named = np.array([piece == "<unk>" for piece in pieces], dtype=bool)
-        unknown = np.zeros(len(ids), dtype=bool) if self.tokenizer.unk_id is None else found == self.tokenizer.unk_id
-        log_p = np.full(len(ids), math.nan)
-        return ScoredLine(text, pieces, found, log_p, None, None, unknown & ~named, self._words)
+        return _Line(text, pieces, np.array(ids, dtype=np.int64))
 
-    def _alone(self, lines: Iterator[ScoredLine]) -> Iterator[ScoredLine]:
+    def _scored(self, line: _Line, columns: Sequence[Any]) -> ScoredLine:
+        log_p, rank, entropy = columns
+        return ScoredLine(line.text, line.pieces, line.ids, log_p, rank, entropy, self._grouping)
+
+    def _alone(self, lines: Iterator[_Line]) -> Iterator[ScoredLine]:
         """Lines of like length are read side by side; shorter ones are padded at their end, which changes nothing."""
         while window := _window(lines, self.batch_size):
-            for batch in _alike(window, self.batch_size):
-                self._score_batch(batch)
-            yield from window
+            scored: list[Any] = [None] * len(window)
+            for places in _alike(window, self.batch_size):
+                batch = [window[place] for place in places]
+                for place, line in zip(places, self._score_batch(batch), strict=True):
+                    scored[place] = line
+            yield from scored
 
-    def _score_batch(self, batch: Sequence[ScoredLine]) -> None:
+    def _score_batch(self, batch: Sequence[_Line]) -> Iterator[ScoredLine]:
         """Score lines that stand alone."""
-        sequences = [self._sequence(line) for line in batch]
-        steps = max(len(ids) for ids in sequences) - 1
-        if steps < 1:
-            return
-        tokens = torch.full((steps + 1, len(batch)), self.tokenizer.eos_id)
-        goals = torch.full((steps, len(batch)), IGNORE_INDEX)
-        for row, ids in enumerate(sequences):
-            tokens[: len(ids), row] = torch.from_numpy(ids)
-            goals[: len(ids) - 1, row] = torch.from_numpy(ids[1:])
-        state, found = self.surprisal.start(len(batch)), []
-        for inputs, targets in zip(tokens[:-1].split(STEPS), goals.split(STEPS), strict=True):
-            state, part = self.surprisal.read(inputs, targets, state)
-            found.append(_arrays(part))
+        inputs, targets = self._side_by_side(batch)
+        state, found = self.surprisal.start(len(batch)), [_not_scored(self.surprisal, 0 if self.bos else 1, len(batch))]
+        steps = max(1, READ_AT_ONCE // len(batch))
+        for start in range(0, len(targets), steps):
+            part = slice(start, start + steps)
+            state, one = self.surprisal.read(inputs[part], targets[part], state)
+            found.append(_arrays(one))
+        columns = [None if one is None else np.ascontiguousarray(one.T) for one in _joined(found)]
         for row, line in enumerate(batch):
-            columns = [None if one[0] is None else np.concatenate([part[:, row] for part in one]) for one in
-                       zip(*found, strict=True)]  # fmt: skip
-            self._fill(line, columns, len(sequences[row]) - 1)
+            order = self._order(len(line.ids))
+            yield self._scored(line, [None if one is None else one[row, order] for one in columns])
 
-    def _sequence(self, line: ScoredLine) -> NDArray[np.int64]:
-        """The tokens that are read for a line, behind the end of another."""
-        ids = line.ids
-        if self.backward:  # it begins at its end, and ends at the end of the line before
-            ids = np.concatenate([ids[-2::-1], ids[-1:]]) if self.eos else ids[::-1]
-        return np.concatenate([[self.tokenizer.eos_id], ids]) if self.bos else np.ascontiguousarray(ids)
+    def _side_by_side(self, batch: Sequence[_Line]) -> tuple[Tensor, Tensor]:
+        """The inputs and targets (T, B) of lines, each behind the end of another, or behind its own first token."""
+        sizes = np.array([len(line.ids) for line in batch])
+        within = np.arange(sizes.max()) < sizes[:, None]
+        tokens = np.full(within.shape, self.tokenizer.eos_id)
+        tokens[within] = np.concatenate([line.ids[self._order(len(line.ids))] for line in batch])
+        targets = np.where(within, tokens, IGNORE_INDEX)
+        if self.bos:
+            tokens = np.pad(tokens, ((0, 0), (1, 0)), constant_values=self.tokenizer.eos_id)
+        else:
+            targets = targets[:, 1:]
+        inputs, targets = (np.ascontiguousarray(one.T) for one in (tokens[:, :-1], targets))
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
-    def _fill(self, line: ScoredLine, columns: Sequence[Any], count: int) -> None:
-        """Give a line the numbers of its `count` targets."""
-        size = len(line.ids)
-        place = np.arange(size - count, size)
-        if self.backward:
-            place = np.r_[place[-2::-1], place[-1:]][:count] if self.eos else np.arange(count)[::-1]
-        line.log_p[place] = columns[0][:count]
-        if columns[1] is not None:
-            line.rank, line.entropy = np.zeros(size, dtype=np.int64), np.full(size, math.nan)
-            line.rank[place], line.entropy[place] = columns[1][:count], columns[2][:count]
+    def _order(self, size: int) -> slice | NDArray[np.int64]:
+        """The order that the tokens of a line are read in, which turns what was found back, too.
 
-    def _in_a_row(self, lines: Iterator[ScoredLine]) -> Iterator[ScoredLine]:
+        A line that is read backward begins at its end, and ends with the end of the line before.
+        """
+        if not self.backward:
+            return slice(size)
+        order = np.arange(size)
+        return np.concatenate([order[-2::-1], order[-1:]]) if self.eos else order[::-1]
+
+    def _in_a_row(self, lines: Iterator[_Line]) -> Iterator[ScoredLine]:
         """Lines of one text: each is read behind the other."""
-        stream, waiting = _Stream(self.surprisal, self.tokenizer.eos_id if self.bos else None, self.step), []
+        stream = _Stream(self.surprisal, self.tokenizer.eos_id if self.bos else None, self.step)
+        waiting: deque[_Line] = deque()
         while some := list(islice(lines, self.batch_size)):
             waiting += some
             stream.add(np.concatenate([line.ids for line in some]))
@@ -199,23 +158,10 @@ class LineScorer:
         stream.end()
         yield from self._finished(stream, waiting)
 
-    def _finished(self, stream: _Stream, waiting: list[ScoredLine]) -> Iterator[ScoredLine]:
+    def _finished(self, stream: _Stream, waiting: deque[_Line]) -> Iterator[ScoredLine]:
         """The lines all of whose tokens have been scored."""
         while waiting and (columns := stream.take(len(waiting[0].ids))) is not None:
-            line = waiting.pop(0)
-            line.log_p, line.rank, line.entropy = columns
-            yield line
-
-    def _words(self, line: ScoredLine) -> list[Word]:
-        kind = self.tokenizer.kind
-        starts = word_starts(line.pieces, kind, self.space)
-        words = []
-        for start, end in zip(starts, [*starts[1:], len(line.pieces)], strict=False):
-            is_end = self.eos and end == len(line.pieces) and line.pieces[-1] == EOS
-            text = EOS if is_end else word_text(line.pieces[start:end], line.ids[start:end], kind)
-            unknown = not is_end and bool(line.unknown[start:end].any())
-            words.append(Word(text, start, end, float(line.log_p[start:end].sum()), unknown, is_end))
-        return words
+            yield self._scored(waiting.popleft(), columns)
 
 
 class _Stream:
@@ -225,16 +171,13 @@ class _Stream:
         self._surprisal, self._step, self._state = surprisal, step, surprisal.start(1)
         self._last = first  # the token before those that wait
         self._tokens = np.empty(0, dtype=np.int64)
-        self._found: list[Any] = [
-            np.empty(0),
-            *([np.empty(0, np.int64), np.empty(0)] if surprisal.ranked else [None] * 2),
-        ]
+        self._found = _not_scored(surprisal, 0, 1)
 
     def add(self, tokens: NDArray[np.int64]) -> None:
         """Read on: all of the tokens, or as many as whole steps are."""
         if self._last is None and len(tokens):  # it is read, and not scored
             self._last, tokens = int(tokens[0]), tokens[1:]
-            self._append([np.full(1, math.nan), np.zeros(1, np.int64), np.full(1, math.nan)])
+            self._found = _joined([self._found, _not_scored(self._surprisal, 1, 1)])
         self._tokens = np.concatenate([self._tokens, tokens])
         step = self._step or EVALUATED_AT_ONCE
         while len(self._tokens) >= (step if self._step else 1):
@@ -245,11 +188,12 @@ class _Stream:
         if len(self._tokens):
             self._read(len(self._tokens))
 
-    def take(self, count: int) -> list[Any] | None:
+    def take(self, count: int) -> Columns | None:
         """The numbers of the next `count` tokens, if they are known."""
-        if len(self._found[0]) < count:
+        log_p = self._found[0]
+        if log_p is None or len(log_p) < count:
             return None
-        taken = [None if one is None else one[:count] for one in self._found]
+        taken = [None if one is None else one[:count, 0] for one in self._found]
         self._found = [None if one is None else one[count:] for one in self._found]
         return taken
 
@@ -259,16 +203,12 @@ class _Stream:
         inputs = torch.cat([torch.tensor([self._last]), ids[:-1]])
         self._state, found = self._surprisal.read(inputs[:, None], ids[:, None], self._state)
         self._last = int(ids[-1])
-        self._append([None if one is None else one[:, 0] for one in _arrays(found)])
-
-    def _append(self, columns: Sequence[Any]) -> None:
-        pairs = zip(self._found, columns, strict=True)
-        self._found = [None if one is None else np.concatenate([one, new]) for one, new in pairs]
+        self._found = _joined([self._found, _arrays(found)])
 
 
-def _window(lines: Iterator[ScoredLine], batch_size: int) -> list[ScoredLine]:
+def _window(lines: Iterator[_Line], batch_size: int) -> list[_Line]:
     """The next lines: of one batch where each is to be answered at once, else of many, as long as they are short."""
-    window: list[ScoredLine] = []
+    window: list[_Line] = []
     characters, most = 0, batch_size * (AHEAD if batch_size > 1 else 1)
     while len(window) < most and characters < AHEAD_CHARACTERS and (line := next(lines, None)) is not None:
         window.append(line)
@@ -276,29 +216,40 @@ def _window(lines: Iterator[ScoredLine], batch_size: int) -> list[ScoredLine]:
     return window
 
 
-def _alike(lines: Sequence[ScoredLine], batch_size: int) -> Iterator[list[ScoredLine]]:
-    """Lines in batches of like length, the padding of which holds AT_ONCE tokens at most, or one line."""
-    batch: list[ScoredLine] = []
-    for line in sorted(lines, key=lambda line: len(line.ids)):
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * len(line.ids) > AT_ONCE):
+def _alike(lines: Sequence[_Line], batch_size: int) -> Iterator[list[int]]:
+    """Places of lines of like length, the padding of which holds AT_ONCE tokens at most, or of one line."""
+    sizes = [len(line.ids) for line in lines]
+    batch: list[int] = []
+    for place in sorted(range(len(lines)), key=sizes.__getitem__):
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * sizes[place] > AT_ONCE):
             yield batch
             batch = []
-        batch.append(line)
+        batch.append(place)
     if batch:
         yield batch
 
 
-def _arrays(found: Found) -> list[Any]:
+def _not_scored(surprisal: Surprisal, count: int, batch_size: int) -> Columns:
+    """The columns of `count` tokens that have no probability."""
+    shape = (count, batch_size)
+    rank, entropy = (np.zeros(shape, np.int64), np.full(shape, math.nan)) if surprisal.ranked else (None, None)
+    return [np.full(shape, math.nan), rank, entropy]
+
+
+def _arrays(found: Found) -> Columns:
+    """The columns (T, B) of tokens that were read."""
     log_p, rank, entropy = (None if one is None else one.cpu() for one in found)
     assert log_p is not None
-    exact: list[Tensor | None] = [log_p.double(), rank, None if entropy is None else entropy.double()]
+    exact = [log_p.double(), rank, None if entropy is None else entropy.double()]
     return [None if one is None else one.numpy() for one in exact]
 
 
+def _joined(parts: Sequence[Columns]) -> Columns:
+    """Columns one below the other."""
+    return [None if one[0] is None else np.concatenate(one) for one in zip(*parts, strict=True)]
+
+
 def _turned(line: ScoredLine) -> ScoredLine:
-    """A line whose tokens stand in the other order."""
-    for name in ("ids", "log_p", "rank", "entropy", "unknown"):
-        if (values := getattr(line, name)) is not None:
-            setattr(line, name, np.ascontiguousarray(values[::-1]))
-    line.pieces = line.pieces[::-1]
-    return line
+    """A line whose tokens were found in the other order."""
+    found = {name: getattr(line, name) for name in ("ids", "log_p", "rank", "entropy")}
+    return replace(line, **{name: one[::-1] for name, one in found.items() if one is not None})

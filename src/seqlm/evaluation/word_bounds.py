@@ -19,13 +19,14 @@ def word_starts(pieces: Sequence[str], kind: str, space: Space) -> list[int]:
         return list(range(len(pieces)))
     starts: list[int] = []
     has_letter = False  # the word that is open
+    after_space = False
     for place, piece in enumerate(pieces):
-        after_space = place > 0 and pieces[place - 1].isspace()
-        begins = piece.isspace() if space == "leading" else after_space and not piece.isspace()
+        is_space = piece.isspace()
+        begins = is_space if space == "leading" else after_space and not is_space
         if place == 0 or (has_letter and (begins or piece == EOS)):
             starts.append(place)
             has_letter = False
-        has_letter = has_letter or not piece.isspace()
+        has_letter, after_space = has_letter or not is_space, is_space
     return starts if has_letter else starts[:-1] or starts  # white space where a text stops counts to its last word
 
 

@@ -150,7 +150,8 @@ class CharTokenizer(_Vocabulary, Tokenizer):
         return (self._table[_code_points(block)] for block in blocks)
 
     def encode(self, text: str) -> list[int]:
-        return [int(token) for token in self._table[_code_points(text)]]
+        ids: list[int] = self._table[_code_points(text)].tolist()
+        return ids
 
     def pieces(self, text: str) -> list[str]:
         return list(text)
