@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ..config.values import verb_config
 from ..config.verb_schema import PredictConfig
 from ..errors import ConfigError
-from ..files import open_regular, to_json
+from ..files import to_json
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import status
+from .inputs import check_source, lines_of
 from .words import run_and_words
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError("format=columns is now output=columns; format= is that of the file")
     source, options = rest[0], verb_config("predict", PredictConfig, rest[1:])
     checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
-    if source != "-" and not Path(source).is_file():
-        raise ConfigError(f"{source} is not a file; give one with an example on each line, or - for standard input")
+    check_source(source, "an example")
     with status("loading torch"):  # once all that can be checked without it is right
         import torch
 
@@ -49,19 +48,18 @@ def main(words: Sequence[str]) -> None:
     columns = options.output == "columns"
     _check(run, columns)
     wrong = 0
-    with ExitStack() as held:
-        lines = _lines(run, source, options.format, held)
-        while some := list(islice(lines, options.batch_size)):
-            with torch.no_grad(), autocast(device, options.precision):
-                answers = run.task.predict_lines(run.model, run.tokenizer, some)
-            for line, answer in zip(some, answers, strict=True):
-                answer = {**answer, **_gold(line, answer)}
-                print(_columns(answer) if columns else _json({**_shown(line), **answer}))
-                if "error" in answer and answer["error"] != EMPTY:
-                    wrong += 1
-                    if columns:
-                        print(f"seqlm: {answer['error']}", file=sys.stderr)
-            sys.stdout.flush()
+    lines = _lines(run, source, options.format)
+    while some := list(islice(lines, options.batch_size)):
+        with torch.no_grad(), autocast(device, options.precision):
+            answers = run.task.predict_lines(run.model, run.tokenizer, some)
+        for line, answer in zip(some, answers, strict=True):
+            answer = {**answer, **_gold(line, answer)}
+            print(_columns(answer) if columns else _json({**_shown(line), **answer}))
+            if "error" in answer and answer["error"] != EMPTY:
+                wrong += 1
+                if columns:
+                    print(f"seqlm: {answer['error']}", file=sys.stderr)
+        sys.stdout.flush()
     if wrong:
         raise ConfigError(
             f"{wrong} of the lines of {source} could not be read; their answers are errors with the reason"
@@ -77,9 +75,8 @@ def _check(run: LoadedRun, columns: bool) -> None:
         raise ConfigError(f"{run.folder.path} reads nothing: it writes texts; use seqlm sample")
 
 
-def _lines(run: LoadedRun, source: str, format: str, held: ExitStack) -> Iterator[Example]:
+def _lines(run: LoadedRun, source: str, format: str) -> Iterator[Example]:
     """The fields in each line, or of each example, of a file, read as they are asked for."""
-    from ..data.reading import split_lines
     from ..data.sources.features import arrays_of
 
     found = run.format_of(source) if format == "auto" and source != "-" else None if format == "auto" else format
@@ -89,9 +86,7 @@ def _lines(run: LoadedRun, source: str, format: str, held: ExitStack) -> Iterato
         return ({"features": array} for array in arrays_of(Path(source)))
     if found in ("conll", "tsv"):
         return run.examples_of(source, found)  # type: ignore[arg-type]
-    handle = sys.stdin.buffer if source == "-" else held.enter_context(open_regular(Path(source)))
-    name = "standard input" if source == "-" else source
-    lines = split_lines(run.reader.decode(handle, name, errors="surrogateescape"), name)
+    lines = lines_of(run.reader, source, errors="surrogateescape")
     keys = {run.config.data.get(key): field for key, field in (("text", "words"), ("label", "label"))}
     return _fields(lines, found, {key: field for key, field in keys.items() if isinstance(key, str)})
 

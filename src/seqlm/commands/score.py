@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.values import verb_config
 from ..config.verb_schema import ScoreConfig
 from ..errors import ConfigError, NonFiniteError
-from ..files import open_regular
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import labelled, status
+from .inputs import check_source, lines_of, source_name
 from .scored import Totals, as_text, header, records, srilm
 from .words import pop_option, refuse_flags, run_and_words
 
 if TYPE_CHECKING:
     from ..evaluation.lines import LineScorer
-    from ..runs.load import LoadedRun
 
 
 def main(words: Sequence[str]) -> None:
@@ -40,8 +38,7 @@ def main(words: Sequence[str]) -> None:
     options = verb_config("score", ScoreConfig, rest)
     _check(options, pairs, nbest)
     source = given[0]
-    if source != "-" and not Path(source).is_file():
-        raise ConfigError(f"{source} is not a file; give one with a text on each line, or - for standard input")
+    check_source(source, "a text")
     for run in (folder, *options.ensemble):
         checkpoint.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
     with status("loading torch"):  # once all that can be checked without it is right
@@ -51,17 +48,17 @@ def main(words: Sequence[str]) -> None:
     runs = load_to_score(folder, options)
     ranked = options.level == "token" and not (pairs or nbest) and options.format != "srilm"
     scorer = line_scorer(runs, options, device, ranked=ranked)
-    with ExitStack() as held:
-        if pairs or nbest:
-            from .choosing import score_nbest, score_pairs
+    reader = runs[0].reader
+    if pairs or nbest:
+        from .choosing import score_nbest, score_pairs
 
-            compare = score_pairs if pairs else score_nbest
-            # All of them are held in memory, so that a file may not be too large.
-            lines = _lines(runs[0], source, held, "") if source == "-" else runs[0].reader.lines(Path(source))
-            compare(scorer, lines, _name(source), options)
-        else:
-            lines = _lines(runs[0], source, held, "\n" if options.context == "stream" else "")
-            _score_text(scorer, lines, source, options)
+        compare = score_pairs if pairs else score_nbest
+        # All of them are held in memory, so that a file may not be too large.
+        lines = lines_of(reader, source) if source == "-" else reader.lines(Path(source))
+        compare(scorer, lines, source_name(source), options)
+    else:
+        lines = lines_of(reader, source, end="\n" if options.context == "stream" else "")
+        _score_text(scorer, lines, source, options)
 
 
 def _check(options: ScoreConfig, pairs: str | None, nbest: str | None) -> None:
@@ -85,7 +82,7 @@ def _score_text(scorer: LineScorer, lines: Iterable[str], source: str, options: 
         print(header(level))
     for number, line in enumerate(scorer.score(lines, with_ends=options.context == "stream"), start=1):
         if not math.isfinite(line.total):
-            raise NonFiniteError(f"line {number} of {_name(source)} has no finite probability")
+            raise NonFiniteError(f"line {number} of {source_name(source)} has no finite probability")
         totals.add(line)
         if format == "srilm":
             print(srilm(line))
@@ -94,7 +91,7 @@ def _score_text(scorer: LineScorer, lines: Iterable[str], source: str, options: 
         if number % options.batch_size == 0:
             sys.stdout.flush()
     if not totals.tokens:
-        raise ConfigError(f"{_name(source)} holds no text")
+        raise ConfigError(f"{source_name(source)} holds no text")
     if format == "srilm":
         print(f"file {source}: {totals.srilm()}", flush=True)
         return
@@ -102,16 +99,3 @@ def _score_text(scorer: LineScorer, lines: Iterable[str], source: str, options: 
         print(as_text(totals.record(), level, format))
     sys.stdout.flush()
     print(labelled(totals.rows(), sys.stderr), file=sys.stderr)
-
-
-def _lines(run: LoadedRun, source: str, held: ExitStack, end: str) -> Iterator[str]:
-    """The lines of a file or of standard input, read as they are asked for, with `end` in place of a line feed."""
-    from ..data.reading import split_lines
-
-    handle = sys.stdin.buffer if source == "-" else held.enter_context(open_regular(Path(source)))
-    return split_lines(run.reader.decode(handle, _name(source)), _name(source), end)
-
-
-def _name(source: str) -> str:
-    """A file as messages call it."""
-    return "standard input" if source == "-" else source
