@@ -27,6 +27,7 @@ from .runs.load import LoadedRun, load_run
 from .tasks.generation import stream
 from .training import launch
 from .training.callbacks import Callback
+from .training.running import Trained
 
 # Keys of `seqlm sample` that say how a run is loaded and how many texts are written: not for one text of a loaded run.
 ELSEWHERE = {*LoadingConfig.__dataclass_fields__, "average_last", "texts"} - {"precision"}
@@ -191,7 +192,7 @@ def _composed(config: Sequence[Any]) -> tuple[Config, Choices, list[str]]:
     return (*compose_words(words), words) if saved is None else (with_words(Config, asdict(saved), words), {}, words)
 
 
-def _loaded(done: launch.Trained) -> LoadedRun:
+def _loaded(done: Trained) -> LoadedRun:
     """A run that has just been trained, by the same code that its config names."""
     run = load_run(done.run.path, trust=done.config.trust)
     run.model.to(prepare(done.config.device, done.config.precision))

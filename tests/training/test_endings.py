@@ -19,6 +19,7 @@ import seqlm.runs.load
 import seqlm.training.assemble
 import seqlm.training.launch
 import seqlm.training.loop
+import seqlm.training.running
 from seqlm.errors import ConfigError, NoRoom
 from seqlm.runs import checkpoint
 from seqlm.runs.folder import RunFolder
@@ -120,13 +121,13 @@ def test_a_signal_before_the_first_step_leaves_nothing_behind(tmp_path, monkeypa
     ("place", "status"), [("header", "interrupted"), ("hparams", "interrupted"), ("closing", "finished")]
 )
 def test_a_signal_around_the_loop_is_answered(tmp_path, monkeypatch, place, status):
-    original = getattr(seqlm.training.launch, place)
+    original = getattr(seqlm.training.running, place)
 
     def send(*arguments):
         signal.raise_signal(signal.SIGTERM)
         return original(*arguments)
 
-    monkeypatch.setattr(seqlm.training.launch, place, send)
+    monkeypatch.setattr(seqlm.training.running, place, send)
     done = command("train", *TINY, "run.name=run", "train.steps=4", cwd=tmp_path, check=False)
     run = RunFolder(tmp_path / "outputs" / "run")
     assert done.returncode == (0 if status == "finished" else 143) and run.info()["status"] == status

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import seqlm.training.launch
+import seqlm.training.running
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, Stopped
 from seqlm.optim.averaging import Mean, Triggered
@@ -265,7 +266,7 @@ def test_checkpoints_by_the_clock(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGTERM"])
 def test_signals_save_and_leave(tmp_path, name, monkeypatch):
-    number, steps, step = signal.Signals[name], itertools.count(1), seqlm.training.launch.Console.step
+    number, steps, step = signal.Signals[name], itertools.count(1), seqlm.training.running.Console.step
 
     def send(console):
         step(console)
@@ -273,7 +274,7 @@ def test_signals_save_and_leave(tmp_path, name, monkeypatch):
             os.kill(os.getpid(), number)
 
     before = [signal.getsignal(one) for one in StopSignal.HANDLED]
-    monkeypatch.setattr(seqlm.training.launch.Console, "step", send)
+    monkeypatch.setattr(seqlm.training.running.Console, "step", send)
     with pytest.raises(Stopped, match="stopped at step 5, everything is saved") as caught:
         train(tiny(tmp_path), {})
     assert caught.value.exit_code == 128 + number

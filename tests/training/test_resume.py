@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 
 import seqlm.training.launch
+import seqlm.training.running
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, SeqlmError, Stopped
 from seqlm.runs import checkpoint, upkeep
@@ -57,9 +58,9 @@ def weights(folder):
 def stop_at(monkeypatch, step):
     """Stop the next run after `step` steps, as Ctrl-C does."""
 
-    class Stop(seqlm.training.launch.StopSignal):
+    class Stop(seqlm.training.running.StopSignal):
         def __enter__(self):
-            original = seqlm.training.launch.Console.step
+            original = seqlm.training.running.Console.step
 
             def count(console):
                 original(console)
@@ -67,13 +68,13 @@ def stop_at(monkeypatch, step):
                 if self.seen == step:
                     self.number = signal.SIGINT
 
-            monkeypatch.setattr(seqlm.training.launch.Console, "step", count)
+            monkeypatch.setattr(seqlm.training.running.Console, "step", count)
             return self
 
         def __exit__(self, *_):
             monkeypatch.undo()
 
-    monkeypatch.setattr(seqlm.training.launch, "StopSignal", Stop)
+    monkeypatch.setattr(seqlm.training.running, "StopSignal", Stop)
 
 
 def mutate_state(monkeypatch, change):
@@ -423,7 +424,7 @@ def test_a_resume_that_fails_leaves_the_run_as_it_was(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(seqlm.training.launch.RunLogger, "hparams", interrupted)
+    monkeypatch.setattr(seqlm.training.running.RunLogger, "hparams", interrupted)
     with pytest.raises(KeyboardInterrupt):
         resume(run.path, ["train.steps=9", REPLAN])
     info = run.info()

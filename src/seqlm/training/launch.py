@@ -1,64 +1,40 @@
-"""Starting a run and resuming one: its folder, its status, and all that surrounds the loop."""
+"""Starting a run and resuming one: all that is checked and put together before it trains."""
 
 from __future__ import annotations
 
-import secrets
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..cells import Carry
 from ..config.comparison import changes, with_younger_options
-from ..config.metrics import by_name
 from ..config.schema import RANDOM_SEED, Config
 from ..config.values import save_config, with_absolute_paths, with_words
 from ..engines.choice import measured
-from ..errors import (
-    ConfigError,
-    NonFiniteError,
-    RankFailed,
-    RunExists,
-    Stopped,
-    describe_failure,
-    memory_advice,
-)
+from ..errors import ConfigError, RunExists, memory_advice
 from ..runs import checkpoint, upkeep
 from ..runs.assemble import check_parts
 from ..runs.changes import check_changes
 from ..runs.folder import RunFolder
 from ..runs.load import origin, warn, with_pinned_models
-from ..runs.lock import LeaseLost
 from ..runs.naming import describe_model, run_name
-from ..runs.sealed import check_tokenizer, meta, saved_config, seal, write_config
+from ..runs.sealed import check_tokenizer, saved_config, seal, write_config
 from ..runs.transfer import begin_with_another, describe_beginning
 from ..terminal import status as shown_status
 from .assemble import assemble_session
-from .callbacks import Callback, TrainingState
-from .console import Console
+from .callbacks import Callback
 from .distributed import ALONE, Ranks
-from .joining import agreed, check_same_data, resume_command
-from .loggers.base import Opening
-from .loggers.run_logger import NoLogger, RunLogger
-from .loop import Loop
+from .joining import agreed, check_same_data
 from .plan import extend, planned
-from .report import closing, describe_run, header, hparams, less_memory, now, trust_word
+from .report import describe_run, less_memory, now
 from .resuming import check_limits, finished, is_finished, newest_checkpoint, record_resumption
+from .running import Trained, run_to_its_end
 from .session import Progress, Session
-from .signals import StopSignal
 
 DRAWN = f"seed={RANDOM_SEED}"
-
-
-class Trained(NamedTuple):
-    """A finished run, its best value of the monitored metric, negated if higher is better, and its config."""
-
-    run: RunFolder
-    best: float
-    config: Config
 
 
 def train(
@@ -112,7 +88,7 @@ def _train(
 
     with _new_folder(config, run_name(config, choices, given), fill, ranks) as run:
         if run is not None:
-            return _run(run, session, *_beginning(session), None)
+            return run_to_its_end(run, session, *_beginning(session), None)
     return train(config, choices, words, callbacks, ranks)
 
 
@@ -191,7 +167,7 @@ def _resume(run: RunFolder, change: Callable[[Config], Config], callbacks: Seque
         if ranks.leads:
             write_config(run, config)
             record_resumption(run, session, progress, changed, origins)
-        return _run(run, session, progress, carry, start)
+        return run_to_its_end(run, session, progress, carry, start)
 
 
 def _origins(session: Session) -> dict[str, Any]:
@@ -218,95 +194,3 @@ def _beginning(session: Session) -> tuple[Progress, Carry]:
     """Where a run begins. One that begins with another is evaluated before its first step: that may stay the best."""
     evaluated_at = -1 if session.config.init_from else 0
     return Progress(evaluated_at=evaluated_at, plan=planned(session, session.config)), session.init_carry()
-
-
-def _run(
-    run: RunFolder, session: Session, progress: Progress, carry: Carry, start: checkpoint.Checkpoint | None
-) -> Trained:
-    """Train on from `progress`, with logs and signals, and set the run's status at the end.
-
-    `start` is the checkpoint that it was restored from, if any. A signal that comes before the first step or after the
-    last is answered there, too: the run is saved, or as good as finished.
-    """
-    ranks = session.ranks
-    with StopSignal() as stop, memory_advice(partial(less_memory, session.config, run)):
-        saved_at = None if start is None else start.step
-        if ranks.watch is not None:
-            command = resume_command(ranks, shlex.quote(str(run.path)) + trust_word(session.config))
-            ranks.watch.way_on = f"Resume it with: {command}"
-        if ranks.leads:
-            run.forget_after(progress.step, progress.evaluated_at, None if start is None else start.meta.get("metrics"))
-            session.sealed = meta(run, with_absolute_paths(session.config))
-            measured.keep(lambda made: run.update(measured=made))
-        console = Console(session.task.results(session.data).headline, partial(session.share, progress))
-        status, logger, problem = "failed", None, None
-        try:
-            logger = _logger(run, session, console, None if saved_at is None else progress)
-            print(header(run, session, progress), flush=True)
-            if saved_at is None and ranks.leads:
-                logger.text("config", run.config.read_text(encoding="utf-8"), 0, 0)
-            if ranks.leads:
-                logger.metrics(by_name(session.task.metrics))
-                logger.hparams(hparams(run, session.config))
-            session.callbacks.begin(TrainingState(run, session, progress, logger), console.write)
-            loop = Loop(run, session, progress, logger, console, stop)
-            loop.fit(carry, saved_at)
-            status = session.callbacks.status
-        except (Stopped, KeyboardInterrupt, RankFailed):
-            status = "interrupted"
-            raise
-        except LeaseLost:
-            status = "lost"
-            raise
-        except Exception as error:
-            status, problem = "diverged" if isinstance(error, NonFiniteError) else status, describe_failure(error)
-            raise
-        finally:
-            console.close()
-            _close(run, session, progress, logger, status, problem)
-        if ranks.leads:
-            print(closing(run, session, progress, loop.best_diverged), flush=True)
-        return Trained(run, progress.best_loss, session.config)
-
-
-def _logger(run: RunFolder, session: Session, console: Console, at: Progress | None) -> RunLogger:
-    """The logger of a run that stands here, if it was begun before; of ranks but the first one that is silent."""
-    if not session.ranks.leads:
-        return NoLogger(run.path)
-    return RunLogger(_opening(run, session, at), session.loggers, console.write, console.warn)
-
-
-def _opening(run: RunFolder, session: Session, at: Progress | None) -> Opening:
-    """The run as its loggers are shown it, where the checkpoint stands that it goes on from, if there is one.
-
-    The id that a server finds it by is drawn once, and only if there is a server.
-    """
-    known = run.info().get("log_id", "")
-    if not known and not all(logger.local for logger in session.loggers.values()):
-        known = secrets.token_hex(4)
-        run.update(log_id=known)
-    config = session.config
-    step, tokens = (0, 0) if at is None else (at.step, at.tokens)
-    return Opening(run.path, step, at is None, known, config.tags, config.note, tokens)
-
-
-def _close(
-    run: RunFolder, session: Session, progress: Progress, logger: RunLogger | None, status: str, problem: str | None
-) -> None:
-    """Write how the run has ended, with the error if there was one, and close its logs."""
-    if not session.ranks.leads:
-        session.callbacks.end(status)
-        return
-    valid = {f"valid/{name}": value for name, value in progress.valid.items()}
-    counted: dict[str, Any] = {"steps": progress.step, "tokens": progress.tokens, "seconds": round(progress.seconds, 3)}
-    counted |= session.callbacks.facts(run.info())
-    counted["saving_seconds"] = round(progress.saving_seconds, 3)
-    counted |= {"error": problem} if problem or "error" in run.info() else {}
-    with suppress(OSError, LeaseLost):  # on a full disk the error that led here is the one to print
-        run.update(status=status, ended=now(), best_step=progress.best_step, metrics=valid, **counted)
-    try:
-        session.callbacks.end(status)
-    finally:
-        if logger is not None:
-            with suppress(OSError):
-                logger.close(status)
