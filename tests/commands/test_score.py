@@ -151,6 +151,14 @@ def test_the_best_of_several(home):
     assert one[0]["text"] == "the apple and pear salad" and one[0]["group"] == "7" and "errors" not in one[0]
 
 
+@pytest.mark.parametrize("option", ["--pairs", "--nbest"])
+def test_files_that_are_held_in_memory_have_a_bound(home, monkeypatch, option):
+    (home / "large").write_text("the pear\tthe pair\n" * 3)
+    monkeypatch.setattr("seqlm.data.reading.LARGEST_FILE", 20)
+    done = score(home, option, "large", check=False)
+    assert done.returncode == 2 and "large is larger than" in done.stderr and "split it into several files" in done.stderr
+
+
 def test_standard_input_is_answered_line_by_line(home):
     done = score(home, "-", "batch_size=1", input="the pair\r\n\n\ufeffthe pear")
     assert [one["words"] for one in records(done)] == [2, 0, 2]
