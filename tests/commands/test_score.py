@@ -156,7 +156,7 @@ def test_files_that_are_held_in_memory_have_a_bound(home, monkeypatch, option):
     (home / "large").write_text("the pear\tthe pair\n" * 3)
     monkeypatch.setattr("seqlm.data.reading.LARGEST_FILE", 20)
     done = score(home, option, "large", check=False)
-    assert done.returncode == 2 and "large is larger than" in done.stderr and "split it into several files" in done.stderr
+    assert done.returncode == 2 and "large is larger than" in done.stderr and "split it into several" in done.stderr
 
 
 def test_standard_input_is_answered_line_by_line(home):
