@@ -104,7 +104,7 @@ def _readers() -> list[Reader]:
     from seqlm.data.sources.labelled import Labelled
     from seqlm.data.sources.parallel import Parallel
     from seqlm.data.sources.text import TextCorpus
-    from seqlm.data.tokenizers.text import load_tokenizer
+    from seqlm.data.tokenizers.saved import load_tokenizer
     from seqlm.runs import checkpoint, upkeep
     from seqlm.runs.folder import RunFolder
 

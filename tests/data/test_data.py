@@ -21,7 +21,8 @@ from seqlm.data.sources.entropy import HiddenMarkov, MarkovChain
 from seqlm.data.sources.ptb import PennTreebank
 from seqlm.data.sources.pydoc import PydocCorpus
 from seqlm.data.sources.text import TextCorpus
-from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
+from seqlm.data.tokenizers.saved import load_tokenizer
+from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 
 TEXT = "the cat  sat\n\non the mat — naïve 😀\nthe end"

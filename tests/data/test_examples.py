@@ -17,7 +17,7 @@ from seqlm.commands.eval import evaluate_run
 from seqlm.data.batching.batches import IGNORE_INDEX
 from seqlm.data.batching.bucketed import Bucketed, EncodedExamples
 from seqlm.data.tokenizers.examples import ExampleTokenizer
-from seqlm.data.tokenizers.text import load_tokenizer
+from seqlm.data.tokenizers.saved import load_tokenizer
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.layers import flip_sequences

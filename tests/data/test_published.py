@@ -18,7 +18,8 @@ from seqlm.data.sources.ptb import PennTreebank
 from seqlm.data.sources.ptbchar import PennTreebankChar
 from seqlm.data.sources.text8 import Text8
 from seqlm.data.sources.wikitext import WikiText2, WikiText103
-from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
+from seqlm.data.tokenizers.saved import load_tokenizer
+from seqlm.data.tokenizers.text import ByteTokenizer, CharTokenizer, WordTokenizer
 from seqlm.errors import ConfigError
 
 WIKI = {

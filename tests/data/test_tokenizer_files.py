@@ -7,7 +7,8 @@ import json
 import pytest
 
 from seqlm.data.tokenizers.examples import ExampleTokenizer
-from seqlm.data.tokenizers.text import CharTokenizer, load_tokenizer
+from seqlm.data.tokenizers.saved import load_tokenizer
+from seqlm.data.tokenizers.text import CharTokenizer
 from seqlm.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ from seqlm.data.batching.bucketed import Bucketed, EncodedExamples
 from seqlm.data.sources.adding import Adding
 from seqlm.data.sources.features import Features
 from seqlm.data.tokenizers.examples import ExampleTokenizer
-from seqlm.data.tokenizers.text import load_tokenizer
+from seqlm.data.tokenizers.saved import load_tokenizer
 from seqlm.errors import ConfigError
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.sequence_model import build_sequence_model

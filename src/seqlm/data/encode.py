@@ -21,7 +21,8 @@ from ..errors import ConfigError, describe
 from ..files import writing
 from ..terminal import track
 from .corpus import Corpus, TextCounts
-from .tokenizers.text import KINDS, Tokenizer, load_tokenizer
+from .tokenizers.saved import load_tokenizer
+from .tokenizers.text import KINDS, Tokenizer
 
 T = TypeVar("T")
 FORMAT = 1  # part of every key: raise it when what is stored changes

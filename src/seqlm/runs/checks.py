@@ -58,7 +58,7 @@ def _config(run: RunFolder, trust: Sequence[str]) -> str:
 
 
 def _tokenizer(run: RunFolder, trust: Sequence[str]) -> str:
-    from ..data.tokenizers.text import load_tokenizer
+    from ..data.tokenizers.saved import load_tokenizer
 
     check_tokenizer(run)
     return f"{load_tokenizer(run.tokenizer).kind} tokens"
@@ -117,7 +117,7 @@ def _parts(run: RunFolder, trust: Sequence[str]) -> str:
 
 
 def _data(run: RunFolder, trust: Sequence[str]) -> str:
-    from ..data.tokenizers.text import load_tokenizer
+    from ..data.tokenizers.saved import load_tokenizer
     from .assemble import build_data, check_parts
 
     config, known = saved_config(run), run.read_info()[0].get("data_fingerprint")

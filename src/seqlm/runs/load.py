@@ -19,7 +19,8 @@ from ..data.dataset import Data, FileData
 from ..data.examples import Example, Format
 from ..data.reading import TextReader
 from ..data.sources.of_file import format_of
-from ..data.tokenizers.text import Tokenizer, load_tokenizer
+from ..data.tokenizers.saved import load_tokenizer
+from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 from ..terminal import status
 from . import checkpoint

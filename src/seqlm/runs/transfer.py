@@ -14,7 +14,8 @@ from ..config.build import accepts, build
 from ..config.schema import Config
 from ..data.fields import Vocabulary
 from ..data.tokenizers.examples import ExampleTokenizer
-from ..data.tokenizers.text import Tokenizer, load_tokenizer
+from ..data.tokenizers.saved import load_tokenizer
+from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 from . import checkpoint
 from .folder import RunFolder

@@ -10,7 +10,7 @@ import torch
 from ..config.build import build
 from ..config.schema import Config
 from ..data.dataset import Data
-from ..data.tokenizers.text import load_tokenizer
+from ..data.tokenizers.saved import load_tokenizer
 from ..device import autocast, prepare
 from ..errors import ConfigError
 from ..layers import Recurrent

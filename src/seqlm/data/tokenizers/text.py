@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError, describe
-from ...files import MB, read_json, writing
+from ...errors import ConfigError
+from ...files import writing
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 UNK, EOS = "<unk>", "<eos>"
 LONGEST_WORD = 1 << 20  # characters: more are held at once by no text that has words
-MOST_BYTES = 48 * MB  # of a tokenizer.json: some four million words
 Ids = NDArray[np.int64]
 
 
@@ -236,34 +235,6 @@ KINDS: dict[str, type[CharTokenizer] | type[WordTokenizer] | type[ByteTokenizer]
     "word": WordTokenizer,
     "byte": ByteTokenizer,
 }
-
-
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer saved in `path`; raises ConfigError if it is missing, damaged or of an unknown kind."""
-    from .examples import ExampleTokenizer
-
-    try:
-        data = read_json(path, MOST_BYTES)
-        if not isinstance(data, dict):
-            raise ValueError("it should be a mapping")
-        kinds = {**KINDS, ExampleTokenizer.kind: ExampleTokenizer}
-        kind, settings = data.get("kind"), data.get("settings")
-        if not isinstance(kind, str) or kind not in kinds:
-            raise ValueError(f"kind={kind!r:.80} should be {' or '.join(kinds)}")
-        if not isinstance(settings, dict):
-            raise ValueError(f"settings={settings!r:.80} should be a mapping")
-        if kind == ExampleTokenizer.kind:
-            return ExampleTokenizer.load(data)
-        tokenizer = KINDS[kind](**settings)
-        if isinstance(tokenizer, ByteTokenizer):
-            return tokenizer
-        vocabulary = texts_of("vocabulary", data.get("vocabulary"))
-        if len(vocabulary) < 2:
-            raise ValueError(f"vocabulary has {len(vocabulary)} entries, but {UNK} and the end of a line are two")
-        return tokenizer.with_vocabulary(vocabulary)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else describe(error)
-        raise ConfigError(f"{path} is not a tokenizer of seqlm: {said}") from error
 
 
 def texts_of(name: str, items: object) -> list[str]:
