@@ -202,6 +202,13 @@ def test_a_word_that_is_written_as_the_end_of_a_line_is_none(home):
     assert [word.is_end for word in line.words] == [False, False, False, True]
 
 
+def test_a_word_that_is_written_as_unknown_is_known(home):
+    """In the Penn Treebank `<unk>` is a word as any other; it is another one that is not in the vocabulary."""
+    (line,) = scored(home, "words", ["she <unk> unheard"])
+    assert line.unknown.tolist() == [False, False, True, False]
+    assert [word.unknown for word in line.words] == [False, False, True, False] and line.ids[1] == line.ids[2]
+
+
 def test_what_was_learned_from_a_text_is_forgotten_before_the_next(home):
     scorer = seqlm.load_scorer(home / "words", context="stream", dynamic={"lr": 0.1, "rule": "sgd"})
     first, second = ([line.total for line in scorer.score(LINES)] for _ in range(2))
