@@ -17,7 +17,7 @@ from ..files import to_json
 from ..runs import checkpoint
 from ..runs.folder import RunFolder
 from ..terminal import status
-from .inputs import check_source, lines_of
+from .inputs import check_source, lines_of, source_name
 from .words import run_and_words
 
 if TYPE_CHECKING:
@@ -61,9 +61,8 @@ def main(words: Sequence[str]) -> None:
                     print(f"seqlm: {answer['error']}", file=sys.stderr)
         sys.stdout.flush()
     if wrong:
-        raise ConfigError(
-            f"{wrong} of the lines of {source} could not be read; their answers are errors with the reason"
-        )
+        name = source_name(source)
+        raise ConfigError(f"{wrong} of the lines of {name} could not be read; their answers are errors with the reason")
 
 
 def _check(run: LoadedRun, columns: bool) -> None:
