@@ -33,7 +33,7 @@ PARAMETERS = {
     "awd_wt2": 33_556_078,
     "awd_ptbchar": 13_787_650,
     "awd_enwik8": 47_270_045,
-    "laptop_char": 4 * 960 * (64 + 960 + 2) + 50 * (64 + 960 + 1),
+    "laptop_char": 4 * 800 * (64 + 800 + 2) + 50 * (64 + 800 + 1),
     "book_better_rnnlm": 13_280_400,
     "book_rnnlm": 2_090_800,
     "gal_large": 66_034_000,
