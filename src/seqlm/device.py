@@ -74,25 +74,33 @@ def describe(device: torch.device, precision: str) -> str:
 
 
 def hardware(device: torch.device) -> str:
-    """Name of the GPU, or model of the CPU as far as the system tells, and its number of cores."""
+    """Name of the GPU, or model of the CPU as far as the system tells, and its number of cores.
+
+    Virtual machines call every generation of a processor by one name, so that its family and model stand beside it.
+    """
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    model = _cpuinfo("model name").partition(":")[2].strip() or platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
+    facts = _cpuinfo()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key} {facts[at]}" for key, at in (("family", "cpu family"), ("model", "model")) if at in facts]
+    generation = f" ({', '.join(numbers)})" if numbers else ""
+    return f"{name}{generation}, {os.cpu_count()} cores"
 
 
 def processor() -> str:
     """The kind of processor, with its features: what compiled code and the speed of anything depend on."""
-    return platform.machine() + (_cpuinfo("flags", "Features") or platform.processor())
+    facts = _cpuinfo()
+    return platform.machine() + (facts.get("flags") or facts.get("Features") or platform.processor())
 
 
-def _cpuinfo(*names: str) -> str:
-    """The first line of /proc/cpuinfo with one of these names; empty where there is none."""
+def _cpuinfo() -> dict[str, str]:
+    """Facts about the first processor by name, as /proc/cpuinfo has them; none where there is no such file."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(names)), "")
+        return {}
+    first = text.strip().partition("\n\n")[0]
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
