@@ -12,3 +12,13 @@ def test_the_peak_is_that_of_the_fastest_library(monkeypatch: pytest.MonkeyPatch
     ways = {"torch": lambda *_: time.sleep(0.05), "onednn": lambda *_: None, "mkl": lambda *_: time.sleep(0.05)}
     monkeypatch.setattr(timing, "ways_to_map", lambda weight, rows: ways)
     assert timing.gemm_peak(torch.device("cpu")) > 2 * 2048**3 / 0.05
+
+
+def test_no_contestant_always_follows_the_same_one() -> None:
+    ran: list[str] = []
+    runs = {name: lambda name=name: (0.0, float(not ran.append(name))) for name in "abcd"}
+    found = timing.take_turns(runs, 0.0)
+    rounds = [ran[at : at + 4] for at in range(0, len(ran), 4)]
+    assert len(rounds) >= timing.LEAST_ROUNDS and all(sorted(one) == list("abcd") for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+    assert found == dict.fromkeys("abcd", (0.0, 1.0)) and list(found) == list("abcd")

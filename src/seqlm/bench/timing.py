@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 import weakref
@@ -34,11 +35,16 @@ def with_bf16(names: Iterable[str], options: BenchConfig) -> dict[str, tuple[str
 
 
 def take_turns(contestants: Mapping[Any, Run], seconds: float) -> dict[Any, tuple[float, float]]:
-    """Medians of forward pass and both, of runs taken in turns until the time is over."""
+    """Medians of forward pass and both, of runs taken in turns until the time is over.
+
+    Each round has an order of its own: what ran before leaves caches warm for its like, and cold for others.
+    """
     times: dict[Any, list[tuple[float, float]]] = {key: [] for key in contestants}
+    order, dice = list(contestants.items()), random.Random(0)
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-        for key, run in contestants.items():
+        dice.shuffle(order)
+        for key, run in order:
             times[key].append(run())
         rounds += 1
     return {
