@@ -10,7 +10,7 @@ import torch
 
 from seqlm.cells import GRUCell, JordanCell, LSTMCell
 from seqlm.engines import pick
-from seqlm.engines.choice import Choices, length_class, measured, shape_class
+from seqlm.engines.choice import MOST_ROUNDS, Choices, length_class, measured, shape_class
 from seqlm.layers import Recurrent
 
 
@@ -40,6 +40,18 @@ def test_the_fastest_is_chosen_and_of_equals_the_first(machine):
     assert choices.choose("c", ways(only=1.0)[0]) == "only" and "c" not in choices.made
     assert choices.times_as_fast("a", "other", "usual") == 2
     assert choices.times_as_fast("b", "other", "nobody") is None is choices.times_as_fast("z", "x", "y")
+
+
+@pytest.mark.parametrize(("pause", "chosen", "calls"), [(0.015, "interrupted", MOST_ROUNDS), (0.5, "steady", 1)])
+def test_a_short_pause_of_the_machine_does_not_decide(machine, pause, chosen, calls):
+    tried = []
+
+    def interrupted():
+        tried.append(pause if len(tried) == 1 else 0.004)  # after the first trial, which does not count
+        return tried[-1]
+
+    assert Choices().choose("a", {"interrupted": interrupted, "steady": lambda: 0.007}) == chosen
+    assert 1 + calls >= len(tried) > calls / 2
 
 
 def test_what_was_measured_once_is_not_measured_again(machine):

@@ -36,7 +36,8 @@ CLEARLY = 1.1  # so much faster must another way be than the one that was chosen
 BARELY = 1.02  # or than the usual one, at first
 SECONDS = 0.04  # of measuring, for each way, unless LEAST_ROUNDS take longer
 LEAST_ROUNDS, MOST_ROUNDS = 2, 30
-HOPELESS = 1.4  # times the seconds of the fastest: a way so slow after a round is not tried again
+HOPELESS = 1.4  # times the seconds of the fastest: a way so slow is not tried again
+HICCUP = 0.1  # seconds in which a way must have been so slow, or a short pause of the machine would decide
 PATIENCE = 60.0  # seconds to wait for another process that measures
 
 
@@ -149,7 +150,7 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
 
 def measure(ways: Ways) -> dict[str, float]:
     """The least seconds of each way, tried in turns; infinity for one that this build of torch does not have."""
-    seconds = dict.fromkeys(ways, math.inf)
+    seconds, spent = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, 0.0)
     able = []
     for name, trial in ways.items():
         with suppress(RuntimeError, NotImplementedError, AttributeError):
@@ -160,8 +161,10 @@ def measure(ways: Ways) -> dict[str, float]:
         if done >= LEAST_ROUNDS and time.perf_counter() > end:
             break
         for name in able:
-            seconds[name] = min(seconds[name], ways[name]())
-        able = [name for name in able if seconds[name] <= HOPELESS * min(seconds.values())]
+            took = ways[name]()
+            seconds[name], spent[name] = min(seconds[name], took), spent[name] + took
+        limit = HOPELESS * min(seconds.values())
+        able = [name for name in able if seconds[name] <= limit or spent[name] < HICCUP]
         if len(able) == 1:
             break
     return seconds
