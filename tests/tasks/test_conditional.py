@@ -151,6 +151,7 @@ def test_from_the_command_line(run, tmp_path):
     first, second, third = map(json.loads, said.stdout.splitlines())
     assert first["target"] in TEXTS["dog"] and second["target"] in TEXTS["cat"]
     assert said.returncode == 2 and "label should be a label of this run (cat, dog)" in third["error"]
+    assert "1 of the lines of standard input could not be read" in said.stderr
     scored = json.loads(seqlm("eval", folder, "split=test", "--json", "threads=1", cwd=tmp_path).stdout)
     assert scored["examples"] == 80 and scored["ppl"] < scored["empty_ppl"]
     for words, message in [
