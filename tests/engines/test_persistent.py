@@ -99,24 +99,3 @@ def test_without_a_gradient():
         (last, ys), (end, outputs) = scan(cell, xs, cell.init_carry(2)), persistent.run(cell, xs, cell.init_carry(2))
     for expected, found in zip((ys, *last), (outputs, *end), strict=True):
         torch.testing.assert_close(found, expected)
-
-
-def test_one_thread_is_taken_where_it_is_faster(monkeypatch):
-    choice, clock, seconds = pace.Pace(3), 0.0, {3: 2.0, 1: 1.0}  # others use the machine
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: clock)
-
-    def chunks(count):
-        nonlocal clock
-        taken = []
-        for _ in range(count):
-            with choice.threads(100) as threads:
-                taken.append(threads)
-                clock += seconds[threads]
-        return taken
-
-    first = chunks(2 * pace.RETRY - 1)
-    assert first[0] == 3 and first[-1] == 1
-    seconds[3] = 0.6  # they have gone
-    assert chunks(pace.RETRY)[-1] == 3
-    with choice.threads(3) as threads:
-        assert threads == 3  # too short to be timed

@@ -80,7 +80,7 @@ class Loop:
         size, rows = buffers.size, buffers.rows
         most = torch.get_num_threads() if rows * weight.numel() >= LEAST_WORK else 1
         by_rows = rows >= LEAST_ROWS * most
-        pace = self.paces.setdefault((rows, size, most), Pace(1 if by_rows else most))
+        pace = self.paces.setdefault((rows, size, most), Pace(most, settled=by_rows))
         weight = weight.to(torch.bfloat16 if self.direction.factors(narrow) in narrow else self.dtype).contiguous()
         packed = torch.empty(compiled.packed_bytes(ctypes.c_long(size)), dtype=torch.uint8)
         compiled.pack(_address(weight), _address(packed), ctypes.c_long(size), ctypes.c_long(most))
@@ -89,7 +89,7 @@ class Loop:
         def run(first: int, last: int) -> None:
             steps = (last - 1, first - 1) if self.direction.backwards else (first, last)
             with pace.threads(last - first) as threads:
-                numbers = *steps, rows, size, most if by_rows else threads, by_rows
+                numbers = *steps, rows, size, threads, by_rows
                 compiled.loop(*bound.arguments, *map(ctypes.c_long, numbers), _address(packed))
 
         return run

@@ -1,17 +1,25 @@
 """torch's own fused LSTM, GRU and RNN (oneDNN on CPU, cuDNN on CUDA), reading the cell's own parameters.
 
 layer -> pick -> scan | [native] | deferred | fused
+
+Its threads wait for each other at every step, inside of a library: without a gradient, pace says how many there are.
 """
 
 from __future__ import annotations
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell, padding_mask, state_after
+from .pace import Pace
+
+_paces: dict[tuple[object, ...], Pace] = {}  # by all that the time of a step depends on
+_same: set[tuple[object, ...]] = set()  # the keys for which one thread gives the bits of all
 
 
 def refusal(cell: Cell) -> str | None:
@@ -50,18 +58,54 @@ def run(
         if lengths is not None:
             xs, weights[0] = _hold_memory(xs, weights[0], lengths)
         with _precision_of_lstm(xs.device):
-            ys, h, c = torch.lstm(xs.to(h.dtype), (h, carry.c.unsqueeze(0)), weights, *options)
+            lstm = partial(torch.lstm, xs.to(h.dtype), (h, carry.c.unsqueeze(0)), weights, *options)
+            ys, h, c = _paced(lstm, xs, weights[1])
         last: Carry = LSTMCarry(h.squeeze(0), c.squeeze(0))
     else:
         if isinstance(cell, GRUCell):
             kernel = torch.gru
         else:
             kernel = torch.rnn_tanh if getattr(cell, "activation", None) == "tanh" else torch.rnn_relu
-        ys, h = kernel(xs, h, weights, *options)
+        ys, h = _paced(partial(kernel, xs, h, weights, *options), xs, weights[1])
         last = Hidden(h.squeeze(0))
     if lengths is not None:
         last = last._replace(h=state_after(lengths, ys, carry.h))
     return last, ys.flip(0) if reverse else ys
+
+
+def _paced(kernel: Callable[[], tuple[Tensor, ...]], xs: Tensor, weight_hh: Tensor) -> tuple[Tensor, ...]:
+    """What a kernel returns for xs (T, B, I), without a gradient by as many threads as are fastest now.
+
+    Nothing says that a library's bits do not depend on its threads: the first chunk of one thread is computed again.
+    """
+    steps, most = len(xs), torch.get_num_threads()
+    if torch.is_grad_enabled() or xs.device.type != "cpu":
+        return kernel()
+    key = (*xs.shape[1:], *weight_hh.shape, weight_hh.dtype, torch.is_autocast_enabled("cpu"), most)
+    pace = _paces.setdefault(key, Pace(most))
+    with pace.threads(steps) as count, _threads(count):
+        found = kernel()
+    if count < most and key not in _same:
+        usual = kernel()
+        if not all(map(torch.equal, usual, found)):
+            pace.settled = True
+            return usual
+        _same.add(key)
+    return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads of torch, for a while."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _hold_memory(xs: Tensor, weight: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
