@@ -74,7 +74,7 @@ def run(
 
 
 def _paced(kernel: Callable[[], tuple[Tensor, ...]], xs: Tensor, weight_hh: Tensor) -> tuple[Tensor, ...]:
-    """What a kernel returns for xs (T, B, I), without a gradient by as many threads as are fastest now.
+    """The outputs of a kernel for xs (T, B, I): without a gradient, by as many threads as are fastest now.
 
     Nothing says that a library's bits do not depend on its threads: the first chunk of one thread is computed again.
     """
