@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LEAST_TIMED = 32  # steps of a chunk that are worth timing
-SOON, LATE = 4, 128  # chunks after which the other number of threads is tried again: after a change, and at most
+SOON, LATE = 2, 128  # chunks after which the other number of threads is tried again: after a change, and at most
 
 
 class Pace:
