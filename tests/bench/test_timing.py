@@ -22,3 +22,15 @@ def test_no_contestant_always_follows_the_same_one() -> None:
     assert len(rounds) >= timing.LEAST_ROUNDS and all(sorted(one) == list("abcd") for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
     assert found == dict.fromkeys("abcd", (0.0, 1.0)) and list(found) == list("abcd")
+
+
+def test_a_turn_is_the_mean_of_the_runs_after_the_first() -> None:
+    times = iter([0.1] + [9.0, 0.1, 0.2, 0.3] * 2)
+    turn = timing.warmed(lambda: (lambda both: (both / 2, both))(next(times)))
+    assert timing.TURN == 0.3 and [turn(), turn()] == [pytest.approx((0.1, 0.2))] * 2
+
+
+def test_a_long_run_is_a_turn() -> None:
+    times = iter([1.0, 2.0, 3.0])
+    turn = timing.warmed(lambda: (0.0, next(times)))
+    assert [turn(), turn()] == [(0.0, 2.0), (0.0, 3.0)]

@@ -21,8 +21,8 @@ from ..config.verb_schema import BenchConfig
 from ..device import keep_freed_memory
 from ..training.distributed import Pending, Ranks
 from .neighbour import DEFAULT_RUN
-from .steps import MOST_STEPS, STEPS, TURN, WARM_UP, Recipe, seqlm_model, seqlm_step
-from .timing import Run, take_turns
+from .steps import STEPS, WARM_UP, Recipe, seqlm_model, seqlm_step
+from .timing import MOST_RUNS, TURN, Run, take_turns
 
 RECIPES = {"default": DEFAULT_RUN, "zaremba_small": STEPS["zaremba_small"]}  # the second with 10,000 words
 FIRST = "1 process, 2 threads"
@@ -102,7 +102,7 @@ def _group(recipe: Recipe, count: int, threads: int) -> Iterator[Run]:
             for _, theirs in pairs:
                 theirs.close()
             turn(WARM_UP)
-            steps = max(1, min(MOST_STEPS, round(TURN / turn(1)[1])))
+            steps = max(1, min(MOST_RUNS, round(TURN / turn(1)[1])))
             yield lambda: turn(steps)
         finally:
             for process in processes:

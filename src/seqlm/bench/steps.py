@@ -27,10 +27,9 @@ from ..training.gradient import gradient
 from ..training.loop import descend
 from ..training.shared_gradient import SharedGradient
 from .plain import Plain, PlainAwd
-from .timing import Run, now, take_turns, with_bf16
+from .timing import Run, now, take_turns, warmed, with_bf16
 
 WARM_UP = 3  # steps before the first turn: kernels are compiled, ways chosen
-TURN, MOST_STEPS = 0.3, 5  # seconds of a turn, and steps of it, about; a step that is longer is a turn
 
 
 class Recipe(NamedTuple):
@@ -194,7 +193,7 @@ def _in_a_process(recipe: Recipe, engine: str, precision: str, device: torch.dev
 def _serve(
     connection: Connection, recipe: Recipe, engine: str, precision: str, device: torch.device, threads: int
 ) -> None:
-    """Do a turn whenever asked: some steps, of which the first warms the caches; answers the mean of the others."""
+    """Do a turn whenever asked; answers the seconds of a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks; it ends this one
     torch.set_num_threads(threads)
     if engine == "plain":
@@ -204,15 +203,16 @@ def _serve(
         step = seqlm_step(recipe, seqlm_model(recipe, engine).to(device), device, precision)
     generator = torch.Generator().manual_seed(0)
 
-    def seconds() -> float:
+    def run() -> tuple[float, float]:
         tokens = torch.randint(recipe.vocabulary, (recipe.bptt + 1, recipe.batch), generator=generator).to(device)
         start = now(device)
         step(tokens)
-        return now(device) - start
+        return 0.0, now(device) - start
 
-    count = min(MOST_STEPS, round(TURN / [seconds() for _ in range(WARM_UP)][-1]))
+    for _ in range(WARM_UP):
+        run()
+    turn = warmed(run)
     with suppress(EOFError):
-        connection.send(count)
+        connection.send(True)
         while connection.recv():
-            found = [seconds() for _ in range(1 + count)]
-            connection.send(sum(found[1:]) / count if count else found[0])
+            connection.send(turn()[1])

@@ -17,6 +17,7 @@ from ..config.verb_schema import BenchConfig
 from ..engines.product import ways_to_map
 
 LEAST_ROUNDS = 5
+TURN, MOST_RUNS = 0.3, 20  # seconds of a turn, and runs of it, about; a run that is longer is a turn
 Run = Callable[[], tuple[float, float]]  # seconds of the forward pass, and of all
 
 
@@ -32,6 +33,21 @@ def with_bf16(names: Iterable[str], options: BenchConfig) -> dict[str, tuple[str
     if options.precision == "float32":
         found |= {f"{name} bf16": (name, "bf16") for name in found if name != "scan"}
     return found
+
+
+def warmed(run: Run) -> Run:
+    """A turn of a contestant: some runs, as in a training, of which the first warms the caches; the mean of the others.
+
+    It is run now, to see how many are a turn.
+    """
+    count = min(MOST_RUNS, round(TURN / run()[1]))
+
+    def turn() -> tuple[float, float]:
+        found = [run() for _ in range(1 + count)]
+        forward, both = (statistics.mean(times) for times in zip(*(found[1:] or found), strict=True))
+        return forward, both
+
+    return turn
 
 
 def take_turns(contestants: Mapping[Any, Run], seconds: float) -> dict[Any, tuple[float, float]]:
