@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engines.cross_entropy import nats_and_slope
 from ..engines.product import affine, multiply, outer
 
 CHUNK_BYTES = 2**26  # of logits at once: 64 MiB; large enough for whole matrix products, small against a vocabulary
@@ -141,21 +142,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         kind = torch.float64 if xs.dtype is torch.float64 else torch.float32
         kept = targets != ignore_index
-        picked = torch.where(kept, targets, 0).unsqueeze(1)
+        picked = torch.where(kept, targets, 0)
         nll = xs.new_zeros((), dtype=kind)
         with torch.autocast(xs.device.type, enabled=False):
             inputs, matrix, offset = xs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
             def slope_of(chunk: slice) -> Tensor:
                 """The gradient of the logits of a chunk, softmax - one-hot, after adding its nats."""
-                logs = affine(inputs[chunk], matrix, offset).to(kind)
-                torch.log_softmax(logs, -1, out=logs)
-                at, valid = picked[chunk], kept[chunk].unsqueeze(1)
-                nll.sub_(torch.where(valid, logs.gather(1, at), 0.0).sum())
-                if not grad:
-                    return logs
-                slope = logs.exp_().scatter_add_(1, at, logs.new_full((), -1.0).expand_as(at))
-                return slope.mul_(valid).to(dtype) if ignored else slope.to(dtype)
+                nats, slope = nats_and_slope(affine(inputs[chunk], matrix, offset), picked[chunk], grad)
+                nll.add_(torch.where(kept[chunk], nats, 0.0).sum())
+                return slope.mul_(kept[chunk].unsqueeze(1)) if grad and ignored else slope
 
             ignored = kept.device.type != "cpu" or not bool(kept.all())  # elsewhere it would wait for the answer
             pieces = chunks(len(xs), len(weight) * kind.itemsize)
