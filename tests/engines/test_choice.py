@@ -54,6 +54,12 @@ def test_a_short_pause_of_the_machine_does_not_decide(machine, pause, chosen, ca
     assert 1 + calls >= len(tried) > calls / 2
 
 
+def test_no_way_always_follows_the_same_one(machine):
+    three, tried = ways(a=0.001, b=0.001, c=0.001)
+    Choices().choose("a", three)
+    assert {"".join(tried[at : at + 3]) for at in range(0, len(tried), 3)} == {"abc", "cba"}
+
+
 def test_what_was_measured_once_is_not_measured_again(machine):
     assert Choices().choose("a", ways(usual=1.0, other=0.5)[0]) == "other"
     again, tried = ways(usual=0.1, other=0.5)
