@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .column_sums import column_sums
 from .deferred import differentiable_once
 from .product import affine, multiply, outer
 
@@ -55,4 +56,4 @@ class _Affine(torch.autograd.Function):
         dy = dy.reshape(-1, len(matrix))
         dx = multiply(dy, matrix).float().view(ctx.shape) if ctx.needs_input_grad[0] else None
         dweight = outer(dy, x).float() if ctx.needs_input_grad[1] else None
-        return dx, dweight, dy.sum(0, dtype=torch.float32) if ctx.biased else None, None
+        return dx, dweight, column_sums(dy) if ctx.biased else None, None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .buffers import Buffers, Saved, put_saved
 from .code import Block, block_of
+from .column_sums import column_sums
 from .deferred import differentiable_once
 from .program import Program
 from .recurrent_product import to_gates, to_state, to_weight
@@ -176,7 +177,7 @@ class Chunk(torch.autograd.Function):
         return (
             None, None, None, None, None,
             to_weight(dr, hs[:-1], mask, ctx.dtype).to(weight.dtype),
-            dr.sum((0, 1), dtype=dys.dtype) if ctx.biased else None,
+            column_sums(dr.flatten(0, 1)) if ctx.biased else None,
             None,
             *(_typed(next(given), kind) if needed else None for needed, kind in needs),
             *(buffers.rows_of(f"next{i}")[0] for i in range(len(saved.carries))),

@@ -61,7 +61,7 @@ _HEADER = """
 {declarations}
 typedef {real} real;
 """
-# Inline they are vectors wherever their loop is, the last units of a row too, and the same bits in vectors of any length.
+# Inline they are vectors where their loop is, the last units of a row too, with the same bits in vectors of any length.
 _INLINE = """
 typedef union { float value; unsigned bits; } both;
 static inline real EXP(real x) {  /* 2^n e^r, |r| <= ln(2) / 2; within 2 units of the last digit */
@@ -207,7 +207,9 @@ def header(dtype: torch.dtype, narrow: Iterable[str]) -> str:
         for macro, name in _FUNCTIONS.items()
         if macro not in inline
     )
-    return _HEADER.format(declarations=declarations, real=real) + (_INLINE if inline else "") + (_NARROW if narrow else "")
+    return (
+        _HEADER.format(declarations=declarations, real=real) + (_INLINE if inline else "") + (_NARROW if narrow else "")
+    )
 
 
 def buffer_names(kernel: Kernel, narrow: frozenset[str]) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..engines.column_sums import column_sums
 from ..engines.cross_entropy import nats_and_slope
 from ..engines.product import affine, multiply, outer
 
@@ -167,7 +168,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     slope = slope_of(chunk)
                     dxs[chunk] = multiply(slope, matrix)
                     dweight += outer(slope, inputs[chunk])
-                    dbias += slope.sum(0, dtype=dbias.dtype)
+                    dbias += column_sums(slope)
                 ctx.save_for_backward(dxs, dweight, dbias)
         ctx.biased, ctx.types = bias is not None, (xs.dtype, weight.dtype)
         return nll
@@ -183,6 +184,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         else:
             slope, inputs, matrix = ctx.saved_tensors
             dxs, dweight = multiply(slope, matrix).mul_(scale), outer(slope, (inputs * scale).to(inputs.dtype))
-            dbias = slope.sum(0, dtype=ctx.types[1]) * scale if ctx.biased else None
+            dbias = column_sums(slope).to(ctx.types[1]) * scale if ctx.biased else None
         gradients = (dxs.to(ctx.types[0]), dweight.to(ctx.types[1]), dbias if ctx.biased else None)
         return (*gradients, None, None, None, None)
