@@ -26,11 +26,11 @@ def test_no_contestant_always_follows_the_same_one() -> None:
 
 def test_a_turn_is_the_mean_of_the_runs_after_the_first() -> None:
     times = iter([0.1] + [9.0, 0.1, 0.2, 0.3] * 2)
-    turn = timing.warmed(lambda: (lambda both: (both / 2, both))(next(times)))
-    assert timing.TURN == 0.3 and [turn(), turn()] == [pytest.approx((0.1, 0.2))] * 2
+    turn = timing.warmed(lambda: (lambda both: (both / 2, both))(next(times)), 0.3)
+    assert [turn(), turn()] == [pytest.approx((0.1, 0.2))] * 2
 
 
 def test_a_long_run_is_a_turn() -> None:
     times = iter([1.0, 2.0, 3.0])
-    turn = timing.warmed(lambda: (0.0, next(times)))
+    turn = timing.warmed(lambda: (0.0, next(times)), 0.3)
     assert [turn(), turn()] == [(0.0, 2.0), (0.0, 3.0)]

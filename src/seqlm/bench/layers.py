@@ -17,6 +17,8 @@ from ..engines.native import has_bf16_lstm
 from ..layers import Recurrent
 from .timing import Run, now, peak_bytes, take_turns, warmed, with_bf16
 
+TURN = 0.1  # seconds
+
 
 def _operations(layer: nn.Module, rows: int) -> float:
     """Additions and multiplications of matrices, forward and backward, for so many rows."""
@@ -55,7 +57,7 @@ def measure_layers(
     families = list(dict.fromkeys(against for _, against in work.values()))
     found: dict[tuple[str, str], tuple[float, float]] = {}
     for family in families:
-        members = {key: warmed(run) for key, run in contestants.items() if work[key[0]][1] == family}
+        members = {key: warmed(run, TURN) for key, run in contestants.items() if work[key[0]][1] == family}
         found |= take_turns(members, options.seconds / len(families))
     rows = []
     print(f"\nT,B,I,H = {','.join(map(str, shape))}: milliseconds; times as fast as torch and as scan; peak of both")

@@ -21,8 +21,8 @@ from ..config.verb_schema import BenchConfig
 from ..device import keep_freed_memory
 from ..training.distributed import Pending, Ranks
 from .neighbour import DEFAULT_RUN
-from .steps import STEPS, WARM_UP, Recipe, seqlm_model, seqlm_step
-from .timing import MOST_RUNS, TURN, Run, take_turns
+from .steps import STEPS, TURN, WARM_UP, Recipe, seqlm_model, seqlm_step
+from .timing import MOST_RUNS, Run, take_turns
 
 RECIPES = {"default": DEFAULT_RUN, "zaremba_small": STEPS["zaremba_small"]}  # the second with 10,000 words
 FIRST = "1 process, 2 threads"

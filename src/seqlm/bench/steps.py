@@ -30,6 +30,7 @@ from .plain import Plain, PlainAwd
 from .timing import Run, now, take_turns, warmed, with_bf16
 
 WARM_UP = 3  # steps before the first turn: kernels are compiled, ways chosen
+TURN = 0.3  # seconds
 
 
 class Recipe(NamedTuple):
@@ -211,7 +212,7 @@ def _serve(
 
     for _ in range(WARM_UP):
         run()
-    turn = warmed(run)
+    turn = warmed(run, TURN)
     with suppress(EOFError):
         connection.send(True)
         while connection.recv():

@@ -17,7 +17,7 @@ from ..config.verb_schema import BenchConfig
 from ..engines.product import ways_to_map
 
 LEAST_ROUNDS = 5
-TURN, MOST_RUNS = 0.3, 20  # seconds of a turn, and runs of it, about; a run that is longer is a turn
+MOST_RUNS = 20  # of a turn
 Run = Callable[[], tuple[float, float]]  # seconds of the forward pass, and of all
 
 
@@ -35,12 +35,12 @@ def with_bf16(names: Iterable[str], options: BenchConfig) -> dict[str, tuple[str
     return found
 
 
-def warmed(run: Run) -> Run:
-    """A turn of a contestant: some runs, as in a training, of which the first warms the caches; the mean of the others.
+def warmed(run: Run, seconds: float) -> Run:
+    """A turn of about so many seconds: runs as in a training; the first warms the caches, the mean of the others counts.
 
-    It is run now, to see how many are a turn.
+    A run that is longer is a turn. It is run now, to see how many are one.
     """
-    count = min(MOST_RUNS, round(TURN / run()[1]))
+    count = min(MOST_RUNS, round(seconds / run()[1]))
 
     def turn() -> tuple[float, float]:
         found = [run() for _ in range(1 + count)]
