@@ -36,7 +36,7 @@ def with_bf16(names: Iterable[str], options: BenchConfig) -> dict[str, tuple[str
 
 
 def warmed(run: Run, seconds: float) -> Run:
-    """A turn of about so many seconds: runs as in a training; the first warms the caches, the mean of the others counts.
+    """A turn of about so many seconds: the first run warms the caches, as in a training; the mean of the others counts.
 
     A run that is longer is a turn. It is run now, to see how many are one.
     """
