@@ -264,8 +264,7 @@ def test_kernels_round_to_bfloat16_as_torch_does(value):
     if not compiled.compiler():
         pytest.skip("no C compiler was found")
     source = (
-        "typedef float real;"
-        + compiled._NARROW
+        compiled.header(torch.float32, {"bf16"})
         + "void round_(real *x, bf16 *y, real *z) { *y = NARROW(*x); *z = WIDE(*y); }"
     )
     given, narrow, back = torch.tensor([value]), torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1)

@@ -60,10 +60,10 @@ _HEADER = """
 #define VECTOR __attribute__((simd("notinbranch"), const))
 {declarations}
 typedef {real} real;
+typedef union {{ float value; unsigned bits; }} both;
 """
 # Inline they are vectors where their loop is, the last units of a row too, with the same bits in vectors of any length.
 _INLINE = """
-typedef union { float value; unsigned bits; } both;
 static inline real EXP(real x) {  /* 2^n e^r, |r| <= ln(2) / 2; within 2 units of the last digit */
     x = x > 89 ? 89 : x < -104 ? -104 : x;  /* infinity and 0, from there on */
     const both shifted = {.value = x * 1.44269504f + 12582912.0f};  /* n in its last bits */
@@ -83,10 +83,9 @@ static inline real TANH(real x) {  /* of small x a polynomial, which keeps its d
 """
 _NARROW = """
 typedef unsigned short bf16;  /* the upper half of a float */
-typedef union { float value; unsigned bits; } word;
-static inline real WIDE(bf16 x) { return ((word){.bits = (unsigned)x << 16}).value; }
+static inline real WIDE(bf16 x) { return ((both){.bits = (unsigned)x << 16}).value; }
 static inline bf16 NARROW(real x) {  /* to the nearest, ties to even */
-    const unsigned bits = ((word){.value = x}).bits;
+    const unsigned bits = ((both){.value = x}).bits;
     return x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 """
@@ -207,9 +206,8 @@ def header(dtype: torch.dtype, narrow: Iterable[str]) -> str:
         for macro, name in _FUNCTIONS.items()
         if macro not in inline
     )
-    return (
-        _HEADER.format(declarations=declarations, real=real) + (_INLINE if inline else "") + (_NARROW if narrow else "")
-    )
+    functions = (_INLINE if inline else "") + (_NARROW if narrow else "")
+    return _HEADER.format(declarations=declarations, real=real) + functions
 
 
 def buffer_names(kernel: Kernel, narrow: frozenset[str]) -> tuple[list[str], list[str]]:

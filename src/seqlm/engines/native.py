@@ -18,7 +18,7 @@ from torch import Tensor
 from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarry, LSTMCell, padding_mask, state_after
 from .pace import Pace
 
-_paces: dict[tuple[object, ...], Pace] = {}  # by all that the time of a step depends on
+_paces: dict[tuple[object, ...], Pace] = {}  # by all that time and bits of a chunk may depend on
 _same: set[tuple[object, ...]] = set()  # the keys for which one thread gives the bits of all
 
 
@@ -78,12 +78,12 @@ def _paced(kernel: Callable[[], tuple[Tensor, ...]], xs: Tensor, weight_hh: Tens
 
     Nothing says that a library's bits do not depend on its threads: the first chunk of one thread is computed again.
     """
-    steps, most = len(xs), torch.get_num_threads()
+    most = torch.get_num_threads()
     if torch.is_grad_enabled() or xs.device.type != "cpu":
         return kernel()
-    key = (*xs.shape[1:], *weight_hh.shape, weight_hh.dtype, torch.is_autocast_enabled("cpu"), most)
+    key = (*xs.shape, *weight_hh.shape, weight_hh.dtype, torch.is_autocast_enabled("cpu"), most)
     pace = _paces.setdefault(key, Pace(most))
-    with pace.threads(steps) as count, _threads(count):
+    with pace.threads(len(xs)) as count, _threads(count):
         found = kernel()
     if count < most and key not in _same:
         usual = kernel()

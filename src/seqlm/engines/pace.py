@@ -45,4 +45,4 @@ class Pace:
         if best != self.best:
             self.best, self.wait, self.left = best, SOON, SOON
         elif self.left == 0:
-            self.wait = self.left = min(2 * self.wait, LATE)
+            self.wait = self.left = min(4 * self.wait, LATE)
