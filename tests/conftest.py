@@ -40,9 +40,10 @@ TINY = [
 
 
 def pytest_configure() -> None:
-    """Tests send Ctrl-C, which a suite that a shell began in its background would ignore, and its children, too."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Tests send signals, which a suite that began in the background or under nohup, and its children, would ignore."""
+    for number, usual in [(signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)]:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
