@@ -15,7 +15,6 @@ ALL = 3
 @pytest.fixture(autouse=True)
 def threads(monkeypatch):
     monkeypatch.setattr(native, "_paces", {})
-    monkeypatch.setattr(native, "_same", set())
     before = torch.get_num_threads()
     torch.set_num_threads(ALL)
     yield

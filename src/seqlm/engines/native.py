@@ -19,7 +19,6 @@ from ..cells import Carry, Cell, ElmanCell, GatedCell, GRUCell, Hidden, LSTMCarr
 from .pace import Pace
 
 _paces: dict[tuple[object, ...], Pace] = {}  # by all that time and bits of a chunk may depend on
-_same: set[tuple[object, ...]] = set()  # the keys for which one thread gives the bits of all
 
 
 def refusal(cell: Cell) -> str | None:
@@ -84,14 +83,13 @@ def _paced(kernel: Callable[[], tuple[Tensor, ...]], xs: Tensor, weight_hh: Tens
     key = (*xs.shape, *weight_hh.shape, weight_hh.dtype, torch.is_autocast_enabled("cpu"), most)
     pace = _paces.setdefault(key, Pace(most))
     with pace.threads(len(xs)) as count, _threads(count):
+        first = count not in pace.seconds
         found = kernel()
-    if count < most and key not in _same:
-        usual = kernel()
-        if not all(map(torch.equal, usual, found)):
-            pace.settled = True
-            return usual
-        _same.add(key)
-    return found
+    if count == most or not first:
+        return found
+    usual = kernel()
+    pace.settled = not all(map(torch.equal, usual, found))
+    return usual
 
 
 @contextmanager
