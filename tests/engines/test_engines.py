@@ -32,7 +32,7 @@ from seqlm.cells import (
 from seqlm.config import schema
 from seqlm.config.build import build
 from seqlm.config.yaml_files import cell_nodes
-from seqlm.engines import ENGINES, NAMES, ORDERS, Engine, compiled, fused, native, pick
+from seqlm.engines import ENGINES, NAMES, ORDERS, Engine, compiled, fused, native, pick, prelude
 from seqlm.engines.kernel_body import KernelBody
 from seqlm.engines.trace import operation
 from seqlm.testing import engine_equals_scan
@@ -264,7 +264,7 @@ def test_kernels_round_to_bfloat16_as_torch_does(value):
     if not compiled.compiler():
         pytest.skip("no C compiler was found")
     source = (
-        compiled.header(torch.float32, {"bf16"})
+        prelude.header(torch.float32, {"bf16"})
         + "void round_(real *x, bf16 *y, real *z) { *y = NARROW(*x); *z = WIDE(*y); }"
     )
     given, narrow, back = torch.tensor([value]), torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1)

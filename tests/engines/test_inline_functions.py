@@ -5,7 +5,7 @@ import ctypes
 import pytest
 import torch
 
-from seqlm.engines import compiled
+from seqlm.engines import compiled, prelude
 
 pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="there is no C compiler")
 
@@ -19,7 +19,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def values(name: str, x: torch.Tensor) -> torch.Tensor:
-    run = compiled.library(compiled.header(torch.float32, ()) + LOOP.replace("FUNCTION", name.upper())).run
+    run = compiled.library(prelude.header(torch.float32, ()) + LOOP.replace("FUNCTION", name.upper())).run
     out = torch.empty_like(x)
     run(ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr()), ctypes.c_long(len(x)))
     return out

@@ -5,14 +5,14 @@ chunk, affine, linear_cross_entropy -> [column_sums] -> compiled
 
 from __future__ import annotations
 
-import ctypes
 import functools
 
 import torch
 from torch import Tensor
 
 from . import compiled
-from .passes import Unsupported, kernels_allowed
+from .passes import kernels_allowed
+from .prelude import header
 
 LEAST_WORK = 2**15  # numbers: fewer are not worth a second thread
 
@@ -25,18 +25,14 @@ def column_sums(matrix: Tensor) -> Tensor:
         return matrix.sum(0, dtype=torch.promote_types(matrix.dtype, torch.float32))
     sums = torch.empty(matrix.shape[1])
     threads = torch.get_num_threads() if matrix.numel() >= LEAST_WORK else 1
-    numbers = map(ctypes.c_long, (*matrix.shape, threads))
-    kernel(ctypes.c_void_p(matrix.data_ptr()), ctypes.c_void_p(sums.data_ptr()), *numbers)
+    compiled.call(kernel, (matrix, sums), *matrix.shape, threads)
     return sums
 
 
 @functools.cache
 def _kernel() -> compiled.Compiled | None:
     """The kernel, if there is a compiler."""
-    try:
-        return compiled.library(compiled.header(torch.float32, {"bf16"}) + _SOURCE).column_sums
-    except Unsupported:
-        return None
+    return compiled.optional(header(torch.float32, {"bf16"}) + _SOURCE, "column_sums")
 
 
 # Every thread takes columns of its own, so that no bit depends on their number. Parts of a few rows are added up, or

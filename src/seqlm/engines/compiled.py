@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..cache.entries import entry
 from ..cache.private import private_folder
@@ -28,6 +29,7 @@ from ..device import processor
 from ..terminal import status
 from .buffers import Buffers
 from .passes import Array, Kernel, Language, Pass, Unsupported, operations
+from .prelude import header
 
 Compiled = Callable[..., None]  # by ctypes
 WIDE = ["-mprefer-vector-width=512"] if platform.machine() == "x86_64" else []  # gcc would use half of AVX-512
@@ -51,45 +53,6 @@ LANGUAGE = Language(
         absolute="({0} < 0 ? -{0} : {0})",
     ),
 )
-
-# Declared here, not in math.h: this way gcc may call the vector versions of the C library.
-_HEADER = """
-#include <omp.h>
-#include <stdlib.h>
-#define INFINITY (__builtin_inff())
-#define VECTOR __attribute__((simd("notinbranch"), const))
-{declarations}
-typedef {real} real;
-typedef union {{ float value; unsigned bits; }} both;
-"""
-# Inline they are vectors where their loop is, the last units of a row too, with the same bits in vectors of any length.
-_INLINE = """
-static inline real EXP(real x) {  /* 2^n e^r, |r| <= ln(2) / 2; within 2 units of the last digit */
-    x = x > 89 ? 89 : x < -104 ? -104 : x;  /* infinity and 0, from there on */
-    const both shifted = {.value = x * 1.44269504f + 12582912.0f};  /* n in its last bits */
-    const real n = shifted.value - 12582912.0f, r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    const real p = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r
-                     + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
-    const int whole = (int)(shifted.bits - 0x4b400000u), half = whole >> 1;  /* 2^n may be no number, its halves are */
-    const both one = {.bits = (unsigned)(half + 127) << 23}, two = {.bits = (unsigned)(whole - half + 127) << 23};
-    return (p * r * r + r + 1) * one.value * two.value;
-}
-static inline real TANH(real x) {  /* of small x a polynomial, which keeps its digits */
-    const real size = x < 0 ? -x : x, square = x * x, far = 1 - 2 / (EXP(2 * size) + 1);
-    const real p = (((-5.70498872745e-3f * square + 2.06390887954e-2f) * square - 5.37397155531e-2f) * square
-                    + 1.33314422036e-1f) * square - 3.33332819422e-1f;
-    return size < 0.625f ? p * square * x + x : x < 0 ? -far : far;
-}
-"""
-_NARROW = """
-typedef unsigned short bf16;  /* the upper half of a float */
-static inline real WIDE(bf16 x) { return ((both){.bits = (unsigned)x << 16}).value; }
-static inline bf16 NARROW(real x) {  /* to the nearest, ties to even */
-    const unsigned bits = ((both){.value = x}).bits;
-    return x != x ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-"""
-_FUNCTIONS = {"EXP": "exp", "LOG": "log", "SQRT": "sqrt", "TANH": "tanh"}
 
 
 class Bound:
@@ -176,6 +139,19 @@ def library(source: str) -> ctypes.CDLL:
     return _load(source, program)
 
 
+def optional(source: str, name: str) -> Compiled | None:
+    """A function of a source, or None where it cannot be compiled."""
+    try:
+        return getattr(library(source), name)  # type: ignore[no-any-return]
+    except Unsupported:
+        return None
+
+
+def call(function: Compiled, tensors: Iterable[Tensor], *numbers: int) -> None:
+    """Call a compiled function with the addresses of tensors, and then with whole numbers."""
+    function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *map(ctypes.c_long, numbers))
+
+
 def _source(kernel: Kernel, dtype: torch.dtype, narrow: frozenset[str]) -> tuple[list[str], str]:
     """The names of the buffers of a step, in the order of its arguments, and its C; `narrow` ones are in bfloat16."""
     names, outputs = buffer_names(kernel, narrow)
@@ -195,19 +171,6 @@ def _source(kernel: Kernel, dtype: torch.dtype, narrow: frozenset[str]) -> tuple
     lines += ["    free(kept);"] if kernel.kept else []
     lines.append("    }\n}\n")
     return names, "\n".join(lines)
-
-
-def header(dtype: torch.dtype, narrow: Iterable[str]) -> str:
-    """The beginning of a source: its type of number, and how to read bfloat16."""
-    real, suffix = ("float", "f") if dtype is torch.float32 else ("double", "")
-    inline = {"EXP", "TANH"} if dtype is torch.float32 else set()
-    declarations = "\n".join(
-        f"extern {real} {name}{suffix}({real}) VECTOR;\n#define {macro} {name}{suffix}"
-        for macro, name in _FUNCTIONS.items()
-        if macro not in inline
-    )
-    functions = (_INLINE if inline else "") + (_NARROW if narrow else "")
-    return _HEADER.format(declarations=declarations, real=real) + functions
 
 
 def buffer_names(kernel: Kernel, narrow: frozenset[str]) -> tuple[list[str], list[str]]:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from .buffers import Buffers
-from .compiled import Bound, buffer_names, header, library, pointers, row_loops
+from .compiled import Bound, buffer_names, call, library, pointers, row_loops
 from .pace import Pace
 from .passes import Array, Kernel, Unsupported
+from .prelude import header
 
 LEAST_WORK = 2**16  # multiplications of a step: below, threads cost more than they save
 LEAST_ROWS = 4  # of a thread: for fewer, reading the weight takes longer than to multiply by it
@@ -83,20 +84,16 @@ class Loop:
         pace = self.paces.setdefault((rows, size, most), Pace(most, settled=by_rows))
         weight = weight.to(torch.bfloat16 if self.direction.factors(narrow) in narrow else self.dtype).contiguous()
         packed = torch.empty(compiled.packed_bytes(ctypes.c_long(size)), dtype=torch.uint8)
-        compiled.pack(_address(weight), _address(packed), ctypes.c_long(size), ctypes.c_long(most))
+        call(compiled.pack, (weight, packed), size, most)
         bound = Bound(names, buffers)
 
         def run(first: int, last: int) -> None:
             steps = (last - 1, first - 1) if self.direction.backwards else (first, last)
             with pace.threads(last - first) as threads:
                 numbers = *steps, rows, size, threads, by_rows
-                compiled.loop(*bound.arguments, *map(ctypes.c_long, numbers), _address(packed))
+                compiled.loop(*bound.arguments, *map(ctypes.c_long, numbers), ctypes.c_void_p(packed.data_ptr()))
 
         return run
-
-
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
 
 
 def _source(kernel: Kernel, dtype: torch.dtype, direction: Direction, narrow: frozenset[str]) -> tuple[list[str], str]:

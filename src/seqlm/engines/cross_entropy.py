@@ -8,14 +8,14 @@ memory: a fifth of the step of a small model with 10,000 words.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 
 import torch
 from torch import Tensor
 
 from . import compiled
-from .passes import Unsupported, kernels_allowed
+from .passes import kernels_allowed
+from .prelude import header
 
 LEAST_WORK = 2**17  # logits: fewer are not worth a second thread
 
@@ -32,9 +32,7 @@ def nats_and_slope(logits: Tensor, targets: Tensor, slope: bool) -> tuple[Tensor
     rows, size = logits.shape
     threads = torch.get_num_threads() if logits.numel() >= LEAST_WORK else 1
     nats, scratch = torch.empty(rows), torch.empty(threads, size)
-    tensors = logits, targets.contiguous(), nats, scratch
-    numbers = map(ctypes.c_long, (rows, size, slope, threads))
-    kernel(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *numbers)
+    compiled.call(kernel, (logits, targets.contiguous(), nats, scratch), rows, size, slope, threads)
     return nats, logits
 
 
@@ -59,10 +57,7 @@ def _kernel(dtype: torch.dtype) -> compiled.Compiled | None:
         return None
     kind, wide, narrow = kinds[dtype]
     source = _SOURCE.replace("NUMBER", kind).replace("WIDEN", wide).replace("ROUND", narrow)
-    try:
-        return compiled.library(compiled.header(torch.float32, {"bf16"}) + source).cross_entropy
-    except Unsupported:
-        return None
+    return compiled.optional(header(torch.float32, {"bf16"}) + source, "cross_entropy")
 
 
 # Every thread takes whole rows, so that no bit depends on their number. Sums of a block are added up in float64.

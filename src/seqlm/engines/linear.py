@@ -8,7 +8,6 @@ neither can be had, a step is one operation of torch.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
 import os
@@ -136,8 +135,7 @@ def _called(function: compiled.Compiled) -> Callable[..., None]:
     def call(*tensors: Tensor) -> None:
         steps, count = len(tensors[0]), tensors[0][0].numel()
         threads = torch.get_num_threads() if count >= 2048 else 1
-        numbers = map(ctypes.c_long, (steps, count, threads))
-        function(*(ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors), *numbers)
+        compiled.call(function, tensors, steps, count, threads)
 
     return call
 

@@ -5,14 +5,13 @@ product -> [transpose] -> compiled
 
 from __future__ import annotations
 
-import ctypes
 import functools
 
 import torch
 from torch import Tensor
 
 from . import compiled
-from .passes import Unsupported, kernels_allowed
+from .passes import kernels_allowed
 
 LEAST = 2**14  # numbers: fewer are in the cache anyway
 
@@ -26,18 +25,14 @@ def transposed(matrix: Tensor) -> Tensor:
     if copy is None:
         return matrix.t().contiguous()
     out = matrix.new_empty(matrix.shape[1], matrix.shape[0])
-    numbers = map(ctypes.c_long, (*matrix.shape, torch.get_num_threads()))
-    copy(ctypes.c_void_p(matrix.data_ptr()), ctypes.c_void_p(out.data_ptr()), *numbers)
+    compiled.call(copy, (matrix, out), *matrix.shape, torch.get_num_threads())
     return out
 
 
 @functools.cache
 def _compiled(size: int) -> compiled.Compiled | None:
     """The function for numbers of so many bytes, if there is a compiler."""
-    try:
-        return compiled.library(_SOURCE.replace("NUMBER", f"uint{8 * size}_t")).transpose
-    except Unsupported:
-        return None
+    return compiled.optional(_SOURCE.replace("NUMBER", f"uint{8 * size}_t"), "transpose")
 
 
 # Squares of a cache line on each side; every thread writes rows of its own.
