@@ -14,6 +14,7 @@ from .jobs import Done, Job
 from .runner import Campaign, Case
 from .settings import difference, outcome, train_or_resume, trained, training, words_of
 
+NONE_YET = ("no whole checkpoint", "no best", "does not exist", "none is whole")
 OFTEN = ("checkpoint.every=1", "checkpoint.keep_last=1", "checkpoint.keep_best=0")
 
 
@@ -110,14 +111,15 @@ def _readers(case: Case, where: str) -> None:
         ["runs", "."],
         ["sample", run, "tokens=4"],
         ["eval", run, "checkpoint=last"],
+        ["verify", run],
     ]
     while not run.is_dir() and os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.01)
     for number in range(6):
         done = case.run(verbs[number % len(verbs)])
         case.count("readings beside training")
-        no_checkpoint = done.code == 2 and ("no whole checkpoint" in done.text or "no best" in done.text)
-        if not done.clean or (done.code and not (no_checkpoint or "does not exist" in done.text)):
+        none_yet = any(words in done.text for words in NONE_YET)
+        if not done.clean or (done.code and not none_yet):
             case.fail("failed", f"{where}: {verbs[number % len(verbs)][0]}: {done.tail()}")
         if "damaged" in done.text:
             case.fail("false alarm", f"{where}: {done.tail()}")

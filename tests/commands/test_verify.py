@@ -9,6 +9,8 @@ import pytest
 
 from seqlm.commands.verify import main
 from seqlm.errors import ConfigError, SeqlmError
+from seqlm.runs import checkpoint
+from seqlm.runs.checks import check_run
 from seqlm.runs.folder import RunFolder
 from seqlm.training.launch import train
 
@@ -71,6 +73,19 @@ DAMAGES = {
 def test_each_damage_is_found_by_its_check(run, capsys, name):
     DAMAGES[name](run)
     assert [*failed(run, capsys)] == [name]
+
+
+def test_a_run_that_is_being_trained_may_be_between_a_checkpoint_and_its_pointer(run):
+    DAMAGES["pointers"](run)
+    with run.locked():
+        found = {one.name: one for one in check_run(run)}["pointers"]
+    assert found.ok and "is being trained" in found.found
+
+
+def test_checkpoints_that_are_all_deleted_meanwhile_are_no_damage(run, monkeypatch):
+    monkeypatch.setattr(checkpoint, "verify", lambda path: shutil.rmtree(path) or "no such file")
+    found = {one.name: one for one in check_run(run)}["checkpoints"]
+    assert found.ok and "is being trained" in found.found
 
 
 def test_changed_data_is_found(run, trained, capsys):

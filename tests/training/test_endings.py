@@ -13,6 +13,7 @@ import socket
 import time
 
 import pytest
+import safetensors.torch
 import torch
 
 import seqlm.runs.load
@@ -20,14 +21,17 @@ import seqlm.training.assemble
 import seqlm.training.launch
 import seqlm.training.loop
 import seqlm.training.running
+from seqlm.diagnose.health import update_ratios
 from seqlm.errors import ConfigError, NoRoom
 from seqlm.runs import checkpoint
+from seqlm.runs.checks import check_run
+from seqlm.runs.finite import last_finite
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 
-from ..conftest import TINY
+from ..conftest import TINY, tiny
 from ..conftest import seqlm as command
-from .test_resume import trained
+from .test_resume import train, trained
 
 
 def test_looking_at_a_run_holds_it_from_nobody(tmp_path, monkeypatch):
@@ -57,19 +61,73 @@ def test_a_lock_without_room_for_it_is_told_with_its_path(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
-def test_a_checkpoint_that_is_pruned_while_it_is_read_is_replaced(tmp_path, monkeypatch, capsys):
+def begun_with(run):
+    words = (f"init_from.run={run.path}", "init_from.optimizer=true")
+    train(tiny(run.path.parent, "train.steps=1", *words, name="it"), {})
+    return (run.path.parent / "it" / "checkpoints" / "last").is_file()
+
+
+READERS = {
+    "best": lambda run: load_run(run.path).checkpoint.step,
+    "last": lambda run: load_run(run.path, checkpoint="last").checkpoint.step,
+    "mean": lambda run: load_run(run.path, average_last=2).checkpoint.step,
+    "init_from": begun_with,
+    "last_finite": lambda run: last_finite(run.checkpoints).step,
+    "update_ratios": update_ratios,
+    "verify": lambda run: [one.found for one in check_run(run) if not one.ok] == [],
+}
+
+
+def deleted_by_who_trains(folder, path):
+    """Delete a checkpoint as a training does, which has a better and a newer one then."""
+    best = (folder / "best").read_text().strip()
+    shutil.copytree(path, aside := folder / ".aside")
+    newer = folder / checkpoint.step_name(checkpoint.steps(folder)[-1] + 1)
+    aside.rename(newer)
+    (folder / "last").write_text(newer.name)
+    if best == path.name:
+        (folder / "best").write_text(newer.name)
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("moment", ["the manifest", "a digest", "the weights, by torch", "the state"])
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_replaced(tmp_path, monkeypatch, reader, moment):
+    """torch opens weights again after safetensors, and tells by a RuntimeError that there are none any more."""
     folder = trained(tmp_path)
-    original, best = checkpoint.Checkpoint.load_weights, checkpoint.best_step(folder)
+    owner, name = {
+        "the manifest": (checkpoint, "read_bounded"),
+        "a digest": (checkpoint, "sha256_of"),
+        "the weights, by torch": (safetensors.torch, "load_file"),
+        "the state": (torch, "load"),
+    }[moment]
+    original, deleted = getattr(owner, name), []
+
+    def read(path, *args, **keywords):
+        if not deleted and path.parent.parent == folder:
+            deleted.append(path.parent)
+            deleted_by_who_trains(folder, path.parent)
+            if owner is safetensors.torch:
+                raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+        return original(path, *args, **keywords)
+
+    monkeypatch.setattr(owner, name, read)
+    assert READERS[reader](RunFolder(tmp_path / "run"))
+    needs_state = {"init_from", "last_finite", "verify"}
+    assert deleted or (moment == "the state" and reader not in needs_state)
+
+
+def test_a_checkpoint_that_is_deleted_each_time_is_told(tmp_path, monkeypatch, capsys):
+    folder = trained(tmp_path)
 
     def load_weights(self, model):
-        if self.step == best:
-            checkpoint.point_best(folder, checkpoint.find(folder, "16", print))
-            shutil.rmtree(self.path)
-        original(self, model)
+        deleted_by_who_trains(folder, self.path)
+        raise checkpoint.Deleted(self.path)
 
     monkeypatch.setattr(checkpoint.Checkpoint, "load_weights", load_weights)
-    assert load_run(tmp_path / "run").checkpoint.step == 16 != best
-    assert "was deleted while it was read" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"was deleted while it was read: .* 5 times in turn; try again"):
+        load_run(tmp_path / "run", checkpoint="last")
+    assert capsys.readouterr().err.count("trying the next one") == 5
 
 
 ALLOCATION = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,11 @@ def update_ratios(run: RunFolder) -> dict[str, float]:
     Empty if there are fewer than two. Weights that began with zeros have no ratio yet where the first of the two is
     that of the beginning.
     """
-    found = list(islice(checkpoint.whole(run.checkpoints, lambda text: None), 2))[::-1]
+    found = checkpoint.while_it_is_there(partial(_newest_two, run.checkpoints), lambda text: None)
     if len(found) < 2:
         return {}
-    before, after = (_weights(one.path) for one in found)
-    steps = found[1].step - found[0].step
+    (first, before), (second, after) = found
+    steps = second.step - first.step
     return {
         name: float((after[name] - weight).norm() / weight.norm()) / steps
         for name, weight in before.items()
@@ -44,10 +45,10 @@ def update_ratios(run: RunFolder) -> dict[str, float]:
     }
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+def _newest_two(folder: Path) -> list[tuple[checkpoint.Checkpoint, dict[str, Tensor]]]:
+    """The two newest checkpoints that are whole, oldest first, with their weights in float64."""
+    found = list(islice(checkpoint.whole(folder, lambda text: None), 2))[::-1]
+    return [(one, {name: tensor.double() for name, tensor in one.weights().items()}) for one in found]
 
 
 def rare_words(tokens: Any, vocab_size: int) -> dict[str, int]:

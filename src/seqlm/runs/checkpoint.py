@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import NO_ROOM, ConfigError, SeqlmError, describe, is_out_of_memory
 from ..files import MB, flush, read_bounded, remove, sha256_of
@@ -37,10 +37,22 @@ ATTEMPTS = 5  # to read a checkpoint of a run that is being trained, which delet
 STATE = {"progress", "optimizer", "schedule", "averaging", "carry", "random"}  # of state.pt, at least
 FILES = ("model.safetensors", "state.pt", "meta.json")
 MANIFEST = "MANIFEST.sha256"
+T = TypeVar("T")
 
 
 class NoneWhole(ConfigError):
     """No checkpoint of a run is whole."""
+
+
+class Damaged(ConfigError):
+    """A checkpoint's files are not as they were written."""
+
+
+class Deleted(FileNotFoundError):
+    """A checkpoint is not there any more: who trains its run has deleted it while it was read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} was deleted while it was read: its run is being trained")
 
 
 @dataclass(frozen=True)
@@ -86,9 +98,13 @@ class Checkpoint:
 
     @contextmanager
     def _reading(self, name: str, content: str) -> Iterator[None]:
-        """Raise ConfigError if a file is of another kind than its name says, whoever wrote its manifest."""
+        """Raise ConfigError if a file is of another kind than its name says, whoever wrote its manifest.
+
+        Raises Deleted if the checkpoint is not there any more.
+        """
         try:
-            yield
+            with _deletion_told(self.path):
+                yield
         except Exception as error:  # safetensors and torch raise any of a dozen kinds
             if isinstance(error, (SeqlmError, OSError)) or is_out_of_memory(error):
                 raise
@@ -181,15 +197,31 @@ def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
     """
     if which == "last":
         return newest(folder, 1, warn)[0]
-    for _ in range(ATTEMPTS):
+
+    def read() -> Checkpoint:
         path = locate(folder, which)
-        with suppress(FileNotFoundError):
-            damage = verify(path)
-            if not damage:
-                return _opened(path)
-            if path.is_dir():
-                raise ConfigError(f"{path} is damaged ({damage}); use checkpoint=last for the newest that is whole")
-    raise ConfigError(f"{path} was deleted while it was read: its run is being trained; try again")
+        try:
+            return _verified(path)
+        except Damaged as damage:
+            raise ConfigError(
+                f"{path} is damaged ({damage}); use checkpoint=last for the newest that is whole"
+            ) from None
+
+    return while_it_is_there(read, lambda text: None)
+
+
+def while_it_is_there(read: Callable[[], T], warn: Callable[[str], None]) -> T:
+    """The result of `read`, which finds checkpoints and reads them; done anew where one is deleted meanwhile.
+
+    Raises ConfigError if that happens again and again.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            return read()
+        except Deleted as error:
+            gone = error
+            warn(f"{gone}; trying the next one")
+    raise ConfigError(f"{gone}, {ATTEMPTS} times in turn; try again")
 
 
 def check_exists(folder: Path, which: str) -> None:
@@ -231,13 +263,33 @@ def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[Checkpoint]:
     """Every checkpoint that is whole, the newest first; damaged ones are skipped with a word to `warn`."""
     for step in reversed(steps(folder)):
         path = folder / step_name(step)
-        damage = verify(path)
-        if not path.is_dir():  # pruned meanwhile, by who trains the run
+        try:
+            found = _verified(path)
+        except Deleted:
             continue
-        if damage:
+        except Damaged as damage:
             warn(f"checkpoint {path} is damaged ({damage}); trying the one before")
         else:
-            yield _opened(path)
+            yield found
+
+
+def _verified(path: Path) -> Checkpoint:
+    """The checkpoint in this folder. Raises Damaged, Deleted, and ConfigError if it may not be read."""
+    with _deletion_told(path):
+        if damage := verify(path):
+            raise Damaged(damage)
+        return _opened(path)
+
+
+@contextmanager
+def _deletion_told(path: Path) -> Iterator[None]:
+    """Raise Deleted for whatever goes wrong with a checkpoint that is not there any more."""
+    try:
+        yield
+    except Exception as error:
+        if path.is_dir():
+            raise
+        raise Deleted(path) from error
 
 
 def _none_whole(folder: Path) -> ConfigError:

@@ -6,6 +6,7 @@ Nothing of the run is changed. Imports torch only for the last checks: numbers, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import ConfigError, NonFiniteError, SeqlmError
@@ -73,13 +74,17 @@ def _metrics(run: RunFolder, trust: Sequence[str]) -> str:
 
 def _checkpoints(run: RunFolder, trust: Sequence[str]) -> str:
     there = steps(run.checkpoints)
-    damages = {step: damage for step in there if (damage := checkpoint.verify(run.checkpoints / step_name(step)))}
-    whole = [f"{step:,}" for step in there if step not in damages]
-    found = (
-        f"{len(whole)} whole, of steps {', '.join(whole)}" if whole else "none is whole: a resume starts from step 0"
-    )
-    if damages or not whole:
-        lines = [f"step {step:,}: {damage}" for step, damage in damages.items()]
+    damages = {step: checkpoint.verify(run.checkpoints / step_name(step)) for step in there}
+    kept = set(steps(run.checkpoints))  # others were deleted meanwhile, by who trains the run
+    whole = [f"{step:,}" for step in there if step in kept and not damages[step]]
+    lines = [f"step {step:,}: {damages[step]}" for step in there if step in kept and damages[step]]
+    if whole:
+        found = f"{len(whole)} whole, of steps {', '.join(whole)}"
+    elif there and not kept.intersection(there):
+        return "deleted while they were read: the run is being trained"
+    else:
+        found = "none is whole: a resume starts from step 0"
+    if lines or not whole:
         raise ConfigError("\n".join([*lines, found]))
     return found
 
@@ -93,6 +98,8 @@ def _pointers(run: RunFolder, trust: Sequence[str]) -> str:
         written = file.read_bytes().decode("utf-8", "replace").strip()[:40] if file.is_file() else "nothing"
         if best and (found[name] != written or (name == "last" and found[name] != step_name(best[0]))):
             wrong.append(f"{name} holds {written!r}; the next resume writes it again")
+    if wrong and run.is_held():
+        return "being written: the run is being trained"
     if wrong:
         raise ConfigError("\n".join(wrong))
     return ", ".join(f"{name} is {where}" for name, where in found.items() if where) or "none yet"
@@ -102,8 +109,9 @@ def _numbers(run: RunFolder, trust: Sequence[str]) -> str:
     from .finite import non_finite_in
 
     for one in checkpoint.whole(run.checkpoints, lambda text: None):
-        if name := non_finite_in(one.weights(), one.load_state()):
-            raise NonFiniteError(f"{name} of step {one.step:,} is not finite")
+        with suppress(checkpoint.Deleted):
+            if name := non_finite_in(one.weights(), one.load_state()):
+                raise NonFiniteError(f"{name} of step {one.step:,} is not finite")
     return "all of them finite"
 
 

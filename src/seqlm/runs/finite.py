@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def non_finite_in(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> st
 def last_finite(folder: Path, before: float = math.inf) -> checkpoint.Checkpoint | None:
     """The newest checkpoint in `folder`, of a step below `before`, that is whole and finite; None if there is none."""
     for found in checkpoint.whole(folder, lambda text: None):
-        if found.step < before and non_finite_in(found.weights(), found.load_state()) is None:
-            return found
+        with suppress(checkpoint.Deleted):
+            if found.step < before and non_finite_in(found.weights(), found.load_state()) is None:
+                return found
     return None
 
 

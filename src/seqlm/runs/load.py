@@ -175,23 +175,16 @@ def warn(text: str) -> None:
 def _read_weights(
     folder: Path, model: nn.Module, which: str, kind: str, average_last: int | None
 ) -> tuple[list[checkpoint.Checkpoint], str]:
-    """Give a model its weights; returns whose they are, and which kind.
+    """Give a model its weights; returns whose they are, and which kind."""
 
-    Checkpoints of a run that is being trained may be deleted while they are read: then it is the next one's turn.
-    """
-    for _ in range(checkpoint.ATTEMPTS):
+    def read() -> tuple[list[checkpoint.Checkpoint], str]:
         if average_last is None:
             found = [checkpoint.find(folder, which, warn)]
         else:
             found = checkpoint.newest(folder, average_last, warn)
-        try:
-            return found, _load_mean(found, model, kind)
-        except OSError:
-            gone = [one.path for one in found if not one.path.is_dir()]
-            if not gone:
-                raise
-            warn(f"{gone[0]} was deleted while it was read: its run is being trained; trying the next one")
-    raise ConfigError(f"{gone[0]} was deleted while it was read, {checkpoint.ATTEMPTS} times; try again")
+        return found, _load_mean(found, model, kind)
+
+    return checkpoint.while_it_is_there(read, warn)
 
 
 def _load_mean(found: Sequence[checkpoint.Checkpoint], model: nn.Module, which: str) -> str:

@@ -63,13 +63,13 @@ def begin_with_another(
         raise ConfigError(f"init_from={folder}: {error}") from None
     theirs = saved_config(run)
     check_tokenizer(run)
-    start = checkpoint.find(run.checkpoints, "best" if pointed(run.checkpoints, "best") else "last", warn)
+    start, stored, state = checkpoint.while_it_is_there(partial(_read, run, theirs, with_optimizer), warn)
     matched = _matched(folder, load_tokenizer(run.tokenizer), tokenizer)
     axes = _vocabulary_axes(config, tokenizer, matched) if matched else {}
-    own, stored = checkpoint.weights_of(model), start.weights()
+    own = checkpoint.weights_of(model)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if theirs.eval_weights == "average" and start.meta.get("averaged"):
-        stored.update(zip(names, start.load_state()["averaging"]["average"], strict=True))
+        stored.update(zip(names, state["averaging"]["average"], strict=True))
     if unlike := sorted(stored.keys() ^ own.keys()):
         raise _another_model(start.path, unlike[0])
     with torch.no_grad():
@@ -77,9 +77,18 @@ def begin_with_another(
             if not _place(tensor, stored[name], axes.get(name, ())):
                 raise _another_model(start.path, name)
     if with_optimizer:
-        _load_optimizer(start, theirs, config, model, optimizer, axes)
+        _load_optimizer(state["optimizer"]["state"], theirs, config, model, optimizer, axes)
     words = {size: {"known": len(one.new), "new": one.new_size - len(one.new)} for size, one in matched.items()}
     return {**origin(run, start.step), **({"optimizer": True} if with_optimizer else {}), **_if_any(words=words)}
+
+
+def _read(
+    run: RunFolder, config: Config, with_optimizer: bool
+) -> tuple[checkpoint.Checkpoint, dict[str, Tensor], dict[str, Any]]:
+    """The best checkpoint of a run, or its last, with its weights, and with its state if there is need of it."""
+    found = checkpoint.find(run.checkpoints, "best" if pointed(run.checkpoints, "best") else "last", warn)
+    averaged = config.eval_weights == "average" and found.meta.get("averaged")
+    return found, found.weights(), found.load_state() if averaged or with_optimizer else {}
 
 
 def describe_beginning(folder: str, kept: Mapping[str, Any]) -> str:
@@ -166,7 +175,7 @@ def _copy(own: Tensor, stored: Tensor, axes: Axes) -> None:
 
 
 def _load_optimizer(
-    start: checkpoint.Checkpoint,
+    state: dict[int, dict[str, Any]],
     theirs: Config,
     config: Config,
     model: nn.Module,
@@ -177,7 +186,6 @@ def _load_optimizer(
     old, new, refused = theirs.optim["_target_"], config.optim["_target_"], "init_from.optimizer=true cannot be"
     if old != new:
         raise ConfigError(f"{refused}: that run has optim._target_={old}, and this one {new}; leave it out")
-    state: dict[int, dict[str, Any]] = start.load_state()["optimizer"]["state"]
     kept = {name for one in state.values() for name, value in one.items() if value is not None}
     if state and (missing := _state_names(config) - kept):
         raise ConfigError(
