@@ -105,7 +105,7 @@ def _readers() -> list[Reader]:
     from seqlm.data.sources.parallel import Parallel
     from seqlm.data.sources.text import TextCorpus
     from seqlm.data.tokenizers.saved import load_tokenizer
-    from seqlm.runs import checkpoint, upkeep
+    from seqlm.runs import checkpoint, finding, upkeep
     from seqlm.runs.folder import RunFolder
 
     def text(path: Path, data: bytes) -> None:
@@ -156,7 +156,7 @@ def _readers() -> list[Reader]:
         checkpoint.verify(step)
 
     def pointer(path: Path, data: bytes) -> None:
-        checkpoint.locate(path.parent, "best")
+        finding.locate(path.parent, "best")
 
     def manifest(path: Path, data: bytes) -> None:
         checkpoint.verify(path.parent)

@@ -17,7 +17,7 @@ from seqlm.commands.compare import _mean, main
 from seqlm.commands.runs import main as list_runs
 from seqlm.commands.words import path_to_write
 from seqlm.errors import ConfigError
-from seqlm.runs import checkpoint
+from seqlm.runs import finding
 from seqlm.runs.folder import RunFolder
 from seqlm.training.launch import resume, train
 
@@ -102,7 +102,7 @@ def test_many_settings_stand_below_each_other(runs, capsys):
 
 
 def test_what_was_scored_on_test_and_by_how_many(runs, capsys):
-    step = checkpoint.best_step(runs / "fast-1" / "checkpoints")
+    step = finding.best_step(runs / "fast-1" / "checkpoints")
     (runs / "fast-1" / "eval-test.json").write_text(json.dumps({"checkpoint": step, "ppl": 3.25}))
     (runs / "fast-2" / "eval-test.json").write_text(json.dumps({"checkpoint": step + 1, "ppl": 3.25}))  # of no use
     assert shown(capsys, runs / "fast-1", runs / "fast-2")[0]["test ppl"] == ["3.25", "(1", "of", "2)"]

@@ -13,7 +13,7 @@ from seqlm.data.batching.streams import Chunk, Lengths, Streams
 from seqlm.errors import ConfigError, Stopped
 from seqlm.optim.averaging import Averaging, Exponential, Mean, NonMonotone, Triggered, is_nonmonotone
 from seqlm.optim.schedules import Milestones, Moment, OneCycle
-from seqlm.runs.checkpoint import best_step, find
+from seqlm.runs.finding import best_step, find
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.gradient import gradient

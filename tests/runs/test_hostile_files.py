@@ -12,7 +12,7 @@ import torch
 
 from seqlm.errors import ConfigError
 from seqlm.files import MB, sha256_of
-from seqlm.runs import checkpoint, upkeep
+from seqlm.runs import checkpoint, finding, upkeep
 from seqlm.runs.folder import RunFolder, find_runs
 from seqlm.runs.listing import row_of
 from seqlm.runs.table import summarize
@@ -80,8 +80,8 @@ def test_a_checkpoint_is_damaged_whatever_its_files_are(run, content):
     for pointer in ("last", "best"):
         replaced(folder / pointer, content)
     with suppress(ConfigError):
-        assert checkpoint.best_step(folder) == step
-    assert checkpoint.find(folder, "last", pytest.fail).step == step
+        assert finding.best_step(folder) == step
+    assert finding.find(folder, "last", pytest.fail).step == step
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_meta_that_its_manifest_vouches_for_is_damaged_all_the_same(run, conte
     lines = [f"{sha256_of(path / name)}  {name}\n" for name in checkpoint.FILES]
     (path / checkpoint.MANIFEST).write_text("".join(lines))
     assert checkpoint.verify(path) == "meta.json names no step"
-    meta = checkpoint.newest_meta(folder)
+    meta = finding.newest_meta(folder)
     assert meta is None or isinstance(meta["step"], int)
 
 

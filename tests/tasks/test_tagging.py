@@ -21,7 +21,7 @@ from seqlm.data.fields import UNKNOWN
 from seqlm.errors import ConfigError, Stopped
 from seqlm.evaluation.evaluate import evaluate
 from seqlm.models.heads import CRFHead, TagHead
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, finding
 from seqlm.runs.assemble import build_data, build_model
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run, trained_model
@@ -251,13 +251,13 @@ def test_language_models_are_read_and_nothing_else(language_models, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     run = load_run(tmp_path / "one")
     saved = run.config.model["language_models"]
-    best = checkpoint.best_step(language_models / "forward" / "checkpoints")
+    best = finding.best_step(language_models / "forward" / "checkpoints")
     digest = checkpoint.digest(language_models / "forward" / "checkpoints", best)
     assert saved[0] == {"run": str(language_models / "forward"), "checkpoint": best, "sha256": digest}
     assert saved[1]["reverse"] is True and saved[1]["run"] == str(language_models / "backward")
     origins = RunFolder.open(tmp_path / "one").info()["language_models"]
     assert [(one["run"], one["step"], one["seed"]) for one in origins] == [
-        (name, checkpoint.best_step(language_models / name / "checkpoints"), 1) for name in ("forward", "backward")
+        (name, finding.best_step(language_models / name / "checkpoints"), 1) for name in ("forward", "backward")
     ]
     kept = comparable_config(asdict(run.config))["model"]["language_models"]
     assert kept == [{}, {"reverse": True}], "a record says how states are read, not where the runs lie"
@@ -276,11 +276,11 @@ def test_a_language_model_is_read_at_one_checkpoint(language_models, tmp_path):
     models = tmp_path / "models"
     shutil.copytree(language_models, models)
     folder = models / "forward" / "checkpoints"
-    best = checkpoint.best_step(folder)
+    best = finding.best_step(folder)
     words = [reading(models, "forward"), "train.epochs=1", "resume=auto"]
     train(small(tmp_path, *words, name="one"), {})
     other = next(step for step in checkpoint.steps(folder) if step != best)
-    checkpoint.point_best(folder, checkpoint.find(folder, str(other), print))
+    checkpoint.point_best(folder, finding.find(folder, str(other), print))
     train(small(tmp_path, *words, name="one"), {})
     assert load_config(tmp_path / "one" / "config.yaml").model["language_models"][0]["checkpoint"] == best
     (folder / "best").unlink()

@@ -13,7 +13,7 @@ import torch
 from seqlm.cells import carry_tensors
 from seqlm.device import random_state
 from seqlm.errors import NonFiniteError, SeqlmError
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, finding
 from seqlm.runs.folder import RunFolder
 from seqlm.training.assemble import assemble_session
 from seqlm.training.callbacks import Callback, StopTraining, TrainingState
@@ -53,7 +53,7 @@ def train(ranks, config, start: str | None = None, hooks: Any = None, callbacks=
     ranks.lead(lambda: run.update(status="running"))
     progress, carry = Progress(plan=planned(session, config)), session.init_carry()
     if start is not None:
-        progress, carry = session.restore(checkpoint.find(run.checkpoints, start, print))
+        progress, carry = session.restore(finding.find(run.checkpoints, start, print))
     logger, stop = Quiet(), SimpleNamespace(number=0)
     session.callbacks.begin(TrainingState(run, session, progress, logger), lambda text: None)
     loop = Loop(run, session, progress, logger, Quiet(), stop)

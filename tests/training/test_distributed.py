@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from seqlm.errors import ConfigError
-from seqlm.runs import checkpoint
+from seqlm.runs import finding
 from seqlm.training.assemble import assemble_session
 from seqlm.training.distributed import Ranks
 from seqlm.training.shares import check_model
@@ -42,7 +42,7 @@ def losses(result):
 
 
 def state_of(folder):
-    return checkpoint.find(folder / "checkpoints", "last", print).load_state()
+    return finding.find(folder / "checkpoints", "last", print).load_state()
 
 
 def assert_alike(results, alone, bound, name=""):

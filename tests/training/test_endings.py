@@ -23,7 +23,7 @@ import seqlm.training.loop
 import seqlm.training.running
 from seqlm.diagnose.health import update_ratios
 from seqlm.errors import ConfigError, NoRoom
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, finding
 from seqlm.runs.checks import check_run
 from seqlm.runs.finite import last_finite
 from seqlm.runs.folder import RunFolder
@@ -189,4 +189,4 @@ def test_a_signal_around_the_loop_is_answered(tmp_path, monkeypatch, place, stat
     done = command("train", *TINY, "run.name=run", "train.steps=4", cwd=tmp_path, check=False)
     run = RunFolder(tmp_path / "outputs" / "run")
     assert done.returncode == (0 if status == "finished" else 143) and run.info()["status"] == status
-    assert checkpoint.find(run.checkpoints, "last", print).step == (4 if status == "finished" else 0)
+    assert finding.find(run.checkpoints, "last", print).step == (4 if status == "finished" else 0)

@@ -20,7 +20,7 @@ from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, Stopped
 from seqlm.optim.averaging import Mean, Triggered
 from seqlm.optim.schedules import Moment, WarmupCosine
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, finding
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.tasks.lm import LanguageModeling
@@ -172,7 +172,7 @@ def test_an_average_of_the_last_part_begins_anew_with_the_plan():
 def test_the_average_of_an_extended_run(tmp_path, how, capsys):
     train(tiny(tmp_path, *COSINE, "averaging=mean", "averaging.start=0.5", "train.steps=20"), {})
     resume(tmp_path / "run", ["train.steps=24", f"schedule.extend={how}"])
-    steps = checkpoint.find(tmp_path / "run" / "checkpoints", "last", print).load_state()["averaging"]["steps"]
+    steps = finding.find(tmp_path / "run" / "checkpoints", "last", print).load_state()["averaging"]["steps"]
     assert ("the average of the weights starts again" in capsys.readouterr().out) == (how == "rewarm")
     assert steps == {"hold": 14, "replan": 14, "rewarm": 2}[how]
 
@@ -279,7 +279,7 @@ def test_signals_save_and_leave(tmp_path, name, monkeypatch):
         train(tiny(tmp_path), {})
     assert caught.value.exit_code == 128 + number
     assert RunFolder(tmp_path / "run").info()["status"] == "interrupted"
-    assert checkpoint.find(tmp_path / "run" / "checkpoints", "last", print).step == 5
+    assert finding.find(tmp_path / "run" / "checkpoints", "last", print).step == 5
     assert [signal.getsignal(one) for one in StopSignal.HANDLED] == before
 
 
@@ -346,7 +346,7 @@ def test_time_is_up_inside_an_evaluation(tmp_path, monkeypatch, capsys):
     assert "valid not used: time was up inside the evaluation" in said and "never evaluated" in said
     assert f"seqlm eval {run.path} split=test checkpoint=last" in said and info["seconds"] >= 1.2
     assert not any("valid/loss" in record for record in run.records()) and not info["metrics"]
-    found = checkpoint.find(run.checkpoints, "last", print)
+    found = finding.find(run.checkpoints, "last", print)
     state = found.load_state()
     assert state["progress"]["ranks"] == [] and state["schedule"]["best"] == (math.inf, math.inf)
     assert state["progress"]["bad_evaluations"] == 0 and found.meta["rank"] is None

@@ -11,7 +11,7 @@ import torch
 from seqlm.config.compose import compose_words
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError
-from seqlm.runs import checkpoint
+from seqlm.runs import finding
 from seqlm.runs.changes import words_that_compose
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
@@ -50,7 +50,7 @@ def test_its_options_stay_its_own(tmp_path):
     config = tiny(tmp_path, *EPOCH, "optim.lr=0.5", "optim.betas=[0.5,0.6]", "train.steps=1", name="second")
     config.init_from = {"run": str(tmp_path / "first"), "optimizer": True}
     train(config, {})
-    state = checkpoint.find(tmp_path / "second" / "checkpoints", "last", print).load_state()["optimizer"]
+    state = finding.find(tmp_path / "second" / "checkpoints", "last", print).load_state()["optimizer"]
     assert state["param_groups"][0]["betas"] == (0.5, 0.6) and state["state"][0]["step"] == 6
 
 

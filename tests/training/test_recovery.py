@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2
 import seqlm.training.loop
 import seqlm.training.session
 from seqlm.errors import NonFiniteError, Stopped
-from seqlm.runs import checkpoint
+from seqlm.runs import checkpoint, finding
 from seqlm.runs.finite import last_finite, non_finite
 from seqlm.runs.folder import RunFolder
 from seqlm.training import recovery
@@ -82,7 +82,7 @@ def test_an_optimizer_that_is_not_finite_is_not_saved(tmp_path):
 
 def poisoned_checkpoint(folder):
     """Write NaN into the weights of the newest checkpoint, as an older version could."""
-    newest = checkpoint.newest(folder / "checkpoints", 1, print)[0]
+    newest = finding.newest(folder / "checkpoints", 1, print)[0]
     from safetensors.torch import load_file, save_file
 
     stored = load_file(newest.path / "model.safetensors")

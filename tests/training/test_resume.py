@@ -24,7 +24,7 @@ import seqlm.training.launch
 import seqlm.training.running
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError, SeqlmError, Stopped
-from seqlm.runs import checkpoint, upkeep
+from seqlm.runs import checkpoint, finding, upkeep
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.launch import resume, train
@@ -281,13 +281,13 @@ def test_a_kill_while_a_checkpoint_is_replaced_loses_none(tmp_path):
     (folder / "step-000000020").rename(folder / ".old-step-000000020")
     (folder / ".step-000000030-1").mkdir()  # killed while it wrote another
     upkeep.tidy(folder)
-    assert checkpoint.find(folder, "last", print).step == 20 and not list(folder.glob(".*"))
+    assert finding.find(folder, "last", print).step == 20 and not list(folder.glob(".*"))
 
 
 def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
     folder = trained(tmp_path)
     (folder / ".step-000000030-1").mkdir()
-    assert checkpoint.find(folder, "last", print).step == 20 and checkpoint.find(folder, "best", print)
+    assert finding.find(folder, "last", print).step == 20 and finding.find(folder, "best", print)
     assert (folder / ".step-000000030-1").is_dir()
     resume(tmp_path / "run", ["train.steps=22", REPLAN])  # who holds the run may clear it
     assert not (folder / ".step-000000030-1").is_dir()
@@ -299,7 +299,7 @@ def test_a_reader_leaves_alone_what_a_trainer_is_writing(tmp_path):
 )
 def test_a_file_of_another_kind_under_a_manifest_that_holds_is_refused(tmp_path, name, content):
     folder = trained(tmp_path)
-    path = checkpoint.find(folder, "last", print).path
+    path = finding.find(folder, "last", print).path
     (path / name).write_bytes(content)
     files = ("model.safetensors", "state.pt", "meta.json")
     lines = [f"{hashlib.sha256((path / file).read_bytes()).hexdigest()}  {file}\n" for file in files]
@@ -477,13 +477,13 @@ def test_a_damaged_checkpoint_is_skipped_for_the_newest_whole_one(tmp_path):
         else:
             path.unlink()
     said = []
-    found = checkpoint.find(folder, "last", said.append)
+    found = finding.find(folder, "last", said.append)
     assert found.step == 8 and len(said) == 3 and "model.safetensors does not match its SHA-256" in said[0]
     with pytest.raises(ConfigError, match="is damaged.*use checkpoint=last"):
-        checkpoint.find(folder, "20", said.append)
+        finding.find(folder, "20", said.append)
     whole = {path.name: path.read_bytes() for path in (folder / "step-000000008").iterdir()}
     resume(tmp_path / "run", [])
-    assert checkpoint.find(folder, "last", print).step == 20 and not checkpoint.verify(folder / "step-000000016")
+    assert finding.find(folder, "last", print).step == 20 and not checkpoint.verify(folder / "step-000000016")
     assert whole == {path.name: path.read_bytes() for path in (folder / "step-000000008").iterdir()}
 
 
@@ -507,7 +507,7 @@ def test_checkpoints_may_be_read_as_the_umask_says(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "sha256_of", refused)
     for which in ("last", "best"):
         with pytest.raises(ConfigError, match="safetensors may not be read by this user; its owner can type chmod"):
-            checkpoint.find(folder, which, pytest.fail)
+            finding.find(folder, which, pytest.fail)
 
 
 def test_every_single_bit_counts(tmp_path):
@@ -620,7 +620,7 @@ def test_a_damaged_best_is_told_and_the_next_best_takes_its_place(tmp_path, monk
     resume(tmp_path / "run", [])
     assert capsys.readouterr().err.count("the best so far, is damaged") == 2, "with no other it stays"
     with pytest.raises(ConfigError, match=f"step-{best:09d} is damaged"):
-        checkpoint.find(folder, "best", print)
+        finding.find(folder, "best", print)
 
 
 def test_leftovers_of_a_killed_save_are_swept(tmp_path):
@@ -662,7 +662,7 @@ def test_damaged_pointers_are_not_believed_and_written_again(tmp_path, damage):
     for pointer in ("last", "best"):
         (folder / pointer).unlink()
         (folder / pointer).mkdir() if damage is None else (folder / pointer).write_bytes(damage)
-    assert checkpoint.best_step(folder) == int(best.strip().removeprefix("step-"))
+    assert finding.best_step(folder) == int(best.strip().removeprefix("step-"))
     resume(tmp_path / "run", ["train.steps=24", REPLAN])
     assert (folder / "last").read_text() == "step-000000024\n" and names(folder)[-1] == 24
     assert (folder / (folder / "best").read_text().strip()).is_dir()
@@ -712,4 +712,4 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         assert f"seqlm resume {tmp_path / 'run'}" in stderr and "Traceback" not in stderr
         run = RunFolder(tmp_path / "run")
         assert run.info()["status"] == "interrupted"
-        assert checkpoint.find(run.checkpoints, "last", print).step == run.info()["steps"] > 0
+        assert finding.find(run.checkpoints, "last", print).step == run.info()["steps"] > 0

@@ -11,7 +11,7 @@ from ..config.values import verb_config
 from ..config.verb_schema import DiagnoseConfig
 from ..errors import ConfigError
 from ..files import to_json, write_atomically, writing
-from ..runs import checkpoint
+from ..runs import finding
 from ..runs.folder import RunFolder
 from ..terminal import labelled, status
 from .words import is_place, path_to_write, pop_file, refuse_flags
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError("--png FILE shows several runs side by side; the pictures of one are in its folder")
     _check_states(options, len(folders))
     for folder in folders:
-        checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
+        finding.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     if options.figures:
         from ..diagnose.figures import pyplot
 

@@ -13,7 +13,7 @@ from ..config.values import as_typed, changed_keys, verb_config
 from ..config.verb_schema import EvalConfig
 from ..errors import ConfigError, describe
 from ..files import to_json, write_atomically
-from ..runs import checkpoint
+from ..runs import finding
 from ..runs.folder import RunFolder
 from ..runs.table import table
 from ..terminal import labelled, status
@@ -34,7 +34,7 @@ def evaluate_run(folder: str, words: Sequence[str], as_json: bool) -> None:
     options = with_starts(verb_config("eval", EvalConfig, words))
     check(options)
     for run in (folder, *options.ensemble):
-        checkpoint.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
+        finding.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
     with status("loading torch"):  # once all that can be checked without it is right
         from ..device import prepare
         from ..evaluation.scoring import load_runs, score_runs

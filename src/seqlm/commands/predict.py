@@ -14,7 +14,7 @@ from ..config.values import verb_config
 from ..config.verb_schema import PredictConfig
 from ..errors import ConfigError
 from ..files import to_json
-from ..runs import checkpoint
+from ..runs import finding
 from ..runs.folder import RunFolder
 from ..terminal import status
 from .inputs import check_source, lines_of, source_name
@@ -33,7 +33,7 @@ def main(words: Sequence[str]) -> None:
     if "format=columns" in rest:
         raise ConfigError("format=columns is now output=columns; format= is that of the file")
     source, options = rest[0], verb_config("predict", PredictConfig, rest[1:])
-    checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
+    finding.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     check_source(source, "an example")
     with status("loading torch"):  # once all that can be checked without it is right
         import torch

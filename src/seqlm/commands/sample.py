@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..config.schema import RANDOM_SEED
 from ..config.values import verb_config
 from ..config.verb_schema import SampleConfig
-from ..runs import checkpoint
+from ..runs import finding
 from ..runs.folder import RunFolder
 from ..terminal import is_terminal, status, track
 from .words import run_and_words
@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> None:
     """`seqlm sample RUN [key=value ...]`: stream text to standard output."""
     folder, words = run_and_words("sample", words)
     options = verb_config("sample", SampleConfig, words)
-    checkpoint.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
+    finding.check_exists(RunFolder.open(folder).checkpoints, options.checkpoint)
     with status("loading torch"):  # once all that can be checked without it is right
         from ..device import autocast, prepare
         from ..runs.load import load_run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..config.values import verb_config
 from ..config.verb_schema import ScoreConfig
 from ..errors import ConfigError, NonFiniteError
-from ..runs import checkpoint
+from ..runs import finding
 from ..runs.folder import RunFolder
 from ..terminal import labelled, status
 from .inputs import check_source, lines_of, source_name
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> None:
     source = given[0]
     check_source(source, "a text")
     for run in (folder, *options.ensemble):
-        checkpoint.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
+        finding.check_exists(RunFolder.open(run).checkpoints, options.checkpoint)
     with status("loading torch"):  # once all that can be checked without it is right
         from ..device import prepare
         from ..evaluation.line_scoring import line_scorer, load_to_score

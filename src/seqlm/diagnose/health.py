@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runs import checkpoint
+from ..runs import checkpoint, finding
 from ..runs.folder import RunFolder
 
 
@@ -33,7 +33,7 @@ def update_ratios(run: RunFolder) -> dict[str, float]:
     Empty if there are fewer than two. Weights that began with zeros have no ratio yet where the first of the two is
     that of the beginning.
     """
-    found = checkpoint.while_it_is_there(partial(_newest_two, run.checkpoints), lambda text: None)
+    found = finding.while_it_is_there(partial(_newest_two, run.checkpoints), lambda text: None)
     if len(found) < 2:
         return {}
     (first, before), (second, after) = found
@@ -47,7 +47,7 @@ def update_ratios(run: RunFolder) -> dict[str, float]:
 
 def _newest_two(folder: Path) -> list[tuple[checkpoint.Checkpoint, dict[str, Tensor]]]:
     """The two newest checkpoints that are whole, oldest first, with their weights in float64."""
-    found = list(islice(checkpoint.whole(folder, lambda text: None), 2))[::-1]
+    found = list(islice(finding.whole(folder, lambda text: None), 2))[::-1]
     return [(one, {name: tensor.double() for name, tensor in one.weights().items()}) for one in found]
 
 

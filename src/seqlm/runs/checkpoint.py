@@ -10,21 +10,19 @@ checkpoints/last, best                         the name of a folder
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import NO_ROOM, ConfigError, SeqlmError, describe, is_out_of_memory
 from ..files import MB, flush, read_bounded, remove, sha256_of
-from .pointers import point, pointed
+from .pointers import point
 from .pointers import step_name as step_name
 from .pointers import steps as steps
 from .upkeep import OLD, tidy
@@ -33,15 +31,9 @@ if TYPE_CHECKING:  # which checkpoints there are is known without torch
     from torch import Tensor, nn
 
 FORMAT = 1
-ATTEMPTS = 5  # to read a checkpoint of a run that is being trained, which deletes older ones
 STATE = {"progress", "optimizer", "schedule", "averaging", "carry", "random"}  # of state.pt, at least
 FILES = ("model.safetensors", "state.pt", "meta.json")
 MANIFEST = "MANIFEST.sha256"
-T = TypeVar("T")
-
-
-class NoneWhole(ConfigError):
-    """No checkpoint of a run is whole."""
 
 
 class Damaged(ConfigError):
@@ -173,14 +165,6 @@ def point_best(folder: Path, checkpoint: Checkpoint) -> None:
     point(folder, "best", checkpoint.step)
 
 
-def best_step(folder: Path) -> int:
-    """The step of the best checkpoint; raises ConfigError if there is none."""
-    try:
-        return int((pointed(folder, "best") or "").removeprefix("step-"))
-    except ValueError:
-        raise ConfigError(f"{folder.parent} has no best checkpoint yet: it has not been evaluated") from None
-
-
 def digest(folder: Path, step: int) -> str:
     """SHA-256 of a checkpoint, the same wherever its run lies; raises ConfigError if there is none."""
     try:
@@ -189,91 +173,7 @@ def digest(folder: Path, step: int) -> str:
         raise ConfigError(f"{folder.parent} has no checkpoint of step {step} ({describe(error)})") from None
 
 
-def find(folder: Path, which: str, warn: Callable[[str], None]) -> Checkpoint:
-    """The checkpoint `last` (the newest that is whole), `best`, or of a step number.
-
-    Damaged ones are skipped with a word to `warn` when looking for `last`, refused otherwise. Raises
-    ConfigError if there is none, or if one was written by another format version.
-    """
-    if which == "last":
-        return newest(folder, 1, warn)[0]
-
-    def read() -> Checkpoint:
-        path = locate(folder, which)
-        try:
-            return _verified(path)
-        except Damaged as damage:
-            raise ConfigError(
-                f"{path} is damaged ({damage}); use checkpoint=last for the newest that is whole"
-            ) from None
-
-    return while_it_is_there(read, lambda text: None)
-
-
-def while_it_is_there(read: Callable[[], T], warn: Callable[[str], None]) -> T:
-    """The result of `read`, which finds checkpoints and reads them; done anew where one is deleted meanwhile.
-
-    Raises ConfigError if that happens again and again.
-    """
-    for _ in range(ATTEMPTS):
-        try:
-            return read()
-        except Deleted as error:
-            gone = error
-            warn(f"{gone}; trying the next one")
-    raise ConfigError(f"{gone}, {ATTEMPTS} times in turn; try again")
-
-
-def check_exists(folder: Path, which: str) -> None:
-    """Raise ConfigError if `find` would find nothing to read; what is there is not verified."""
-    if which != "last":
-        locate(folder, which)
-    elif not steps(folder):
-        raise _none_whole(folder)
-
-
-def locate(folder: Path, which: str) -> Path:
-    """The folder of the checkpoint `best`, or of a step, not verified; raises ConfigError if there is none."""
-    name = step_name(int(which)) if which.isdecimal() else pointed(folder, "best") if which == "best" else None
-    if name is None or not (folder / name).is_dir():
-        pointers = [pointer for pointer in ("best", "last") if pointed(folder, pointer)]
-        there = ", ".join([*pointers, *(str(step) for step in steps(folder))]) or "none"
-        raise ConfigError(f"checkpoint={which} does not exist in {folder}; there are: {there}")
-    return folder / name
-
-
-def newest(folder: Path, count: int, warn: Callable[[str], None]) -> list[Checkpoint]:
-    """The newest `count` checkpoints that are whole, oldest first; damaged ones are skipped with a word to `warn`.
-
-    Raises ConfigError if there are fewer.
-    """
-    found = list(islice(whole(folder, warn), count))[::-1]
-    if len(found) == count:
-        return found
-    if count == 1:
-        raise _none_whole(folder)
-    there = f"{len(found)} whole checkpoints ({', '.join(str(one.step) for one in found) or 'none'})"
-    raise ConfigError(
-        f"average_last={count} needs more than the {there} in {folder}; use average_last={len(found)}, or train with "
-        f"checkpoint.keep_last={count} or with checkpoint.keep_every=STEPS"
-    )
-
-
-def whole(folder: Path, warn: Callable[[str], None]) -> Iterator[Checkpoint]:
-    """Every checkpoint that is whole, the newest first; damaged ones are skipped with a word to `warn`."""
-    for step in reversed(steps(folder)):
-        path = folder / step_name(step)
-        try:
-            found = _verified(path)
-        except Deleted:
-            continue
-        except Damaged as damage:
-            warn(f"checkpoint {path} is damaged ({damage}); trying the one before")
-        else:
-            yield found
-
-
-def _verified(path: Path) -> Checkpoint:
+def open_verified(path: Path) -> Checkpoint:
     """The checkpoint in this folder. Raises Damaged, Deleted, and ConfigError if it may not be read."""
     with _deletion_told(path):
         if damage := verify(path):
@@ -292,20 +192,16 @@ def _deletion_told(path: Path) -> Iterator[None]:
         raise Deleted(path) from error
 
 
-def _none_whole(folder: Path) -> ConfigError:
-    return NoneWhole(f"{folder} holds no whole checkpoint; seqlm resume {folder.parent} starts it from step 0")
-
-
 def verify(path: Path) -> str:
     """The damage in the files of a checkpoint, or an empty text; raises ConfigError if they may not be read."""
     try:
-        listed = _manifest(path)
+        listed = digests(path)
         if sorted(listed) != sorted(FILES):
             return "its manifest is incomplete"
         for name, digest in listed.items():
             if sha256_of(path / name) != digest:
                 return f"{name} does not match its SHA-256"
-        _meta(read_bounded(path / "meta.json", 16 * MB))
+        parse_meta(read_bounded(path / "meta.json", 16 * MB))
     except PermissionError as error:
         way_out = f"its owner can type chmod -R a+rX {path.parent.parent}"
         raise ConfigError(f"{error.filename} may not be read by this user; {way_out}") from None
@@ -314,24 +210,13 @@ def verify(path: Path) -> str:
     return ""
 
 
-def _manifest(path: Path) -> dict[str, str]:
+def digests(path: Path) -> dict[str, str]:
     """The digests of a checkpoint's files, by name. Raises OSError, ValueError and ConfigError for a damaged list."""
     lines = read_bounded(path / MANIFEST, 1 << 16).decode().splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
-def newest_meta(folder: Path) -> dict[str, Any] | None:
-    """The newest meta.json that is as its manifest says, without a look at the weights; None if there is none."""
-    for step in reversed(steps(folder)):
-        path = folder / step_name(step)
-        with suppress(OSError, ValueError, ConfigError):
-            text = read_bounded(path / "meta.json", 16 * MB)
-            if _manifest(path).get("meta.json") == hashlib.sha256(text).hexdigest():
-                return _meta(text)
-    return None
-
-
-def _meta(text: bytes) -> dict[str, Any]:
+def parse_meta(text: bytes) -> dict[str, Any]:
     """The content of a meta.json, whoever wrote its manifest. Raises ValueError."""
     try:
         found = json.loads(text)
@@ -343,7 +228,7 @@ def _meta(text: bytes) -> dict[str, Any]:
 
 
 def _opened(path: Path) -> Checkpoint:
-    meta = _meta(read_bounded(path / "meta.json", 16 * MB))
+    meta = parse_meta(read_bounded(path / "meta.json", 16 * MB))
     if meta.get("format") != FORMAT:
         raise ConfigError(
             f"{path} was written in checkpoint format {meta.get('format')}, this seqlm reads format {FORMAT}; "

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import ConfigError, NonFiniteError, SeqlmError
-from . import checkpoint
+from . import checkpoint, finding
 from .folder import RunFolder
 from .pointers import pointed, ranked, step_name, steps
 from .sealed import check_tokenizer, is_as_written, saved_config
@@ -66,7 +66,7 @@ def _tokenizer(run: RunFolder, trust: Sequence[str]) -> str:
 
 
 def _metrics(run: RunFolder, trust: Sequence[str]) -> str:
-    if damage := run.metrics_damage((checkpoint.newest_meta(run.checkpoints) or {}).get("metrics")):
+    if damage := run.metrics_damage((finding.newest_meta(run.checkpoints) or {}).get("metrics")):
         raise ConfigError(f"{damage} is damaged; a resume keeps the file as it is in metrics.damaged.jsonl")
     number = len(run.records())
     return f"{number:,} {'record' if number == 1 else 'records'}"
@@ -108,7 +108,7 @@ def _pointers(run: RunFolder, trust: Sequence[str]) -> str:
 def _numbers(run: RunFolder, trust: Sequence[str]) -> str:
     from .finite import non_finite_in
 
-    for one in checkpoint.whole(run.checkpoints, lambda text: None):
+    for one in finding.whole(run.checkpoints, lambda text: None):
         with suppress(checkpoint.Deleted):
             if name := non_finite_in(one.weights(), one.load_state()):
                 raise NonFiniteError(f"{name} of step {one.step:,} is not finite")
@@ -139,7 +139,7 @@ def _data(run: RunFolder, trust: Sequence[str]) -> str:
 def _resume(run: RunFolder, trust: Sequence[str]) -> str:
     if run.is_held():
         return "is being trained at this moment"
-    newest = next(checkpoint.whole(run.checkpoints, lambda text: None), None)
+    newest = next(finding.whole(run.checkpoints, lambda text: None), None)
     return f"from step {newest.step:,}" if newest else "from step 0"
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import NonFiniteError
-from . import checkpoint
+from . import checkpoint, finding
 
 CHECKED = ("optimizer", "averaging", "carry")  # parts of a checkpoint's state that a NaN would spread from
 
@@ -39,7 +39,7 @@ def non_finite_in(weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> st
 
 def last_finite(folder: Path, before: float = math.inf) -> checkpoint.Checkpoint | None:
     """The newest checkpoint in `folder`, of a step below `before`, that is whole and finite; None if there is none."""
-    for found in checkpoint.whole(folder, lambda text: None):
+    for found in finding.whole(folder, lambda text: None):
         with suppress(checkpoint.Deleted):
             if found.step < before and non_finite_in(found.weights(), found.load_state()) is None:
                 return found

@@ -23,7 +23,7 @@ from ..data.tokenizers.saved import load_tokenizer
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
 from ..terminal import status
-from . import checkpoint
+from . import checkpoint, finding
 from .assemble import build_data, build_model, check_parts, data_of_file, examples_of_file
 from .finite import check_loaded
 from .folder import RunFolder
@@ -179,12 +179,12 @@ def _read_weights(
 
     def read() -> tuple[list[checkpoint.Checkpoint], str]:
         if average_last is None:
-            found = [checkpoint.find(folder, which, warn)]
+            found = [finding.find(folder, which, warn)]
         else:
-            found = checkpoint.newest(folder, average_last, warn)
+            found = finding.newest(folder, average_last, warn)
         return found, _load_mean(found, model, kind)
 
-    return checkpoint.while_it_is_there(read, warn)
+    return finding.while_it_is_there(read, warn)
 
 
 def _load_mean(found: Sequence[checkpoint.Checkpoint], model: nn.Module, which: str) -> str:
@@ -238,7 +238,7 @@ def _pinned(spec: Mapping[str, Any], pin: Mapping[str, Any] | None, where: str) 
         spec = {**{key: pin[key] for key in ("checkpoint", "sha256") if key in pin}, **spec}
     try:
         checkpoints = RunFolder.open(spec["run"]).checkpoints
-        step = checkpoint.find(checkpoints, str(spec.get("checkpoint", "best")), warn).step
+        step = finding.find(checkpoints, str(spec.get("checkpoint", "best")), warn).step
     except ConfigError as error:
         raise ConfigError(f"{where}.run: {error}") from None
     return {"checkpoint": step, "sha256": checkpoint.digest(checkpoints, step), **spec, "run": path}

@@ -18,7 +18,7 @@ from ..config.schema import Config
 from ..config.values import as_typed, config_of, load_config, save_config
 from ..errors import ConfigError
 from ..files import sha256_of
-from . import checkpoint
+from . import finding
 from .folder import RunFolder
 
 SHOWN = 8  # keys that differ
@@ -92,7 +92,7 @@ def saved_config(run: RunFolder) -> Config:
 def check_tokenizer(run: RunFolder) -> None:
     """Raise ConfigError if tokenizer.json is not as seqlm wrote it, by run.json and by the newest checkpoint."""
     known = [_digests(run).get(run.tokenizer.name)]
-    found = checkpoint.newest_meta(run.checkpoints) or {}
+    found = finding.newest_meta(run.checkpoints) or {}
     known += [[digest] for digest in [(found.get("sha256") or {}).get(run.tokenizer.name)] if digest]
     lists = [one for one in known if isinstance(one, list)]
     if lists and run.tokenizer.is_file() and not any(sha256_of(run.tokenizer) in one for one in lists):
@@ -109,7 +109,7 @@ def _digests(run: RunFolder) -> dict[str, Any]:
 
 def _in_checkpoint(run: RunFolder) -> tuple[int, Config | None]:
     """The step of the newest checkpoint whose meta.json is whole, and the config in it; None if there is none."""
-    found = checkpoint.newest_meta(run.checkpoints)
+    found = finding.newest_meta(run.checkpoints)
     if found is None or not isinstance(found.get("config"), Mapping):
         return 0, None
     return int(found["step"]), config_of(found["config"])

@@ -17,7 +17,7 @@ from ..data.tokenizers.examples import ExampleTokenizer
 from ..data.tokenizers.saved import load_tokenizer
 from ..data.tokenizers.text import Tokenizer
 from ..errors import ConfigError
-from . import checkpoint
+from . import checkpoint, finding
 from .folder import RunFolder
 from .load import origin, trained_model, warn
 from .pointers import pointed
@@ -63,7 +63,7 @@ def begin_with_another(
         raise ConfigError(f"init_from={folder}: {error}") from None
     theirs = saved_config(run)
     check_tokenizer(run)
-    start, stored, state = checkpoint.while_it_is_there(partial(_read, run, theirs, with_optimizer), warn)
+    start, stored, state = finding.while_it_is_there(partial(_read, run, theirs, with_optimizer), warn)
     matched = _matched(folder, load_tokenizer(run.tokenizer), tokenizer)
     axes = _vocabulary_axes(config, tokenizer, matched) if matched else {}
     own = checkpoint.weights_of(model)
@@ -86,7 +86,7 @@ def _read(
     run: RunFolder, config: Config, with_optimizer: bool
 ) -> tuple[checkpoint.Checkpoint, dict[str, Tensor], dict[str, Any]]:
     """The best checkpoint of a run, or its last, with its weights, and with its state if there is need of it."""
-    found = checkpoint.find(run.checkpoints, "best" if pointed(run.checkpoints, "best") else "last", warn)
+    found = finding.find(run.checkpoints, "best" if pointed(run.checkpoints, "best") else "last", warn)
     averaged = config.eval_weights == "average" and found.meta.get("averaged")
     return found, found.weights(), found.load_state() if averaged or with_optimizer else {}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..cells import Carry
 from ..errors import NonFiniteError
 from ..files import free_path
-from ..runs import checkpoint, upkeep
+from ..runs import checkpoint, finding, upkeep
 from ..runs.finite import describe_last_finite, last_finite
 from ..runs.folder import RunFolder
 from .loggers.run_logger import RunLogger
@@ -88,7 +88,7 @@ class Recovery:
         folder, ranks = self.run.checkpoints, self.session.ranks
         found = last_finite(folder, before=self.progress.step) if ranks.leads else None
         step = ranks.first(None if found is None else found.step)
-        return found if step is None or found is not None else checkpoint.find(folder, str(step), self.write)
+        return found if step is None or found is not None else finding.find(folder, str(step), self.write)
 
     def _forget_after(self, start: checkpoint.Checkpoint) -> None:
         """Put aside the checkpoints that are newer than this one, and have the logs end with it."""

@@ -12,7 +12,7 @@ from ..config.schema import LIMITS, Config
 from ..device import describe
 from ..errors import ConfigError
 from ..files import free_path
-from ..runs import checkpoint
+from ..runs import checkpoint, finding
 from ..runs.folder import RunFolder
 from .distributed import ALONE, Ranks
 from .report import declarations
@@ -26,7 +26,7 @@ def newest_checkpoint(run: RunFolder, ranks: Ranks = ALONE) -> checkpoint.Checkp
     """
     found = _newest(run) if ranks.leads else None
     step = ranks.first(None if found is None else found.step)
-    return found if ranks.leads or step is None else checkpoint.find(run.checkpoints, str(step), print)
+    return found if ranks.leads or step is None else finding.find(run.checkpoints, str(step), print)
 
 
 def _newest(run: RunFolder) -> checkpoint.Checkpoint | None:
@@ -34,8 +34,8 @@ def _newest(run: RunFolder) -> checkpoint.Checkpoint | None:
         print(f"{run.path} has no checkpoint yet: it starts from step 0", flush=True)
         return None
     try:
-        return checkpoint.find(run.checkpoints, "last", print)
-    except checkpoint.NoneWhole:
+        return finding.find(run.checkpoints, "last", print)
+    except finding.NoneWhole:
         aside = free_path(run.path / "checkpoints.damaged")
         run.checkpoints.rename(aside)
         print(
