@@ -78,6 +78,28 @@ def _body(cell):
     return persistent.fused.body_of(cell)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("size", [1, 33, 300])  # part of a block; a part more; parts of all that is read at once
+def test_every_number_of_a_weight_is_packed(size, backwards, narrow):
+    made = persistent._compile(_body(LSTMCell(2, 3)))
+    loop = made.reverse_loop if backwards else made.forward_loop
+    _, library = loop.variant(frozenset({"dr" if backwards else "carry0_bf16"} if narrow else ()))
+    weight = torch.randint(-(2**15), 2**15, (4 * size, size), dtype=torch.int16 if narrow else torch.int32)
+    packed = torch.full((library.packed_bytes(size),), 111, dtype=torch.uint8)
+    compiled.call(library.pack, (weight, packed), size, 3)
+
+    matrix = weight.t().unsqueeze(0) if backwards else weight.view(4, size, size)  # (gates, units, depth)
+    pair = 1 + narrow
+    gates, depth = len(matrix), -(-matrix.shape[2] // pair)
+    units = library.packed_bytes(1) // 4 // gates // -(-(4 if backwards else 1) // pair)  # of a block
+    blocks = -(-size // units)
+    expected = torch.zeros(gates, blocks * units, depth * pair, dtype=weight.dtype)
+    expected[:, :size, : matrix.shape[2]] = matrix
+    expected = expected.view(gates, blocks, units, depth, pair).permute(1, 3, 0, 2, 4)
+    assert torch.equal(packed.view(weight.dtype).view(expected.shape), expected)
+
+
 def test_rows_that_end_earlier():
     cell, lengths = LSTMCell(4, 20), torch.tensor([5, 2, 2, 4, 0, 5, 1])
     expected, found = (chunk(cell, 7, engine=engine, lengths=lengths) for engine in ("fused", "persistent"))

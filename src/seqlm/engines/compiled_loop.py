@@ -42,11 +42,11 @@ class Direction(NamedTuple):
         if self.backwards:
             return {
                 "GATES": 1, "DEPTH": f"({gates} * size)", "STORE": "+=",
-                "UNIT_STRIDE": 1, "GATE_STRIDE": 0, "DEPTH_STRIDE": "size",
+                "UNIT_STRIDE": 1, "GATE_STRIDE": 0, "DEPTH_STRIDE": "size", "ALONG_UNITS": 1,
             }  # fmt: skip
         return {
             "GATES": gates, "DEPTH": "size", "STORE": "=",
-            "UNIT_STRIDE": "size", "GATE_STRIDE": "(size * size)", "DEPTH_STRIDE": 1,
+            "UNIT_STRIDE": "size", "GATE_STRIDE": "(size * size)", "DEPTH_STRIDE": 1, "ALONG_UNITS": 0,
         }  # fmt: skip
 
 
@@ -249,21 +249,41 @@ INLINE factor pack_one(const number *from, const long k, const long size) {
     return one;
 }
 
+/* Of a block of units, all k from `begin` to `end`. */
+INLINE void pack_part(const number *weight, factor *to, const long block, const long begin, const long end,
+                      const long size) {
+    const long width = size - block * UNITS < UNITS ? size - block * UNITS : UNITS;
+    for (long gate = 0; gate < GATES; gate++, to += UNITS) {
+        const number *from = weight + block * UNITS * UNIT_STRIDE + gate * GATE_STRIDE;
+        if (width < UNITS)
+            for (long k = begin; k < end; k++)
+                for (long one = width; one < UNITS; one++) to[k * VECTORS * LANES + one] = 0;
+        if (ALONG_UNITS)
+            for (long k = begin; k < end; k++) {
+                #pragma omp simd
+                for (long one = 0; one < width; one++)
+                    to[k * VECTORS * LANES + one] = pack_one(from + one + k * PAIR * DEPTH_STRIDE, k, size);
+            }
+        else
+            for (long one = 0; one < width; one++, from += UNIT_STRIDE)
+                for (long k = begin; k < end; k++)
+                    to[k * VECTORS * LANES + one] = pack_one(from + k * PAIR * DEPTH_STRIDE, k, size);
+    }
+}
+
+/* The weight is read in the order in which it lies in memory, STRIP many k at once: with rows along k block by block,
+   a few cache lines of each, else with some rows at once. */
 void pack(const number *weight, factor *packed, long size, long threads) {
     const long blocks = (size + UNITS - 1) / UNITS, pairs = (DEPTH + PAIR - 1) / PAIR;
-    enum { STRIP = 16 };  /* so many k at once: of a row that runs along k, a cache line or two */
+    enum { STRIP = ALONG_UNITS ? 8 : 128 };
+    const long strips = (pairs + STRIP - 1) / STRIP;
+    const long outer = ALONG_UNITS ? strips : blocks, inner = ALONG_UNITS ? blocks : strips;
     #pragma omp parallel for schedule(static) num_threads(threads) if(threads > 1)
-    for (long block = 0; block < blocks; block++)
-        for (long some = 0; some < pairs; some += STRIP) {
-            const long end = some + STRIP < pairs ? some + STRIP : pairs;
-            for (long gate = 0; gate < GATES; gate++)
-                for (long one = 0; one < UNITS; one++) {
-                    const long unit = block * UNITS + one;
-                    const number *from = weight + unit * UNIT_STRIDE + gate * GATE_STRIDE;
-                    factor *to = packed + block * pairs * VECTORS * LANES + gate * UNITS + one;
-                    for (long k = some; k < end; k++)
-                        to[k * VECTORS * LANES] = unit < size ? pack_one(from + k * PAIR * DEPTH_STRIDE, k, size) : 0;
-                }
+    for (long i = 0; i < outer; i++)
+        for (long j = 0; j < inner; j++) {
+            const long block = ALONG_UNITS ? j : i, begin = (ALONG_UNITS ? i : j) * STRIP;
+            const long end = begin + STRIP < pairs ? begin + STRIP : pairs;
+            pack_part(weight, packed + block * pairs * VECTORS * LANES, block, begin, end, size);
         }
 }
 """
