@@ -32,7 +32,7 @@ from seqlm.cells import (
 from seqlm.config import schema
 from seqlm.config.build import build
 from seqlm.config.yaml_files import cell_nodes
-from seqlm.engines import ENGINES, NAMES, ORDERS, Engine, compiled, fused, native, pick, prelude
+from seqlm.engines import ENGINES, NAMES, ORDERS, Engine, compiled, fused, native, persistent, pick, prelude
 from seqlm.engines.kernel_body import KernelBody
 from seqlm.engines.trace import operation
 from seqlm.testing import engine_equals_scan
@@ -297,6 +297,10 @@ def test_auto_takes_what_is_usual_for_the_device_and_type():
     layer = Recurrent(LSTMCell(4, 5))
     assert layer.plan.engine == "native" and layer.double().plan.engine == "fused"
     assert layer.float().plan.engine == "native"
+    with torch.autocast("cpu", torch.bfloat16):
+        for kind in (LSTMCell, GRUCell):
+            assert pick(kind(4, 5)).engine == ("native" if persistent.refusal(kind(4, 5)) else "persistent")
+        assert pick(JordanCell(4, 5)).engine == "deferred"
 
 
 def test_every_list_of_engines_is_the_same():
