@@ -47,13 +47,13 @@ class _Affine(torch.autograd.Function):
         ctx.save_for_backward(narrow, matrix)
         ctx.biased, ctx.shape = bias is not None, x.shape
         y = affine(narrow, matrix, None if bias is None else bias.to(dtype))
-        return y.view(*x.shape[:-1], len(weight))
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         differentiable_once("fused")
         x, matrix = ctx.saved_tensors
-        dy = dy.reshape(-1, len(matrix))
+        dy = dy.reshape(-1, matrix.shape[0])
         dx = multiply(dy, matrix).float().view(ctx.shape) if ctx.needs_input_grad[0] else None
         dweight = outer(dy, x).float() if ctx.needs_input_grad[1] else None
         return dx, dweight, column_sums(dy) if ctx.biased else None, None

@@ -58,6 +58,11 @@ class Buffers(dict[str, Buffer]):
         """The buffer at every step."""
         return self._by_step(self[name].tensor.unbind(0), self[name].offset)
 
+    def row(self, name: str, t: int) -> Tensor:
+        """The buffer at one step; -1 is the last."""
+        tensor, offset = self[name]
+        return tensor[(t % self.steps + offset) % tensor.shape[0]]
+
     def arguments(self, code: Code) -> list[tuple[Tensor, ...]]:
         """The arguments of a step function for every step."""
         for index, block in enumerate(code.scratch):
@@ -67,7 +72,8 @@ class Buffers(dict[str, Buffer]):
     def require_contiguous(self, names: Iterable[str]) -> None:
         """Raise ValueError unless the row of each step is contiguous, as a kernel reads and writes it."""
         for name in names:
-            if not self[name].tensor[0].is_contiguous():
+            tensor = self[name].tensor
+            if not (tensor.is_contiguous() or tensor[0].is_contiguous()):
                 raise ValueError(f"a kernel reads and writes contiguous buffers only, and {name} is not")
 
     def _column(self, slot: Slot) -> Sequence[Tensor]:

@@ -16,7 +16,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,7 @@ class Choices:
         `question` is all that the answer may depend on, besides processor, torch and seqlm. Nothing is measured where
         there is one way, nor if SEQLM_TUNE=0, for instance beside other processes: then it is the first.
         """
-        known = self.made.get(question)
-        if known is not None and known in ways:
+        if (known := self.known(question, ways)) is not None:
             return known
         if len(ways) == 1:
             return next(iter(ways))
@@ -71,6 +70,11 @@ class Choices:
                 self.made[question] = settled if settled in ways else own
                 self._keep(self.made)
             return self.made[question]
+
+    def known(self, question: str, ways: Container[str]) -> str | None:
+        """The way that was chosen, if one was."""
+        known = self.made.get(question)
+        return known if known is not None and known in ways else None
 
     @contextmanager
     def of_run(self, known: Mapping[str, str], settle: Callable[[str, str], str] | None = None) -> Iterator[None]:

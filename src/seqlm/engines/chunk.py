@@ -6,6 +6,7 @@ gates -> trace -> program -> reverse | kernels -> torch_body | kernel_body -> [c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -28,7 +29,7 @@ Reverse = Callable[[int, int], None]  # the steps last - 1, ..., first
 class Recurrence(NamedTuple):
     """r = (mask * h) W^T, and how its products are computed."""
 
-    weight: Tensor
+    weight: Tensor  # rounded already
     mask: Tensor | None
     dtype: torch.dtype  # of the factors
 
@@ -108,7 +109,7 @@ class Chunk(torch.autograd.Function):
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         z, state, extras, parameters = cut(tensors, counts)
-        program, steps, rows = body.program, z[0].shape[0], len(state[0])
+        program, steps, rows = body.program, *z[0].shape[:2]
         buffers = Buffers(program, steps, rows, state[0])
         # If no gradients and no ends are wanted, only the outputs are kept: all else alternates between two rows.
         whole = grad or lengths is not None
@@ -122,7 +123,7 @@ class Chunk(torch.autograd.Function):
         constant = [part for part, needed in zip(z, program.bulk.needs, strict=True) if not needed]
         saved = Saved(constant, carries, extras, parameters, stored)
         narrow = body.reads_bf16 and dtype is torch.bfloat16
-        r = state[0].new_empty(rows, len(weight), dtype=dtype if narrow else None)
+        r = state[0].new_empty(rows, weight.shape[0], dtype=dtype if narrow else None)
         put_saved(buffers, saved)
         rounded = None
         if narrow and mask is None:  # the kernel rounds the state for the product as it stores it
@@ -132,25 +133,26 @@ class Chunk(torch.autograd.Function):
             buffers.put("new0_bf16", rounded, 1)
         buffers.put_all("z", z)
         buffers.put("r", r.unsqueeze(0))
-        with torch.autocast(r.device.type, enabled=False):
-            body.forward(buffers, Recurrence(weight, mask, dtype), None if bias is None else bias.to(state[0].dtype))
+        factors = weight.to(dtype)
+        with _without_autocast(r.device.type):
+            body.forward(buffers, Recurrence(factors, mask, dtype), None if bias is None else bias.to(state[0].dtype))
         if lengths is None:
-            last = [buffers.rows_of(f"new{i}")[-1].clone() for i in range(len(state))]
+            last = [buffers.row(f"new{i}", -1).clone() for i in range(len(state))]
         else:
             last = [carry[lengths, torch.arange(rows, device=lengths.device)] for carry in carries]
         if grad:
             ctx.set_materialize_grads(False)  # nothing is added for a carry that nobody uses
             ctx.lengths = lengths
-            ctx.body, ctx.dtype, ctx.biased, ctx.narrow = body, dtype, bias is not None, narrow
+            ctx.body, ctx.dtype, ctx.biased, ctx.narrow, ctx.exact = body, dtype, bias is not None, narrow, weight.dtype
             ctx.counts, ctx.types = tuple(map(len, saved)), [part.dtype for part in z]
-            ctx.save_for_backward(weight, mask, rounded, *(tensor for group in saved for tensor in group))
+            ctx.save_for_backward(factors, mask, rounded, *(tensor for group in saved for tensor in group))
         return carries[0][1:], *last
 
     @staticmethod
     def backward(ctx: Any, dys: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         differentiable_once("fused")
         body: Body = ctx.body
-        weight, mask, rounded, *tensors = ctx.saved_tensors
+        factors, mask, rounded, *tensors = ctx.saved_tensors
         saved = Saved(*cut(tensors, ctx.counts))
         dys = torch.zeros_like(saved.carries[0][1:]) if dys is None else dys
         steps, rows = dys.shape[:2]
@@ -160,13 +162,13 @@ class Chunk(torch.autograd.Function):
             buffer = torch.empty_like(carry) if body.keeps_dcarry else carry.new_empty(2, *carry.shape[1:])
             buffers.put(f"d{i}", buffer, 1)
             buffers.put(f"next{i}", buffer)
-            buffer[steps % len(buffer)] = 0 if i else dys[-1]
+            buffer[steps % buffer.shape[0]] = 0 if i else dys[-1]
             dcarries.append(buffer)
-        dr = buffers.empty(steps, Block(weight.shape[:1], ctx.dtype if ctx.narrow else dys.dtype))
+        dr = buffers.empty(steps, Block(factors.shape[:1], ctx.dtype if ctx.narrow else dys.dtype))
         buffers.put("dr", dr)
         ends = _ends(ctx.lengths, steps)
-        with torch.autocast(dys.device.type, enabled=False):
-            reverse, gradients = body.backward(buffers, Recurrence(weight, mask, ctx.dtype), saved, dys)
+        with _without_autocast(dys.device.type):
+            reverse, gradients = body.backward(buffers, Recurrence(factors, mask, ctx.dtype), saved, dys)
             for first, last in reversed(list(pairwise(sorted({0, *ends, steps})))):
                 _add_ends(ends.get(last), last, dcarries, dlast)
                 reverse(first, last)
@@ -176,14 +178,19 @@ class Chunk(torch.autograd.Function):
         hs = saved.carries[0] if rounded is None else rounded
         return (
             None, None, None, None, None,
-            to_weight(dr, hs[:-1], mask, ctx.dtype).to(weight.dtype),
+            to_weight(dr, hs[:-1], mask, ctx.dtype).to(ctx.exact),
             column_sums(dr.flatten(0, 1)) if ctx.biased else None,
             None,
             *(_typed(next(given), kind) if needed else None for needed, kind in needs),
-            *(buffers.rows_of(f"next{i}")[0] for i in range(len(saved.carries))),
+            *(buffers.row(f"next{i}", 0) for i in range(len(saved.carries))),
             *(None for _ in saved.extras),
             *dparameters,
         )  # fmt: skip
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Autocast switched off, for a few microseconds only where it is on."""
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _typed(gradient: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -110,8 +110,9 @@ def run(
     body = body if change is None else change(body)
     if not body.reads_bf16:
         z = [part.to(dtype) if part.is_floating_point() else part for part in z]
-    tensors = {**dict(cell.named_parameters()), **dict(cell.named_buffers())}
-    read = [tensors[name] for name in body.program.bulk.parameters]
+    names = body.program.bulk.parameters
+    tensors = {**dict(cell.named_parameters()), **dict(cell.named_buffers())} if names else {}
+    read = [tensors[name] for name in names]
     counts = (len(z), len(state), len(extras), len(read))
     kind = weight.device.type
     factors = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

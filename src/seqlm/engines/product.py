@@ -43,8 +43,7 @@ def repeated(matrix: Tensor, dtype: torch.dtype, steps: int, rows: int) -> Produ
         twice = timed(lambda: [made[-1](x, None, out) for _ in range(2)])
         return lambda: pack() + twice() * steps / 2
 
-    question = f"{length_class(steps, 128)} x @ W of {shape_class(rows, *matrix.shape)}"
-    name = _fastest(question, dtype, ways, trial)
+    name = _fastest(f"{length_class(steps, 128)} x @ W", (rows, *matrix.shape), dtype, ways, trial)
     return ways[name](matrix, rows)
 
 
@@ -61,9 +60,9 @@ def ways_to_repeat(matrix: Tensor, rows: int) -> dict[str, Callable[[Tensor, int
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b: x (N, K), weight (G, K), bias (G), all of one type -> (N, G)."""
-    ways = ways_to_map(weight, len(x))
-    question = f"x W^T of {shape_class(len(x), *weight.shape)}"
-    name = _fastest(question, x.dtype, ways, lambda way: timed(partial(way, x, weight, bias)))
+    sizes = (x.shape[0], *weight.shape)
+    ways = ways_to_map(weight, sizes[0])
+    name = _fastest("x W^T", sizes, x.dtype, ways, lambda way: timed(partial(way, x, weight, bias)))
     return ways[name](x, weight, bias)
 
 
@@ -75,10 +74,10 @@ def ways_to_map(weight: Tensor, rows: int) -> dict[str, Callable[[Tensor, Tensor
 def multiply(x: Tensor, matrix: Tensor) -> Tensor:
     """x @ matrix: x (N, G), matrix (G, K), of one type -> (N, K)."""
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch": torch.mm}
-    if _packs_once(matrix, len(x)):
+    sizes = (x.shape[0], *matrix.shape)
+    if _packs_once(matrix, sizes[0]):
         ways["onednn"] = lambda x, matrix: _affine_by_onednn(x, transposed(matrix), None)
-    question = f"x W of {shape_class(len(x), *matrix.shape)}"
-    name = _fastest(question, x.dtype, ways, lambda way: timed(partial(way, x, matrix)))
+    name = _fastest("x W", sizes, x.dtype, ways, lambda way: timed(partial(way, x, matrix)))
     return ways[name](x, matrix)
 
 
@@ -87,8 +86,7 @@ def outer(d: Tensor, x: Tensor) -> Tensor:
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch": lambda d, x: d.t() @ x}
     if _packs_once(x, d.shape[1]):
         ways["onednn"] = lambda d, x: _affine_by_onednn(transposed(d), transposed(x), None)
-    question = f"d^T x of {shape_class(*d.shape, x.shape[1])}"
-    name = _fastest(question, d.dtype, ways, lambda way: timed(partial(way, d, x)))
+    name = _fastest("d^T x", (*d.shape, x.shape[1]), d.dtype, ways, lambda way: timed(partial(way, d, x)))
     return ways[name](d, x)
 
 
@@ -105,14 +103,26 @@ def bf16_speed() -> float | None:
 
 
 def _fastest(
-    question: str, dtype: torch.dtype, ways: Mapping[str, Any], trial: Callable[[Any], Callable[[], float]]
+    product: str,
+    sizes: tuple[int, ...],
+    dtype: torch.dtype,
+    ways: Mapping[str, Any],
+    trial: Callable[[Any], Callable[[], float]],
 ) -> str:
     if len(ways) == 1:
         return next(iter(ways))
-    where = f"{str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads"
+    question = _question(product, sizes, dtype, torch.get_num_threads())
+    if (known := measured.known(question, ways)) is not None:
+        return known
     with torch.no_grad():
         trials = {name: (lambda way=way: trial(way)()) for name, way in ways.items()}
-        return measured.choose(f"{question}, {where}", trials)
+        return measured.choose(question, trials)
+
+
+@functools.lru_cache(maxsize=1024)
+def _question(product: str, sizes: tuple[int, ...], dtype: torch.dtype, threads: int) -> str:
+    """The question about a product, as choice.py knows it; it is asked at every product."""
+    return f"{product} of {shape_class(*sizes)}, {str(dtype).removeprefix('torch.')}, {threads} threads"
 
 
 def _differ(matrix: Tensor, rows: int) -> bool:
