@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+from functools import partial
 
 import pytest
 import torch
 
 from seqlm.cells import GRUCell, JordanCell, LSTMCell
 from seqlm.engines import pick
-from seqlm.engines.choice import MOST_ROUNDS, Choices, length_class, measured, shape_class
+from seqlm.engines.choice import MOST_ROUNDS, Choices, length_class, measure, measured, shape_class
 from seqlm.layers import Recurrent
 
 
@@ -42,22 +43,37 @@ def test_the_fastest_is_chosen_and_of_equals_the_first(machine):
     assert choices.times_as_fast("b", "other", "nobody") is None is choices.times_as_fast("z", "x", "y")
 
 
-@pytest.mark.parametrize(("pause", "chosen", "calls"), [(0.015, "interrupted", MOST_ROUNDS), (0.5, "steady", 1)])
-def test_a_short_pause_of_the_machine_does_not_decide(machine, pause, chosen, calls):
-    tried = []
+def test_a_short_pause_of_the_machine_does_not_decide(machine):
+    for pause in range(4):
+        tried = []
 
-    def interrupted():
-        tried.append(pause if len(tried) == 1 else 0.004)  # after the first trial, which does not count
-        return tried[-1]
+        def interrupted(tried=tried, pause=pause):
+            tried.append(0.015 if len(tried) == pause else 0.004)
+            return tried[-1]
 
-    assert Choices().choose("a", {"interrupted": interrupted, "steady": lambda: 0.007}) == chosen
-    assert 1 + calls >= len(tried) > calls / 2
+        assert Choices().choose(f"a pause at {pause}", {"interrupted": interrupted, "steady": lambda: 0.007})
+        assert Choices().choose(f"a pause at {pause}", {"interrupted": None, "steady": None}) == "interrupted"
+        assert len(tried) > MOST_ROUNDS / 2
+
+
+def test_what_is_made_at_first_does_not_count_and_what_is_hopeless_is_not_tried_again(machine):
+    seconds, tried = {"slow at first": iter([0.9, 0.11, 0.08]), "hopeless": iter([1.0])}, []
+
+    def trial(name, usual):
+        tried.append(name)
+        return next(seconds[name], usual)
+
+    several = {name: partial(trial, name, usual) for name, usual in [("hopeless", 0.2), ("slow at first", 0.07)]}
+    several["neither"] = lambda: 0.09
+    assert measure(several) == {"hopeless": 0.2, "slow at first": 0.07, "neither": 0.09}
+    assert tried.count("hopeless") == 3 and tried.count("slow at first") > 4
 
 
 def test_no_way_always_follows_the_same_one(machine):
     three, tried = ways(a=0.001, b=0.001, c=0.001)
     Choices().choose("a", three)
-    assert {"".join(tried[at : at + 3]) for at in range(0, len(tried), 3)} == {"abc", "cba"}
+    assert "".join(tried[:6]) == "aabbcc"
+    assert {"".join(tried[at : at + 3]) for at in range(6, len(tried), 3)} == {"abc", "cba"}
 
 
 def test_what_was_measured_once_is_not_measured_again(machine):

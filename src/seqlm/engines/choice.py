@@ -35,7 +35,8 @@ Answer = dict[str, Any]  # {"way": the chosen one, "seconds": {way: seconds}}
 CLEARLY = 1.1  # so much faster must another way be than the one that was chosen once, or noise would decide
 BARELY = 1.02  # or than the usual one, at first
 SECONDS = 0.04  # of measuring, for each way, unless LEAST_ROUNDS take longer
-LEAST_ROUNDS, MOST_ROUNDS = 2, 30
+LEAST_ROUNDS, MOST_ROUNDS = 1, 30
+SETTLED, MOST_TO_SETTLE = 0.9, 4  # a trial that takes so much of the one before is no longer warming up; so many are
 HOPELESS = 1.4  # times the seconds of the fastest: a way so slow is not tried again
 HICCUP = 0.1  # seconds in which a way must have been so slow, or a short pause of the machine would decide
 PATIENCE = 60.0  # seconds to wait for another process that measures
@@ -154,24 +155,33 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
 
 def measure(ways: Ways) -> dict[str, float]:
     """The least seconds of each way, tried in turns; infinity for one that this build of torch does not have."""
-    seconds, spent = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, 0.0)
-    able = []
+    seconds, spent, able = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, 0.0), list[str]()
     for name, trial in ways.items():
         with suppress(RuntimeError, NotImplementedError, AttributeError):
-            trial()
+            first = _settle(trial)
+            seconds[name], spent[name] = min(first), sum(first)
             able.append(name)
     end = time.perf_counter() + SECONDS * len(able)
     for done in range(MOST_ROUNDS):
-        if done >= LEAST_ROUNDS and time.perf_counter() > end:
+        limit = HOPELESS * min(seconds.values())
+        able = [name for name in able if seconds[name] <= limit or spent[name] < HICCUP]
+        if len(able) == 1 or (done >= LEAST_ROUNDS and time.perf_counter() > end):
             break
         for name in able if done % 2 else reversed(able):  # what ran before leaves caches warm for its like
             took = ways[name]()
             seconds[name], spent[name] = min(seconds[name], took), spent[name] + took
-        limit = HOPELESS * min(seconds.values())
-        able = [name for name in able if seconds[name] <= limit or spent[name] < HICCUP]
-        if len(able) == 1:
-            break
     return seconds
+
+
+def _settle(trial: Callable[[], float]) -> list[float]:
+    """The seconds of trials until they get no shorter.
+
+    At first something is made or compiled, and memory is new: the large layers of torch take three trials.
+    """
+    took = [trial(), trial()]
+    while took[-1] < SETTLED * took[-2] and len(took) < MOST_TO_SETTLE:
+        took.append(trial())
+    return took[1:]
 
 
 def shape_class(*sizes: int) -> str:
