@@ -10,7 +10,7 @@ import pytest
 import seqlm.runs.folder
 from seqlm.config.values import load_config
 from seqlm.errors import ConfigError
-from seqlm.runs import sealed
+from seqlm.runs import checkpoint, sealed
 from seqlm.runs.folder import RunFolder
 from seqlm.runs.load import load_run
 from seqlm.training.launch import resume, train
@@ -104,7 +104,7 @@ def test_a_run_of_an_older_version_resumes_and_has_digests_then(run):
     for meta in run.checkpoints.glob("step-*/meta.json"):
         values = json.loads(meta.read_text())
         meta.write_text(json.dumps({key: values[key] for key in ("format", "step", "rank", "averaged", "seqlm")}))
-        listed = [f"{sealed.sha256_of(meta.with_name(name))}  {name}\n" for name in sealed.checkpoint.FILES]
+        listed = [f"{sealed.sha256_of(meta.with_name(name))}  {name}\n" for name in checkpoint.FILES]
         meta.with_name("MANIFEST.sha256").write_text("".join(listed))
     resume(run.path, LONGER)
     assert set(run.info()["sha256"]) == {"config.yaml", "tokenizer.json"}
