@@ -100,7 +100,7 @@ def pick(cell: Cell, engine: Engine = "auto", steps: int | None = None, rows: in
 def _usual(cell: Cell) -> str | None:
     """The engine that is usually the fastest on the CPU in float32, where that is not the first of the order."""
     if torch.is_autocast_enabled("cpu"):
-        return "persistent"  # half a weight stays in the caches
+        return "persistent"  # a weight of half the size stays in the caches
     return "native" if isinstance(cell, LSTMCell) else None  # oneDNN's, as the other cells of torch are not
 
 
