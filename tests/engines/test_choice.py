@@ -51,9 +51,20 @@ def test_a_short_pause_of_the_machine_does_not_decide(machine):
             tried.append(0.015 if len(tried) == pause else 0.004)
             return tried[-1]
 
-        assert Choices().choose(f"a pause at {pause}", {"interrupted": interrupted, "steady": lambda: 0.007})
-        assert Choices().choose(f"a pause at {pause}", {"interrupted": None, "steady": None}) == "interrupted"
-        assert len(tried) > MOST_ROUNDS / 2
+        several = {"interrupted": interrupted, "steady": lambda: 0.007}
+        assert Choices().choose(f"a pause at {pause}", several) == "interrupted"
+        assert MOST_ROUNDS / 2 < len(tried) <= MOST_ROUNDS + 2
+
+
+def test_what_was_slow_for_long_is_not_tried_again(machine):
+    tried = []
+
+    def interrupted():
+        tried.append(0.5 if len(tried) == 1 else 0.004)  # after the first trial, which does not count
+        return tried[-1]
+
+    assert Choices().choose("a", {"interrupted": interrupted, "steady": lambda: 0.007}) == "steady"
+    assert len(tried) == 2
 
 
 def test_what_is_made_at_first_does_not_count_and_what_is_hopeless_is_not_tried_again(machine):

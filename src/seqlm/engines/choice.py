@@ -65,7 +65,7 @@ class Choices:
         if len(ways) == 1:
             return next(iter(ways))
         with self._lock:
-            if self.made.get(question) not in ways:
+            if self.known(question, ways) is None:
                 own = self._answer(question, ways)
                 settled = self._settle(question, own)
                 self.made[question] = settled if settled in ways else own

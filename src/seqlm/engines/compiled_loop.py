@@ -42,11 +42,11 @@ class Direction(NamedTuple):
         if self.backwards:
             return {
                 "GATES": 1, "DEPTH": f"({gates} * size)", "STORE": "+=",
-                "UNIT_STRIDE": 1, "GATE_STRIDE": 0, "DEPTH_STRIDE": "size", "ALONG_UNITS": 1,
+                "UNIT_STRIDE": 1, "GATE_STRIDE": 0, "DEPTH_STRIDE": "size",
             }  # fmt: skip
         return {
             "GATES": gates, "DEPTH": "size", "STORE": "=",
-            "UNIT_STRIDE": "size", "GATE_STRIDE": "(size * size)", "DEPTH_STRIDE": 1, "ALONG_UNITS": 0,
+            "UNIT_STRIDE": "size", "GATE_STRIDE": "(size * size)", "DEPTH_STRIDE": 1,
         }  # fmt: skip
 
 
@@ -258,7 +258,7 @@ INLINE void pack_part(const number *weight, factor *to, const long block, const 
         if (width < UNITS)
             for (long k = begin; k < end; k++)
                 for (long one = width; one < UNITS; one++) to[k * VECTORS * LANES + one] = 0;
-        if (ALONG_UNITS)
+        if (UNIT_STRIDE == 1)
             for (long k = begin; k < end; k++) {
                 #pragma omp simd
                 for (long one = 0; one < width; one++)
@@ -271,18 +271,18 @@ INLINE void pack_part(const number *weight, factor *to, const long block, const 
     }
 }
 
-/* The weight is read in the order in which it lies in memory, STRIP many k at once: with rows along k block by block,
+/* The weight is read in the order in which it lies in memory, `strip` many k at once: with rows along k block by block,
    a few cache lines of each, else with some rows at once. */
 void pack(const number *weight, factor *packed, long size, long threads) {
     const long blocks = (size + UNITS - 1) / UNITS, pairs = (DEPTH + PAIR - 1) / PAIR;
-    enum { STRIP = ALONG_UNITS ? 8 : 128 };
-    const long strips = (pairs + STRIP - 1) / STRIP;
-    const long outer = ALONG_UNITS ? strips : blocks, inner = ALONG_UNITS ? blocks : strips;
+    const int along_units = UNIT_STRIDE == 1;  /* else along k */
+    const long strip = along_units ? 8 : 128, strips = (pairs + strip - 1) / strip;
+    const long outer = along_units ? strips : blocks, inner = along_units ? blocks : strips;
     #pragma omp parallel for schedule(static) num_threads(threads) if(threads > 1)
     for (long i = 0; i < outer; i++)
         for (long j = 0; j < inner; j++) {
-            const long block = ALONG_UNITS ? j : i, begin = (ALONG_UNITS ? i : j) * STRIP;
-            const long end = begin + STRIP < pairs ? begin + STRIP : pairs;
+            const long block = along_units ? j : i, begin = (along_units ? i : j) * strip;
+            const long end = begin + strip < pairs ? begin + strip : pairs;
             pack_part(weight, packed + block * pairs * VECTORS * LANES, block, begin, end, size);
         }
 }

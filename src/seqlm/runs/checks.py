@@ -75,15 +75,15 @@ def _metrics(run: RunFolder, trust: Sequence[str]) -> str:
 def _checkpoints(run: RunFolder, trust: Sequence[str]) -> str:
     there = steps(run.checkpoints)
     damages = {step: checkpoint.verify(run.checkpoints / step_name(step)) for step in there}
-    kept = set(steps(run.checkpoints))  # others were deleted meanwhile, by who trains the run
-    whole = [f"{step:,}" for step in there if step in kept and not damages[step]]
-    lines = [f"step {step:,}: {damages[step]}" for step in there if step in kept and damages[step]]
-    if whole:
-        found = f"{len(whole)} whole, of steps {', '.join(whole)}"
-    elif there and not kept.intersection(there):
+    for deleted in set(there) - set(steps(run.checkpoints)):  # meanwhile, by who trains the run
+        del damages[deleted]
+    if there and not damages:
         return "deleted while they were read: the run is being trained"
-    else:
-        found = "none is whole: a resume starts from step 0"
+    whole = [f"{step:,}" for step, damage in damages.items() if not damage]
+    lines = [f"step {step:,}: {damage}" for step, damage in damages.items() if damage]
+    found = (
+        f"{len(whole)} whole, of steps {', '.join(whole)}" if whole else "none is whole: a resume starts from step 0"
+    )
     if lines or not whole:
         raise ConfigError("\n".join([*lines, found]))
     return found
